@@ -1,0 +1,164 @@
+from baton.v1 import worker_pb2 as _worker_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FromSender(_message.Message):
+    __slots__ = ("handshake", "offer", "ranges", "complete", "abort", "renew")
+    HANDSHAKE_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
+    handshake: Handshake
+    offer: Offer
+    ranges: Ranges
+    complete: Complete
+    abort: AbortTransfer
+    renew: Renew
+    def __init__(self, handshake: _Optional[_Union[Handshake, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., ranges: _Optional[_Union[Ranges, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., abort: _Optional[_Union[AbortTransfer, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
+
+class FromReceiver(_message.Message):
+    __slots__ = ("handshake", "ticket", "ack", "failed")
+    HANDSHAKE_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    handshake: HandshakeReply
+    ticket: Ticket
+    ack: Ack
+    failed: TransferFailed
+    def __init__(self, handshake: _Optional[_Union[HandshakeReply, _Mapping]] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., failed: _Optional[_Union[TransferFailed, _Mapping]] = ...) -> None: ...
+
+class Handshake(_message.Message):
+    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "layer_layouts", "block_size", "tensor_parallel", "transport", "store_address", "store_prefix")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_LAYOUTS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    STORE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STORE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    incarnation: str
+    fingerprint: str
+    dtype: str
+    layer_layouts: _containers.RepeatedScalarFieldContainer[str]
+    block_size: int
+    tensor_parallel: int
+    transport: str
+    store_address: str
+    store_prefix: str
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., layer_layouts: _Optional[_Iterable[str]] = ..., block_size: _Optional[int] = ..., tensor_parallel: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ...) -> None: ...
+
+class HandshakeReply(_message.Message):
+    __slots__ = ("worker_id", "incarnation", "refusal")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    incarnation: str
+    refusal: str
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class TransferKey(_message.Message):
+    __slots__ = ("request_id", "attempt", "choice")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    attempt: int
+    choice: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., choice: _Optional[int] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("key", "ingress_id", "submit")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    ingress_id: str
+    submit: _worker_pb2.Submit
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., ingress_id: _Optional[str] = ..., submit: _Optional[_Union[_worker_pb2.Submit, _Mapping]] = ...) -> None: ...
+
+class Ticket(_message.Message):
+    __slots__ = ("key", "num_cached_tokens")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    num_cached_tokens: int
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
+
+class Ranges(_message.Message):
+    __slots__ = ("ranges",)
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    ranges: _containers.RepeatedCompositeFieldContainer[Range]
+    def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("key", "layer", "start", "end", "payload")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    layer: int
+    start: int
+    end: int
+    payload: bytes
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., layer: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class FirstToken(_message.Message):
+    __slots__ = ("choice", "token_id")
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    choice: int
+    token_id: int
+    def __init__(self, choice: _Optional[int] = ..., token_id: _Optional[int] = ...) -> None: ...
+
+class Complete(_message.Message):
+    __slots__ = ("key", "num_tokens", "num_ranges", "first_tokens")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANGES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    num_tokens: int
+    num_ranges: int
+    first_tokens: _containers.RepeatedCompositeFieldContainer[FirstToken]
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., num_tokens: _Optional[int] = ..., num_ranges: _Optional[int] = ..., first_tokens: _Optional[_Iterable[_Union[FirstToken, _Mapping]]] = ...) -> None: ...
+
+class AbortTransfer(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ...) -> None: ...
+
+class Renew(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[TransferKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[TransferKey, _Mapping]]] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ...) -> None: ...
+
+class TransferFailed(_message.Message):
+    __slots__ = ("key", "error")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    error: _worker_pb2.WorkerError
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., error: _Optional[_Union[_worker_pb2.WorkerError, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,96 @@
+"""The one YAML schema: frozen dataclasses, checked once here; inside, config is never changed.
+
+Sizes take KiB/MiB/GiB suffixes; every key has a default; an unknown key, a wrong type or a value out of range is a
+ConfigError that names the key, the value and the fix.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    workers: int = 0
+    tensor_parallel: int = 1
+    sequence_parallel: int = 1
+    cores: tuple[tuple[int, ...], ...] | None = None  # per worker; None: the machine's cores shared out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolsConfig:
+    """`mixed` workers serve both phases; without a `pools` key: one prefill and one decode worker."""
+
+    prefill: PoolConfig = PoolConfig()
+    decode: PoolConfig = PoolConfig()
+    mixed: PoolConfig = PoolConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    block_size: int = 16
+    memory_bytes: int = 1 << 30  # YAML key: memory
+    max_model_len: int | None = None  # YAML: auto
+    max_batched_tokens: int = 512
+    max_sequences: int = 64
+    prefix_cache: bool = True
+    chunked_prefill: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVConfig:
+    transport: str = "auto"  # auto | nccl | gloo | grpc | cuda_ipc
+    lease_s: float = 30.0
+    max_pending: int = 256
+    push: str = "layer"  # layer | bulk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SLOConfig:
+    ttft_ms: float = 500.0
+    tpot_ms: float = 50.0
+    attainment: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    max_queue: int = 256  # requests waiting per ingress replica
+    max_running: int = 1024  # requests dispatched per ingress replica
+    disaggregate_over_tokens: int = 64  # shorter uncached prompts are read by decode itself
+    max_retries: int = 2  # new attempts after a lost worker
+    request_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPConfig:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPCConfig:
+    port: int = 9000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
+    start_timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatonConfig:
+    model: str = "demo"  # bundled name, local folder, or Hub id
+    served_name: str = ""  # name clients use; empty: `model`, a folder's last part
+    dtype: str = "auto"  # auto | bfloat16 | float16 | float32
+    device: str = "auto"  # auto | cpu | cuda
+    load_format: str = "auto"  # auto | dummy
+    pools: PoolsConfig = field(
+        default_factory=lambda: PoolsConfig(prefill=PoolConfig(workers=1), decode=PoolConfig(workers=1))
+    )
+    engine: EngineConfig = EngineConfig()
+    kv: KVConfig = KVConfig()
+    slo: SLOConfig = SLOConfig()
+    router: RouterConfig = RouterConfig()
+    http: HTTPConfig = HTTPConfig()
+    grpc: GRPCConfig = GRPCConfig()
+    health: HealthConfig = HealthConfig()

@@ -1,0 +1,82 @@
+"""One sequence being read and written: its tokens, its cursors, its blocks.
+
+Prompt and output token ids stay apart: penalties, `max_tokens`, usage and logprobs need the split.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Checked at the edge (cluster.ingress.openai); here every field has a value."""
+
+    max_tokens: int
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    seed: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    num_logprobs: int | None = None  # None: none; k: of the sampled token and of the k most likely
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    ignore_eos: bool = False
+
+
+class Status(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    RECEIVING = "receiving"  # decode side: its KV is on the way
+    SENDING = "sending"  # prefill side: computed, blocks kept until the ack
+    FINISHED = "finished"
+
+
+class FinishReason(enum.Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """Mutable; owned by one engine. `token_ids` is prompt + output."""
+
+    request_id: str
+    choice: int
+    attempt: int
+    ingress_id: str
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: list[int] = field(default_factory=list)
+    params: SamplingParams
+    arrived_s: float
+    deadline_s: float
+    status: Status = Status.WAITING
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order
+    num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
+    num_cached_tokens: int = 0  # of them found in the prefix cache when it started
+    num_started_outputs: int = 0  # output tokens that earlier attempts or the prefill side sent
+    siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.request_id, self.choice)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Token ids of positions [start, end)."""
+        split = len(self.prompt_token_ids)
+        head = self.prompt_token_ids[start : min(end, split)]
+        return [*head, *self.output_token_ids[max(start - split, 0) : max(end - split, 0)]]

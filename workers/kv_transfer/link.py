@@ -1,0 +1,112 @@
+"""The contract between engine and KV transfer: an Outbox on the prefill side, an Inbox on the decode side.
+
+A transfer is named by its key. Life, prefill side: `offer` when the sequence enters the running set; `computed` after
+each layer of each chunk (a queue put, nothing more: the link's own thread reads the blocks and sends); `complete`
+when the whole prompt is computed; the blocks stay untouched until `Acked`, or until `Ended` says that no read is in
+flight. Decode side: `Offered` arrives; the engine answers `grant` with blocks (now or later) or `refuse`; `Arrived`
+says that every range of every layer is in the blocks; `Lost` that the transfer failed AND that no write is in flight
+any more, so that the blocks may be freed. Between its own `abort` and `Lost` the engine keeps the blocks in
+quarantine.
+
+State, cursors, leases and tombstones live in `handoff.py`, without I/O. Implementations: `local_link` (in-process),
+`grpc_link`, `torch_link` (gloo, nccl; CUDA IPC on one device). All methods are thread-safe and never block on the
+network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from baton.errors import BatonError
+from baton.v1.worker_pb2 import DecodeRoute, Submit
+
+
+class TransferKey(NamedTuple):
+    request_id: str
+    attempt: int
+    choice: int  # first choice of the Submit
+
+
+# Events of the prefill side.
+@dataclass(frozen=True, slots=True)
+class Ticketed:
+    key: TransferKey
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """All arrived: the decode side goes on alone."""
+
+    key: TransferKey
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Refused, aborted, expired or lost, and no read of the blocks is in flight. `error` is None after an own abort."""
+
+    key: TransferKey
+    error: BatonError | None
+
+
+OutboxEvent = Ticketed | Acked | Ended
+
+
+class Outbox(Protocol):
+    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None: ...
+
+    def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
+        """Layer `layer` now holds tokens [0, num_tokens) in `block_ids`."""
+        ...
+
+    def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
+        """`first_tokens`: (choice, token id) of the choices that go on; their KV is not yet computed."""
+        ...
+
+    def abort(self, key: TransferKey) -> None:
+        """Idempotent. `Ended` follows, unless `Acked` was on its way."""
+        ...
+
+    def poll(self) -> list[OutboxEvent]: ...
+
+    def close(self) -> None: ...
+
+
+# Events of the decode side.
+@dataclass(frozen=True, slots=True)
+class Offered:
+    key: TransferKey
+    submit: Submit
+    ingress_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    key: TransferKey
+    num_tokens: int
+    first_tokens: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    key: TransferKey
+    error: BatonError | None
+
+
+InboxEvent = Offered | Arrived | Lost
+
+
+class Inbox(Protocol):
+    def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
+        """Promises blocks for [0, num prompt tokens); only [num_cached_tokens, ...) is written."""
+        ...
+
+    def refuse(self, key: TransferKey, error: BatonError) -> None: ...
+
+    def abort(self, key: TransferKey) -> None:
+        """Idempotent; `Lost` follows once no write is in flight. Remembered one lease long: it may overtake its offer."""
+        ...
+
+    def poll(self) -> list[InboxEvent]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,109 @@
+"""The engine's only view of a model: a step's batch in, sampled tokens out.
+
+Implementations: `workers.model.runner.TorchRunner`, and `workers.model.fake.FakeRunner` without torch.
+Nothing here imports torch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workers.engine.sequence import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Consecutive tokens of one sequence to compute in this step.
+
+    Attributes:
+        token_ids: The tokens, at positions [start, start + len(token_ids)).
+        start: Number of the sequence's tokens whose KV is in its blocks already.
+        block_ids: Blocks in token order; they cover at least start + len(token_ids) tokens.
+        num_sequence_tokens: Tokens the sequence has in all so far (prompt and output), >= start + len(token_ids).
+            RoPE variants that depend on the length use this, so that chunking does not change a result.
+    """
+
+    token_ids: Sequence[int]
+    start: int
+    block_ids: Sequence[int]
+    num_sequence_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """One token to sample from the logits of the last token of chunk number `chunk`.
+
+    The result is a function of (params.seed, choice, len(output_token_ids), token ids) alone, whatever the batch.
+    """
+
+    chunk: int
+    choice: int
+    params: SamplingParams
+    prompt_token_ids: Sequence[int]
+    output_token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    chunks: Sequence[Chunk]  # decodes (one token each) first
+    samples: Sequence[SampleRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Logprobs are natural, after bias and penalties, before temperature and truncation (OpenAI's meaning)."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
+
+
+class KVStore(Protocol):
+    """The blocks of one worker as the links see them. Payloads are flat and contiguous.
+
+    A payload holds, for tokens [start, end) of one layer, what `layouts[layer]` describes. It is a 1-D uint8 torch
+    tensor on the store's device, or `bytes` in the fake. Reads and writes of different blocks may run at the same
+    time on several threads.
+    """
+
+    layouts: tuple[str, ...]  # one canonical text per layer, e.g. "kv/heads=4/dim=32/float32"
+    block_size: int
+
+    def payload_nbytes(self, layer: int, num_tokens: int) -> int: ...
+
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Any:
+        """A copy of tokens [start, end) of the sequence whose blocks are `block_ids` (from its token 0)."""
+        ...
+
+    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None: ...
+
+    def empty_payload(self, nbytes: int) -> Any:
+        """A buffer to receive into."""
+        ...
+
+
+class ModelRunner(Protocol):
+    """Not thread-safe: one engine thread calls `run` and `copy_blocks`."""
+
+    store: KVStore
+    num_blocks: int
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    fingerprint: str  # of the weights, equal on two workers only if their weights are
+
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+        """Computes the chunks' KV into their blocks and samples one token per row of `batch.samples`.
+
+        `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i.
+        Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
+        """
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copies block `source` to `target` in every layer, for each (source, target)."""
+        ...
+
+    def warm_up(self) -> None:
+        """Runs what first calls pay for (packing, allocation, graphs)."""
+        ...

@@ -1,0 +1,51 @@
+"""What a worker is told when it starts: plain data that the controller makes and the actor takes."""
+
+import enum
+from dataclasses import dataclass
+
+
+class Role(enum.StrEnum):
+    """What a worker does now; state of the worker, not a class."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    block_size: int = 16
+    memory_bytes: int = 1 << 30  # of KV blocks
+    max_model_len: int | None = None  # None: the model's own limit, or what `memory_bytes` holds if that is less
+    max_batched_tokens: int = 512
+    max_sequences: int = 64
+    prefix_cache: bool = True
+    chunked_prefill: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVSpec:
+    transport: str = "auto"  # auto | nccl | gloo | grpc | cuda_ipc
+    lease_s: float = 30.0
+    max_pending: int = 256  # offers that wait on the decode side for blocks
+    push: str = "layer"  # layer: as soon as a layer of a chunk is computed; bulk: after the prompt (for comparison)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    worker_id: str  # unique in the cluster, e.g. "decode-0"
+    role: Role
+    model: str  # local folder (bundled names and Hub ids are resolved before)
+    served_name: str
+    dtype: str  # bfloat16 | float16 | float32
+    device: str  # cpu | cuda
+    load_format: str = "auto"  # auto | dummy
+    seed: int = 0  # of dummy weights
+    engine: EngineSpec = EngineSpec()
+    kv: KVSpec = KVSpec()
+    secret: str = ""
+    cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned
+    num_threads: int = 0  # of torch; 0: one per core
+    host: str = "127.0.0.1"  # address that the worker's server binds
+    fake: bool = False  # a deterministic model without torch, for tests of the control plane
+    fake_step_s: float = 0.0
