@@ -1,0 +1,89 @@
+"""What every attention path is told about a step, and the one signature they share.
+
+A path is a function `paged_attention(query, k_cache, v_cache, meta, *, scale, window, softcap, sinks) -> output`:
+
+    query, output: [T, num_heads, head_dim], chunks one after the other
+    k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], views of one layer's blocks; the last two
+        dimensions are contiguous, and the chunks' own keys and values are in them already
+    scale: factor of q.k (before the cap)
+    window: a token at position p sees positions (p - window, p]; None: all of [0, p]
+    softcap: scores become softcap * tanh(scores / softcap); None: no cap
+    sinks: [num_heads] logits that take part in the softmax and carry no value; None: none
+
+Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query, cache and output is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workers.model.contract import Chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedMeta:
+    """One step's batch, layer-independent. Chunk i holds query rows [query_start[i], query_start[i + 1]).
+
+    Tensors are on the CPU and contiguous; the lists say the same for Python loops.
+    """
+
+    query_start: Tensor  # [num_chunks + 1] int32
+    num_context: Tensor  # [num_chunks] int32: tokens of the sequence before the chunk
+    block_tables: Tensor  # [num_chunks, max_blocks] int32, padded with 0
+    slot_mapping: Tensor  # [T] int64: block * block_size + offset of each query row's own key and value
+    query_starts: tuple[int, ...]  # = query_start
+    num_contexts: tuple[int, ...]  # = num_context
+    block_ids: tuple[Sequence[int], ...]  # per chunk, unpadded; may run past the chunk's last token
+    block_size: int
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.num_contexts)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.query_starts[-1]
+
+
+class PagedAttention(Protocol):
+    """See the module's text."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: PagedMeta,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor: ...
+
+
+def build_meta(chunks: Sequence[Chunk], block_size: int) -> PagedMeta:
+    """Only the blocks that a chunk's tokens reach are kept."""
+    starts, contexts, tables = [0], [], []
+    slots: list[int] = []
+    for chunk in chunks:
+        first, end = chunk.start, chunk.start + len(chunk.token_ids)
+        table = chunk.block_ids[: -(-end // block_size)]
+        slots += [table[p // block_size] * block_size + p % block_size for p in range(first, end)]
+        starts.append(starts[-1] + end - first)
+        contexts.append(first)
+        tables.append(table)
+    width = max(map(len, tables))
+    return PagedMeta(
+        query_start=torch.tensor(starts, dtype=torch.int32),
+        num_context=torch.tensor(contexts, dtype=torch.int32),
+        block_tables=torch.tensor([[*table, *[0] * (width - len(table))] for table in tables], dtype=torch.int32),
+        slot_mapping=torch.tensor(slots, dtype=torch.int64),
+        query_starts=tuple(starts),
+        num_contexts=tuple(contexts),
+        block_ids=tuple(tables),
+        block_size=block_size,
+    )
