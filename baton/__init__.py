@@ -1,0 +1,84 @@
+"""Baton's client SDK; needs grpcio and protobuf alone.
+
+    import baton
+
+    with baton.Client("127.0.0.1:9000") as client:
+        print(client.generate("Once upon", max_tokens=32).text)
+
+Names load on first use, so that `import baton` costs nothing: the servers import `baton.errors` through here.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from baton.aio import AsyncClient, AsyncStream
+    from baton.client import Client, Stream
+    from baton.errors import (
+        BatonError,
+        CancelledError,
+        ConfigError,
+        DeadlineExceededError,
+        InternalError,
+        InvalidRequestError,
+        ModelNotFoundError,
+        OverloadedError,
+        UnauthenticatedError,
+        UnavailableError,
+    )
+    from baton.types import (
+        Choice,
+        Completion,
+        Delta,
+        FinishReason,
+        HealthStatus,
+        Message,
+        Model,
+        Sampling,
+        TokenLogprob,
+        TokenLogprobs,
+        Usage,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "BatonError",
+    "CancelledError",
+    "Choice",
+    "Client",
+    "Completion",
+    "ConfigError",
+    "DeadlineExceededError",
+    "Delta",
+    "FinishReason",
+    "HealthStatus",
+    "InternalError",
+    "InvalidRequestError",
+    "Message",
+    "Model",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "Sampling",
+    "Stream",
+    "TokenLogprob",
+    "TokenLogprobs",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "Usage",
+]
+
+_HOMES = {"AsyncClient": "baton.aio", "AsyncStream": "baton.aio", "Client": "baton.client", "Stream": "baton.client"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'baton' has no attribute {name!r}")
+    home = _HOMES.get(name, "baton.errors" if name.endswith("Error") else "baton.types")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,81 @@
+"""Where gRPC's errors become Baton's, and the few bytes of gRPC's health protocol the SDK needs."""
+
+import contextlib
+from typing import Any
+
+from baton.errors import (
+    BatonError,
+    CancelledError,
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+    from_code,
+)
+from baton.types import HealthStatus
+
+CODE_KEY = "baton-code"
+FIELD_KEY = "baton-field"
+RETRY_AFTER_KEY = "retry-after-ms"
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own 1 s would outlast the SDK's retries
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+_HEALTH: dict[bytes, HealthStatus] = {b"\x08\x01": "serving", b"\x08\x02": "not_serving"}  # field 1, a varint
+
+_BY_STATUS: dict[str, type[BatonError]] = {
+    error.grpc_status: error
+    for error in (
+        InvalidRequestError,
+        ModelNotFoundError,
+        UnauthenticatedError,
+        OverloadedError,
+        UnavailableError,
+        DeadlineExceededError,
+        CancelledError,
+    )
+}
+
+
+def from_rpc_error(rpc_error: Any, target: str) -> BatonError:
+    """The one place where a `grpc.RpcError`, sync or aio, becomes a BatonError with it as the cause.
+
+    The trailing metadata decides where the server sent any: `baton-code` names the class, `baton-field` the field,
+    `retry-after-ms` the pause. Else the status does.
+    """
+    metadata = {str(key): value for key, value in (rpc_error.trailing_metadata() or ())}
+    status: str = rpc_error.code().name
+    details: str = rpc_error.details() or status
+    code = metadata.get(CODE_KEY)
+    error = from_code(str(code), details) if code else _from_status(status, details, target)
+    if isinstance(error, InvalidRequestError):
+        error.field = metadata.get(FIELD_KEY)
+    if isinstance(error, OverloadedError) and RETRY_AFTER_KEY in metadata:
+        with contextlib.suppress(ValueError):  # a proxy's malformed value leaves the default pause
+            error.retry_after_s = max(0.0, float(metadata[RETRY_AFTER_KEY]) / 1000)
+    error.__cause__ = rpc_error
+    return error
+
+
+def _from_status(status: str, details: str, target: str) -> BatonError:
+    if status == "UNIMPLEMENTED":
+        return InternalError(f"{target} does not serve baton.v1.Inference ({details}); is it Baton's gRPC port?")
+    if status == "UNAVAILABLE" and "connect" in details:
+        return UnavailableError(f"no server answers at {target}; start one with `baton up` or `make serve` ({details})")
+    if status == "RESOURCE_EXHAUSTED" and "larger than max" in details:  # gRPC's own limit, not admission's
+        return InvalidRequestError(f"the request is too large for {target}: {details}")
+    return _BY_STATUS.get(status, InternalError)(details)
+
+
+def health_status(response: bytes) -> HealthStatus:
+    """Of a serialized `grpc.health.v1.HealthCheckResponse`; its package would be a third dependency."""
+    return _HEALTH.get(response, "unknown")

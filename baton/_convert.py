@@ -1,0 +1,211 @@
+"""Between the SDK's plain values and `baton.v1` messages.
+
+Refuses here only what no message can hold (a negative count, a wrong type); ranges are the server's to check.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from baton.errors import InternalError, InvalidRequestError
+from baton.types import Choice, Completion, Delta, FinishReason, Model, Prompt, TokenLogprob, TokenLogprobs, Usage
+from baton.v1 import inference_pb2 as pb
+
+_FINISH: dict[int, FinishReason] = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_ABORT: "abort",
+    pb.FINISH_REASON_ERROR: "error",
+}
+
+
+def sampling_params(
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    min_tokens: int | None = None,
+    seed: int | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    repetition_penalty: float | None = None,
+    ignore_eos: bool = False,
+    include_stop_str_in_output: bool = False,
+) -> pb.SamplingParams:
+    """The message of `baton.types.Sampling`; spelled out so that Python itself refuses an unknown keyword."""
+    values = dict(locals())
+    values["stop"] = [stop] if isinstance(stop, str) else stop
+    params = pb.SamplingParams()
+    for name, value in values.items():
+        if value is not None:
+            _fill(params, name, value)
+    return params
+
+
+def _fill(message: Any, name: str, value: Any) -> None:
+    try:
+        message.MergeFrom(type(message)(**{name: value}))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequestError(f"{name}={value!r} cannot be sent: {error}", field=name) from error
+
+
+def generate_request(
+    prompt: Prompt, *, model: str, sampling: pb.SamplingParams, timeout_s: float
+) -> pb.GenerateRequest:
+    """Raises InvalidRequestError for a prompt that is empty or of mixed kinds."""
+    request = pb.GenerateRequest(model=model, sampling=sampling, timeout_s=timeout_s)
+    if len(prompt) == 0:
+        raise InvalidRequestError("the prompt is empty; give at least one token", field="prompt")
+    if isinstance(prompt, str):
+        request.prompt = prompt
+    elif is_chat(prompt):
+        request.chat.CopyFrom(chat(prompt))
+    else:
+        request.prompt_token_ids.CopyFrom(_token_ids(prompt))
+    return request
+
+
+def tokenize_request(text: Prompt, *, model: str) -> pb.TokenizeRequest:
+    """Raises InvalidRequestError for anything but a text or messages."""
+    if isinstance(text, str):
+        return pb.TokenizeRequest(model=model, text=text)
+    if is_chat(text):
+        return pb.TokenizeRequest(model=model, chat=chat(text))
+    raise InvalidRequestError(f"tokenize takes a text or a list of messages, not {_brief(text)}", field="text")
+
+
+def detokenize_request(token_ids: Sequence[int], *, model: str) -> pb.DetokenizeRequest:
+    return pb.DetokenizeRequest(model=model, token_ids=_token_ids(token_ids).ids)
+
+
+def is_chat(prompt: Sequence[Any]) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def chat(messages: Sequence[Any]) -> pb.Chat:
+    converted = []
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise InvalidRequestError(
+                f"messages[{position}] is {_brief(message)}; give a dict of exactly 'role' and 'content'",
+                field="messages",
+            )
+        try:
+            converted.append(pb.ChatMessage(role=message["role"], content=message["content"]))
+        except TypeError as error:
+            raise InvalidRequestError(
+                f"messages[{position}] is {_brief(message)}; 'role' and 'content' are texts", field="messages"
+            ) from error
+    return pb.Chat(messages=converted)
+
+
+def _token_ids(token_ids: Sequence[Any]) -> pb.TokenIds:
+    """Raises InvalidRequestError that names the first wrong id by its place."""
+    try:
+        return pb.TokenIds(ids=token_ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        wrong = next((place for place, token_id in enumerate(token_ids) if not _is_token_id(token_id)), 0)
+        raise InvalidRequestError(
+            f"prompt[{wrong}] is {_brief(token_ids[wrong])}; a prompt is a text, a list of token ids >= 0, "
+            "or a list of messages",
+            field="prompt",
+        ) from error
+
+
+def _is_token_id(value: Any) -> bool:
+    try:
+        return 0 <= operator.index(value) < 1 << 32
+    except TypeError:
+        return False
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def deltas(response: pb.GenerateResponse) -> list[Delta]:
+    return [
+        Delta(
+            choice=delta.choice,
+            text=delta.text,
+            token_ids=tuple(delta.token_ids),
+            logprobs=tuple(_logprobs(entry) for entry in delta.logprobs),
+            finish_reason=_FINISH.get(delta.finish_reason),
+            stop_reason=delta.stop_reason or None,
+        )
+        for delta in response.deltas
+    ]
+
+
+def _logprobs(entry: pb.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(sampled=_logprob(entry.sampled), top=tuple(_logprob(token) for token in entry.top))
+
+
+def _logprob(token: pb.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(token_id=token.token_id, logprob=token.logprob, text=token.text)
+
+
+def usage(message: pb.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=message.prompt_tokens,
+        completion_tokens=message.completion_tokens,
+        cached_tokens=message.cached_tokens,
+    )
+
+
+def models(response: pb.ListModelsResponse) -> list[Model]:
+    return [Model(id=model.id, max_model_len=model.max_model_len) for model in response.models]
+
+
+class Answer:
+    """Adds up the messages of one stream."""
+
+    def __init__(self) -> None:
+        self.request_id = ""
+        self.usage: Usage | None = None
+        self._deltas: dict[int, list[Delta]] = {}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a delta has come: from then on the request must not be sent again."""
+        return bool(self._deltas)
+
+    def add(self, response: pb.GenerateResponse) -> list[Delta]:
+        """The new deltas, in the order sent."""
+        self.request_id = response.request_id or self.request_id
+        if response.HasField("usage"):
+            self.usage = usage(response.usage)
+        new = deltas(response)
+        for delta in new:
+            self._deltas.setdefault(delta.choice, []).append(delta)
+        return new
+
+    def check_whole(self) -> None:
+        """Raises InternalError when the stream ended before each choice had its final event."""
+        unfinished = [choice for choice, parts in self._deltas.items() if parts[-1].finish_reason is None]
+        if unfinished or not self._deltas or self.usage is None:
+            missing = f"choices {unfinished} unfinished" if unfinished else "no final event"
+            raise InternalError(f"request {self.request_id or '?'}: the server ended the stream early: {missing}")
+
+    def completion(self) -> Completion:
+        choices = tuple(_joined(self._deltas[choice]) for choice in sorted(self._deltas))
+        return Completion(request_id=self.request_id, choices=choices, usage=self.usage)
+
+
+def _joined(parts: list[Delta]) -> Choice:
+    logprobs = tuple(entry for part in parts for entry in part.logprobs)
+    return Choice(
+        text="".join(part.text for part in parts),
+        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
+        logprobs=logprobs or None,
+        finish_reason=parts[-1].finish_reason,
+        stop_reason=parts[-1].stop_reason,
+    )

@@ -1,0 +1,185 @@
+"""The asyncio client. `baton.client` is its blocking twin, method for method, and holds the docstrings.
+
+Create and use a client on one running event loop. Cancelling a task that awaits a call cancels the call.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from baton import _convert
+from baton._boundary import CHANNEL_OPTIONS, HEALTH_METHOD, from_rpc_error, health_status
+from baton._retry import Attempts
+from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, Usage
+from baton.v1 import inference_pb2 as pb
+from baton.v1.inference_pb2_grpc import InferenceStub
+
+_Reply = TypeVar("_Reply")
+
+
+class AsyncStream(AsyncIterator[Delta]):
+    """The deltas of one request; see `baton.client.Stream`."""
+
+    def __init__(self, start: Callable[[float], Any], attempts: Attempts, target: str) -> None:
+        """`start(timeout_s)` sends the request and returns gRPC's call."""
+        self._start = start
+        self._attempts = attempts
+        self._target = target
+        self._answer = _convert.Answer()
+        self._pending: deque[Delta] = deque()
+        self._is_closed = False
+        self._call = start(attempts.remaining_s())
+
+    @property
+    def request_id(self) -> str:
+        """The server's name for the request; empty until its first message."""
+        return self._answer.request_id
+
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts; None until the stream has ended by itself."""
+        return self._answer.usage
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._pending:
+            await self._receive()
+        return self._pending.popleft()
+
+    async def _receive(self) -> None:
+        if self._is_closed:
+            raise StopAsyncIteration
+        try:
+            response = await self._call.read()
+        except grpc.RpcError as rpc_error:
+            await self._send_again(rpc_error)
+            return
+        if response is grpc.aio.EOF:
+            self._is_closed = True
+            self._answer.check_whole()
+            raise StopAsyncIteration
+        self._pending.extend(self._answer.add(response))
+
+    async def _send_again(self, rpc_error: grpc.RpcError) -> None:
+        error = from_rpc_error(rpc_error, self._target)
+        if self._answer.has_begun:
+            raise error
+        await asyncio.sleep(self._attempts.pause_s(error))
+        self._call = self._start(self._attempts.remaining_s())
+
+    async def completion(self) -> Completion:
+        """Reads to the end and gives the whole answer, deltas already iterated included."""
+        async for _ in self:
+            continue
+        return self._answer.completion()
+
+    def close(self) -> None:
+        """Cancels the request unless it has ended; iterating afterwards ends at once."""
+        self._is_closed = True
+        self._pending.clear()
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """A connection to one Baton server's gRPC port; see `baton.client.Client`."""
+
+    def __init__(self, target: str = "127.0.0.1:9000", *, timeout_s: float = 600.0, max_retries: int = 2) -> None:
+        """
+        Args:
+            target: host:port, or any name gRPC resolves.
+            timeout_s: Deadline of each call, retries and pauses included, unless the call gives its own.
+            max_retries: Further tries after an error whose `retryable` is true.
+        """
+        self.target = target
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self._rng = random.Random()
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._stub: Any = InferenceStub(self._channel)
+
+    async def generate(
+        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> Completion:
+        """The whole answer to `prompt`; arguments and errors as `baton.Client.generate`."""
+        async with self.stream(prompt, model=model, timeout_s=timeout_s, **sampling) as stream:
+            return await stream.completion()
+
+    def stream(
+        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> AsyncStream:
+        """As `generate`, but sends the request and returns at once; errors come while iterating."""
+        params = _convert.sampling_params(**sampling)
+        attempts = self._attempts(timeout_s)
+        request = _convert.generate_request(prompt, model=model, sampling=params, timeout_s=0)
+
+        def start(remaining_s: float) -> Any:
+            request.timeout_s = remaining_s
+            return self._stub.Generate(request, timeout=remaining_s)
+
+        return AsyncStream(start, attempts, self.target)
+
+    async def tokenize(self, text: Prompt, *, model: str = "", timeout_s: float | None = None) -> list[int]:
+        """The token ids that `text`, or a chat's messages under the chat template, would be read as."""
+        request = _convert.tokenize_request(text, model=model)
+        reply: pb.TokenizeResponse = await self._unary(self._stub.Tokenize, request, timeout_s)
+        return list(reply.token_ids)
+
+    async def detokenize(self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None) -> str:
+        """The text of `token_ids`, special tokens included."""
+        request = _convert.detokenize_request(token_ids, model=model)
+        reply: pb.DetokenizeResponse = await self._unary(self._stub.Detokenize, request, timeout_s)
+        return reply.text
+
+    async def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """What is served."""
+        reply: pb.ListModelsResponse = await self._unary(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
+        return _convert.models(reply)
+
+    async def health(self, *, timeout_s: float = 5.0) -> HealthStatus:
+        """What the server's standard health service says of itself; UnavailableError when nothing answers."""
+        check = self._channel.unary_unary(HEALTH_METHOD)
+        reply: bytes = await self._unary(check, b"", timeout_s)
+        return health_status(reply)
+
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        return Attempts(timeout_s=limit_s, max_retries=self.max_retries, rng=self._rng)
+
+    async def _unary(
+        self, method: Callable[..., Awaitable[_Reply]], request: object, timeout_s: float | None
+    ) -> _Reply:
+        attempts = self._attempts(timeout_s)
+        while True:
+            try:
+                return await method(request, timeout=attempts.remaining_s())
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error, self.target)
+            await asyncio.sleep(attempts.pause_s(error))
+
+    async def close(self) -> None:
+        """Cancels what runs and drops the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

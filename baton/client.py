@@ -1,0 +1,198 @@
+"""The blocking client. `baton.aio` is its asyncio twin, method for method.
+
+A client holds one channel, connects on first use, and may be shared between threads; a stream may not.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from baton import _convert
+from baton._boundary import CHANNEL_OPTIONS, HEALTH_METHOD, from_rpc_error, health_status
+from baton._retry import Attempts
+from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, Usage
+from baton.v1 import inference_pb2 as pb
+from baton.v1.inference_pb2_grpc import InferenceStub
+
+_Reply = TypeVar("_Reply")
+
+
+class Stream(Iterator[Delta]):
+    """The deltas of one request, in the order sent; leaving its `with` block or `close()` cancels the request.
+
+    Iterating raises any BatonError. The request is sent again after a retryable one as long as no delta has come.
+    """
+
+    def __init__(self, start: Callable[[float], Any], attempts: Attempts, target: str) -> None:
+        """`start(timeout_s)` sends the request and returns gRPC's call."""
+        self._start = start
+        self._attempts = attempts
+        self._target = target
+        self._answer = _convert.Answer()
+        self._pending: deque[Delta] = deque()
+        self._is_closed = False
+        self._call = start(attempts.remaining_s())
+
+    @property
+    def request_id(self) -> str:
+        """The server's name for the request; empty until its first message."""
+        return self._answer.request_id
+
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts; None until the stream has ended by itself."""
+        return self._answer.usage
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Delta:
+        while not self._pending:
+            self._receive()
+        return self._pending.popleft()
+
+    def _receive(self) -> None:
+        if self._is_closed:
+            raise StopIteration
+        try:
+            response = next(self._call)
+        except StopIteration:
+            self._is_closed = True
+            self._answer.check_whole()
+            raise
+        except grpc.RpcError as rpc_error:
+            if self._is_closed:  # by `close()` on another thread
+                raise StopIteration from None
+            self._send_again(rpc_error)
+            return
+        self._pending.extend(self._answer.add(response))
+
+    def _send_again(self, rpc_error: grpc.RpcError) -> None:
+        error = from_rpc_error(rpc_error, self._target)
+        if self._answer.has_begun:
+            raise error
+        time.sleep(self._attempts.pause_s(error))
+        self._call = self._start(self._attempts.remaining_s())
+
+    def completion(self) -> Completion:
+        """Reads to the end and gives the whole answer, deltas already iterated included."""
+        deque(self, maxlen=0)
+        return self._answer.completion()
+
+    def close(self) -> None:
+        """Cancels the request unless it has ended; iterating afterwards ends at once."""
+        self._is_closed = True
+        self._pending.clear()
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """A connection to one Baton server's gRPC port."""
+
+    def __init__(self, target: str = "127.0.0.1:9000", *, timeout_s: float = 600.0, max_retries: int = 2) -> None:
+        """
+        Args:
+            target: host:port, or any name gRPC resolves.
+            timeout_s: Deadline of each call, retries and pauses included, unless the call gives its own.
+            max_retries: Further tries after an error whose `retryable` is true.
+        """
+        self.target = target
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self._rng = random.Random()
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._stub: Any = InferenceStub(self._channel)
+
+    def generate(
+        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> Completion:
+        """The whole answer to `prompt`: a text, token ids, or the messages of a chat.
+
+        Args:
+            prompt: Not empty.
+            model: Empty: the model that is served.
+            timeout_s: Overrides the client's.
+            **sampling: See `baton.types.Sampling`.
+        Raises:
+            InvalidRequestError: `field` names what the server refused.
+            OverloadedError: Shed, and the retries too.
+            UnavailableError: No server or no worker, and the retries found none.
+            DeadlineExceededError: `timeout_s` has passed.
+        """
+        with self.stream(prompt, model=model, timeout_s=timeout_s, **sampling) as stream:
+            return stream.completion()
+
+    def stream(
+        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> Stream:
+        """As `generate`, but sends the request and returns at once; errors come while iterating."""
+        params = _convert.sampling_params(**sampling)
+        attempts = self._attempts(timeout_s)
+        request = _convert.generate_request(prompt, model=model, sampling=params, timeout_s=0)
+
+        def start(remaining_s: float) -> Any:
+            request.timeout_s = remaining_s
+            return self._stub.Generate(request, timeout=remaining_s)
+
+        return Stream(start, attempts, self.target)
+
+    def tokenize(self, text: Prompt, *, model: str = "", timeout_s: float | None = None) -> list[int]:
+        """The token ids that `text`, or a chat's messages under the chat template, would be read as."""
+        request = _convert.tokenize_request(text, model=model)
+        reply: pb.TokenizeResponse = self._unary(self._stub.Tokenize, request, timeout_s)
+        return list(reply.token_ids)
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None) -> str:
+        """The text of `token_ids`, special tokens included."""
+        request = _convert.detokenize_request(token_ids, model=model)
+        reply: pb.DetokenizeResponse = self._unary(self._stub.Detokenize, request, timeout_s)
+        return reply.text
+
+    def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """What is served."""
+        reply: pb.ListModelsResponse = self._unary(self._stub.ListModels, pb.ListModelsRequest(), timeout_s)
+        return _convert.models(reply)
+
+    def health(self, *, timeout_s: float = 5.0) -> HealthStatus:
+        """What the server's standard health service says of itself; UnavailableError when nothing answers."""
+        check = self._channel.unary_unary(HEALTH_METHOD)
+        reply: bytes = self._unary(check, b"", timeout_s)
+        return health_status(reply)
+
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        return Attempts(timeout_s=limit_s, max_retries=self.max_retries, rng=self._rng)
+
+    def _unary(self, method: Callable[..., _Reply], request: object, timeout_s: float | None) -> _Reply:
+        attempts = self._attempts(timeout_s)
+        while True:
+            try:
+                return method(request, timeout=attempts.remaining_s())
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error, self.target)
+            time.sleep(attempts.pause_s(error))
+
+    def close(self) -> None:
+        """Cancels what runs and drops the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,139 @@
+"""What the SDK takes and gives: plain values, no protobuf.
+
+Everything returned is frozen and owned by the caller. Token ids are integers in [0, vocabulary size).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+HealthStatus = Literal["serving", "not_serving", "unknown"]
+
+
+class Message(TypedDict):
+    """One turn of a chat; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""A text, the token ids of one, or the messages of a chat (the server applies its chat template)."""
+
+
+class Sampling(TypedDict, total=False):
+    """Keyword arguments of `generate` and `stream`; None or absent: the server's default.
+
+    The server checks the ranges and names the field it refuses.
+    """
+
+    max_tokens: int | None
+    """Output tokens at most, >= 1. Default: as many as fit in the context."""
+    temperature: float | None
+    """>= 0, default 1; 0 is greedy."""
+    top_p: float | None
+    """(0, 1], default 1: the smallest set of tokens with this much probability."""
+    top_k: int | None
+    """The k most likely tokens only; 0 or -1, the default: all."""
+    min_p: float | None
+    """[0, 1], default 0: tokens of at least this share of the most likely one's probability."""
+    n: int | None
+    """Choices for one prompt, >= 1, default 1."""
+    stop: str | Sequence[str] | None
+    """Text that ends a choice; not part of its text unless `include_stop_str_in_output`."""
+    stop_token_ids: Sequence[int] | None
+    """Tokens that end a choice, besides the model's end of sequence."""
+    min_tokens: int | None
+    """Output tokens before a choice may end, >= 0, default 0."""
+    seed: int | None
+    """[0, 2**64): equal seeds give equal outputs. Default: the server draws one."""
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits of these token ids, [-100, 100] each."""
+    logprobs: int | None
+    """[0, 20]: log probability of each sampled token, and of the k most likely. Default: none."""
+    presence_penalty: float | None
+    """[-2, 2], default 0: taken from the logits of tokens that the output holds."""
+    frequency_penalty: float | None
+    """[-2, 2], default 0: taken once for each time that the output holds the token."""
+    repetition_penalty: float | None
+    """> 0, default 1: divides the logits of tokens that prompt or output hold."""
+    ignore_eos: bool
+    """Write on after the model's end of sequence, up to `max_tokens`."""
+    include_stop_str_in_output: bool
+    """Keep the stop string in the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """`logprob` is natural, after penalties and bias, before temperature and truncation."""
+
+    token_id: int
+    logprob: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Of one output token; `top` is most likely first."""
+
+    sampled: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of one request; `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one choice gained. `text` may be empty while a character is still incomplete.
+
+    `logprobs` has one entry per token when asked for. `stop_reason` is the stop string, or the stop token id in
+    decimal, that ended the choice.
+    """
+
+    choice: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One answer, whole. `logprobs` is None when not asked for; `finish_reason` is None if its stream was closed."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The answer to one request; `choices` are in order, `n` of them. `usage` is None if its stream was closed."""
+
+    request_id: str
+    choices: tuple[Choice, ...]
+    usage: Usage | None
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text if self.choices else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """`max_model_len` bounds prompt plus output, in tokens."""
+
+    id: str
+    max_model_len: int
