@@ -57,7 +57,8 @@ class Sequence:
     deadline_s: float
     status: Status = Status.WAITING
     block_ids: list[int] = field(default_factory=list)
-    block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order
+    block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order; may run ahead of computed ones
+    num_committed_blocks: int = 0  # of `block_ids`, offered to the prefix cache so far
     num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
     num_cached_tokens: int = 0  # of them found in the prefix cache when it started
     num_started_outputs: int = 0  # output tokens that earlier attempts or the prefill side sent

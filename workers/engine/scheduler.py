@@ -1,0 +1,237 @@
+"""Decides which tokens of which sequences one step computes: continuous batching with chunked prefill.
+
+A step has a budget of tokens. All running decodes come first, then running prompts share what is left, then waiting
+ones are admitted while blocks and places last (the order of Sarathi-Serve). A prompt's blocks are all taken when it is
+admitted, so that prompts in progress never wait for each other; decodes grow block by block.
+
+Invariant: seniority. Both lists are in order of arrival, a sequence loses its blocks (preemption, to be recomputed
+later) only to an older one, and no waiting sequence is passed by a younger one. So the oldest always gets on, and with it
+everyone in the end, if each fits into the pool alone (the engine refuses those that do not).
+"""
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+
+from workers.engine.block_manager import BlockManager
+from workers.engine.sequence import Sequence, Status
+
+
+@dataclass(slots=True)
+class ScheduledChunk:
+    """The next `num_tokens` uncomputed tokens of `seq`; its blocks hold them."""
+
+    seq: Sequence
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Attributes:
+    chunks: Decodes first. A sequence is here at most once.
+    preempted: Lost their blocks and wait again; disjoint from `chunks`.
+    admitted: Entered the running set with this step.
+    """
+
+    chunks: list[ScheduledChunk] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+
+
+class Scheduler:
+    """Not thread-safe: the engine's thread owns it. The caller advances cursors and frees the blocks of the finished.
+
+    Args:
+        max_batched_tokens: Budget of a step. Decodes are never left out for it, prompts get what they leave.
+        max_sequences: Running sequences up to which prompts are admitted, choices still to be forked included.
+        chunked_prefill: False: prompts run whole, in steps of their own, before decodes; one longer than the budget
+            runs alone. For comparison: decodes pause meanwhile.
+    """
+
+    def __init__(
+        self, *, blocks: BlockManager, max_batched_tokens: int, max_sequences: int, chunked_prefill: bool
+    ) -> None:
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._blocks = blocks
+        self._max_batched_tokens = max_batched_tokens
+        self._max_sequences = max_sequences
+        self._chunked_prefill = chunked_prefill
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of prompts still to compute, waiting and running; of preempted sequences also their outputs."""
+        waiting = sum(seq.num_uncomputed_tokens for seq in self.waiting)
+        return waiting + sum(seq.num_uncomputed_tokens for seq in self.running if not is_decode(seq))
+
+    def add(self, seq: Sequence) -> None:
+        """Queues a sequence without blocks: new, or to be read again with the output it has."""
+        seq.status = Status.WAITING
+        index = len(self.waiting)
+        while index and self.waiting[index - 1].arrived_s > seq.arrived_s:
+            index -= 1
+        self.waiting.insert(index, seq)
+
+    def add_running(self, seq: Sequence) -> None:
+        """Takes in a sequence that has its blocks and cursors: received, or forked."""
+        seq.status = Status.RUNNING
+        self.running.insert(bisect_right(self.running, seq.arrived_s, key=_arrival), seq)
+
+    def remove(self, seq: Sequence) -> None:
+        """Forgets a sequence wherever it is, if anywhere; its blocks stay the caller's to free."""
+        if seq in self.running:
+            self.running.remove(seq)
+        elif seq in self.waiting:
+            self.waiting.remove(seq)
+
+    def can_receive(self, seq: Sequence, num_receiving: int) -> bool:
+        """Whether a sequence from another worker may take blocks for its tokens and one more now.
+
+        No older sequence may be waiting, and one block to grow must be left for each that runs.
+
+        Args:
+            num_receiving: Sequences that hold blocks for their transfer already.
+        """
+        num_busy = len(self.running) + num_receiving
+        if num_busy and num_busy + 1 + len(seq.siblings) > self._max_sequences:
+            return False
+        if self.waiting and self.waiting[0].arrived_s < seq.arrived_s:
+            return False
+        _, num_blocks = self._blocks.admission_cost(seq)
+        if seq.num_tokens % self._blocks.block_size == 0:
+            num_blocks += 1
+        return num_blocks + (len(self.running) if num_busy else 0) <= self._blocks.num_free_blocks
+
+    def plan(self, now_s: float) -> StepPlan:
+        """Chooses the step's chunks, takes the blocks they need and sets statuses; may be empty.
+
+        Args:
+            now_s: Waiting sequences whose deadline has passed are passed over; the engine ends them.
+        """
+        plan = StepPlan()
+        if self._chunked_prefill:
+            num_decodes = sum(map(is_decode, self.running))
+            budget = max(self._max_batched_tokens - num_decodes, 0)
+            left, is_stalled = self._continue(plan, budget)
+            if not plan.preempted and not is_stalled:
+                self._admit(plan, now_s, left)
+            return plan
+        self._continue_prompts_whole(plan)
+        self._admit(plan, now_s, self._max_batched_tokens - sum(chunk.num_tokens for chunk in plan.chunks))
+        if not plan.chunks:
+            self._continue(plan, 0)
+        return plan
+
+    def _continue(self, plan: StepPlan, budget: int) -> tuple[int, bool]:
+        """Schedules what runs, oldest first: each decode, and prompts within `budget`.
+
+        Returns: the budget left, and whether one that should run found no block.
+        """
+        decodes: list[ScheduledChunk] = []
+        prompts: list[ScheduledChunk] = []
+        running = self.running
+        block_size = self._blocks.block_size
+        is_stalled = False
+        index = 0
+        while index < len(running):  # preemption takes from the end
+            seq = running[index]
+            index += 1
+            decode = is_decode(seq)
+            num_tokens = 1 if decode else min(seq.num_uncomputed_tokens, budget)
+            if num_tokens <= 0:
+                continue
+            num_held = len(seq.block_ids) * block_size
+            if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index - 1, num_tokens):
+                is_stalled = True
+                continue
+            if decode:
+                decodes.append(ScheduledChunk(seq, 1))
+            else:
+                prompts.append(ScheduledChunk(seq, num_tokens))
+                budget -= num_tokens
+        plan.chunks = decodes + prompts
+        return budget, is_stalled
+
+    def _continue_prompts_whole(self, plan: StepPlan) -> None:
+        for index, seq in enumerate(list(self.running)):
+            num_tokens = seq.num_uncomputed_tokens
+            if num_tokens > 0 and not is_decode(seq) and self._make_room(plan, index, num_tokens):
+                plan.chunks.append(ScheduledChunk(seq, num_tokens))
+
+    def _make_room(self, plan: StepPlan, index: int, num_tokens: int) -> bool:
+        """Blocks for `num_tokens` more of running sequence `index`, at the cost of younger ones.
+
+        When there is no younger one left it gives way itself; alone it keeps its blocks and waits (the others are with
+        transfers, which end).
+        """
+        seq = self.running[index]
+        end = seq.num_computed_tokens + num_tokens
+        num_missing = self._blocks.can_grow(seq, end)
+        while num_missing > self._blocks.num_free_blocks:
+            if len(self.running) == 1:
+                return False
+            victim = self.running[-1]
+            self._preempt(plan, victim)
+            if victim is seq:
+                return False
+        self._blocks.grow(seq, end)
+        return True
+
+    def _preempt(self, plan: StepPlan, victim: Sequence) -> None:
+        """The youngest running sequence goes back to waiting, before all that came when it did or later."""
+        assert self.running[-1] is victim, "only the youngest is preempted"
+        self.running.pop()
+        self._blocks.free(victim)
+        victim.status = Status.WAITING
+        index = 0
+        while index < len(self.waiting) and self.waiting[index].arrived_s < victim.arrived_s:
+            index += 1
+        self.waiting.insert(index, victim)
+        plan.preempted.append(victim)
+
+    def _admit(self, plan: StepPlan, now_s: float, budget: int) -> None:
+        """Moves waiting sequences to the running ones, first come first served, and schedules their first chunks."""
+        overdue: list[Sequence] = []
+        num_places = self._max_sequences - sum(map(_num_places, self.running)) if self.waiting else 0
+        while self.waiting:
+            seq = self.waiting[0]
+            if seq.deadline_s <= now_s:
+                overdue.append(self.waiting.popleft())
+                continue
+            if budget <= 0 or (self.running and _num_places(seq) > num_places):
+                break
+            num_cached, num_blocks = self._blocks.admission_cost(seq)
+            num_uncomputed = seq.num_tokens - num_cached
+            if not self._chunked_prefill and plan.chunks and num_uncomputed > budget:
+                break
+            # A block to grow for each that runs and for this one: else it would be preempted right away.
+            reserve = len(self.running) + 1 if self.running else 0
+            if num_blocks + reserve > self._blocks.num_free_blocks:
+                break
+            self._start(plan, self.waiting.popleft(), budget if self._chunked_prefill else num_uncomputed)
+            num_places -= _num_places(seq)
+            budget -= plan.chunks[-1].num_tokens
+        self.waiting.extendleft(reversed(overdue))
+
+    def _start(self, plan: StepPlan, seq: Sequence, budget: int) -> None:
+        self._blocks.allocate(seq)
+        self._blocks.grow(seq, seq.num_tokens)
+        self.add_running(seq)
+        plan.admitted.append(seq)
+        plan.chunks.append(ScheduledChunk(seq, min(seq.num_uncomputed_tokens, budget)))
+
+
+def is_decode(seq: Sequence) -> bool:
+    """One token to compute, and the prompt is read: what follows is the next output token."""
+    return seq.num_uncomputed_tokens == 1 and seq.num_computed_tokens >= len(
+        seq.prompt_token_ids
+    )  # a prompt's last single token is still a prompt chunk
+
+
+def _arrival(seq: Sequence) -> float:
+    return seq.arrived_s
+
+
+def _num_places(seq: Sequence) -> int:
+    """Running sequences that this one becomes: its siblings are forked off when its prompt is read."""
+    return 1 + len(seq.siblings)
