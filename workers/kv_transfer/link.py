@@ -53,6 +53,9 @@ OutboxEvent = Ticketed | Acked | Ended
 
 
 class Outbox(Protocol):
+    bytes_sent: int
+    num_failed: int  # transfers that ended with an error
+
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None: ...
 
     def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
@@ -97,6 +100,9 @@ InboxEvent = Offered | Arrived | Lost
 
 
 class Inbox(Protocol):
+    bytes_received: int
+    num_failed: int
+
     def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
         """Promises blocks for [0, num prompt tokens); only [num_cached_tokens, ...) is written."""
         ...

@@ -85,7 +85,9 @@ class KVStore(Protocol):
 class ModelRunner(Protocol):
     """Not thread-safe: one engine thread calls `run` and `copy_blocks`."""
 
-    store: KVStore
+    @property
+    def store(self) -> KVStore: ...
+
     num_blocks: int
     vocab_size: int
     max_model_len: int

@@ -1,0 +1,84 @@
+"""Pure rules around a step: the batch that a plan makes, when an answer ends, what can never run."""
+
+from collections.abc import Sequence
+
+from baton.errors import BatonError, InvalidRequestError
+from workers.engine.jobs import Job
+from workers.engine.scheduler import StepPlan
+from workers.engine.sequence import FinishReason
+from workers.engine.sequence import Sequence as Seq
+from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
+
+
+def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[int, int]]]:
+    """The runner's batch, and for each of its sample rows (index of the job, choice).
+
+    Args:
+        jobs: Those of the plan's chunks, in their order.
+    """
+    chunks: list[Chunk] = []
+    rows: list[SampleRow] = []
+    owners: list[tuple[int, int]] = []
+    for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
+        seq = scheduled.seq
+        start, num_tokens = seq.num_computed_tokens, seq.num_tokens
+        end = start + scheduled.num_tokens
+        chunks.append(
+            Chunk(
+                token_ids=seq.tokens(start, end), start=start, block_ids=seq.block_ids, num_sequence_tokens=num_tokens
+            )
+        )
+        if end < num_tokens:
+            continue
+        for choice in job.choices:
+            rows.append(
+                SampleRow(
+                    chunk=index,
+                    choice=choice,
+                    params=seq.params,
+                    prompt_token_ids=seq.prompt_token_ids,
+                    output_token_ids=seq.output_token_ids,
+                )
+            )
+            owners.append((index, choice))
+    return Batch(chunks=chunks, samples=rows), owners
+
+
+def finish_reason(seq: Seq, token_id: int, runner: ModelRunner) -> tuple[FinishReason | None, str]:
+    """Whether `token_id`, not yet appended, ends the answer; the second is the stop token's id or empty."""
+    params = seq.params
+    num_outputs = len(seq.output_token_ids) + 1
+    if num_outputs >= params.min_tokens:
+        if token_id in params.stop_token_ids:
+            return FinishReason.STOP, str(token_id)
+        if not params.ignore_eos and token_id in runner.eos_token_ids:
+            return FinishReason.STOP, ""
+    if num_outputs >= params.max_tokens or seq.num_tokens + 1 >= runner.max_model_len:
+        return FinishReason.LENGTH, ""
+    return None, ""
+
+
+def misfit(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: bool) -> BatonError | None:
+    """Why this worker can never serve `seq`, or None."""
+    if not seq.prompt_token_ids:
+        return InvalidRequestError("prompt: empty; give at least one token", "prompt")
+    highest = max(seq.prompt_token_ids)
+    if highest >= runner.vocab_size:
+        return InvalidRequestError(
+            f"prompt: token id {highest} is not in the vocabulary of {runner.vocab_size}", "prompt"
+        )
+    if seq.num_tokens >= runner.max_model_len:
+        return InvalidRequestError(
+            f"prompt: {seq.num_tokens} tokens, but the model takes {runner.max_model_len} with at least one to write; "
+            "shorten it",
+            "prompt",
+        )
+    max_tokens = 1 if handing_over else seq.params.max_tokens - len(seq.output_token_ids)
+    needed = -(-min(seq.num_tokens + max_tokens, runner.max_model_len) // block_size)
+    if needed > runner.num_blocks:
+        return InvalidRequestError(
+            f"prompt: with max_tokens it needs {needed} blocks of {block_size} tokens, a worker has "
+            f"{runner.num_blocks}; shorten it, lower max_tokens or raise engine.memory",
+            "prompt",
+        )
+    return None

@@ -1,0 +1,101 @@
+"""What one worker is serving: a job is one sequence, with the choices that will be forked off it.
+
+Invariant: a (request, choice) belongs to at most one job, that of its newest attempt. Aborts are remembered for one
+lease, so that an abort may overtake its request. No blocks here: whoever drops a job frees them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from baton.v1.worker_pb2 import Submit
+from workers.engine.sequence import Sequence
+from workers.kv_transfer.link import TransferKey
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """Attributes:
+    choices: Those that this job still produces. More than one only until the prompt is read.
+    handover: Key of the transfer to or from another worker while there is one.
+    submit: As it came; kept while a transfer may need it.
+    """
+
+    seq: Sequence
+    choices: list[int]
+    submit: Submit | None = None
+    handover: TransferKey | None = None
+    offered: bool = False
+    cached_reported: bool = False
+
+
+@dataclass(slots=True)
+class Tombstone:
+    attempt: int
+    choices: frozenset[int]  # empty: all
+    expires_s: float
+
+
+@dataclass(slots=True)
+class JobTable:
+    lease_s: float
+    _jobs: dict[tuple[str, int], Job] = field(default_factory=dict)  # every choice of a job has a row
+    _tombstones: dict[str, list[Tombstone]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        seen: set[int] = set()
+        for job in list(self._jobs.values()):
+            if id(job) not in seen:
+                seen.add(id(job))
+                yield job
+
+    def add(self, job: Job) -> None:
+        for choice in job.choices:
+            assert (job.seq.request_id, choice) not in self._jobs, f"{job.seq.request_id}/{choice} is here already"
+            self._jobs[job.seq.request_id, choice] = job
+
+    def remove(self, job: Job) -> None:
+        for choice in job.choices:
+            self._jobs.pop((job.seq.request_id, choice), None)
+
+    def drop_choice(self, job: Job, choice: int) -> None:
+        """Takes one choice off a job; the job's sequence then speaks for one that is left."""
+        job.choices.remove(choice)
+        self._jobs.pop((job.seq.request_id, choice), None)
+        if job.choices and job.seq.choice == choice:
+            job.seq.choice = job.choices[0]
+
+    def of(self, seq: Sequence) -> Job:
+        return self._jobs[seq.key]
+
+    def find(self, request_id: str, choice: int) -> Job | None:
+        return self._jobs.get((request_id, choice))
+
+    def of_request(self, request_id: str, choices: Iterable[int], max_attempt: int) -> list[tuple[Job, int]]:
+        """(job, choice) of the request's choices (empty: all) whose attempt is at most `max_attempt`."""
+        wanted = set(choices)
+        return [
+            (job, choice)
+            for (rid, choice), job in list(self._jobs.items())
+            if rid == request_id and job.seq.attempt <= max_attempt and (not wanted or choice in wanted)
+        ]
+
+    def bury(self, request_id: str, attempt: int, choices: Iterable[int], now_s: float) -> None:
+        tombstone = Tombstone(attempt, frozenset(choices), now_s + self.lease_s)
+        self._tombstones.setdefault(request_id, []).append(tombstone)
+
+    def is_buried(self, request_id: str, attempt: int, choice: int) -> bool:
+        return any(
+            attempt <= stone.attempt and (not stone.choices or choice in stone.choices)
+            for stone in self._tombstones.get(request_id, ())
+        )
+
+    def expire(self, now_s: float) -> None:
+        for request_id, stones in list(self._tombstones.items()):
+            alive = [stone for stone in stones if stone.expires_s > now_s]
+            if alive:
+                self._tombstones[request_id] = alive
+            else:
+                del self._tombstones[request_id]

@@ -1,0 +1,115 @@
+"""The decode side of hand-overs: offers that wait for blocks, tickets granted, blocks in quarantine.
+
+Invariant: a granted job's blocks are neither read nor freed until the link says Arrived or Lost; after an own abort
+they are in quarantine until then.
+"""
+
+from collections import deque
+
+from baton.errors import BatonError, CancelledError, UnavailableError
+from workers.engine.block_manager import BlockManager, OutOfBlocksError
+from workers.engine.jobs import Job
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Status
+from workers.kv_transfer.link import Arrived, Inbox, Lost, Offered, TransferKey
+
+
+class Receiving:
+    def __init__(self, *, inbox: Inbox, blocks: BlockManager, scheduler: Scheduler, max_sequences: int) -> None:
+        self._inbox = inbox
+        self._blocks = blocks
+        self._scheduler = scheduler
+        self._max_sequences = max_sequences
+        self._pending: deque[Job] = deque()
+        self._granted: dict[TransferKey, Job] = {}
+        self._quarantined: dict[TransferKey, tuple[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._granted) + len(self._quarantined)
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def offers(self) -> tuple[list[Offered], list[tuple[Job, Arrived]], list[tuple[Job, BatonError | None]]]:
+        """New offers, jobs whose KV is whole, and jobs whose transfer was lost (their blocks are freed here)."""
+        offered: list[Offered] = []
+        arrived: list[tuple[Job, Arrived]] = []
+        lost: list[tuple[Job, BatonError | None]] = []
+        for event in self._inbox.poll():
+            if isinstance(event, Offered):
+                offered.append(event)
+                continue
+            quarantined = self._quarantined.pop(event.key, None)
+            if quarantined is not None:
+                self._blocks.release_quarantine(quarantined)
+                continue
+            job = self._granted.pop(event.key, None)
+            if isinstance(event, Arrived):
+                assert job is not None, f"{event.key} arrived without a ticket"
+                arrived.append((job, event))
+            elif job is not None:
+                self._blocks.free(job.seq)
+                lost.append((job, event.error))
+            else:
+                lost.extend(self._forget_pending(event))
+        return offered, arrived, lost
+
+    def _forget_pending(self, event: Lost) -> list[tuple[Job, BatonError | None]]:
+        gone = [job for job in self._pending if job.handover == event.key]
+        for job in gone:
+            self._pending.remove(job)
+        return [(job, event.error) for job in gone]
+
+    def enqueue(self, job: Job) -> None:
+        job.seq.status = Status.RECEIVING
+        self._pending.append(job)
+
+    def refuse(self, key: TransferKey, error: BatonError) -> None:
+        self._inbox.refuse(key, error)
+
+    def grant(self) -> None:
+        """Hands out tickets in order of arrival, while blocks and places last."""
+        while self._pending and self._reserve(self._pending[0]):
+            job = self._pending.popleft()
+            assert job.handover is not None
+            self._granted[job.handover] = job
+            self._inbox.grant(job.handover, tuple(job.seq.block_ids), job.seq.num_cached_tokens)
+
+    def _reserve(self, job: Job) -> bool:
+        """Blocks for the prompt and one token more, and a block of growth left for each that runs; or nothing."""
+        busy = len(self._scheduler.running) + len(self._granted)
+        if busy + len(job.choices) > self._max_sequences and busy:
+            return False
+        self._blocks.allocate(job.seq)
+        missing = self._blocks.can_grow(job.seq, job.seq.num_tokens + 1)
+        spare = self._blocks.num_free_blocks - missing
+        if spare < 0 or (busy and spare < len(self._scheduler.running) + len(job.choices) - 1):
+            self._blocks.free(job.seq)
+            return False
+        try:
+            self._blocks.grow(job.seq, job.seq.num_tokens + 1)
+        except OutOfBlocksError:
+            self._blocks.free(job.seq)
+            return False
+        return True
+
+    def abort(self, job: Job) -> None:
+        """Idempotent. Blocks of a granted job go to quarantine until no write to them is in flight."""
+        assert job.handover is not None
+        if job in self._pending:
+            self._pending.remove(job)
+            self._inbox.refuse(job.handover, CancelledError("the request was aborted"))
+        elif self._granted.pop(job.handover, None) is not None:
+            self._quarantined[job.handover] = job.seq.key
+            self._blocks.quarantine(job.seq)
+            self._inbox.abort(job.handover)
+
+    def refuse_pending(self) -> list[Job]:
+        """Draining: gives back every offer that has no blocks yet."""
+        given_back = list(self._pending)
+        self._pending.clear()
+        for job in given_back:
+            assert job.handover is not None
+            self._inbox.refuse(job.handover, UnavailableError("this worker is draining; try another"))
+        return given_back

@@ -1,0 +1,95 @@
+"""Between the worker's messages and the engine's plain data."""
+
+from baton.errors import BatonError, InvalidRequestError
+from baton.v1 import inference_pb2, worker_pb2
+from workers.engine.sequence import FinishReason, SamplingParams, Sequence
+from workers.model.contract import Sampled
+
+_REASONS = {
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+    FinishReason.ABORT: inference_pb2.FINISH_REASON_ABORT,
+    FinishReason.ERROR: inference_pb2.FINISH_REASON_ERROR,
+}
+
+
+def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
+    """Unset fields take their defaults; ranges were checked by the ingress."""
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        temperature=message.temperature if message.HasField("temperature") else 1.0,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        top_k=max(message.top_k, 0),
+        min_p=message.min_p,
+        seed=message.seed,
+        stop_token_ids=frozenset(message.stop_token_ids),
+        min_tokens=message.min_tokens,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        num_logprobs=message.logprobs if message.HasField("logprobs") else None,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        repetition_penalty=message.repetition_penalty if message.HasField("repetition_penalty") else 1.0,
+        ignore_eos=message.ignore_eos,
+    )
+
+
+def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Sequence:
+    """The sequence of the first choice of `submit`."""
+    if not submit.choices:
+        raise InvalidRequestError("choices: none given; name at least one", "choices")
+    if len(submit.choices) > 1 and any(choice.output_token_ids for choice in submit.choices):
+        raise InvalidRequestError("choices: several that have output; submit each alone", "choices")
+    first = submit.choices[0]
+    return Sequence(
+        request_id=submit.request_id,
+        choice=first.choice,
+        attempt=submit.attempt,
+        ingress_id=ingress_id,
+        prompt_token_ids=tuple(submit.prompt_token_ids),
+        output_token_ids=list(first.output_token_ids),
+        params=sampling_params(submit.sampling),
+        arrived_s=now_s,
+        deadline_s=now_s + submit.timeout_s,
+        num_started_outputs=len(first.output_token_ids),
+        siblings=tuple(choice.choice for choice in submit.choices[1:]),
+    )
+
+
+def output(seq: Sequence, choice: int, sampled: Sampled) -> worker_pb2.TokenOutput:
+    """One token of one choice; `index` is that of the token, so call it before the token is appended."""
+    message = worker_pb2.TokenOutput(
+        request_id=seq.request_id,
+        choice=choice,
+        attempt=seq.attempt,
+        index=len(seq.output_token_ids),
+        token_ids=[sampled.token_id],
+    )
+    if sampled.logprob is not None:
+        entry = message.logprobs.add()
+        entry.sampled.token_id, entry.sampled.logprob = sampled.token_id, sampled.logprob
+        for token_id, logprob in sampled.top:
+            entry.top.add(token_id=token_id, logprob=logprob)
+    return message
+
+
+def final(
+    seq: Sequence, choice: int, reason: FinishReason, error: BatonError | None = None, *, code: str | None = None
+) -> worker_pb2.TokenOutput:
+    """A last message without tokens. `code` replaces the error's own."""
+    message = worker_pb2.TokenOutput(
+        request_id=seq.request_id,
+        choice=choice,
+        attempt=seq.attempt,
+        index=len(seq.output_token_ids),
+        finish_reason=_REASONS[reason],
+    )
+    if error is not None:
+        message.error.code = code or error.code
+        message.error.message = error.message
+        message.error.retryable = error.retryable
+    return message
+
+
+def finish(message: worker_pb2.TokenOutput, reason: FinishReason, stop_reason: str) -> None:
+    message.finish_reason = _REASONS[reason]
+    message.stop_reason = stop_reason
