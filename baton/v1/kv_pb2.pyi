@@ -36,7 +36,7 @@ class FromReceiver(_message.Message):
     def __init__(self, handshake: _Optional[_Union[HandshakeReply, _Mapping]] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., failed: _Optional[_Union[TransferFailed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "layer_layouts", "block_size", "tensor_parallel", "transport", "store_address", "store_prefix")
+    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "layer_layouts", "block_size", "tensor_parallel", "transport", "store_address", "store_prefix", "device", "host", "auto_transport")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,9 @@ class Handshake(_message.Message):
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     STORE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STORE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    AUTO_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     fingerprint: str
@@ -57,17 +60,22 @@ class Handshake(_message.Message):
     transport: str
     store_address: str
     store_prefix: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., layer_layouts: _Optional[_Iterable[str]] = ..., block_size: _Optional[int] = ..., tensor_parallel: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ...) -> None: ...
+    device: str
+    host: str
+    auto_transport: bool
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., layer_layouts: _Optional[_Iterable[str]] = ..., block_size: _Optional[int] = ..., tensor_parallel: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "refusal")
+    __slots__ = ("worker_id", "incarnation", "refusal", "transport")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     refusal: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+    transport: str
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., refusal: _Optional[str] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class TransferKey(_message.Message):
     __slots__ = ("request_id", "attempt", "choice")
