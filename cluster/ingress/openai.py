@@ -1,0 +1,205 @@
+"""Bodies of the OpenAI-compatible requests: what is accepted and what it means.
+
+Types are strict: "5" is not a number and 1 is not true. `max_tokens` left out means as much as fits, also for
+/v1/completions, where OpenAI's own default is 16.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from baton.errors import InvalidRequestError
+from cluster.ingress.fields import check_fields, shorten
+from cluster.ingress.sampling import SamplingOptions
+
+MAX_PROMPTS = 1024
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against traffic analysis: a client may turn it off, which it is
+
+
+class _SamplingBody(_Body):
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    n: int | None = None
+    stop: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list)
+    min_tokens: int | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] = Field(default_factory=dict)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(_SamplingBody):
+    prompt: Any
+    logprobs: int | None = None
+
+    def options(self) -> SamplingOptions:
+        return SamplingOptions(**_shared(self), max_tokens=self.max_tokens, logprobs=self.logprobs)
+
+
+class ChatBody(_SamplingBody):
+    messages: list[Any]
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+
+    def options(self) -> SamplingOptions:
+        """`max_completion_tokens` is the newer name of `max_tokens`; both may be sent when they agree."""
+        old, new = self.max_tokens, self.max_completion_tokens
+        if old is not None and new is not None and old != new:
+            raise InvalidRequestError(
+                f"max_tokens is {old} and max_completion_tokens is {new}; send one of them", field="max_tokens"
+            )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequestError(
+                f"top_logprobs is {self.top_logprobs} but logprobs is not true; set logprobs to true as well",
+                field="top_logprobs",
+            )
+        return SamplingOptions(
+            **_shared(self),
+            max_tokens=old if new is None else new,
+            max_tokens_field="max_tokens" if new is None else "max_completion_tokens",
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            logprobs_field="top_logprobs",
+        )
+
+
+class TokenizeBody(_Body):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeBody(_Body):
+    model: str | None = None
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt: its text, or its token ids."""
+
+    text: str | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+def parse_body[B: _Body](body: Mapping[str, Any], kind: type[B]) -> B:
+    """Raises: InvalidRequestError: the first field that is unknown, unsupported, missing or of a wrong type."""
+    known = check_fields(body, kind.model_fields.keys())
+    if "stream_options" in known and not known.get("stream"):
+        raise InvalidRequestError("stream_options needs stream to be true; set it or leave both out", "stream_options")
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def parse_prompts(value: Any) -> list[Prompt]:
+    """A string, token ids, or a list of either, as OpenAI's /v1/completions takes them."""
+    if isinstance(value, str):
+        return [_text_prompt(value, "prompt")]
+    if not isinstance(value, list):
+        raise InvalidRequestError(
+            f"prompt is {shorten(value)}; send a string, a list of token ids, or a list of either", field="prompt"
+        )
+    if not value:
+        raise InvalidRequestError("prompt is an empty list; send at least one prompt", field="prompt")
+    if all(type(item) is int for item in value):
+        return [Prompt(token_ids=tuple(value))]
+    if len(value) > MAX_PROMPTS:
+        raise InvalidRequestError(f"prompt has {len(value)} prompts; send at most {MAX_PROMPTS}", field="prompt")
+    return [_prompt_item(item, index) for index, item in enumerate(value)]
+
+
+def _prompt_item(item: Any, index: int) -> Prompt:
+    if isinstance(item, str):
+        return _text_prompt(item, f"prompt[{index}]")
+    if isinstance(item, list) and item and all(type(token_id) is int for token_id in item):
+        return Prompt(token_ids=tuple(item))
+    raise InvalidRequestError(
+        f"prompt[{index}] is {shorten(item)}; send a string or a list of at least one token id", field="prompt"
+    )
+
+
+def _text_prompt(text: str, name: str) -> Prompt:
+    if not text:
+        raise InvalidRequestError(f"{name} is empty; send at least one character", field="prompt")
+    return Prompt(text=text)
+
+
+def _shared(body: _SamplingBody) -> dict[str, Any]:
+    return {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "n": body.n,
+        "stop": tuple(body.stop),
+        "stop_token_ids": tuple(body.stop_token_ids),
+        "min_tokens": body.min_tokens,
+        "seed": body.seed,
+        "logit_bias": {_bias_token(key): bias for key, bias in body.logit_bias.items()},
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "repetition_penalty": body.repetition_penalty,
+        "ignore_eos": body.ignore_eos,
+        "include_stop_str_in_output": body.include_stop_str_in_output,
+    }
+
+
+def _bias_token(key: str) -> int:
+    if not key.isdecimal():
+        raise InvalidRequestError(f"logit_bias has the key {shorten(key)}; keys are token ids", field="logit_bias")
+    return int(key)
+
+
+def _invalid(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False)[0]
+    top = str(first["loc"][0])
+    path = top + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+    if first["type"] == "missing":
+        return InvalidRequestError(f"{path} is missing; send it", field=top)
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(f"{path} is not a field of {top}; leave it out", field=top)
+    expected = _EXPECTED.get(first["type"], first["msg"])
+    return InvalidRequestError(f"{path} is {shorten(first['input'])}; it must be {expected}", field=top)

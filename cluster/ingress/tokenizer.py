@@ -1,0 +1,171 @@
+"""Text to token ids and back for one model folder, without transformers or torch.
+
+Reads `tokenizer.json`, `tokenizer_config.json` and, if there, `chat_template.jinja`. Detokenizing while tokens arrive
+is `cluster.ingress.detokenizer`'s.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+
+from baton.errors import ConfigError, InvalidRequestError
+from cluster.ingress.detokenizer import ByteLevelDetokenizer, Detokenizer, TokenBytes, WindowDetokenizer
+
+# Longer texts are encoded on a thread: the library takes about 1 ms for 4,000 characters, a token's time on 64 streams.
+INLINE_CHARACTERS = 4096
+
+
+class Tokenizer:
+    """Safe to share between requests; encoding drops the GIL."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises: ConfigError: no readable tokenizer, or a chat template that does not compile."""
+        self._fast = _fast_tokenizer(Path(folder))
+        settings = _read_json(Path(folder, "tokenizer_config.json"))
+        self.bos_token = _token_text(settings.get("bos_token"))
+        self.eos_token = _token_text(settings.get("eos_token"))
+        self._bos_id = self._fast.token_to_id(self.bos_token) if self.bos_token else None
+        self._add_bos: bool | None = settings.get("add_bos_token")
+        self._template = _chat_template(Path(folder), settings)
+        self._special_ids = frozenset(
+            token_id for token_id, token in self._fast.get_added_tokens_decoder().items() if token.special
+        )
+        self._bytes = TokenBytes(self._fast, self._special_ids)
+        self.vocab_size = max(self._fast.get_vocab_size(with_added_tokens=True), _model_vocab_size(Path(folder)))
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._special_ids
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt; with its beginning-of-text token where the model wants one."""
+        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        if not add_special_tokens or self._bos_id is None or self._add_bos is None:
+            return ids
+        has_bos = ids[:1] == [self._bos_id]
+        if self._add_bos and not has_bos:
+            return [self._bos_id, *ids]
+        if not self._add_bos and has_bos and not text.startswith(self.bos_token):
+            return ids[1:]
+        return ids
+
+    async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Like `encode`; a long text is read on a thread, so that streams go on meanwhile."""
+        if len(text) <= INLINE_CHARACTERS:
+            return self.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt that the model's chat template makes of the messages, up to where the answer begins.
+
+        Raises: InvalidRequestError: the model has no template, or the template refuses these messages.
+        """
+        if self._template is None:
+            raise InvalidRequestError(
+                "messages needs a chat template and this model's folder has none; send a prompt to /v1/completions",
+                field="messages",
+            )
+        try:
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=True,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
+                tools=None,
+                documents=None,
+            )
+        except (TemplateError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidRequestError(
+                f"messages does not fit this model's chat template: {error}; change the roles or their order",
+                field="messages",
+            ) from error
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the rendered chat; the template writes the special tokens itself."""
+        return await self.encode_async(self.render_chat(messages), add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a finished sequence, special tokens left out."""
+        return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token stands for: a part of a character for some tokens of a byte-level vocabulary."""
+        return self._bytes[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        return self._bytes[token_id].decode("utf-8", errors="replace")
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh incremental decoder for one choice's output."""
+        if self._bytes.is_byte_level:
+            return ByteLevelDetokenizer(self._bytes)
+        return WindowDetokenizer(self._fast, self._bytes)
+
+
+def _fast_tokenizer(folder: Path) -> FastTokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(f"model: {folder} has no tokenizer.json; use a folder whose tokenizer is in that format")
+    try:
+        return FastTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a file that it cannot read
+        raise ConfigError(f"model: {path} is not a readable tokenizer ({error}); fetch the model again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model: {path} is not JSON ({error}); fetch the model again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _model_vocab_size(folder: Path) -> int:
+    """The rows of the embedding, which may exceed the tokenizer's vocabulary; 0 where config.json does not say."""
+    config = _read_json(folder / "config.json")
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
+    return size if isinstance(size, int) else 0
+
+
+def _token_text(token: Any) -> str:
+    """tokenizer_config.json writes a token as text or as an object with `content`."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> Template | None:
+    source: Any = settings.get("chat_template")
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        source = path.read_text(encoding="utf-8")
+    if isinstance(source, list):  # several named templates
+        source = next((item["template"] for item in source if item.get("name") == "default"), None)
+    if not isinstance(source, str):
+        return None
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ConfigError(f"model: the chat template in {folder} does not compile ({error})") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
