@@ -91,8 +91,7 @@ class Engine:
         if outbox is not None:
             self.sending = Sending(outbox=outbox, blocks=self.blocks)
         if inbox is not None:
-            limit = self.spec.engine.max_sequences
-            self.receiving = Receiving(inbox=inbox, blocks=self.blocks, scheduler=self.scheduler, max_sequences=limit)
+            self.receiving = Receiving(inbox=inbox, blocks=self.blocks, scheduler=self.scheduler)
 
     # Commands, from any thread.
 

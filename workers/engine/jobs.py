@@ -66,6 +66,7 @@ class JobTable:
         self._jobs.pop((job.seq.request_id, choice), None)
         if job.choices and job.seq.choice == choice:
             job.seq.choice = job.choices[0]
+        job.seq.siblings = tuple(other for other in job.choices if other != job.seq.choice)
 
     def of(self, seq: Sequence) -> Job:
         return self._jobs[seq.key]

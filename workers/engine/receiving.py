@@ -7,7 +7,7 @@ they are in quarantine until then.
 from collections import deque
 
 from baton.errors import BatonError, CancelledError, UnavailableError
-from workers.engine.block_manager import BlockManager, OutOfBlocksError
+from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Status
@@ -15,14 +15,13 @@ from workers.kv_transfer.link import Arrived, Inbox, Lost, Offered, TransferKey
 
 
 class Receiving:
-    def __init__(self, *, inbox: Inbox, blocks: BlockManager, scheduler: Scheduler, max_sequences: int) -> None:
+    def __init__(self, *, inbox: Inbox, blocks: BlockManager, scheduler: Scheduler) -> None:
         self._inbox = inbox
         self._blocks = blocks
         self._scheduler = scheduler
-        self._max_sequences = max_sequences
         self._pending: deque[Job] = deque()
         self._granted: dict[TransferKey, Job] = {}
-        self._quarantined: dict[TransferKey, tuple[str, int]] = {}
+        self._quarantined: set[TransferKey] = set()
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._granted) + len(self._quarantined)
@@ -40,9 +39,9 @@ class Receiving:
             if isinstance(event, Offered):
                 offered.append(event)
                 continue
-            quarantined = self._quarantined.pop(event.key, None)
-            if quarantined is not None:
-                self._blocks.release_quarantine(quarantined)
+            if event.key in self._quarantined:
+                self._quarantined.remove(event.key)
+                self._blocks.release_quarantine(event.key)
                 continue
             job = self._granted.pop(event.key, None)
             if isinstance(event, Arrived):
@@ -77,21 +76,11 @@ class Receiving:
             self._inbox.grant(job.handover, tuple(job.seq.block_ids), job.seq.num_cached_tokens)
 
     def _reserve(self, job: Job) -> bool:
-        """Blocks for the prompt and one token more, and a block of growth left for each that runs; or nothing."""
-        busy = len(self._scheduler.running) + len(self._granted)
-        if busy + len(job.choices) > self._max_sequences and busy:
+        """Blocks for the prompt and one token more, if the scheduler has room; or nothing."""
+        if not self._scheduler.can_receive(job.seq, len(self._granted)):
             return False
         self._blocks.allocate(job.seq)
-        missing = self._blocks.can_grow(job.seq, job.seq.num_tokens + 1)
-        spare = self._blocks.num_free_blocks - missing
-        if spare < 0 or (busy and spare < len(self._scheduler.running) + len(job.choices) - 1):
-            self._blocks.free(job.seq)
-            return False
-        try:
-            self._blocks.grow(job.seq, job.seq.num_tokens + 1)
-        except OutOfBlocksError:
-            self._blocks.free(job.seq)
-            return False
+        self._blocks.grow(job.seq, job.seq.num_tokens + 1)
         return True
 
     def abort(self, job: Job) -> None:
@@ -101,8 +90,8 @@ class Receiving:
             self._pending.remove(job)
             self._inbox.refuse(job.handover, CancelledError("the request was aborted"))
         elif self._granted.pop(job.handover, None) is not None:
-            self._quarantined[job.handover] = job.seq.key
-            self._blocks.quarantine(job.seq)
+            self._quarantined.add(job.handover)
+            self._blocks.quarantine(job.seq, job.handover)
             self._inbox.abort(job.handover)
 
     def refuse_pending(self) -> list[Job]:

@@ -5,10 +5,11 @@ ones are admitted while blocks and places last (the order of Sarathi-Serve). A p
 admitted, so that prompts in progress never wait for each other; decodes grow block by block.
 
 Invariant: seniority. Both lists are in order of arrival, a sequence loses its blocks (preemption, to be recomputed
-later) only to an older one, and no waiting sequence is passed by a younger one. So the oldest always gets on, and with it
-everyone in the end, if each fits into the pool alone (the engine refuses those that do not).
+later) only to an older one, and no waiting sequence is passed by a younger one. So the oldest always gets on, and
+with it everyone in the end, if each fits into the pool alone (the engine refuses those that do not).
 """
 
+import sys
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ class Scheduler:
     """Not thread-safe: the engine's thread owns it. The caller advances cursors and frees the blocks of the finished.
 
     Args:
-        max_batched_tokens: Budget of a step. Decodes are never left out for it, prompts get what they leave.
+        max_batched_tokens: Budget of a step. Decodes are never left out for it, prompts get what they leave; so it
+            should be above `max_sequences`.
         max_sequences: Running sequences up to which prompts are admitted, choices still to be forked included.
         chunked_prefill: False: prompts run whole, in steps of their own, before decodes; one longer than the budget
             runs alone. For comparison: decodes pause meanwhile.
@@ -110,16 +112,13 @@ class Scheduler:
         """
         plan = StepPlan()
         if self._chunked_prefill:
-            num_decodes = sum(map(is_decode, self.running))
-            budget = max(self._max_batched_tokens - num_decodes, 0)
-            left, is_stalled = self._continue(plan, budget)
-            if not plan.preempted and not is_stalled:
+            left, is_stalled = self._continue(plan, self._max_batched_tokens)
+            if not is_stalled and not plan.preempted:
                 self._admit(plan, now_s, left)
-            return plan
-        self._continue_prompts_whole(plan)
-        self._admit(plan, now_s, self._max_batched_tokens - sum(chunk.num_tokens for chunk in plan.chunks))
-        if not plan.chunks:
-            self._continue(plan, 0)
+        else:
+            self._admit(plan, now_s, self._max_batched_tokens)
+            if not plan.chunks:
+                self._continue(plan, sys.maxsize)
         return plan
 
     def _continue(self, plan: StepPlan, budget: int) -> tuple[int, bool]:
@@ -127,36 +126,29 @@ class Scheduler:
 
         Returns: the budget left, and whether one that should run found no block.
         """
+        running = self.running
+        are_decodes = [is_decode(seq) for seq in running]
+        budget = max(budget - sum(are_decodes), 0)
         decodes: list[ScheduledChunk] = []
         prompts: list[ScheduledChunk] = []
-        running = self.running
         block_size = self._blocks.block_size
         is_stalled = False
-        index = 0
-        while index < len(running):  # preemption takes from the end
+        index = -1
+        while (index := index + 1) < len(running):  # preemption takes from the end
             seq = running[index]
-            index += 1
-            decode = is_decode(seq)
-            num_tokens = 1 if decode else min(seq.num_uncomputed_tokens, budget)
+            num_tokens = 1 if are_decodes[index] else min(seq.num_uncomputed_tokens, budget)
             if num_tokens <= 0:
                 continue
             num_held = len(seq.block_ids) * block_size
-            if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index - 1, num_tokens):
+            if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index, num_tokens):
                 is_stalled = True
-                continue
-            if decode:
+            elif are_decodes[index]:
                 decodes.append(ScheduledChunk(seq, 1))
             else:
                 prompts.append(ScheduledChunk(seq, num_tokens))
                 budget -= num_tokens
         plan.chunks = decodes + prompts
         return budget, is_stalled
-
-    def _continue_prompts_whole(self, plan: StepPlan) -> None:
-        for index, seq in enumerate(list(self.running)):
-            num_tokens = seq.num_uncomputed_tokens
-            if num_tokens > 0 and not is_decode(seq) and self._make_room(plan, index, num_tokens):
-                plan.chunks.append(ScheduledChunk(seq, num_tokens))
 
     def _make_room(self, plan: StepPlan, index: int, num_tokens: int) -> bool:
         """Blocks for `num_tokens` more of running sequence `index`, at the cost of younger ones.
@@ -223,9 +215,8 @@ class Scheduler:
 
 def is_decode(seq: Sequence) -> bool:
     """One token to compute, and the prompt is read: what follows is the next output token."""
-    return seq.num_uncomputed_tokens == 1 and seq.num_computed_tokens >= len(
-        seq.prompt_token_ids
-    )  # a prompt's last single token is still a prompt chunk
+    num_computed, num_prompt = seq.num_computed_tokens, len(seq.prompt_token_ids)
+    return num_computed >= num_prompt and num_prompt + len(seq.output_token_ids) - num_computed == 1
 
 
 def _arrival(seq: Sequence) -> float:
