@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class PagedMeta:
     num_context: Tensor  # [num_chunks] int32: tokens of the sequence before the chunk
     block_tables: Tensor  # [num_chunks, max_blocks] int32, padded with 0
     slot_mapping: Tensor  # [T] int64: block * block_size + offset of each query row's own key and value
+    positions: Tensor  # [T] int64: of each query row in its sequence
     query_starts: tuple[int, ...]  # = query_start
     num_contexts: tuple[int, ...]  # = num_context
     block_ids: tuple[Sequence[int], ...]  # per chunk, unpadded; may run past the chunk's last token
@@ -66,22 +68,27 @@ class PagedAttention(Protocol):
 
 
 def build_meta(chunks: Sequence[Chunk], block_size: int) -> PagedMeta:
-    """Only the blocks that a chunk's tokens reach are kept."""
+    """Of each chunk, only the blocks that its tokens reach are kept."""
     starts, contexts, tables = [0], [], []
+    positions: list[int] = []
     slots: list[int] = []
     for chunk in chunks:
         first, end = chunk.start, chunk.start + len(chunk.token_ids)
         table = chunk.block_ids[: -(-end // block_size)]
-        slots += [table[p // block_size] * block_size + p % block_size for p in range(first, end)]
         starts.append(starts[-1] + end - first)
         contexts.append(first)
         tables.append(table)
-    width = max(map(len, tables))
+        positions += range(first, end)
+        slots += [table[p // block_size] * block_size + p % block_size for p in range(first, end)]
+    block_tables = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
+    for row, table in zip(block_tables, tables, strict=True):
+        row[: len(table)] = table
     return PagedMeta(
         query_start=torch.tensor(starts, dtype=torch.int32),
         num_context=torch.tensor(contexts, dtype=torch.int32),
-        block_tables=torch.tensor([[*table, *[0] * (width - len(table))] for table in tables], dtype=torch.int32),
-        slot_mapping=torch.tensor(slots, dtype=torch.int64),
+        block_tables=torch.from_numpy(block_tables),
+        slot_mapping=torch.tensor(slots),
+        positions=torch.tensor(positions),
         query_starts=tuple(starts),
         num_contexts=tuple(contexts),
         block_ids=tuple(tables),

@@ -1,0 +1,95 @@
+"""Tiny random models of every served family, written as folders that load like any other.
+
+Weights are drawn with a large spread, heads and KV heads differ, and windows and caps bind within a few tokens: at the
+default spread a dropped cap or window changes no token, and a test of equality would be blind.
+"""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+WINDOWED = ["sliding_attention", "full_attention", "sliding_attention"]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 7},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 7, "layer_types": WINDOWED},
+    "qwen3": {},
+    "qwen3_moe": {**EXPERTS, "decoder_sparse_step": 1, "norm_topk_prob": True},
+    "gemma2": {
+        "sliding_window": 7,
+        "layer_types": WINDOWED,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 24,
+    },
+    "gemma3_text": {"sliding_window": 7, "layer_types": WINDOWED, "query_pre_attn_scalar": 24},
+    "phi3": {"sliding_window": 9},
+    "olmo2": {},
+    "gpt_oss": {
+        "sliding_window": 7,
+        "layer_types": WINDOWED,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+}
+
+
+def tiny(family: str, **overrides: Any) -> Path:
+    """The folder of a tiny float32 model; made once per machine for the same arguments.
+
+    Args:
+        family: A key of `FAMILIES`, which is also the `model_type`.
+        overrides: Fields of its config.
+    """
+    fields = {**COMMON, **FAMILIES[family], **overrides}
+    key = hashlib.sha256(json.dumps([family, fields, 1], sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"baton-tiny-{family}-{key}"
+    if not folder.is_dir():
+        _write(family, fields, folder)
+    return folder
+
+
+def _write(family: str, fields: dict[str, Any], folder: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **fields)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim == 1:  # norms and biases start at one value each, which hides mistakes
+                    weight.add_(torch.randn_like(weight) * 0.2)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        try:
+            made.rename(folder)
+        except OSError:  # another process made the same one meanwhile
+            assert folder.is_dir()

@@ -1,0 +1,115 @@
+"""Paged attention in plain torch, one sequence at a time: the portable path, and the reference of the others.
+
+Keys and values of a sequence are viewed where its blocks lie one after the other, else gathered. Scaled dot product
+attention does the rest; where a cap or sinks bind, which it does not know, the softmax is written out in float32.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.model.attention import PagedMeta
+
+
+def paged_attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: PagedMeta,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """See `workers.model.attention`."""
+    output = torch.empty_like(query)
+    for i, blocks in enumerate(meta.block_ids):
+        begin, end = meta.query_starts[i], meta.query_starts[i + 1]
+        context = meta.num_contexts[i]
+        # keys [oldest, length) are seen by some query of the chunk
+        oldest = 0 if window is None else max(0, context + 1 - window)
+        length = context + end - begin
+        keys, values = _tokens(k_cache, blocks, oldest, length), _tokens(v_cache, blocks, oldest, length)
+        mine, out = query[begin:end], output[begin:end]
+        if softcap is not None or sinks is not None:
+            mask = None if end - begin == 1 else _mask(context - oldest, end - begin, window, query.device)
+            _written_out(mine, keys, values, mask, scale, softcap, sinks, out)
+        elif end - begin == 1:
+            _one_row(mine, keys, values, scale, out)
+        elif context == 0 and (window is None or length <= window):
+            _many_rows(mine, keys, values, None, scale, out)
+        else:
+            _many_rows(mine, keys, values, _mask(context - oldest, end - begin, window, query.device), scale, out)
+    return output
+
+
+def _tokens(cache: Tensor, blocks: Sequence[int], first: int, end: int) -> Tensor:
+    """[end - first, num_kv_heads, head_dim]: tokens [first, end) of the sequence in `blocks`."""
+    size = cache.shape[1]
+    used = blocks[first // size : -(-end // size)]
+    if used[-1] - used[0] == len(used) - 1 and all(b == used[0] + i for i, b in enumerate(used)):
+        found = cache[used[0] : used[-1] + 1]
+    else:
+        found = cache.index_select(0, torch.tensor(used, device=cache.device))
+    return found.flatten(0, 1)[first % size : first % size + end - first]
+
+
+def _mask(context: int, num_queries: int, window: int | None, device: torch.device) -> Tensor:
+    """[num_queries, context + num_queries]: True where a query sees a key."""
+    keys = torch.arange(context + num_queries, device=device)
+    queries = keys[context:, None]
+    mask = keys <= queries
+    if window is not None:
+        mask &= keys > queries - window
+    return mask
+
+
+def _by_kv_head(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query [num_kv_heads, group, n, head_dim], keys and values [num_kv_heads, 1, length, head_dim], all views."""
+    num_queries, num_heads, head_dim = query.shape
+    num_kv_heads = keys.shape[1]
+    grouped = query.view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
+    return grouped, keys.transpose(0, 1)[:, None], values.transpose(0, 1)[:, None]
+
+
+def _one_row(query: Tensor, keys: Tensor, values: Tensor, scale: float, output: Tensor) -> None:
+    """The heads of a group are the rows, so that keys are read once."""
+    q, k, v = _by_kv_head(query, keys, values)
+    found = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, scale=scale)  # [num_kv_heads, 1, group, head_dim]
+    output.copy_(found.reshape(output.shape))
+
+
+def _many_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, output: Tensor) -> None:
+    """`mask` None: causal, and the keys are those of the queries."""
+    q, k, v = _by_kv_head(query, keys, values)
+    k, v = k.expand(-1, q.shape[1], -1, -1), v.expand(-1, q.shape[1], -1, -1)
+    found = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale)
+    output.view(query.shape[0], *q.shape[:2], -1).copy_(found.permute(2, 0, 1, 3))
+
+
+def _written_out(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    output: Tensor,
+) -> None:
+    q, k, v = _by_kv_head(query, keys, values)
+    scores = torch.matmul(q.float(), k.float().transpose(2, 3)) * scale  # [num_kv_heads, group, n, length]
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores.masked_fill_(~mask, float("-inf"))
+    if sinks is not None:
+        sink = sinks.float().view(q.shape[0], q.shape[1], 1, 1).expand(-1, -1, q.shape[2], 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    found = torch.matmul(weights, v.float())
+    output.view(query.shape[0], q.shape[0], q.shape[1], -1).copy_(found.permute(2, 0, 1, 3))

@@ -1,0 +1,126 @@
+"""The KV blocks of one worker in torch memory, one tensor per layer.
+
+Invariant: the tensors are made once and never move, so that views, CUDA graphs and registered memory stay valid.
+Which block belongs to whom is the business of `workers.engine`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baton.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    num_kv_heads: int
+    head_dim: int
+
+    def token_nbytes(self, dtype: torch.dtype) -> int:
+        """Of key and value together."""
+        return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class TorchKVStore:
+    """Implements `workers.model.contract.KVStore`; payloads are K of the range, then V, as flat uint8 tensors.
+
+    Reads and writes run on the caller's current stream of the store's device.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.shapes = tuple(shapes)
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.dtype = dtype
+        self.device = device
+        name = str(dtype).removeprefix("torch.")
+        self.layouts = tuple(f"kv/heads={s.num_kv_heads}/dim={s.head_dim}/{name}" for s in self.shapes)
+        # each: [2, num_blocks, block_size, num_kv_heads, head_dim]
+        self.layers = [
+            torch.zeros(2, num_blocks, block_size, s.num_kv_heads, s.head_dim, dtype=dtype, device=device)
+            for s in self.shapes
+        ]
+        self._rows = [layer.view(2, num_blocks * block_size, -1) for layer in self.layers]
+
+    def payload_nbytes(self, layer: int, num_tokens: int) -> int:
+        return num_tokens * self.shapes[layer].token_nbytes(self.dtype)
+
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Tensor:
+        rows = self._rows[layer]
+        slots = self._slots(block_ids, start, end)
+        if isinstance(slots, slice):
+            found = rows[:, slots].clone(memory_format=torch.contiguous_format)
+        else:
+            found = rows.index_select(1, slots)
+        return found.view(-1).view(torch.uint8)
+
+    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor) -> None:
+        nbytes = self.payload_nbytes(layer, end - start)
+        if payload.numel() != nbytes:
+            raise ValueError(f"payload has {payload.numel()} bytes; layer {layer}, [{start}, {end}) takes {nbytes}")
+        if payload.storage_offset() % self.dtype.itemsize:
+            payload = payload.clone()
+        rows = self._rows[layer]
+        values = payload.view(self.dtype).view(2, end - start, rows.shape[2]).to(self.device)
+        slots = self._slots(block_ids, start, end)
+        if isinstance(slots, slice):
+            rows[:, slots] = values
+        else:
+            rows.index_copy_(1, slots, values)
+
+    def empty_payload(self, nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copies every source before any target is written."""
+        source = torch.tensor([s for s, _ in pairs], device=self.device)
+        target = torch.tensor([t for _, t in pairs], device=self.device)
+        for layer in self.layers:
+            layer.index_copy_(1, target, layer.index_select(1, source))
+
+    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> slice | Tensor:
+        """Rows of tokens [start, end): a slice when their blocks lie one after the other."""
+        size = self.block_size
+        first = start // size
+        used = block_ids[first : -(-end // size)]
+        offset = start - first * size
+        if all(b == used[0] + i for i, b in enumerate(used)):
+            head = used[0] * size + offset if used else 0
+            return slice(head, head + end - start)
+        rows = torch.tensor(used)[:, None] * size + torch.arange(size)  # [len(used), size]
+        return rows.view(-1)[offset : offset + end - start].to(self.device)
+
+
+def count_blocks(
+    shapes: Sequence[LayerShape],
+    *,
+    block_size: int,
+    dtype: torch.dtype,
+    memory_bytes: int,
+    max_model_len: int | None,
+) -> int:
+    """How many blocks `memory_bytes` holds.
+
+    Raises:
+        ConfigError: Fewer than one, or than one sequence of an explicit `max_model_len` needs.
+    """
+    block_nbytes = block_size * sum(shape.token_nbytes(dtype) for shape in shapes)
+    num_blocks = memory_bytes // block_nbytes
+    needed = -(-max_model_len // block_size) if max_model_len is not None else 1
+    if num_blocks < needed:
+        wanted = f"max_model_len {max_model_len}" if max_model_len is not None else "one block"
+        raise ConfigError(
+            f"engine.memory: {memory_bytes} bytes hold {num_blocks} KV blocks of {block_nbytes} bytes, {wanted} takes "
+            f"{needed} ({needed * block_nbytes} bytes); raise engine.memory or lower engine.max_model_len"
+        )
+    return num_blocks

@@ -1,0 +1,170 @@
+"""From a folder to a model that is ready to run, or an error that names what is wrong with it.
+
+Model code is transformers' own. Weights come from safetensors, or from a seed (`load_format: dummy`).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baton.errors import ConfigError
+from workers.model import binding, specs
+from workers.model.kv_store import LayerShape
+from workers.spec import WorkerSpec
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+NUM_SAMPLED_VALUES = 64  # of each weight, in the fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    model: nn.Module  # a causal language model of transformers, in eval mode
+    config: Any
+    shapes: Sequence[LayerShape]
+    eos_token_ids: frozenset[int]
+    fingerprint: str
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load_model(spec: WorkerSpec) -> LoadedModel:
+    """Loads `spec.model` on `spec.device`.
+
+    Raises:
+        ConfigError: Names the file, feature, device or number of bytes that is missing or cannot be served.
+    """
+    folder = Path(spec.model)
+    device = _device(spec.device)
+    dtype = _dtype(spec.dtype)
+    config = _config(folder)
+    if spec.engine.max_model_len is not None:
+        specs.check_length(config, spec.engine.max_model_len)
+    binding.register()
+    model = _dummy(config, spec, dtype, device) if spec.load_format == "dummy" else _stored(folder, spec, dtype, device)
+    model.eval().requires_grad_(False)
+    return LoadedModel(
+        model=model,
+        config=config,
+        shapes=binding.probe(model, device),
+        eos_token_ids=specs.eos_token_ids(folder, config),
+        fingerprint=fingerprint(model, config, dtype),
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is unknown; set cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device: cuda is asked for, but torch {torch.__version__} sees no CUDA device; set device: cpu, or "
+            "install a CUDA build of torch on a machine with a GPU"
+        )
+    return torch.device(name)
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ConfigError(f"dtype: {name!r} is unknown; set one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model: {folder} has no config.json; give a bundled name, a model folder, or a Hub id")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"model: {folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
+    specs.check_supported(config, set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    return config
+
+
+def _stored(folder: Path, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    if spec.load_format != "auto":
+        raise ConfigError(f"load_format: {spec.load_format!r} is unknown; set auto or dummy")
+    _check_memory(specs.num_parameters(specs.weight_files(folder)) * dtype.itemsize, spec, device)
+    model, report = _auto_model().from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=binding.ATTENTION,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"model: {folder} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]}; "
+            "fetch the folder again"
+        )
+    module: nn.Module = model.to(device)
+    return module
+
+
+def _dummy(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Random weights, the same on every worker that has the same config, seed and kind of device."""
+    auto_model = _auto_model()
+    with torch.device("meta"):
+        empty = auto_model.from_config(config, dtype=dtype, attn_implementation=binding.ATTENTION)
+    _check_memory(sum(p.numel() for p in empty.parameters()) * dtype.itemsize, spec, device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(spec.seed)
+        model: nn.Module = auto_model.from_config(config, dtype=dtype, attn_implementation=binding.ATTENTION)
+    return model
+
+
+def _auto_model() -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    return AutoModelForCausalLM
+
+
+def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device) -> None:
+    available = available_bytes(device)
+    needed = weights_bytes + spec.engine.memory_bytes
+    if needed > available:
+        raise ConfigError(
+            f"engine.memory: {weights_bytes} bytes of weights and {spec.engine.memory_bytes} of KV blocks make "
+            f"{needed}, but only {available} are available on {device.type}; "
+            "lower engine.memory, or give a smaller model"
+        )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be taken, within the container's limit where there is one."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()) + psutil.Process().memory_info().rss)
+    return free
+
+
+def fingerprint(model: nn.Module, config: Any, dtype: torch.dtype) -> str:
+    """A hash of the config, the dtype, and some values of each weight."""
+    told = {key: value for key, value in config.to_dict().items() if key not in ("transformers_version", "dtype")}
+    digest = hashlib.sha256(json.dumps([told, str(dtype)], sort_keys=True, default=str).encode())
+    values: list[Tensor] = []
+    for name, weight in model.named_parameters():
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        flat = weight.detach().reshape(-1)
+        values.append(flat[:: max(1, flat.numel() // NUM_SAMPLED_VALUES)][:NUM_SAMPLED_VALUES].float())
+    digest.update(torch.cat(values).cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,120 @@
+"""What a model's config says: whether it can be served, how long a sequence may be, which tokens end an answer.
+
+Every refusal names the model, the feature and the fix.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from baton.errors import ConfigError
+
+SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+LENGTH_DEPENDENT_ROPE = frozenset({"longrope", "dynamic"})
+
+
+def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> None:
+    """Raises ConfigError for what the config alone shows; `workers.model.probe` finds the rest.
+
+    Args:
+        config: The transformers config as it came from the folder.
+        causal_types: The model types that have a causal language model class.
+    """
+    name = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(f"model: {name!r} is an encoder-decoder; give a decoder-only model")
+    if config.get_text_config() is not config:
+        raise ConfigError(
+            f"model: {name!r} is a multimodal config; give a checkpoint of its text model alone "
+            f"({config.get_text_config().model_type!r})"
+        )
+    if name not in causal_types:
+        raise ConfigError(f"model: {name!r} has no causal language model in transformers; give a decoder-only model")
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - SERVED_LAYER_TYPES)
+    if others:
+        served = ", ".join(sorted(SERVED_LAYER_TYPES))
+        raise ConfigError(f"model: {name!r} has layers of type {', '.join(others)}; served are {served}")
+    for flag in ("use_bidirectional_attention", "alibi"):
+        if getattr(config, flag, None):
+            raise ConfigError(f"model: {name!r} sets {flag}, which the paged attention does not do; give another model")
+
+
+def max_positions(config: Any) -> int:
+    """Length in tokens up to which the model's positions are defined and no key depends on its sequence's length.
+
+    `longrope` and `dynamic` change the frequencies of all keys once a sequence grows past the length they were
+    trained at. Keys in shared blocks cannot follow; up to that length they are as any other.
+    """
+    limit = int(config.max_position_embeddings)
+    for rope in _ropes(config):
+        if rope.get("rope_type") == "longrope":
+            limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
+    return limit
+
+
+def check_length(config: Any, max_model_len: int) -> None:
+    """Raises ConfigError when sequences of `max_model_len` tokens cannot be computed rightly."""
+    limit = max_positions(config)
+    if max_model_len <= limit:
+        return
+    kinds = sorted({rope.get("rope_type", "default") for rope in _ropes(config)} & LENGTH_DEPENDENT_ROPE)
+    why = (
+        f"past that, {' and '.join(kinds)} RoPE depends on the whole sequence's length, which cached keys cannot follow"
+        if kinds
+        else f"the model {config.model_type!r} has no more positions"
+    )
+    raise ConfigError(f"engine.max_model_len: {max_model_len} is over {limit} ({why}); set at most {limit}, or auto")
+
+
+def _ropes(config: Any) -> Iterator[dict[str, Any]]:
+    """The parameters of each RoPE; some models have one per layer type."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    yield from nested or [parameters]
+
+
+def eos_token_ids(folder: Path, config: Any) -> frozenset[int]:
+    """Those of generation_config.json, else the config's."""
+    path = folder / "generation_config.json"
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    if found is None:
+        found = config.eos_token_id
+    if found is None:
+        return frozenset()
+    return frozenset(found if isinstance(found, list) else [found])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files, sorted.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(
+            f"model: {folder} has no *.safetensors; convert the weights, or set load_format: dummy for random ones"
+        )
+    return files
+
+
+def num_parameters(files: list[Path]) -> int:
+    """Counted from the headers alone."""
+    return sum(_product(entry["shape"]) for path in files for entry in _header(path))
+
+
+def _header(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ConfigError(f"model: {path} is cut short or no safetensors file; fetch it again")
+        header = json.loads(file.read(size))
+    yield from (entry for name, entry in header.items() if name != "__metadata__")
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
