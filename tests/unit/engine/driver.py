@@ -1,0 +1,105 @@
+"""Engines driven step by step on one thread, with the fake model: what they emit, collected per choice."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from baton.v1 import inference_pb2, worker_pb2
+from workers.engine.engine import Engine, StepReport
+from workers.kv_transfer.local_link import local_pair
+from workers.model.fake import FakeRunner
+from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+
+INGRESS = "ingress-0"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def make_spec(role: Role = Role.MIXED, **engine: object) -> WorkerSpec:
+    settings: dict[str, object] = {"memory_bytes": 1 << 16, "block_size": 4, "max_batched_tokens": 16} | engine
+    return WorkerSpec(
+        worker_id=f"{role.value}-0",
+        role=role,
+        model="fake",
+        served_name="fake",
+        dtype="float32",
+        device="cpu",
+        engine=EngineSpec(**settings),  # type: ignore[arg-type]
+        kv=KVSpec(lease_s=5.0),
+        secret="s",
+        fake=True,
+    )
+
+
+class Driver:
+    """One engine, or prefill and decode with an in-process link between them."""
+
+    def __init__(self, specs: Sequence[WorkerSpec]) -> None:
+        self.clock = Clock()
+        self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
+        self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
+        self.engines = [Engine(runner=FakeRunner(spec), spec=spec, emit=self._take, clock=self.clock) for spec in specs]
+        if len(self.engines) == 2:
+            prefill, decode = self.engines
+            outbox, inbox = local_pair(
+                prefill.runner.store, decode.runner.store, lease_s=5.0, notify_sender=prefill.wake,
+                notify_receiver=decode.wake,
+            )  # fmt: skip
+            prefill.connect(outbox, None)
+            decode.connect(None, inbox)
+
+    def _take(self, report: StepReport) -> None:
+        for outputs in report.outputs.values():
+            for output in outputs:
+                key = (output.request_id, output.choice)
+                for offset, token_id in enumerate(output.token_ids):
+                    assert output.index + offset not in self.tokens[key], f"{key} token {output.index} twice"
+                    self.tokens[key][output.index + offset] = token_id
+                if output.finish_reason:
+                    self.finals[key].append(output)
+
+    def submit(self, request_id: str, prompt: Sequence[int], *, choices: int = 1, **sampling: object) -> None:
+        settings = {"max_tokens": 8, "seed": 1, "temperature": 0.0, "n": choices, "ignore_eos": True} | sampling
+        submit = worker_pb2.Submit(
+            request_id=request_id,
+            prompt_token_ids=prompt,
+            choices=[worker_pb2.ChoiceStart(choice=choice) for choice in range(choices)],
+            sampling=inference_pb2.SamplingParams(**settings),  # type: ignore[arg-type]
+            timeout_s=1000.0,
+        )
+        if len(self.engines) == 2:
+            submit.decode.worker_id = "decode-0"
+        self.engines[0].submit(INGRESS, submit)
+
+    def abort(self, request_id: str, choices: Sequence[int] = ()) -> None:
+        for engine in self.engines:
+            engine.abort(worker_pb2.Abort(request_id=request_id, attempt=0, choices=choices))
+
+    def step(self) -> None:
+        for engine in self.engines:
+            engine.step()
+        self.clock.now_s += 0.01
+
+    def run(self, max_steps: int = 3000) -> None:
+        """Steps until nothing is left to do, then checks every block."""
+        for _ in range(max_steps):
+            self.step()
+            if all(engine.is_idle for engine in self.engines):
+                break
+        else:
+            raise AssertionError(f"still busy after {max_steps} steps")
+        for engine in self.engines:
+            engine.blocks.check_integrity()
+            assert engine.blocks.num_free_blocks == engine.runner.num_blocks
+
+    def answer(self, request_id: str, choice: int = 0) -> list[int]:
+        """The tokens of one choice, checked to be without gap."""
+        by_index = self.tokens[request_id, choice]
+        assert sorted(by_index) == list(range(len(by_index)))
+        assert len(self.finals[request_id, choice]) == 1, f"{len(self.finals[request_id, choice])} final outputs"
+        return [by_index[index] for index in range(len(by_index))]
