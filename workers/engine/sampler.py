@@ -1,0 +1,160 @@
+"""Turns logits into tokens: adjustments, temperature, truncation, and a draw that depends on nothing else.
+
+Invariant: a row's result is a function of its logits and of (seed, choice, position, token ids), whatever else is in
+the batch and wherever it runs. The draw is Gumbel's trick (arg max of logit + Gumbel noise is distributed as softmax),
+with the noise hashed from (seed, choice, position, token id): unlike one uniform number held against cumulated
+probabilities, it forgives the last bits in which the logits of two batches or two devices differ.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from workers.engine.logit_adjustments import adjust_logits
+from workers.model.contract import Sampled, SampleRow
+
+NUCLEUS_WIDTHS = (64, 1024)  # how many of the most likely tokens to sort before sorting all
+MASK_64 = (1 << 64) - 1
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> list[Sampled]:
+    """One token per row.
+
+    Args:
+        logits: [rows, vocab], float32, on any device; row i belongs to rows[i]. Not changed.
+        eos_token_ids: Not sampled before `min_tokens`.
+    """
+    assert logits.shape[0] == len(rows), f"{logits.shape[0]} rows of logits for {len(rows)} samples"
+    logits = adjust_logits(logits, rows, eos_token_ids)
+    token_ids = _choose(logits, rows)
+    if all(row.params.num_logprobs is None for row in rows):
+        return [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
+    return _with_logprobs(logits, token_ids, rows)
+
+
+def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """[rows]: the most likely token (the lowest id of equals) at temperature 0, a draw above."""
+    drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0]
+    if len(drawn) == len(rows):
+        return _draw(logits, rows)
+    token_ids = logits.argmax(-1)
+    if drawn:
+        where = torch.tensor(drawn, device=logits.device)
+        token_ids[where] = _draw(logits[where], [rows[index] for index in drawn])
+    return token_ids
+
+
+def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    temperature = _column([row.params.temperature for row in rows], logits)
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature  # 0 for the most likely
+    scores = scaled + _gumbel(scaled, rows)
+    floors = _floors(scaled, rows)
+    if floors is not None:
+        scores.masked_fill_(scaled < floors, -torch.inf)
+    return scores.argmax(-1)
+
+
+def _floors(scaled: Tensor, rows: Sequence[SampleRow]) -> Tensor | None:
+    """[rows, 1]: the least scaled logit that top_k, top_p and min_p (in this order) leave; None if nobody truncates.
+
+    Equal logits stay or go together, so that no order among equals can show.
+    """
+    vocab_size = scaled.shape[1]
+    cut_k = [i for i, row in enumerate(rows) if 0 < row.params.top_k < vocab_size]
+    cut_p = [i for i, row in enumerate(rows) if row.params.top_p < 1]
+    if not (cut_k or cut_p or any(row.params.min_p > 0 for row in rows)):
+        return None
+    floors = torch.full((len(rows), 1), -torch.inf, dtype=scaled.dtype, device=scaled.device)
+    if cut_k:
+        top_k = torch.tensor([[rows[i].params.top_k] for i in cut_k], device=scaled.device)
+        top = _of(scaled, cut_k).topk(int(top_k.max()), dim=-1).values
+        floors[cut_k] = top.gather(1, top_k - 1)
+    if cut_p:
+        top_p = torch.tensor([rows[i].params.top_p for i in cut_p], dtype=torch.float64, device=scaled.device)
+        floors[cut_p] = _nucleus_floors(_of(scaled, cut_p), floors[cut_p], top_p)
+    min_p = [math.log(row.params.min_p) if row.params.min_p > 0 else -math.inf for row in rows]
+    return torch.maximum(floors, _column(min_p, scaled))
+
+
+def _nucleus_floors(scaled: Tensor, floors: Tensor, top_p: Tensor) -> Tensor:
+    """[rows, 1]: raises `floors` to the last of the most likely tokens that together have `top_p` of what is left."""
+    weights = scaled.exp().masked_fill_(scaled < floors, 0.0)
+    needed = weights.sum(-1, keepdim=True, dtype=torch.float64) * top_p[:, None]
+    found = floors.clone()
+    todo = torch.arange(len(scaled), device=scaled.device)
+    vocab_size = scaled.shape[1]
+    for width in sorted({min(width, vocab_size) for width in (*NUCLEUS_WIDTHS, vocab_size)}):
+        top = scaled[todo].topk(width, dim=-1).values
+        mass = top.exp().masked_fill_(top < floors[todo], 0.0).cumsum(-1, dtype=torch.float64)
+        is_enough = mass >= needed[todo]
+        is_done = is_enough[:, -1]
+        last = is_enough.to(torch.uint8).argmax(-1, keepdim=True)  # the first that is enough
+        found[todo[is_done]] = top.gather(1, last)[is_done]
+        todo = todo[~is_done]
+        if len(todo) == 0:
+            break
+    return found
+
+
+def _gumbel(like: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """Standard Gumbel noise [rows, vocab] in float32: -log(E), E exponential, from 31 hashed bits per element."""
+    low, high = zip(*(_key(row) for row in rows), strict=True)
+    bits = torch.arange(like.shape[1], dtype=torch.int32, device=like.device) * _signed(0x9E3779B1)
+    bits = bits ^ torch.tensor(low, dtype=torch.int32, device=like.device)[:, None]
+    _mix(bits, 16, 0x7FEB352D)  # the constants of C. Wellons' lowbias32
+    bits += torch.tensor(high, dtype=torch.int32, device=like.device)[:, None]
+    _mix(bits, 15, 0x846CA68B)
+    bits ^= (bits >> 16) & 0xFFFF
+    # In (0, 1), with full relative precision near 0, where the winners are.
+    uniform = (bits & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def _mix(bits: Tensor, shift: int, factor: int) -> None:
+    bits ^= (bits >> shift) & ((1 << (32 - shift)) - 1)  # torch shifts int32 with its sign
+    bits *= _signed(factor)
+
+
+def _key(row: SampleRow) -> tuple[int, int]:
+    """64 hashed bits of (seed, choice, position) as two int32."""
+    key = _splitmix(row.params.seed & MASK_64)
+    key = _splitmix(key ^ row.choice)
+    key = _splitmix(key ^ len(row.output_token_ids))
+    return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
+
+
+def _splitmix(value: int) -> int:
+    """One step of splitmix64 (Steele, Lea and Flood 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & MASK_64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return value ^ (value >> 31)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def _with_logprobs(logits: Tensor, token_ids: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    asking = [index for index, row in enumerate(rows) if row.params.num_logprobs is not None]
+    logprobs = torch.log_softmax(_of(logits, asking), dim=-1)
+    own = logprobs.gather(1, token_ids[asking][:, None])[:, 0].tolist()
+    num_top = min(max(rows[index].params.num_logprobs or 0 for index in asking), logits.shape[1])
+    values, ids = logprobs.topk(num_top, dim=-1)
+    sampled = [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
+    for at, (index, top_values, top_ids) in enumerate(zip(asking, values.tolist(), ids.tolist(), strict=True)):
+        pairs = [pair for pair in zip(top_ids, top_values, strict=True) if pair[1] > -math.inf]
+        top = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+        num_logprobs = rows[index].params.num_logprobs
+        sampled[index] = Sampled(token_id=sampled[index].token_id, logprob=own[at], top=tuple(top[:num_logprobs]))
+    return sampled
+
+
+def _of(rows: Tensor, indices: Sequence[int]) -> Tensor:
+    return rows if len(indices) == len(rows) else rows[list(indices)]
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
