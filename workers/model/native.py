@@ -1,0 +1,83 @@
+"""Compiles the C kernels beside this file on first use and keeps the libraries in the user's cache folder.
+
+A library's name carries what it depends on: source, flags, compiler and processor. It is made under another name and
+renamed, so that processes that start together do not see half of one. Without a compiler there is no library, and
+callers serve with torch.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+FLAGS = (
+    "-std=gnu99",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fPIC",
+    "-shared",
+)
+COMPILE_TIMEOUT_S = 120.0
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """The library made of `<name>.c`; None, with one warning, where it cannot be made.
+
+    torch must have been imported before: the library then shares its OpenMP threads.
+    """
+    source = Path(__file__).with_name(f"{name}.c")
+    compiler = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
+    if compiler is None:
+        logger.warning("no C compiler, serving with torch kernels: install gcc for speed source=%s", source.name)
+        return None
+    try:
+        return ctypes.CDLL(str(_library(source, compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        logger.warning("C kernel not built, serving with torch source=%s error=%s", source.name, detail[-500:])
+        return None
+
+
+def _library(source: Path, compiler: str) -> Path:
+    text = source.read_bytes()
+    version = _run([compiler, "--version"])
+    key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join(FLAGS).encode(), _processor().encode()]))
+    folder = cache_folder()
+    target = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
+    if not target.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / target.name
+            _run([compiler, *FLAGS, "-o", str(made), str(source), "-lm"])
+            os.replace(made, target)
+    return target
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baton" / "kernels"
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S).stdout
+
+
+def _processor() -> str:
+    """Model and instruction set, so that a home folder shared by unlike machines holds one library for each."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() + platform.machine()
+    lines = info.read_text().split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
