@@ -6,7 +6,7 @@ Types are strict: "5" is not a number and 1 is not true. `max_tokens` left out m
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -35,6 +35,9 @@ def _one_or_many(value: Any) -> Any:
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+B = TypeVar("B", bound=_Body)
 
 
 class StreamOptions(_Body):
@@ -123,7 +126,7 @@ class Prompt:
     token_ids: tuple[int, ...] = ()
 
 
-def parse_body[B: _Body](body: Mapping[str, Any], kind: type[B]) -> B:
+def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
     """Raises: InvalidRequestError: the first field that is unknown, unsupported, missing or of a wrong type."""
     known = check_fields(body, kind.model_fields.keys())
     if "stream_options" in known and not known.get("stream"):

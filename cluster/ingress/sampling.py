@@ -8,9 +8,12 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from baton.errors import InvalidRequestError
 from baton.v1 import inference_pb2
+
+T = TypeVar("T", int, float)
 
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
@@ -162,7 +165,7 @@ def to_message(options: SamplingOptions, num_prompt_tokens: int, limits: Limits)
 def from_message(message: inference_pb2.SamplingParams) -> SamplingOptions:
     """The options of a gRPC request. Floats of the wire keep their seven digits in messages."""
 
-    def said[T: (int, float)](name: str, value: T) -> T | None:
+    def said(name: str, value: T) -> T | None:
         return value if message.HasField(name) else None
 
     return SamplingOptions(

@@ -46,8 +46,16 @@ class Tokenizer:
         return self._special_ids
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a prompt; with its beginning-of-text token where the model wants one."""
-        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of a prompt; with its beginning-of-text token where the model wants one.
+
+        Raises: InvalidRequestError: half a surrogate pair, which JSON can write and no text has.
+        """
+        try:
+            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequestError(
+                f"prompt is not Unicode text ({error}); send it without lone surrogates"
+            ) from error
         if not add_special_tokens or self._bos_id is None or self._add_bos is None:
             return ids
         has_bos = ids[:1] == [self._bos_id]

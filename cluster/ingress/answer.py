@@ -1,0 +1,200 @@
+"""One prompt's answer: worker outputs in, finished deltas of text out. The final event of every choice is made here.
+
+Stop strings are found here, so a choice may end before its worker knows; the worker is told then, and what it still
+sends for that choice is dropped. Closing the generator aborts the request everywhere.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from baton.errors import CancelledError, InternalError, from_code
+from baton.v1 import inference_pb2, worker_pb2
+from cluster.ingress.contract import Dispatch
+from cluster.ingress.stops import StopFinder
+from cluster.ingress.tokenizer import Tokenizer
+from cluster.router.dispatcher import DispatchRequest
+
+FINISH_REASONS = {
+    inference_pb2.FINISH_REASON_STOP: "stop",
+    inference_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One prompt to answer. Choices are numbered from `first_choice` towards the client, from 0 towards the workers."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    sampling: inference_pb2.SamplingParams
+    stop: tuple[str, ...]
+    include_stop: bool
+    deadline_s: float  # time.monotonic
+    first_choice: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Delta:
+    """News of one choice. `logprobs` has one entry per token of `token_ids` when asked for, texts not yet filled in."""
+
+    choice: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[inference_pb2.TokenLogprobs] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # where each token's text begins in the answer, in characters
+    finish_reason: inference_pb2.FinishReason = inference_pb2.FINISH_REASON_UNSPECIFIED
+    stop_reason: str = ""  # the stop string, or the stop token id in decimal
+
+
+@dataclass(slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+class Answer:
+    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: Job) -> None:
+        self.usage = Usage(prompt_tokens=len(job.prompt_token_ids))
+        self._dispatcher = dispatcher
+        self._job = job
+        num_choices = job.sampling.n
+        self._choices = [_Choice(job, tokenizer, choice) for choice in range(num_choices)]
+        self._num_open = num_choices
+
+    async def deltas(self) -> AsyncGenerator[list[Delta], None]:
+        """Deltas in order per choice, the last of each with its finish reason. Raises: BatonError."""
+        request = DispatchRequest(
+            request_id=self._job.request_id,
+            prompt_token_ids=self._job.prompt_token_ids,
+            sampling=self._job.sampling,
+            deadline_s=self._job.deadline_s,
+        )
+        async with aclosing(self._dispatcher.generate(request)) as batches:
+            async for outputs in batches:
+                deltas = [delta for output in outputs if (delta := self._on_output(output)) is not None]
+                if deltas:
+                    yield deltas
+                if not self._num_open:
+                    return
+        raise InternalError(f"request {self._job.request_id} ended with {self._num_open} choices open")
+
+    def _on_output(self, output: worker_pb2.TokenOutput) -> Delta | None:
+        choice = self._choices[output.choice]
+        if choice.is_finished:
+            return None
+        if output.num_cached_tokens:
+            self.usage.cached_tokens = max(self.usage.cached_tokens, output.num_cached_tokens)
+        delta = choice.on_output(output)
+        self.usage.completion_tokens += len(delta.token_ids)
+        if choice.is_finished:
+            self._num_open -= 1
+            if not output.finish_reason and self._num_open:
+                self._dispatcher.abort_choice(self._job.request_id, output.choice)
+        return delta
+
+
+class _Choice:
+    def __init__(self, job: Job, tokenizer: Tokenizer, choice: int) -> None:
+        self.is_finished = False
+        self._index = job.first_choice + choice
+        self._detokenizer = tokenizer.detokenizer()
+        self._stops = StopFinder(job.stop, include=job.include_stop)
+        self._has_stops = bool(job.stop)
+        self._include_stop = job.include_stop
+        self._num_before_stops = job.sampling.min_tokens
+        self._num_tokens = 0
+
+    def on_output(self, output: worker_pb2.TokenOutput) -> Delta:
+        """Raises: BatonError: the worker ended this choice without an answer."""
+        reason = output.finish_reason
+        if reason == inference_pb2.FINISH_REASON_ERROR:
+            raise from_code(output.error.code, output.error.message)
+        if reason == inference_pb2.FINISH_REASON_ABORT:
+            raise CancelledError(f"request {output.request_id} was aborted by its worker")
+        delta = Delta(choice=self._index)
+        token_ids = output.token_ids
+        last = len(token_ids) - 1
+        for position, token_id in enumerate(token_ids):
+            delta.token_ids.append(token_id)
+            if output.logprobs:
+                delta.logprobs.append(output.logprobs[position])
+                delta.offsets.append(self._detokenizer.num_characters)
+            is_stop_token = reason == inference_pb2.FINISH_REASON_STOP and position == last
+            if is_stop_token and not self._include_stop:
+                break  # the token that ended the answer is counted, its text is not part of it
+            if self._push(delta, token_id):
+                return delta
+        if reason:
+            self._finish(delta, output)
+        return delta
+
+    def _push(self, delta: Delta, token_id: int) -> bool:
+        """Adds one token's text; true when a stop string ended the choice."""
+        self._num_tokens += 1
+        text = self._detokenizer.push(token_id)
+        if not self._has_stops or self._num_tokens <= self._num_before_stops:
+            delta.text += text
+            return False
+        return self._add(delta, text)
+
+    def _add(self, delta: Delta, text: str) -> bool:
+        text, stop = self._stops.push(text)
+        delta.text += text
+        if stop is None:
+            return False
+        delta.finish_reason, delta.stop_reason = inference_pb2.FINISH_REASON_STOP, stop
+        self.is_finished = True
+        return True
+
+    def _finish(self, delta: Delta, output: worker_pb2.TokenOutput) -> None:
+        self.is_finished = True
+        if self._add(delta, self._detokenizer.flush()):
+            return
+        delta.text += self._stops.release()
+        delta.finish_reason, delta.stop_reason = output.finish_reason, output.stop_reason
+
+
+async def merged(answers: Sequence[Answer]) -> AsyncGenerator[list[Delta], None]:
+    """The deltas of several prompts' answers as they come; the first error ends all of them."""
+    if len(answers) == 1:
+        async with aclosing(answers[0].deltas()) as deltas:
+            async for batch in deltas:
+                yield batch
+        return
+    queue: asyncio.Queue[list[Delta] | BaseException | None] = asyncio.Queue(maxsize=len(answers))
+    tasks = [asyncio.create_task(_feed(answer, queue)) for answer in answers]
+    num_open = len(tasks)
+    try:
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _feed(answer: Answer, queue: "asyncio.Queue[list[Delta] | BaseException | None]") -> None:
+    try:
+        async with aclosing(answer.deltas()) as deltas:
+            async for batch in deltas:
+                await queue.put(batch)
+    except Exception as error:  # carried to the reader of the queue, which raises it
+        await queue.put(error)
+    else:
+        await queue.put(None)

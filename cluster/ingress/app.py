@@ -1,0 +1,208 @@
+"""The ingress as a Ray Serve application: HTTP and gRPC on the two public ports.
+
+Serve owns the replicas and their proxy; everything that a request needs is in `cluster.ingress.service`. Ray and Serve
+are imported when called, because Serve reads its environment (`serve_environment`) at its first import.
+"""
+
+import asyncio
+import logging
+import socket
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from grpc_health.v1 import health_pb2
+
+from baton.errors import ConfigError, UnavailableError
+from baton.v1 import inference_pb2
+from cluster.config import BatonConfig, HealthConfig, RouterConfig
+from cluster.ingress.binding import bind_grpc_to
+from cluster.ingress.environment import serve_environment
+from cluster.ingress.grpc_api import GRPCRoutes
+from cluster.ingress.http_api import build_app
+from cluster.ingress.service import Service
+from cluster.ingress.tokenizer import Tokenizer
+from cluster.router.dispatcher import Dispatcher
+from cluster.router.workers import WorkerEntry
+
+__all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
+
+APP_NAME = "baton"
+DEPLOYMENT_NAME = "ingress"
+# Admission is the dispatcher's (429 with a reason), so Serve's own bound is out of reach.
+MAX_ONGOING_REQUESTS = 1_000_000
+_FETCH_TIMEOUT_S = 5.0
+_GRPC_SERVICERS = [
+    "baton.v1.inference_pb2_grpc.add_InferenceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngressSpec:
+    """What a replica is told when it starts."""
+
+    model: str  # the name clients use
+    model_path: str  # a local folder on every node that may hold a replica
+    secret: str
+    namespace: str
+    controller_name: str
+    host: str
+    router: RouterConfig
+    health: HealthConfig
+
+
+class IngressReplica:
+    """One replica. Method names of the gRPC service are those of its proto: Serve looks them up by name."""
+
+    async def __init__(self, spec: IngressSpec) -> None:
+        bind_grpc_to(spec.host)
+        self._dispatcher = Dispatcher(
+            ingress_id=uuid.uuid4().hex,
+            secret=spec.secret,
+            config=spec.router,
+            health=spec.health,
+            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name),
+        )
+        tokenizer = await asyncio.to_thread(Tokenizer, spec.model_path)
+        self._service = Service(dispatcher=self._dispatcher, tokenizer=tokenizer, model=spec.model, router=spec.router)
+        self._grpc = GRPCRoutes(self._service)
+        await self._dispatcher.start()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self._service)
+
+    async def Generate(  # noqa: N802
+        self, request: inference_pb2.GenerateRequest, grpc_context: Any
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        async for response in self._grpc.generate(request, grpc_context):
+            yield response
+
+    async def Tokenize(  # noqa: N802
+        self, request: inference_pb2.TokenizeRequest, grpc_context: Any
+    ) -> inference_pb2.TokenizeResponse:
+        return await self._grpc.tokenize(request, grpc_context)
+
+    async def Detokenize(  # noqa: N802
+        self, request: inference_pb2.DetokenizeRequest, grpc_context: Any
+    ) -> inference_pb2.DetokenizeResponse:
+        return await self._grpc.detokenize(request, grpc_context)
+
+    async def ListModels(  # noqa: N802
+        self, request: inference_pb2.ListModelsRequest
+    ) -> inference_pb2.ListModelsResponse:
+        return await self._grpc.list_models()
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, grpc_context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        return await self._grpc.check(request, grpc_context)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
+        async for response in self._grpc.watch(request):
+            yield response
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica."""
+        await self._dispatcher.close()
+
+
+class WorkerTableClient:
+    """Asks the controller for its table; its absence is an UnavailableError, which the dispatcher lives with."""
+
+    def __init__(self, namespace: str, controller_name: str) -> None:
+        self._namespace = namespace
+        self._controller_name = controller_name
+        self._controller: Any = None
+
+    async def __call__(self) -> Sequence[WorkerEntry]:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            if self._controller is None:
+                self._controller = await asyncio.to_thread(
+                    ray.get_actor, self._controller_name, namespace=self._namespace
+                )
+            reference = self._controller.workers.remote()
+            table: list[WorkerEntry] = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _FETCH_TIMEOUT_S)
+        except (RayError, ValueError, TimeoutError) as error:
+            self._controller = None  # a new controller is a new actor
+            raise UnavailableError(f"controller {self._controller_name} does not answer: {error}") from error
+        return table
+
+
+def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str, controller_name: str) -> None:
+    """Starts Serve on the connected Ray cluster, deploys the ingress and returns once it answers.
+
+    Calling it again changes the replicas of a running ingress, not its ports.
+    Raises: ConfigError: a port is taken, or a replica could not start.
+    """
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
+
+    if not _is_running():
+        _check_port(config.http.host, config.http.port, "http.port")
+        _check_port(config.http.host, config.grpc.port, "grpc.port")
+        serve.start(
+            proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
+            http_options=HTTPOptions(host=config.http.host, port=config.http.port),
+            grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
+        )
+    spec = IngressSpec(
+        model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
+        model_path=model_path,
+        secret=secret,
+        namespace=namespace,
+        controller_name=controller_name,
+        host=config.http.host,
+        router=config.router,
+        health=config.health,
+    )
+    deployment = serve.deployment(
+        name=DEPLOYMENT_NAME,
+        num_replicas=config.http.replicas,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=5,
+        health_check_period_s=2,
+    )(serve.ingress()(IngressReplica))
+    try:
+        serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise ConfigError(f"the ingress did not start: {error}") from error
+
+
+def undeploy() -> None:
+    """Stops Serve: replicas, proxies and its controller. Does nothing where none runs."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def _is_running() -> bool:
+    from ray import serve
+
+    return bool(serve.status().proxies)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _check_port(host: str, port: int, key: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{key} is {port}, which cannot be bound on {host} ({error.strerror}); choose another, or stop what uses it"
+            ) from error

@@ -1,0 +1,27 @@
+"""What the ingress needs of a dispatcher; `cluster.router.dispatcher.Dispatcher` is one, tests bring another."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from baton.v1 import worker_pb2
+from cluster.router.dispatcher import DispatchRequest
+from cluster.router.table import Health
+from cluster.router.workers import WorkerView
+
+
+class Dispatch(Protocol):
+    @property
+    def max_model_len(self) -> int: ...
+
+    @property
+    def max_request_tokens(self) -> int: ...
+
+    def generate(self, request: DispatchRequest) -> AsyncGenerator[list[worker_pb2.TokenOutput], None]:
+        """In order per choice, no token twice, one final output per choice; closing it aborts everywhere."""
+        ...
+
+    def abort_choice(self, request_id: str, choice: int) -> None: ...
+
+    def states(self) -> Sequence[WorkerView]: ...
+
+    def health(self) -> Health: ...

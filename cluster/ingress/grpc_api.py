@@ -1,0 +1,169 @@
+"""The gRPC service `baton.v1.Inference` and the standard health check, independent of who serves them.
+
+A failed call sets status, details and trailing metadata (`baton-error-code`, `baton-error-field`, `retry-after`) and
+ends; nothing is raised into the server, which would log it as a fault of ours.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from baton.errors import BatonError, InvalidRequestError
+from baton.v1 import inference_pb2
+from cluster.ingress.answer import Delta
+from cluster.ingress.errors import error_metadata
+from cluster.ingress.messages import parse_messages
+from cluster.ingress.openai import Prompt
+from cluster.ingress.sampling import check_token_ids, from_message
+from cluster.ingress.service import Call, Run, Service
+
+SERVICE_NAME = "baton.v1.Inference"
+_WATCH_INTERVAL_S = 1.0
+
+
+class Context(Protocol):
+    """What Serve's and grpc.aio's contexts have in common."""
+
+    def set_code(self, code: Any) -> None: ...
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(self, metadata: Any) -> None: ...
+
+
+class GRPCRoutes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def generate(
+        self, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        try:
+            call = await self._call(request)
+            run = self._service.run(call)
+            async with aclosing(run.deltas()) as batches:
+                async for batch in batches:
+                    yield inference_pb2.GenerateResponse(
+                        request_id=call.request_id, deltas=[self._delta(delta) for delta in batch]
+                    )
+            yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
+        except BatonError as error:
+            fail(context, error)
+
+    async def tokenize(
+        self, request: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        try:
+            self._service.check_model(request.model)
+            tokenizer = self._service.tokenizer
+            if request.WhichOneof("input") == "chat":
+                token_ids = await tokenizer.encode_chat(_messages(request.chat))
+            else:
+                token_ids = await tokenizer.encode_async(request.text)
+            limit = self._service.limits().max_model_len
+            return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
+        except BatonError as error:
+            fail(context, error)
+            return inference_pb2.TokenizeResponse()
+
+    async def detokenize(
+        self, request: inference_pb2.DetokenizeRequest, context: Context
+    ) -> inference_pb2.DetokenizeResponse:
+        try:
+            self._service.check_model(request.model)
+            check_token_ids(tuple(request.token_ids), self._service.limits(), "token_ids")
+            return inference_pb2.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
+        except BatonError as error:
+            fail(context, error)
+            return inference_pb2.DetokenizeResponse()
+
+    async def list_models(self) -> inference_pb2.ListModelsResponse:
+        model = inference_pb2.Model(id=self._service.model, max_model_len=self._service.dispatcher.max_model_len)
+        return inference_pb2.ListModelsResponse(models=[model])
+
+    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        if request.service not in ("", SERVICE_NAME):
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details(f"service is {request.service!r}; this server has {SERVICE_NAME}")
+            return health_pb2.HealthCheckResponse()
+        return health_pb2.HealthCheckResponse(status=self._health())
+
+    async def watch(
+        self, request: health_pb2.HealthCheckRequest
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
+        """The status now and at every change, until the client cancels."""
+        last = None
+        is_known = request.service in ("", SERVICE_NAME)
+        while True:
+            status = self._health() if is_known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    def _health(self) -> int:
+        ok = self._service.dispatcher.health().ok
+        status = health_pb2.HealthCheckResponse
+        return int(status.SERVING if ok else status.NOT_SERVING)
+
+    async def _call(self, request: inference_pb2.GenerateRequest) -> Call:
+        service = self._service
+        service.check_model(request.model)
+        limits = service.limits()
+        kind = request.WhichOneof("input")
+        if kind == "chat":
+            token_ids: Sequence[int] = await service.tokenizer.encode_chat(_messages(request.chat))
+        elif kind == "prompt":
+            if not request.prompt:
+                raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")
+            token_ids = await service.token_ids(Prompt(text=request.prompt), limits)
+        elif kind == "prompt_token_ids":
+            token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
+        else:
+            raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
+        if not 0 <= request.timeout_s < float("inf"):
+            raise InvalidRequestError(
+                f"timeout_s is {request.timeout_s:g}; it must be above 0, or 0 for the server's own", field="timeout_s"
+            )
+        return service.call(
+            [token_ids],
+            from_message(request.sampling),
+            route="grpc",
+            prompt_field="chat" if kind == "chat" else "prompt",
+            timeout_s=request.timeout_s,
+        )
+
+    def _delta(self, delta: Delta) -> inference_pb2.ChoiceDelta:
+        for entry in delta.logprobs:
+            for token in (entry.sampled, *entry.top):
+                token.text = self._service.tokenizer.token_text(token.token_id)
+        return inference_pb2.ChoiceDelta(
+            choice=delta.choice,
+            text=delta.text,
+            token_ids=delta.token_ids,
+            logprobs=delta.logprobs,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+        )
+
+
+def fail(context: Context, error: BatonError) -> None:
+    """Ends the call with the error's status once the handler returns."""
+    context.set_code(grpc.StatusCode[error.grpc_status])
+    context.set_details(error.message)
+    context.set_trailing_metadata(error_metadata(error))
+
+
+def _messages(chat: inference_pb2.Chat) -> list[dict[str, str]]:
+    return parse_messages([{"role": message.role, "content": message.content} for message in chat.messages])
+
+
+def _usage(run: Run) -> inference_pb2.Usage:
+    usage = run.usage
+    return inference_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )

@@ -1,0 +1,156 @@
+"""The HTTP routes: OpenAI's API, tokenizing, health and metrics. What a route does is `cluster.ingress.service`'s."""
+
+import json
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from baton.errors import BatonError, InvalidRequestError
+from cluster.ingress.errors import error_body, error_headers
+from cluster.ingress.fields import parse_object
+from cluster.ingress.formats import ChatFormat, CompletionFormat
+from cluster.ingress.messages import parse_messages
+from cluster.ingress.metrics import CONTENT_TYPE
+from cluster.ingress.openai import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
+from cluster.ingress.responses import AnswerResponse
+from cluster.ingress.sampling import check_token_ids
+from cluster.ingress.service import Service
+
+MAX_BODY_BYTES = 64 << 20
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def build_app(service: Service) -> FastAPI:
+    """The ASGI app of one ingress replica."""
+    routes = HTTPRoutes(service)
+    app = FastAPI(title="Baton", openapi_url=None)
+    for path, handler in {
+        "/v1/completions": routes.completions,
+        "/v1/chat/completions": routes.chat_completions,
+        "/tokenize": routes.tokenize,
+        "/detokenize": routes.detokenize,
+    }.items():
+        app.add_api_route(path, handler, methods=["POST"], response_model=None)
+    for path, handler in {
+        "/v1/models": routes.models,
+        "/v1/models/{name:path}": routes.model,
+        "/health": routes.health,
+        "/metrics": routes.metrics,
+        "/version": routes.version,
+    }.items():
+        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+    app.add_exception_handler(BatonError, routes.on_error)
+    app.add_exception_handler(HTTPException, routes.on_http_error)
+    return app
+
+
+class HTTPRoutes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def completions(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await read_object(request), CompletionBody)
+        service.check_model(body.model)
+        limits = service.limits()
+        prompts = [await service.token_ids(prompt, limits) for prompt in parse_prompts(body.prompt)]
+        call = service.call(prompts, body.options(), route="completions")
+        shape = CompletionFormat(
+            request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
+        )
+        return AnswerResponse(service.run(call), shape, stream=body.stream, usage=body.include_usage)
+
+    async def chat_completions(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await read_object(request), ChatBody)
+        service.check_model(body.model)
+        prompt = await service.tokenizer.encode_chat(parse_messages(body.messages))
+        call = service.call([prompt], body.options(), route="chat", prompt_field="messages")
+        shape = ChatFormat(
+            request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
+        )
+        return AnswerResponse(service.run(call), shape, stream=body.stream, usage=body.include_usage)
+
+    async def tokenize(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await read_object(request), TokenizeBody)
+        service.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise InvalidRequestError("prompt or messages: send exactly one of the two", field="prompt")
+        if body.messages is not None:
+            tokens = await service.tokenizer.encode_chat(parse_messages(body.messages))
+        else:
+            tokens = await service.tokenizer.encode_async(body.prompt or "", add_special_tokens=body.add_special_tokens)
+        limit = service.limits().max_model_len
+        return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit})
+
+    async def detokenize(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await read_object(request), DetokenizeBody)
+        service.check_model(body.model)
+        check_token_ids(body.tokens, service.limits(), "tokens")
+        return json_response({"prompt": service.tokenizer.decode(body.tokens)})
+
+    async def models(self, request: Request) -> Response:
+        return json_response({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._service.check_model(request.path_params["name"])
+        return json_response(self._model())
+
+    async def health(self, request: Request) -> Response:
+        """200 while this replica can answer, idle included; 503 with the reason otherwise."""
+        health = self._service.dispatcher.health()
+        if health.ok:
+            return json_response({"status": "ok"})
+        return json_response({"status": "unhealthy", "reason": health.reason}, 503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def version(self, request: Request) -> Response:
+        return json_response({"version": version("baton-serve")})
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, BatonError)
+        self._service.metrics.requests.labels(route_name(request.url.path), error.code).inc()
+        return json_response(error_body(error), error.http_status, error_headers(error))
+
+    async def on_http_error(self, request: Request, error: Exception) -> Response:
+        """An unknown path or method, in OpenAI's shape."""
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}; see /v1/models for what is served"
+        body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}
+        return json_response(body, error.status_code, dict(error.headers or {}))
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self._service.model,
+            "object": "model",
+            "created": self._service.created,
+            "owned_by": "baton",
+            "max_model_len": self._service.dispatcher.max_model_len or None,
+        }
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises: InvalidRequestError: none, or over MAX_BODY_BYTES."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise InvalidRequestError(f"the body is over {MAX_BODY_BYTES >> 20} MiB; send a shorter prompt")
+    return parse_object(bytes(body))
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(body), status, headers, media_type="application/json")
+
+
+def route_name(path: str) -> str:
+    """A short label of bounded variety for the metrics."""
+    names = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
+    return names.get(path, path.strip("/") if path in ("/tokenize", "/detokenize") else "other")

@@ -1,0 +1,104 @@
+"""Sends an answer over ASGI, whole or as server-sent events, while the client is there.
+
+Nothing is sent before the first delta, so that a request that is refused or shed gets its own status code. A client
+that goes away ends the answer at once, whether or not tokens flow.
+"""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from baton.errors import BatonError
+from cluster.ingress.answer import Delta
+from cluster.ingress.errors import error_body, error_event, error_headers
+from cluster.ingress.formats import DONE, Format, join_deltas
+from cluster.ingress.service import Run
+
+_EVENT_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class AnswerResponse(Response):
+    """`usage`: a stream ends with an event that carries it."""
+
+    def __init__(self, run: Run, shape: Format, *, stream: bool, usage: bool) -> None:
+        super().__init__()
+        self._run = run
+        self._shape = shape
+        self._stream = stream
+        self._usage = usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._send_events(send) if self._stream else self._send_whole(send))
+
+    async def _send_whole(self, send: Send) -> None:
+        choices: dict[int, Delta] = {}
+        try:
+            async with aclosing(self._run.deltas()) as batches:
+                async for batch in batches:
+                    for delta in batch:
+                        join_deltas(choices.setdefault(delta.choice, Delta(choice=delta.choice)), delta)
+        except BatonError as error:
+            await _send_json(send, error.http_status, error_body(error), error_headers(error))
+            return
+        body = self._shape.whole([choices[index] for index in sorted(choices)], self._run.usage)
+        await _send_json(send, 200, body, {})
+
+    async def _send_events(self, send: Send) -> None:
+        event = self._shape.event
+        has_begun = False
+        try:
+            async with aclosing(self._run.deltas()) as batches:
+                async for batch in batches:
+                    if not has_begun:
+                        has_begun = True
+                        await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+                    text = "".join([event(delta) for delta in batch])
+                    if text:
+                        await _send_body(send, text, more=True)
+            ending = (self._shape.usage_event(self._run.usage) if self._usage else "") + DONE
+        except BatonError as error:
+            if not has_begun:
+                await _send_json(send, error.http_status, error_body(error), error_headers(error))
+                return
+            ending = error_event(error)
+        await _send_body(send, ending, more=False)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` to its end, or cancels it and waits for its clean-up when the client disconnects."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_until_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _send_json(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    content = json.dumps(body).encode()
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    raw += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _send_body(send: Send, text: str, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": more})

@@ -1,0 +1,170 @@
+"""One ingress replica's work, free of HTTP and gRPC: requests in, running answers out.
+
+Owns the checks against the model that is served, the deadline of every request, and what is measured about it.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from baton.errors import BatonError, InternalError, UnavailableError
+from cluster.config import RouterConfig
+from cluster.ingress.answer import Answer, Delta, Job, Usage, merged
+from cluster.ingress.contract import Dispatch
+from cluster.ingress.errors import model_not_found
+from cluster.ingress.metrics import Metrics
+from cluster.ingress.openai import Prompt
+from cluster.ingress.sampling import Limits, SamplingOptions, check_options, check_prompt, check_token_ids, to_message
+from cluster.ingress.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request of a client, checked: its prompts' jobs and when it came."""
+
+    request_id: str
+    jobs: tuple[Job, ...]
+    route: str
+    started_s: float
+
+    @property
+    def num_choices(self) -> int:
+        return sum(job.sampling.n for job in self.jobs)
+
+
+class Service:
+    def __init__(self, *, dispatcher: Dispatch, tokenizer: Tokenizer, model: str, router: RouterConfig) -> None:
+        self.dispatcher = dispatcher
+        self.tokenizer = tokenizer
+        self.model = model
+        self.created = int(time.time())
+        self.metrics = Metrics(dispatcher.states)
+        self._router = router
+
+    def check_model(self, name: str | None) -> None:
+        """Raises: ModelNotFoundError."""
+        if name and name != self.model:
+            raise model_not_found(name, self.model)
+
+    def limits(self) -> Limits:
+        """Raises: UnavailableError: no worker has said yet how long a request may be."""
+        max_model_len = self.dispatcher.max_model_len
+        if not max_model_len:
+            raise UnavailableError("no worker has reported to this ingress yet; try again in a second")
+        return Limits(
+            max_model_len=max_model_len,
+            max_request_tokens=self.dispatcher.max_request_tokens or max_model_len,
+            vocab_size=self.tokenizer.vocab_size,
+        )
+
+    async def token_ids(self, prompt: Prompt, limits: Limits) -> Sequence[int]:
+        """Raises: InvalidRequestError: an id outside the vocabulary."""
+        if prompt.text is not None:
+            return await self.tokenizer.encode_async(prompt.text)
+        check_token_ids(prompt.token_ids, limits, "prompt")
+        return prompt.token_ids
+
+    def call(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        *,
+        route: str,
+        prompt_field: str = "prompt",
+        timeout_s: float = 0.0,
+    ) -> Call:
+        """Checks a request whose prompts are tokenized. `timeout_s` 0: the server's; a longer one is cut to it.
+
+        Raises: InvalidRequestError, UnavailableError.
+        """
+        limits = self.limits()
+        check_options(options, limits)
+        now_s = time.monotonic()
+        bound_s = self._router.request_timeout_s
+        deadline_s = now_s + (min(timeout_s, bound_s) if timeout_s > 0 else bound_s)
+        request_id = uuid.uuid4().hex
+        jobs: list[Job] = []
+        for index, token_ids in enumerate(prompts):
+            check_prompt(len(token_ids), limits, prompt_field)
+            sampling = to_message(options, len(token_ids), limits)
+            job = Job(
+                request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
+                prompt_token_ids=token_ids,
+                sampling=sampling,
+                stop=options.stop,
+                include_stop=options.include_stop_str_in_output,
+                deadline_s=deadline_s,
+                first_choice=index * sampling.n,
+            )
+            jobs.append(job)
+        return Call(request_id=request_id, jobs=tuple(jobs), route=route, started_s=now_s)
+
+    def run(self, call: Call) -> "Run":
+        return Run(self, call)
+
+
+class Run:
+    """A call being answered; measured from start to end whatever the end is."""
+
+    def __init__(self, service: Service, call: Call) -> None:
+        self._answers = [Answer(service.dispatcher, service.tokenizer, job) for job in call.jobs]
+        self._call = call
+        self._metrics = service.metrics
+        self._last_s = [0.0] * call.num_choices
+
+    @property
+    def usage(self) -> Usage:
+        return sum((answer.usage for answer in self._answers), Usage())
+
+    async def deltas(self) -> AsyncGenerator[list[Delta], None]:
+        """Raises: BatonError, whatever the fault was."""
+        metrics = self._metrics
+        metrics.open.inc()
+        metrics.waiting.inc()
+        has_begun = False
+        status = "cancelled"  # what it stays when the client goes away
+        try:
+            async with aclosing(merged(self._answers)) as batches:
+                async for batch in batches:
+                    if not has_begun:
+                        has_begun = True
+                        metrics.waiting.dec()
+                    self._measure(batch)
+                    yield batch
+            status = "ok"
+            metrics.e2e.observe(time.monotonic() - self._call.started_s)
+        except BatonError as error:
+            status = error.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            status = InternalError.code
+            raise InternalError(f"request {self._call.request_id} failed: {error!r}") from error
+        finally:
+            if not has_begun:
+                metrics.waiting.dec()
+            metrics.open.dec()
+            self._count(status)
+
+    def _measure(self, batch: Sequence[Delta]) -> None:
+        now_s = time.monotonic()
+        for delta in batch:
+            if not delta.token_ids:
+                continue
+            last_s = self._last_s[delta.choice]
+            if last_s:
+                self._metrics.itl.observe((now_s - last_s) / len(delta.token_ids))
+            else:
+                self._metrics.ttft.observe(now_s - self._call.started_s)
+            self._last_s[delta.choice] = now_s
+
+    def _count(self, status: str) -> None:
+        usage = self.usage
+        self._metrics.requests.labels(self._call.route, status).inc()
+        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
+        self._metrics.cached_tokens.inc(usage.cached_tokens)
+        self._metrics.output_tokens.inc(usage.completion_tokens)
