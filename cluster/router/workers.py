@@ -1,7 +1,9 @@
-"""What the router knows of a worker before it has a stream to it."""
+"""What the router knows of a worker: its row in the controller's table, and its last report."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from baton.v1.worker_pb2 import WorkerState
 from workers.spec import Role
 
 
@@ -14,3 +16,20 @@ class WorkerEntry:
     role: Role
     address: str  # host:port of its gRPC server
     draining: bool = False
+
+
+class WorkerKey(NamedTuple):
+    """One life of one worker."""
+
+    worker_id: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """What `baton status`, `/health` and `/metrics` are told of a worker."""
+
+    entry: WorkerEntry
+    state: WorkerState | None  # last report; None before the first
+    age_s: float  # since that report; 0 before the first
+    up: bool  # this ingress has a stream to it

@@ -1,0 +1,175 @@
+"""All streams of this ingress: one per worker of the controller's table, which is fetched again and again.
+
+Invariant: every worker of the table has a link; a worker that left the table keeps its link until the requests that
+depend on it are through. A failing fetch changes nothing: the cluster serves on while its controller is away.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from baton.errors import BatonError
+from baton.v1.worker_pb2 import FromWorker, TokenOutput
+from cluster.config import HealthConfig
+from cluster.router.session import LinkState, WorkerLink
+from cluster.router.table import WorkerTable
+from cluster.router.workers import WorkerEntry, WorkerKey
+
+logger = logging.getLogger(__name__)
+
+FETCH_INTERVAL_S = 0.5
+FETCH_TIMEOUT_S = 5.0
+WATCH_INTERVAL_S = 0.25
+SILENCE_S = 2.0  # workers report at least once a second; one that does not is lost
+
+
+class Links:
+    """Callbacks run on the event loop and must not block.
+
+    Args:
+        on_outputs: A worker's token outputs, in the order it sent them.
+        on_lost: A worker that was up is gone, and why.
+        on_change: Which workers may be chosen has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        ingress_id: str,
+        secret: str,
+        health: HealthConfig,
+        fetch_workers: Callable[[], Awaitable[Sequence[WorkerEntry]]],
+        on_outputs: Callable[[WorkerLink, Iterable[TokenOutput]], None],
+        on_lost: Callable[[WorkerLink, str], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.table = WorkerTable(step_timeout_s=health.step_timeout_s)
+        self._ingress_id = ingress_id
+        self._secret = secret
+        self._fetch_workers = fetch_workers
+        self._on_outputs = on_outputs
+        self._on_lost = on_lost
+        self._on_change = on_change
+        self._links: dict[WorkerKey, WorkerLink] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._fetch_failed = False
+
+    async def start(self) -> None:
+        """Fetches the table once; streams open in the background."""
+        await self._refresh()
+        self._tasks = [asyncio.create_task(self._keep_fetching()), asyncio.create_task(self._keep_watching())]
+        for task in self._tasks:
+            task.add_done_callback(_report_failure)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        closing = [asyncio.create_task(link.close()) for link in self._links.values()]
+        self._links.clear()
+        if waiting := [*self._tasks, *closing, *self._closing]:
+            await asyncio.wait(waiting)
+
+    def up(self, key: WorkerKey) -> WorkerLink | None:
+        """The worker's link if messages can be sent on it."""
+        link = self._links.get(key)
+        return link if link is not None and link.state is LinkState.UP else None
+
+    def refusal(self) -> BatonError | None:
+        """Why every worker turns this ingress down, if every one does."""
+        refusals = [link.refusal for link in self._links.values()]
+        return refusals[0] if refusals and all(refusals) else None
+
+    async def _keep_fetching(self) -> None:
+        while True:
+            await asyncio.sleep(FETCH_INTERVAL_S)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                entries = await self._fetch_workers()
+        except Exception as error:  # whatever the controller's transport raises: the last table stays
+            if not self._fetch_failed:
+                logger.warning("worker table not fetched, keeping the last error=%r", error)
+            self._fetch_failed = True
+            return
+        if self._fetch_failed:
+            logger.info("worker table fetched again num_workers=%d", len(entries))
+        self._fetch_failed = False
+        self._apply(entries)
+
+    def _apply(self, entries: Sequence[WorkerEntry]) -> None:
+        known = self.table.entries()
+        if list(known.values()) == list(entries):
+            return
+        self.table.replace(entries)
+        for key, entry in self.table.entries().items():
+            link = self._links.get(key)
+            if link is not None and link.address != entry.address:
+                self._retire(link)
+                link = None
+            if link is None:
+                self._open(entry)
+        self._close_idle()
+        self._on_change()
+
+    def _open(self, entry: WorkerEntry) -> None:
+        link = WorkerLink(
+            entry=entry,
+            ingress_id=self._ingress_id,
+            secret=self._secret,
+            on_message=self._receive,
+            on_down=self._lose,
+            on_refused=self._on_change,
+        )
+        self._links[link.key] = link
+        link.start()
+
+    def _retire(self, link: WorkerLink) -> None:
+        """Drops the link; `on_lost` is told if it was up."""
+        link.drop("left the table")
+        del self._links[link.key]
+        task = asyncio.create_task(link.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _close_idle(self) -> None:
+        current = self.table.entries()
+        for link in list(self._links.values()):
+            if link.key not in current and (link.state is not LinkState.UP or not link.sequences):
+                self._retire(link)
+
+    async def _keep_watching(self) -> None:
+        """Finds silent workers. Skips a turn after this loop itself was held up: messages may lie unread."""
+        last_s = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now_s = time.monotonic()
+            if now_s - last_s < 2.0 * WATCH_INTERVAL_S:
+                for link in list(self._links.values()):
+                    silent_s = now_s - link.last_message_s
+                    if link.state is LinkState.UP and silent_s > SILENCE_S:
+                        link.drop(f"silent for {silent_s:.1f} s")
+                self._close_idle()
+            last_s = now_s
+
+    def _receive(self, link: WorkerLink, message: FromWorker) -> None:
+        if message.HasField("outputs"):
+            self._on_outputs(link, message.outputs.outputs)
+        elif message.HasField("state"):
+            changed = self.table.report(
+                link.key, message.state, num_outstanding=link.num_outstanding, now_s=time.monotonic()
+            )
+            if changed:
+                self._on_change()
+
+    def _lose(self, link: WorkerLink, reason: str) -> None:
+        self.table.disconnect(link.key)
+        self._on_lost(link, reason)
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("router loop ended name=%s", task.get_name(), exc_info=task.exception())

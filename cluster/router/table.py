@@ -1,0 +1,171 @@
+"""What this ingress knows of every worker, and which of them may be chosen.
+
+Invariant: `pools` holds exactly the workers of the controller's table that are connected, have reported, and neither
+drain nor are wedged. No I/O: rows come from the controller, reports from `cluster.router.session`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from cluster.router.load import Pools, WorkerLoad
+from cluster.router.prefix_index import PrefixIndex
+from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
+from workers.spec import Role
+
+_ROLES = {ROLE_PREFILL: Role.PREFILL, ROLE_DECODE: Role.DECODE, ROLE_MIXED: Role.MIXED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    ok: bool
+    reason: str = ""  # one line per fault, joined by "; "
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Row:
+    entry: WorkerEntry
+    state: WorkerState | None = None
+    reported_s: float = 0.0
+    load: WorkerLoad | None = None  # while connected and reported
+
+    @property
+    def key(self) -> WorkerKey:
+        return WorkerKey(self.entry.worker_id, self.entry.incarnation)
+
+
+class WorkerTable:
+    """Times are seconds on the caller's clock."""
+
+    def __init__(self, *, step_timeout_s: float) -> None:
+        self.prefix = PrefixIndex()
+        self.max_model_len = 0  # 0 until a worker that decodes has reported; as the next, the last known value
+        self.max_request_tokens = 0
+        self._step_timeout_s = step_timeout_s
+        self._rows: dict[str, _Row] = {}
+        self._pools: Pools | None = Pools()  # None: to be made anew
+
+    @property
+    def pools(self) -> Pools:
+        if self._pools is None:
+            self._pools = Pools.of([row.load for row in self._rows.values() if row.load and self._is_usable(row)])
+        return self._pools
+
+    def entries(self) -> dict[WorkerKey, WorkerEntry]:
+        return {row.key: row.entry for row in self._rows.values()}
+
+    def key(self, worker_id: str) -> WorkerKey:
+        return self._rows[worker_id].key
+
+    def load(self, key: WorkerKey) -> WorkerLoad | None:
+        row = self._rows.get(key.worker_id)
+        return row.load if row is not None and row.key == key else None
+
+    def views(self, now_s: float) -> list[WorkerView]:
+        return [
+            WorkerView(
+                entry=row.entry,
+                state=row.state,
+                age_s=now_s - row.reported_s if row.state is not None else 0.0,
+                up=row.load is not None,
+            )
+            for row in self._rows.values()
+        ]
+
+    def replace(self, entries: Sequence[WorkerEntry]) -> None:
+        """Takes the controller's newest table. A worker of a new incarnation starts from nothing."""
+        rows = {}
+        for entry in entries:
+            row = self._rows.get(entry.worker_id)
+            if row is not None and row.entry.incarnation == entry.incarnation:
+                row.entry = entry
+            else:
+                self.prefix.forget(entry.worker_id)
+                row = _Row(entry=entry)
+            rows[entry.worker_id] = row
+        for worker_id in self._rows.keys() - rows.keys():
+            self.prefix.forget(worker_id)
+        self._rows = rows
+        self._pools = None
+
+    def report(self, key: WorkerKey, state: WorkerState, *, num_outstanding: int, now_s: float) -> bool:
+        """Books a load report; True when the set of usable workers may have changed."""
+        row = self._rows.get(key.worker_id)
+        if row is None or row.key != key:
+            return False
+        before = None if row.load is None else (self._is_usable(row), row.load.role)
+        self.prefix.update(key.worker_id, added=state.added_block_hashes, removed=state.removed_block_hashes)
+        state.ClearField("added_block_hashes")
+        state.ClearField("removed_block_hashes")
+        row.state, row.reported_s = state, now_s
+        if row.load is None:
+            row.load = _load(row.entry, state)
+        _book(row.load, state, num_outstanding=num_outstanding, now_s=now_s)
+        changed = before != (self._is_usable(row), row.load.role)
+        if changed:
+            self._pools = None
+            self._measure_capacity()
+        return changed
+
+    def disconnect(self, key: WorkerKey) -> None:
+        """The stream is gone; the next one begins with the worker's whole prefix cache."""
+        row = self._rows.get(key.worker_id)
+        if row is not None and row.key == key:
+            row.load = None
+            self.prefix.forget(key.worker_id)
+            self._pools = None
+
+    def health(self) -> Health:
+        """Not ok when nothing can decode, a pool that should have workers has none, or a worker is wedged."""
+        faults = []
+        rows = [row for row in self._rows.values() if not row.entry.draining]
+        expected = {row.entry.role if row.load is None else row.load.role for row in rows}
+        present = {load.role for load in self.pools.by_id.values()}
+        if not self.pools.decode:
+            faults.append(f"no worker can decode: none of {len(self._rows)} in the table is up")
+        else:
+            faults += [f"pool {role.value} is empty" for role in Role if role in expected - present]
+        faults += [
+            f"worker {worker_id} has work and has finished no step for {row.state.since_progress_s:.0f} s"
+            for worker_id, row in self._rows.items()
+            if row.state is not None and row.load is not None and self._is_wedged(row.state)
+        ]
+        return Health(ok=not faults, reason="; ".join(faults))
+
+    def _is_wedged(self, state: WorkerState) -> bool:
+        return state.since_progress_s > self._step_timeout_s
+
+    def _is_usable(self, row: _Row) -> bool:
+        if row.load is None or row.state is None or row.entry.draining:
+            return False
+        return not row.state.draining and not self._is_wedged(row.state)
+
+    def _measure_capacity(self) -> None:
+        decodes = self.pools.decode
+        if decodes:
+            self.max_model_len = max(load.max_model_len for load in decodes)
+            self.max_request_tokens = max(load.max_request_tokens for load in decodes)
+
+
+def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
+    return WorkerLoad(
+        worker_id=entry.worker_id,
+        role=entry.role,
+        block_size=state.block_size,
+        num_blocks=state.num_blocks,
+        max_model_len=state.max_model_len,
+        max_sequences=state.max_sequences,
+        num_free_blocks=state.num_free_blocks,
+    )
+
+
+def _book(load: WorkerLoad, state: WorkerState, *, num_outstanding: int, now_s: float) -> None:
+    load.role = _ROLES.get(state.role, load.role)  # the worker's word: a change of role is not in the table yet
+    load.num_free_blocks = state.num_free_blocks
+    load.num_running = state.num_running
+    load.num_waiting = state.num_waiting
+    load.num_waiting_tokens = state.num_waiting_tokens
+    load.prefill_tokens_per_s = state.prefill_tokens_per_s
+    load.reported_s = now_s
+    load.num_sent_tokens = load.num_sent_sequences = load.num_sent_blocks = 0
+    load.num_outstanding = num_outstanding
