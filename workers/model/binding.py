@@ -15,9 +15,7 @@ from workers.model.kv_store import LayerShape
 
 ATTENTION = "baton_paged"
 # What models hand through to attention and what does not change it.
-HARMLESS = frozenset(
-    {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "is_causal"}
-)
+HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"})
 
 
 class AttentionStep(Protocol):
@@ -82,9 +80,11 @@ class Probe:
             raise ConfigError(f"model: {name} builds an attention mask of its own, which would be lost")
         if key.shape != value.shape:
             raise ConfigError(f"model: {name} has keys of {key.shape[-1]} and values of {value.shape[-1]} dimensions")
+        if not getattr(module, "is_causal", True):
+            raise ConfigError(f"model: {name} attends in both directions; give a decoder-only model")
         unknown = sorted(key for key, value in others.items() if value is not None and key not in HARMLESS)
-        if unknown or others.get("is_causal") is False:
-            raise ConfigError(f"model: {name} asks attention for {', '.join(unknown) or 'both directions'}")
+        if unknown:
+            raise ConfigError(f"model: {name} asks attention for {', '.join(unknown)}, which it does not do here")
         if getattr(module, "layer_idx", None) != len(self.shapes):
             raise ConfigError(f"model: {name} is not called once per layer, in order")
 

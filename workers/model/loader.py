@@ -19,6 +19,7 @@ from workers.model.kv_store import LayerShape
 from workers.spec import WorkerSpec
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+NOT_IN_FINGERPRINT = frozenset({"_name_or_path", "transformers_version", "dtype", "architectures"})
 NUM_SAMPLED_VALUES = 64  # of each weight, in the fingerprint
 
 
@@ -78,7 +79,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: {folder} has no config.json; give a bundled name, a model folder, or a Hub id")
@@ -87,6 +88,11 @@ def _config(folder: Path) -> Any:
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"model: {folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
     specs.check_supported(config, set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not getattr(model_class, "_supports_attention_backend", False):
+        raise ConfigError(
+            f"model: {model_class.__name__} does not go through transformers' attention interface; give another model"
+        )
     return config
 
 
@@ -159,7 +165,7 @@ def available_bytes(device: torch.device) -> int:
 
 def fingerprint(model: nn.Module, config: Any, dtype: torch.dtype) -> str:
     """A hash of the config, the dtype, and some values of each weight."""
-    told = {key: value for key, value in config.to_dict().items() if key not in ("transformers_version", "dtype")}
+    told = {key: value for key, value in config.to_dict().items() if key not in NOT_IN_FINGERPRINT}
     digest = hashlib.sha256(json.dumps([told, str(dtype)], sort_keys=True, default=str).encode())
     values: list[Tensor] = []
     for name, weight in model.named_parameters():

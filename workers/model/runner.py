@@ -4,7 +4,6 @@ Chunks are packed ragged as one row of T tokens; per layer, keys and values go i
 is told, then attention runs, so that a link may push while the layer is still attending.
 """
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_torch, specs
+from workers.model import attention_torch, cpu_attention, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.kv_store import TorchKVStore, count_blocks
@@ -94,20 +93,20 @@ class TorchRunner:
         self._caches = [
             (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for layer in self.store.layers
         ]
-        self._attention = self._prepare(loaded.dtype)
+        self.attention = self._prepare(loaded.dtype)
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
         meta = build_meta(batch.chunks, self.store.block_size)
         tokens = torch.tensor([[token for chunk in batch.chunks for token in chunk.token_ids]], device=self.device)
-        step = Step(meta, meta.slot_mapping.to(self.device), self._caches, self._attention, on_layer)
+        step = Step(meta, meta.slot_mapping.to(self.device), self._caches, self.attention, on_layer)
         inputs = {"input_ids": tokens, "position_ids": meta.positions[None].to(self.device), "use_cache": False}
         if not batch.samples:
             self.model.base_model(**inputs, step=step)
             return []
         rows = torch.tensor([meta.query_starts[row.chunk + 1] - 1 for row in batch.samples], device=self.device)
         logits = self.model(**inputs, logits_to_keep=rows, step=step).logits[0]  # [num_samples, vocab_size]
-        return sample(logits.float(), batch.samples)
+        return sample(logits.float(), batch.samples, self.eos_token_ids)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -136,8 +135,6 @@ class TorchRunner:
 
     def _prepare(self, dtype: torch.dtype) -> PagedAttention:
         """Picks the attention path of the device, and packs the weights where that pays."""
-        if self.device.type == "cpu":
-            for name in ("packed", "cpu_attention"):
-                if importlib.util.find_spec(f"workers.model.{name}") is None:
-                    continue
+        if self.device.type == "cpu" and dtype in cpu_attention.DTYPES and cpu_attention.available():
+            return cpu_attention.paged_attention
         return attention_torch.paged_attention

@@ -35,7 +35,7 @@ def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> Non
     if others:
         served = ", ".join(sorted(SERVED_LAYER_TYPES))
         raise ConfigError(f"model: {name!r} has layers of type {', '.join(others)}; served are {served}")
-    for flag in ("use_bidirectional_attention", "alibi"):
+    for flag in ("use_bidirectional_attention", "alibi", "num_kv_shared_layers"):
         if getattr(config, flag, None):
             raise ConfigError(f"model: {name!r} sets {flag}, which the paged attention does not do; give another model")
 

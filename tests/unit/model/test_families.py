@@ -8,6 +8,7 @@ import torch
 
 from tests.models import FAMILIES, tiny
 from tests.unit.model.driver import Driver, Expected, count_differences, generate, make_spec, prompts_of
+from workers.model import attention_torch
 from workers.model.registry import BUNDLED
 from workers.model.runner import TorchRunner
 
@@ -47,9 +48,15 @@ def expected(family: str) -> list[Expected]:
     return generate(tiny(family), prompts(), NUM_OUTPUTS)
 
 
+@pytest.mark.parametrize("path", ["portable", "chosen"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(family: str) -> None:
-    driver = Driver(TorchRunner(make_spec(tiny(family))), seed=1)
+def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(family: str, path: str) -> None:
+    runner = TorchRunner(make_spec(tiny(family)))
+    if path == "portable":
+        runner.attention = attention_torch.paged_attention
+    elif runner.attention is attention_torch.paged_attention:
+        pytest.skip("no compiled attention kernel on this machine: the portable path is the chosen one")
+    driver = Driver(runner, seed=1)
     for prompt in prompts():
         driver.add(prompt, NUM_OUTPUTS)
     driver.finish()
