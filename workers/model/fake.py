@@ -1,0 +1,162 @@
+"""A deterministic model without torch, for tests of all that is around a model.
+
+The next token is a hash of the token ids, the split between prompt and output, the choice and (above temperature 0)
+the seed. Before each token the whole sequence is read back from its blocks and compared, so that whatever the engine or
+a link did wrong to a block fails the step. Of the sampling parameters it honours what control planes depend on:
+temperature (0 or not), seed, logprobs, `min_tokens`, and a `logit_bias` of 100 (forced) and -100 (never).
+"""
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from baton.errors import ConfigError
+from workers.engine.sequence import SamplingParams
+from workers.model.contract import Batch, Chunk, Sampled, SampleRow
+from workers.model.fake_store import TOKEN_NBYTES, FakeStore
+from workers.spec import WorkerSpec
+
+NUM_LAYERS = 4
+MAX_NUM_BLOCKS = 8192  # of the 1 GiB that is the default, this much is enough
+VOCAB_SIZE = 512
+EOS_TOKEN_ID = 0
+MAX_MODEL_LEN = 8192
+FORCED = 100.0  # of `logit_bias`
+
+
+class FakeRunner:
+    """A ModelRunner. Vocabulary, EOS and length are those of `spec.model`/config.json where that file exists."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        engine = spec.engine
+        block_nbytes = NUM_LAYERS * engine.block_size * TOKEN_NBYTES
+        self.num_blocks = min(engine.memory_bytes // block_nbytes, MAX_NUM_BLOCKS)
+        if self.num_blocks < 1:
+            raise ConfigError(f"engine.memory: {engine.memory_bytes} bytes hold no block of {block_nbytes}; give more")
+        self.vocab_size, self.eos_token_ids, model_len = _shape(Path(spec.model))
+        num_tokens = self.num_blocks * engine.block_size
+        if (engine.max_model_len or 0) > num_tokens:
+            raise ConfigError(
+                f"engine.max_model_len: {engine.max_model_len} tokens do not fit into {num_tokens} tokens of KV; "
+                "lower it or raise engine.memory"
+            )
+        self.max_model_len = engine.max_model_len or min(model_len, num_tokens)
+        self.fingerprint = f"fake/{self.vocab_size}/{spec.seed}"
+        self.store = FakeStore(num_layers=NUM_LAYERS, num_blocks=self.num_blocks, block_size=engine.block_size)
+        self._layer_s = spec.fake_step_s / NUM_LAYERS
+
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+        """Raises: KVMismatchError, AssertionError on a batch that breaks the contract."""
+        self._check(batch.chunks)
+        for layer in range(NUM_LAYERS):
+            for chunk in batch.chunks:
+                self.store.compute(layer, chunk.block_ids, chunk.start, chunk.token_ids)
+            if self._layer_s:
+                time.sleep(self._layer_s)
+            if on_layer is not None:
+                on_layer(layer)
+        verified: dict[int, bytes] = {}
+        return [self._sample(batch, row, verified) for row in batch.samples]
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for source, target in pairs:
+            self.store.copy(source, target)
+
+    def warm_up(self) -> None:
+        """Nothing to pay for: there are no weights and no kernels."""
+
+    @staticmethod
+    def expected_output(
+        prompt: Sequence[int],
+        params: SamplingParams,
+        choice: int,
+        n: int,
+        *,
+        vocab_size: int = VOCAB_SIZE,
+        eos_token_ids: Iterable[int] = (EOS_TOKEN_ID,),
+    ) -> list[int]:
+        """The first `n` tokens of a choice; fewer if `max_tokens`, EOS or a stop token (included) ends it before."""
+        stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos_token_ids))
+        output: list[int] = []
+        while len(output) < min(n, params.max_tokens):
+            state = _state(_packed([*prompt, *output]), len(output), choice, params)
+            output.append(_token(state, len(output), params, vocab_size, stops))
+            if output[-1] in stops and len(output) >= params.min_tokens:
+                break
+        return output
+
+    def _check(self, chunks: Sequence[Chunk]) -> None:
+        """No block that one chunk writes belongs to another, and every token exists."""
+        size = self.store.block_size
+        writers: dict[int, int] = {}
+        for index, chunk in enumerate(chunks):
+            end = chunk.start + len(chunk.token_ids)
+            assert chunk.token_ids, f"chunk {index} has no tokens"
+            assert end <= chunk.num_sequence_tokens, f"chunk {index} ends at {end} of {chunk.num_sequence_tokens}"
+            assert 0 <= min(chunk.token_ids) <= max(chunk.token_ids) < self.vocab_size, f"chunk {index}: unknown token"
+            for block_id in chunk.block_ids[chunk.start // size : -(-end // size)]:
+                assert writers.setdefault(block_id, index) == index, f"two chunks write block {block_id}"
+        for index, chunk in enumerate(chunks):
+            for block_id in chunk.block_ids:
+                assert writers.get(block_id, index) == index, f"a chunk writes block {block_id} of another sequence"
+
+    def _sample(self, batch: Batch, row: SampleRow, verified: dict[int, bytes]) -> Sampled:
+        if row.chunk not in verified:
+            chunk = batch.chunks[row.chunk]
+            token_ids = [*row.prompt_token_ids, *row.output_token_ids]
+            end = chunk.start + len(chunk.token_ids)
+            assert end == len(token_ids), f"sampled after {end} of {len(token_ids)} tokens"
+            self.store.verify(chunk.block_ids, token_ids)
+            verified[row.chunk] = _packed(token_ids)
+        params, num_outputs = row.params, len(row.output_token_ids)
+        stops = set(params.stop_token_ids) | (set() if params.ignore_eos else self.eos_token_ids)
+        state = _state(verified[row.chunk], num_outputs, row.choice, params)
+        token_id = _token(state, num_outputs, params, self.vocab_size, stops)
+        if params.num_logprobs is None:
+            return Sampled(token_id=token_id)
+        logprob = -(state % 1000) / 1000
+        ids = [(token_id + offset) % self.vocab_size for offset in range(min(params.num_logprobs, self.vocab_size))]
+        top = tuple((other, logprob - offset) for offset, other in enumerate(ids))
+        return Sampled(token_id=token_id, logprob=logprob, top=top)
+
+
+def _shape(folder: Path) -> tuple[int, frozenset[int], int]:
+    """(vocabulary, EOS ids, length) of the model in `folder`, the fake's own where it has no config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return VOCAB_SIZE, frozenset({EOS_TOKEN_ID}), MAX_MODEL_LEN
+    config = json.loads(path.read_text())
+    eos = config.get("eos_token_id", EOS_TOKEN_ID)
+    eos_token_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return config.get("vocab_size", VOCAB_SIZE), eos_token_ids, config.get("max_position_embeddings", MAX_MODEL_LEN)
+
+
+def _packed(token_ids: Sequence[int]) -> bytes:
+    return np.array(token_ids, dtype=np.int32).tobytes()
+
+
+def _state(packed_token_ids: bytes, num_outputs: int, choice: int, params: SamplingParams) -> int:
+    seed = params.seed if params.temperature > 0 else 0
+    packed = packed_token_ids + struct.pack("<IIQ", num_outputs, choice, seed)
+    return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little")
+
+
+def _token(state: int, num_outputs: int, params: SamplingParams, vocab_size: int, stops: set[int]) -> int:
+    """The first allowed token at or after the hashed one."""
+    forced = [token_id for token_id, bias in params.logit_bias if bias >= FORCED]
+    barred = {token_id for token_id, bias in params.logit_bias if bias <= -FORCED}
+    if num_outputs < params.min_tokens:
+        barred |= stops
+    for token_id in forced:
+        if token_id not in barred:
+            return token_id
+    for offset in range(vocab_size):
+        token_id = (state + offset) % vocab_size
+        if token_id not in barred:
+            return token_id
+    raise AssertionError("every token of the vocabulary is barred")

@@ -1,0 +1,88 @@
+"""KV blocks of the fake model: each token leaves in every layer what it is and where it stands.
+
+So a block that was lost, overwritten, left stale or put in the wrong place is seen when it is read. No torch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+TOKEN_NBYTES = 8  # per layer: token id (24 bits), position (24 bits), layer + 1; 0 where nothing was written
+POSITION_SHIFT = 24
+LAYER_SHIFT = 56
+FIELD_MASK = (1 << 24) - 1
+
+
+class KVMismatchError(AssertionError):
+    """The blocks of a sequence do not hold its tokens: a bug of the engine's or of a link's."""
+
+
+class FakeStore:
+    """A KVStore whose payloads are `bytes`. Different blocks may be read and written on several threads."""
+
+    def __init__(self, *, num_layers: int, num_blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.layouts = (f"fake/bytes={TOKEN_NBYTES}",) * num_layers
+        self._kv = np.zeros((num_layers, num_blocks, block_size), dtype=np.int64)
+        self._layers = (np.arange(num_layers, dtype=np.int64)[:, None] + 1) << LAYER_SHIFT  # [num_layers, 1]
+
+    def payload_nbytes(self, layer: int, num_tokens: int) -> int:
+        return num_tokens * TOKEN_NBYTES
+
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> bytes:
+        return bytes(self._kv[layer][self._slots(block_ids, start, end)].tobytes())
+
+    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+        self._kv[layer][self._slots(block_ids, start, end)] = np.frombuffer(payload, dtype=np.int64)
+
+    def empty_payload(self, nbytes: int) -> bytearray:
+        return bytearray(nbytes)
+
+    def compute(self, layer: int, block_ids: Sequence[int], start: int, token_ids: Sequence[int]) -> None:
+        """Writes one layer of `token_ids` at positions from `start` on."""
+        end = start + len(token_ids)
+        entries = _entries(token_ids, start) | self._layers[layer]
+        self._kv[layer][self._slots(block_ids, start, end)] = entries
+
+    def copy(self, source: int, target: int) -> None:
+        self._kv[:, target] = self._kv[:, source]
+
+    def verify(self, block_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+        """Reads every layer of the sequence back.
+
+        Raises:
+            KVMismatchError: At the first token that is not where it should be.
+        """
+        num_tokens = len(token_ids)
+        blocks = np.array(block_ids[: -(-num_tokens // self.block_size)], dtype=np.int64)
+        found = self._kv[:, blocks].reshape(len(self.layouts), -1)[:, :num_tokens]
+        expected = _entries(token_ids, 0) | self._layers
+        if not np.array_equal(found, expected):
+            layer, position = (int(index) for index in np.argwhere(found != expected)[0])
+            entry = int(found[layer, position])
+            raise KVMismatchError(
+                f"layer {layer} position {position} (block {blocks[position // self.block_size]}): expected token "
+                f"{token_ids[position]}, found {_describe(entry)}"
+            )
+
+    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """(block, offset in it) of positions [start, end)."""
+        first, last = start // self.block_size, -(-end // self.block_size)
+        assert last <= len(block_ids), f"{len(block_ids)} blocks of {self.block_size} do not hold {end} tokens"
+        positions = np.arange(start, end)
+        blocks = np.array(block_ids[first:last], dtype=np.int64)
+        return blocks[positions // self.block_size - first], positions % self.block_size
+
+
+def _entries(token_ids: Sequence[int], start: int) -> np.ndarray:
+    """[num_tokens]: token ids and positions, without the layer."""
+    positions = np.arange(start, start + len(token_ids), dtype=np.int64)
+    return np.array(token_ids, dtype=np.int64) | (positions << POSITION_SHIFT)
+
+
+def _describe(entry: int) -> str:
+    if entry == 0:
+        return "nothing"
+    layer, position = (entry >> LAYER_SHIFT) - 1, (entry >> POSITION_SHIFT) & FIELD_MASK
+    return f"token {entry & FIELD_MASK} of layer {layer} position {position}"
