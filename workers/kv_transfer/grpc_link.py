@@ -1,0 +1,218 @@
+"""Links between workers in different processes: one gRPC stream per pair carries control, a transport the payloads.
+
+`make_outbox` and `make_inbox` are what a worker calls. Every call carries the cluster's secret; checking it is the
+server's business.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from baton.errors import ConfigError
+from baton.v1.kv_pb2 import FromReceiver, FromSender, Handshake
+from baton.v1.kv_pb2_grpc import KVTransferServicer, KVTransferStub
+from baton.v1.worker_pb2 import DecodeRoute
+from workers.kv_transfer.handshake import identify
+from workers.kv_transfer.link import Inbox, Outbox
+from workers.kv_transfer.receiver import Receiver, ReceiverLink
+from workers.kv_transfer.sender import CONNECT_TIMEOUT_S, LinkDownError, Sender, SenderLink
+from workers.kv_transfer.transport import GrpcReceiver, GrpcSender, ReceiverTransport, SenderTransport
+from workers.model.contract import KVStore
+from workers.spec import WorkerSpec
+
+MAX_BACKLOG = 4  # messages that a link's thread may be behind its stream
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+
+
+def make_outbox(
+    *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
+) -> Outbox:
+    """The prefill side of a worker; links are made at the first offer to a route. `notify` may come from any thread."""
+    fence = None
+    if _is_cuda(spec):
+        from workers.kv_transfer.cuda import cuda_fence
+
+        fence = cuda_fence
+    return Sender(
+        store=runner_store,
+        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
+        kv=spec.kv,
+        dial=partial(GrpcWire, secret=spec.secret),
+        make_transport=partial(_sender_transport, spec),
+        notify=notify,
+        fence=fence,
+    )
+
+
+def make_inbox(
+    *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
+) -> tuple[Inbox, KVTransferServicer]:
+    """The decode side of a worker, and the servicer to add to its grpc.aio server."""
+    flush = None
+    if _is_cuda(spec):
+        from workers.kv_transfer.cuda import cuda_flush
+
+        flush = cuda_flush
+    inbox = Receiver(
+        store=runner_store,
+        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
+        kv=spec.kv,
+        make_transport=partial(_receiver_transport, spec, runner_store),
+        notify=notify,
+        flush=flush,
+    )
+    return inbox, LinkServicer(inbox)
+
+
+def _is_cuda(spec: WorkerSpec) -> bool:
+    return spec.device.startswith("cuda") and not spec.fake
+
+
+def _timeout_s(spec: WorkerSpec) -> float:
+    return max(1.0, min(spec.kv.lease_s, CONNECT_TIMEOUT_S))
+
+
+def _sender_transport(spec: WorkerSpec, name: str, route: DecodeRoute) -> SenderTransport:
+    if name == "grpc":
+        return GrpcSender()
+    _check_torch(spec, name)
+    if name == "cuda_ipc":
+        from workers.kv_transfer.cuda_ipc import CudaIpcSender
+
+        return CudaIpcSender()
+    from workers.kv_transfer.torch_link import TorchSender, check_available
+
+    check_available(name)
+    return TorchSender(name, host=spec.host, timeout_s=_timeout_s(spec))
+
+
+def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> ReceiverTransport:
+    name = handshake.transport
+    if name == "grpc":
+        return GrpcReceiver(store)
+    _check_torch(spec, name)
+    if name == "cuda_ipc":
+        from workers.kv_transfer.cuda_ipc import CudaIpcReceiver
+
+        return CudaIpcReceiver(store)
+    from workers.kv_transfer.torch_link import TorchReceiver, check_available
+
+    check_available(name)
+    return TorchReceiver(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), handshake=handshake)
+
+
+def _check_torch(spec: WorkerSpec, name: str) -> None:
+    if name not in ("gloo", "nccl", "cuda_ipc"):
+        raise ConfigError(f"kv.transport: {name!r} is unknown; use auto, nccl, gloo, grpc or cuda_ipc")
+    if spec.fake:
+        raise ConfigError(f"kv.transport: {name!r} moves tensors, which a fake model has not; set kv.transport: grpc")
+    if name != "gloo" and not _is_cuda(spec):
+        raise ConfigError(f"kv.transport: {name!r} needs device cuda, this worker's is {spec.device!r}; set it to auto")
+
+
+class GrpcWire:
+    """The sender's end of the stream. gRPC's threads take messages from `_waiting`; one thread reads replies."""
+
+    def __init__(self, route: DecodeRoute, link: SenderLink, *, secret: str) -> None:
+        self._link = link
+        self._waiting: deque[FromSender] = deque()
+        self._changed = threading.Condition()
+        self._is_down = False
+        self._channel = grpc.insecure_channel(route.address, options=_CHANNEL_OPTIONS)
+        self._call = KVTransferStub(self._channel).Link(self._messages(), metadata=(("baton-secret", secret),))
+        threading.Thread(target=self._read, name=f"{link.name}-replies", daemon=True).start()
+
+    def send(self, message: FromSender, timeout_s: float) -> None:
+        with self._changed:
+            has_room = self._changed.wait_for(lambda: self._is_down or len(self._waiting) < 2, timeout_s)
+            if self._is_down:
+                raise LinkDownError("the stream is closed")
+            if not has_room:
+                raise LinkDownError(f"the peer took nothing for {timeout_s:g} s")
+            self._waiting.append(message)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self._end()
+        self._call.cancel()
+        self._channel.close()
+
+    def _messages(self) -> Iterator[FromSender]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_down or bool(self._waiting))
+                if self._is_down:
+                    return
+                message = self._waiting.popleft()
+                self._changed.notify_all()
+            yield message
+
+    def _read(self) -> None:
+        reason = "the peer closed the stream"
+        try:
+            for reply in self._call:
+                self._link.on_reply(reply)
+        except grpc.RpcError as fault:
+            reason = f"{fault.code().name}: {fault.details()}"
+        self._end()
+        self._link.on_down(reason)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._is_down = True
+            self._changed.notify_all()
+
+
+class LinkServicer(KVTransferServicer):
+    """The receiver's end of every stream, on the worker's own loop."""
+
+    def __init__(self, inbox: Receiver) -> None:
+        self._inbox = inbox
+
+    async def Link(self, requests: AsyncIterator[FromSender], context: Any) -> AsyncIterator[FromReceiver]:
+        loop = asyncio.get_running_loop()
+        replies: asyncio.Queue[FromReceiver | None] = asyncio.Queue()
+
+        def reply(message: FromReceiver | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(replies.put_nowait, message)
+
+        link = None
+        while link is None:
+            first = await anext(aiter(requests), None)
+            if first is None or first.WhichOneof("message") != "handshake":
+                return
+            told, link = self._inbox.accept(first.handshake, reply)
+            yield FromReceiver(handshake=told)
+        reader = asyncio.create_task(_feed(link, requests, loop))
+        try:
+            while (message := await replies.get()) is not None:
+                yield message
+        finally:
+            reader.cancel()
+            link.down("the peer closed the stream")
+
+
+async def _feed(link: ReceiverLink, requests: AsyncIterator[FromSender], loop: asyncio.AbstractEventLoop) -> None:
+    """Hands messages to the link's thread, at most MAX_BACKLOG ahead of it; then gRPC holds the sender back."""
+    room = asyncio.Event()
+
+    def handled() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(room.set)
+
+    try:
+        async for message in requests:
+            while link.backlog >= MAX_BACKLOG:
+                room.clear()
+                await room.wait()
+            link.feed(message, handled)
+    finally:
+        link.down("the peer closed the stream")

@@ -1,0 +1,129 @@
+"""Who two workers are, whether they may link, and over which transport.
+
+Invariant: workers link only when weights, dtype, layouts, block size and parallelism are equal.
+The sender proposes a transport; a receiver that knows better says so in its refusal, and the sender proposes once more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baton.v1.kv_pb2 import Handshake, HandshakeReply
+from workers.model.contract import KVStore
+from workers.spec import WorkerSpec
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    worker_id: str
+    incarnation: str
+    fingerprint: str
+    dtype: str
+    layouts: tuple[str, ...]
+    block_size: int
+    tensor_parallel: int
+    device: str  # "fake" (no torch), "cpu", or "cuda:" and the GPU's UUID
+    host: str
+    transport: str  # as configured: auto, or one by name
+
+
+def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint: str) -> Identity:
+    return Identity(
+        worker_id=spec.worker_id,
+        incarnation=incarnation,
+        fingerprint=fingerprint,
+        dtype=spec.dtype,
+        layouts=tuple(store.layouts),
+        block_size=store.block_size,
+        tensor_parallel=1,  # a gang of one rank moves its KV whole
+        device=_device_name(spec),
+        host=spec.host,
+        transport=spec.kv.transport,
+    )
+
+
+def _device_name(spec: WorkerSpec) -> str:
+    if spec.fake:
+        return "fake"
+    if not spec.device.startswith("cuda"):
+        return "cpu"
+    import torch  # only workers with a GPU come here
+
+    return f"cuda:{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+
+
+def best_transport(a: str, b: str, *, same_host: bool) -> str:
+    """For devices `a` and `b`: NCCL between two GPUs, CUDA IPC on one (NCCL refuses that), gloo on one machine's
+    CPU, else gRPC."""
+    if a.startswith("cuda:") and b.startswith("cuda:"):
+        return "cuda_ipc" if a == b else "nccl"
+    if a == b == "cpu" and same_host:
+        return "gloo"
+    return "grpc"
+
+
+def first_proposal(own: Identity, address: str) -> str:
+    """What to propose to the worker at `address` (host:port), whose device is not known yet."""
+    if own.transport != AUTO:
+        return own.transport
+    same_host = address.rpartition(":")[0] == own.host
+    return best_transport(own.device, "cuda:?" if own.device.startswith("cuda:") else own.device, same_host=same_host)
+
+
+def propose(own: Identity, *, transport: str, store_address: str, store_prefix: str) -> Handshake:
+    return Handshake(
+        worker_id=own.worker_id,
+        incarnation=own.incarnation,
+        fingerprint=own.fingerprint,
+        dtype=own.dtype,
+        layer_layouts=own.layouts,
+        block_size=own.block_size,
+        tensor_parallel=own.tensor_parallel,
+        transport=transport,
+        store_address=store_address,
+        store_prefix=store_prefix,
+        device=own.device,
+        host=own.host,
+        auto_transport=own.transport == AUTO,
+    )
+
+
+def answer(own: Identity, offered: Handshake) -> HandshakeReply:
+    """The receiver's word: empty `refusal` links."""
+    reply = HandshakeReply(worker_id=own.worker_id, incarnation=own.incarnation)
+    if difference := _difference(own, offered):
+        reply.refusal = difference
+        return reply
+    wanted = own.transport
+    if wanted == AUTO and offered.auto_transport:
+        wanted = best_transport(offered.device, own.device, same_host=offered.host == own.host)
+    if wanted not in (AUTO, offered.transport):
+        reply.refusal = f"kv.transport: {offered.transport!r} proposed, {wanted!r} wanted; set kv.transport: {wanted}"
+        if offered.auto_transport:
+            reply.transport = wanted
+    return reply
+
+
+def _difference(own: Identity, offered: Handshake) -> str:
+    """The first field that differs, with both values and the fix; empty: none does."""
+    fields = (
+        ("fingerprint", offered.fingerprint, own.fingerprint, "load the same weights on both"),
+        ("dtype", offered.dtype, own.dtype, "set the same dtype on both"),
+        ("tensor_parallel", offered.tensor_parallel, own.tensor_parallel, "set the same tensor_parallel on both"),
+        ("block_size", offered.block_size, own.block_size, "set the same engine.block_size on both"),
+    )
+    for name, theirs, ours, fix in fields:
+        if theirs != ours:
+            return f"{name}: {theirs!r} on the sender, {ours!r} on the receiver; {fix}"
+    return _layout_difference(list(offered.layer_layouts), own.layouts)
+
+
+def _layout_difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    fix = "load the same model on both"
+    if len(theirs) != len(ours):
+        return f"layer_layouts: {len(theirs)} layers on the sender, {len(ours)} on the receiver; {fix}"
+    for layer, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        if a != b:
+            return f"layer_layouts[{layer}]: {a!r} on the sender, {b!r} on the receiver; {fix}"
+    return ""

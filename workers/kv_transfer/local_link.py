@@ -1,0 +1,94 @@
+"""An outbox and an inbox in one process, joined by queues: for tests, and for two engines side by side."""
+
+import threading
+from collections.abc import Callable
+
+from baton.v1.kv_pb2 import FromReceiver, FromSender
+from workers.kv_transfer.handshake import Identity
+from workers.kv_transfer.link import Inbox, Outbox
+from workers.kv_transfer.receiver import Receiver, ReceiverLink
+from workers.kv_transfer.sender import LinkDownError, Sender, SenderLink
+from workers.kv_transfer.transport import LocalPipe, LocalReceiver, LocalSender
+from workers.model.contract import KVStore
+from workers.spec import KVSpec
+
+MAX_BACKLOG = 4  # messages that the receiver's thread may be behind
+
+
+def local_pair(
+    sender_store: KVStore,
+    receiver_store: KVStore,
+    *,
+    kv: KVSpec | None = None,
+    notify_sender: Callable[[], None] = lambda: None,
+    notify_receiver: Callable[[], None] = lambda: None,
+) -> tuple[Outbox, Inbox]:
+    """Joined for good: every route of the outbox's offers leads to the inbox. Both are to be closed."""
+    kv = kv or KVSpec()
+    pipe = LocalPipe()
+    inbox = Receiver(
+        store=receiver_store,
+        identity=_identify("local-receiver", receiver_store),
+        kv=kv,
+        make_transport=lambda _: LocalReceiver(pipe),
+        notify=notify_receiver,
+    )
+    outbox = Sender(
+        store=sender_store,
+        identity=_identify("local-sender", sender_store),
+        kv=kv,
+        dial=lambda _, link: LocalWire(inbox, link),
+        make_transport=lambda _name, _route: LocalSender(pipe),
+        notify=notify_sender,
+    )
+    return outbox, inbox
+
+
+def _identify(worker_id: str, store: KVStore) -> Identity:
+    return Identity(
+        worker_id=worker_id,
+        incarnation="",
+        fingerprint="local",
+        dtype="",
+        layouts=tuple(store.layouts),
+        block_size=store.block_size,
+        tensor_parallel=1,
+        device="cpu",
+        host="",
+        transport="inproc",
+    )
+
+
+class LocalWire:
+    """The control stream: messages go straight to the receiver link's queue."""
+
+    def __init__(self, inbox: Receiver, link: SenderLink) -> None:
+        self._inbox = inbox
+        self._sender = link
+        self._receiver: ReceiverLink | None = None
+        self._room = threading.Semaphore(MAX_BACKLOG)
+        self._is_down = False
+
+    def send(self, message: FromSender, timeout_s: float) -> None:
+        if self._is_down:
+            raise LinkDownError("the receiver is closed")
+        if self._receiver is None:
+            told, self._receiver = self._inbox.accept(message.handshake, self._reply)
+            self._sender.on_reply(FromReceiver(handshake=told))
+            return
+        if not self._room.acquire(timeout=timeout_s):
+            raise LinkDownError(f"the peer took nothing for {timeout_s:g} s")
+        self._receiver.feed(message, self._room.release)
+
+    def close(self) -> None:
+        self._is_down = True
+        if self._receiver is not None:
+            self._receiver.down("the peer closed the stream")
+
+    def _reply(self, message: FromReceiver | None) -> None:
+        if message is not None:
+            self._sender.on_reply(message)
+            return
+        self._is_down = True
+        self._room.release()
+        self._sender.on_down("the peer closed the stream")

@@ -1,0 +1,173 @@
+"""Payloads over a torch process group of two ranks, one per link: gloo on CPU, NCCL between GPUs.
+
+The sender (rank 0) hosts the rendezvous store on a port from the OS, on its own address alone; its name and an
+unguessable prefix travel in the handshake. A message is the payloads of one announcement laid one after the other.
+Every announced message is sent, since a gloo receive cannot be cancelled (see docs/kv_transfer.md). A dead peer
+raises on both sides within milliseconds; a hung one after the timeout. Only this pair's group is dropped then.
+"""
+
+import secrets
+import socket
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from baton.errors import ConfigError
+from baton.v1.kv_pb2 import Handshake, Range, Ranges
+from workers.kv_transfer.transport import TransportError
+from workers.kv_transfer.wire import cut
+from workers.model.contract import KVStore
+
+MAX_IN_FLIGHT = 2  # messages handed to the group and not yet taken by the peer
+_SENDER, _RECEIVER = 0, 1
+
+
+def check_available(name: str) -> None:
+    """Raises: ConfigError: this machine or this torch cannot do `name`."""
+    if name == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
+        raise ConfigError(
+            "kv.transport: 'nccl' needs a CUDA device and a torch built with NCCL; set kv.transport: auto"
+        )
+    if name == "gloo" and not dist.is_gloo_available():
+        raise ConfigError("kv.transport: 'gloo' needs a torch built with gloo; set kv.transport: grpc")
+
+
+def host_store(host: str, timeout: timedelta) -> tuple[TCPStore, str]:
+    """A rendezvous store on `host` alone (torch's own listener takes every interface), and its host:port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((host, 0))
+        listener.listen(16)
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            host, port, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+    return store, f"{host}:{port}"
+
+
+def _make_group(name: str, store: Store, prefix: str, rank: int, host: str, timeout: timedelta) -> Any:
+    prefixed = PrefixStore(prefix, store)
+    if name == "gloo":
+        gloo: Any = dist.ProcessGroupGloo  # its options are not in torch's type stubs
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=host)]
+        options._timeout = timeout
+        options._threads = 1
+        return gloo(prefixed, rank, 2, options)
+    nccl_options = dist.ProcessGroupNCCL.Options()
+    nccl_options._timeout = timeout
+    return dist.ProcessGroupNCCL(prefixed, rank, 2, nccl_options)
+
+
+class _Group:
+    """One end of the pair."""
+
+    def __init__(self, name: str, *, host: str, timeout_s: float) -> None:
+        self.name = name
+        self._host = host
+        self._timeout = timedelta(seconds=timeout_s)
+        self._store: Store | None = None
+        self._group: Any = None
+
+    def _join(self, store: Store, prefix: str, rank: int) -> None:
+        self._store = store
+        try:
+            self._group = _make_group(self.name, store, prefix, rank, self._host, self._timeout)
+        except RuntimeError as fault:  # torch's DistError is one
+            raise TransportError(
+                f"{self.name}: no group within {self._timeout.total_seconds():g} s: {fault}"
+            ) from fault
+
+    def _wait(self, work: Any) -> None:
+        """Until the peer has the message, or this side does."""
+        try:
+            work.wait()
+            if self.name == "nccl":
+                torch.cuda.current_stream().synchronize()
+        except RuntimeError as fault:
+            raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
+
+    def abort(self) -> None:
+        """Frees a blocked NCCL call; gloo's raise by themselves when the peer's socket closes."""
+        if self.name == "nccl" and self._group is not None:
+            self._group.abort()
+
+    def close(self) -> None:
+        if self._group is not None:
+            self._group.shutdown()
+        self._group = None
+        self._store = None
+
+
+class TorchSender(_Group):
+    max_message_bytes = 4 << 20
+
+    def __init__(self, name: str, *, host: str, timeout_s: float) -> None:
+        super().__init__(name, host=host, timeout_s=timeout_s)
+        self._own_store, self.store_address = host_store(host, self._timeout)
+        self.store_prefix = secrets.token_hex(8)
+        self._announced: Tensor | None = None
+        self._in_flight: deque[tuple[Any, Tensor]] = deque()  # the tensor must outlive its send
+
+    def connect(self) -> None:
+        self._join(self._own_store, self.store_prefix, _SENDER)
+
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> Ranges:
+        self._announced = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
+        return Ranges(ranges=ranges)
+
+    def flush(self) -> None:
+        assert self._announced is not None, "flush follows pack"
+        try:
+            work = self._group.send([self._announced], _RECEIVER, 0)
+        except RuntimeError as fault:
+            raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
+        self._in_flight.append((work, self._announced))
+        self._announced = None
+        while len(self._in_flight) > MAX_IN_FLIGHT:
+            self._wait(self._in_flight.popleft()[0])
+
+
+class TorchReceiver(_Group):
+    def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float, handshake: Handshake) -> None:
+        super().__init__(name, host=host, timeout_s=timeout_s)
+        self._kv_store = store
+        self._handshake = handshake
+        self._staging: Tensor | None = None
+
+    def connect(self) -> None:
+        host, _, port = self._handshake.store_address.rpartition(":")
+        try:
+            store = TCPStore(host, int(port), is_master=False, timeout=self._timeout, wait_for_workers=False)
+        except (RuntimeError, ValueError) as fault:
+            raise TransportError(
+                f"{self.name}: store {self._handshake.store_address!r}: {_first_line(fault)}"
+            ) from fault
+        self._join(store, self._handshake.store_prefix, _RECEIVER)
+
+    def unpack(self, message: Ranges) -> Iterable[Tensor]:
+        sizes = [self._kv_store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
+        whole = self._room(sum(sizes))
+        try:
+            work = self._group.recv([whole], _SENDER, 0)
+        except RuntimeError as fault:
+            raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
+        self._wait(work)
+        return (whole[start:end] for start, end in cut(sizes))
+
+    def _room(self, nbytes: int) -> Tensor:
+        """A view of the staging buffer, which grows to the largest message."""
+        if self._staging is None or self._staging.numel() < nbytes:
+            staging: Tensor = self._kv_store.empty_payload(nbytes)
+            self._staging = staging
+        return self._staging[:nbytes]
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).partition("\n")[0][:300]

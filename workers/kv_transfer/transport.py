@@ -1,0 +1,145 @@
+"""The seam between a link's bookkeeping and what moves its payloads.
+
+One object per link and side. The sender calls `pack`, puts the announcement on the control stream, then `flush`; the
+receiver calls `unpack` for each announcement in the same order. Every announced range is sent, so that a receive is
+never cancelled: what nobody wants any more is read off the wire and dropped.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from baton.v1.kv_pb2 import Range, Ranges
+from workers.model.contract import KVStore
+
+
+class TransportError(Exception):
+    """The data path is gone; the whole link ends."""
+
+
+class SenderTransport(Protocol):
+    name: str
+    max_message_bytes: int
+    store_address: str  # told in the handshake; "" where there is no store
+    store_prefix: str
+
+    def connect(self) -> None:
+        """After the peer agreed; blocks until the data path stands. Raises: TransportError."""
+        ...
+
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
+        """The announcement. The payloads belong to the transport from now on."""
+        ...
+
+    def flush(self) -> None:
+        """Sends what was announced; blocks while the peer is slow. Raises: TransportError."""
+        ...
+
+    def abort(self) -> None:
+        """From any thread, when the peer is known to be gone: frees a blocked call where the library can."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ReceiverTransport(Protocol):
+    name: str
+
+    def connect(self) -> None: ...
+
+    def unpack(self, message: Ranges) -> Iterable[Any]:
+        """One payload per range, as the store takes it, valid until the next one is taken. Raises: TransportError."""
+        ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Plain:
+    """What transports without a connection of their own share."""
+
+    store_address = ""
+    store_prefix = ""
+
+    def connect(self) -> None:
+        """Nothing to connect: the control stream carries all."""
+
+    def flush(self) -> None:
+        """Nothing is left behind by `pack`."""
+
+    def abort(self) -> None:
+        """Nothing blocks here."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class GrpcSender(_Plain):
+    """Payload bytes inside the announcement; gRPC's flow control is the back-pressure."""
+
+    name = "grpc"
+    max_message_bytes = 2 << 20  # gRPC's default limit for a message is 4 MiB
+
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
+        for range_, payload in zip(ranges, payloads, strict=True):
+            range_.payload = payload if isinstance(payload, bytes) else to_bytes(payload)
+        return Ranges(ranges=ranges)
+
+
+class GrpcReceiver(_Plain):
+    name = "grpc"
+
+    def __init__(self, store: KVStore) -> None:
+        self._store = store
+
+    def unpack(self, message: Ranges) -> Iterable[Any]:
+        return (from_bytes(self._store, range_.payload) for range_ in message.ranges)
+
+
+def to_bytes(payload: Any) -> bytes:
+    """Of a flat uint8 tensor on any device, or of anything that `bytes` takes."""
+    if isinstance(payload, bytearray | memoryview):
+        return bytes(payload)
+    data: bytes = payload.cpu().numpy().tobytes()
+    return data
+
+
+def from_bytes(store: KVStore, data: bytes) -> Any:
+    """A payload of the store's own kind."""
+    buffer = store.empty_payload(len(data))
+    if isinstance(buffer, bytes | bytearray):
+        return data
+    import torch  # a store with tensors has imported it
+
+    host = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return host if buffer.device.type == "cpu" else buffer.copy_(host)
+
+
+class LocalPipe:
+    """Payloads of an in-process pair, by reference."""
+
+    def __init__(self) -> None:
+        self.payloads: deque[Any] = deque()
+
+
+class LocalSender(_Plain):
+    name = "inproc"
+    max_message_bytes = 4 << 20
+
+    def __init__(self, pipe: LocalPipe) -> None:
+        self._pipe = pipe
+
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
+        self._pipe.payloads.extend(payloads)
+        return Ranges(ranges=ranges)
+
+
+class LocalReceiver(_Plain):
+    name = "inproc"
+
+    def __init__(self, pipe: LocalPipe) -> None:
+        self._pipe = pipe
+
+    def unpack(self, message: Ranges) -> Iterable[Any]:
+        return (self._pipe.payloads.popleft() for _ in message.ranges)
