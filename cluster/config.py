@@ -75,6 +75,7 @@ class GRPCConfig:
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
     start_timeout_s: float = 300.0
+    drain_timeout_s: float = 30.0  # a worker that is to go may finish what runs for so long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ class BatonConfig:
     served_name: str = ""  # name clients use; empty: `model`, a folder's last part
     dtype: str = "auto"  # auto | bfloat16 | float16 | float32
     device: str = "auto"  # auto | cpu | cuda
-    load_format: str = "auto"  # auto | dummy
+    load_format: str = "auto"  # auto | dummy | fake (no model at all: deterministic tokens, to measure everything else)
+    fake_step_s: float = 0.0  # time that a step takes with load_format fake
     pools: PoolsConfig = field(
         default_factory=lambda: PoolsConfig(prefill=PoolConfig(workers=1), decode=PoolConfig(workers=1))
     )

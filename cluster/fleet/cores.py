@@ -1,0 +1,38 @@
+"""Shares a node's cores among its workers. Pure.
+
+Prefill and decode never share a core while there are enough: a new worker takes the cores that fewest others hold.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+
+def share(available: Sequence[int], taken: Iterable[Sequence[int]], num_workers: int) -> tuple[int, ...]:
+    """Cores for one more worker.
+
+    Args:
+        available: The node's cores, at least one.
+        taken: The cores of each worker that runs there already.
+        num_workers: Workers that the node is to hold in all, this one included, >= 1.
+    Returns:
+        len(available) // num_workers cores, at least one, in ascending order.
+    """
+    use = Counter(core for cores in taken for core in cores)
+    size = max(1, len(available) // max(1, num_workers))
+    least = sorted(available, key=lambda core: (use[core], core))
+    return tuple(sorted(least[:size]))
+
+
+def thread_env(num_threads: int, *, exclusive: bool) -> dict[str, str]:
+    """Environment of a worker's process; set before any library starts its threads.
+
+    Threads that wait spin only where no other worker wants their core.
+    """
+    count = str(num_threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "ACTIVE" if exclusive and num_threads > 1 else "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

@@ -1,0 +1,151 @@
+"""Decides what the fleet does next: desired counts and observed workers in, actions out. No I/O, no clock.
+
+A slot is a place in a pool, named by its worker id ("decode-0"); a worker is one incarnation that fills it.
+Invariant: at most one live worker per slot, so a slot is started again only when its last worker is gone.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from workers.spec import Role
+
+
+class WorkerPhase(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"  # finishes what runs, takes nothing new
+    STOPPED = "stopped"  # gone as wanted
+    FAILED = "failed"  # gone against our will: died, wedged, or never came up
+
+
+LEGAL_MOVES: Mapping[WorkerPhase, frozenset[WorkerPhase]] = {
+    WorkerPhase.STARTING: frozenset({WorkerPhase.READY, WorkerPhase.STOPPED, WorkerPhase.FAILED}),
+    WorkerPhase.READY: frozenset({WorkerPhase.DRAINING, WorkerPhase.STOPPED, WorkerPhase.FAILED}),
+    WorkerPhase.DRAINING: frozenset({WorkerPhase.STOPPED, WorkerPhase.FAILED}),
+    WorkerPhase.STOPPED: frozenset(),
+    WorkerPhase.FAILED: frozenset(),
+}
+LIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.DRAINING})
+
+
+def check_move(old: WorkerPhase, new: WorkerPhase) -> None:
+    assert new in LEGAL_MOVES[old], f"a worker cannot go from {old} to {new}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    start_timeout_s: float
+    step_timeout_s: float  # work pending and no step finished, or no sign of life, for so long: wedged
+    drain_timeout_s: float = 30.0
+    backoff_s: float = 0.5  # after the second failure in a row; doubles with each further one
+    max_backoff_s: float = 30.0
+    steady_s: float = 60.0  # a worker that was ready for so long clears its slot's failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The last worker of one slot."""
+
+    worker_id: str
+    role: Role
+    index: int  # of the slot in its pool
+    phase: WorkerPhase
+    entered_s: float  # when it entered its phase
+    heard_s: float  # its last answer
+    since_progress_s: float = 0.0  # as it reported
+    num_failures: int = 0  # of the slot, in a row, this worker's own included
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    role: Role
+    index: int
+    num_failures: int  # of the slot so far
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Wanted: its slot is no longer desired, and nothing runs or the drain's time is over."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Kill it; a later tick starts another."""
+
+    worker_id: str
+    reason: str
+
+
+Action = Start | Drain | Stop | Replace
+
+
+def worker_id(role: Role, index: int) -> str:
+    return f"{role}-{index}"
+
+
+def backoff_s(num_failures: int, limits: Limits) -> float:
+    """Wait before a slot's next start: none after one failure, then doubling up to `max_backoff_s`."""
+    if num_failures <= 1:
+        return 0.0
+    return min(limits.backoff_s * 2.0 ** min(num_failures - 2, 64), limits.max_backoff_s)
+
+
+def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Limits, now_s: float) -> list[Action]:
+    """What to do now.
+
+    Args:
+        desired: Workers per role; a role that is absent has none.
+        observed: The last worker of each slot that ever had one.
+    """
+    by_id = {worker.worker_id: worker for worker in observed}
+    actions: list[Action] = []
+    for role in Role:
+        for index in range(desired.get(role, 0)):
+            worker = by_id.get(worker_id(role, index))
+            if worker is None:
+                actions.append(Start(role, index, 0))
+            elif worker.phase not in LIVE and now_s >= worker.entered_s + backoff_s(worker.num_failures, limits):
+                actions.append(Start(role, index, worker.num_failures))
+    for worker in by_id.values():
+        wanted = worker.index < desired.get(worker.role, 0)
+        action = _of_live(worker, wanted, limits, now_s)
+        if action is not None:
+            actions.append(action)
+    return actions
+
+
+def _of_live(worker: Observed, wanted: bool, limits: Limits, now_s: float) -> Action | None:
+    in_phase_s = now_s - worker.entered_s
+    match worker.phase:
+        case WorkerPhase.STARTING:
+            if not wanted:
+                return Stop(worker.worker_id)
+            if in_phase_s > limits.start_timeout_s:
+                return Replace(worker.worker_id, f"not ready after {limits.start_timeout_s:g} s")
+        case WorkerPhase.READY | WorkerPhase.DRAINING:
+            if worker.phase is WorkerPhase.DRAINING and in_phase_s > limits.drain_timeout_s:
+                return Stop(worker.worker_id)
+            if worker.since_progress_s > limits.step_timeout_s:
+                return Replace(worker.worker_id, f"no step finished for {worker.since_progress_s:.1f} s")
+            if now_s - worker.heard_s > limits.step_timeout_s:
+                return Replace(worker.worker_id, f"no sign of life for {now_s - worker.heard_s:.1f} s")
+            if not wanted and worker.phase is WorkerPhase.READY:
+                return Drain(worker.worker_id)
+        case WorkerPhase.STOPPED | WorkerPhase.FAILED:
+            pass
+    return None
+
+
+def failures_after(phase: WorkerPhase, ready_for_s: float, num_failures: int, limits: Limits) -> int:
+    """A slot's count of failures in a row once its worker has ended in `phase` after `ready_for_s` of service."""
+    if phase is WorkerPhase.STOPPED:
+        return 0
+    return 1 if ready_for_s >= limits.steady_s else num_failures + 1
