@@ -17,9 +17,9 @@ from baton.errors import (
 )
 from baton.types import HealthStatus
 
-CODE_KEY = "baton-code"
-FIELD_KEY = "baton-field"
-RETRY_AFTER_KEY = "retry-after-ms"
+CODE_KEY = "baton-error-code"
+FIELD_KEY = "baton-error-field"
+RETRY_AFTER_KEYS = {"retry-after": 1.0, "retry-after-ms": 0.001}  # in seconds
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -49,8 +49,8 @@ _BY_STATUS: dict[str, type[BatonError]] = {
 def from_rpc_error(rpc_error: Any, target: str) -> BatonError:
     """The one place where a `grpc.RpcError`, sync or aio, becomes a BatonError with it as the cause.
 
-    The trailing metadata decides where the server sent any: `baton-code` names the class, `baton-field` the field,
-    `retry-after-ms` the pause. Else the status does.
+    The trailing metadata decides where the server sent any: `baton-error-code` names the class,
+    `baton-error-field` the field, `retry-after` (s) or `retry-after-ms` the pause. Else the status does.
     """
     metadata = {str(key): value for key, value in (rpc_error.trailing_metadata() or ())}
     status: str = rpc_error.code().name
@@ -59,9 +59,10 @@ def from_rpc_error(rpc_error: Any, target: str) -> BatonError:
     error = from_code(str(code), details) if code else _from_status(status, details, target)
     if isinstance(error, InvalidRequestError):
         error.field = metadata.get(FIELD_KEY)
-    if isinstance(error, OverloadedError) and RETRY_AFTER_KEY in metadata:
-        with contextlib.suppress(ValueError):  # a proxy's malformed value leaves the default pause
-            error.retry_after_s = max(0.0, float(metadata[RETRY_AFTER_KEY]) / 1000)
+    if isinstance(error, OverloadedError):
+        for key in RETRY_AFTER_KEYS.keys() & metadata:
+            with contextlib.suppress(ValueError):  # a proxy's malformed value leaves the default pause
+                error.retry_after_s = max(0.0, float(metadata[key]) * RETRY_AFTER_KEYS[key])
     error.__cause__ = rpc_error
     return error
 

@@ -96,7 +96,7 @@ async def test_unary_calls_work_and_are_tried_again(client: baton.AsyncClient, s
 
 
 async def test_an_error_names_what_the_server_refused(client: baton.AsyncClient, server: FakeGrpcServer) -> None:
-    metadata = (("baton-code", "invalid_request"), ("baton-field", "n"))
+    metadata = (("baton-error-code", "invalid_request"), ("baton-error-field", "n"))
     server.scripts.append([Fail(status=grpc.StatusCode.INVALID_ARGUMENT, details="n=9 is over 8", metadata=metadata)])
     with pytest.raises(baton.InvalidRequestError, match="n=9 is over 8") as caught:
         await client.generate("Once", n=9)

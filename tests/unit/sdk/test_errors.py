@@ -53,7 +53,7 @@ def test_a_status_becomes_its_error(server: FakeGrpcServer, status: Code, error:
     ],
 )
 def test_the_code_in_the_trailing_metadata_decides(server: FakeGrpcServer, error: type[baton.BatonError]) -> None:
-    metadata = (("baton-code", error.code), ("baton-field", "top_p"))
+    metadata = (("baton-error-code", error.code), ("baton-error-field", "top_p"))
     server.scripts.append([Fail(status=Code.UNKNOWN, details="top_p=2", metadata=metadata)])
     with (
         baton.Client(server.target, max_retries=0, timeout_s=20) as client,
@@ -66,7 +66,7 @@ def test_the_code_in_the_trailing_metadata_decides(server: FakeGrpcServer, error
 
 
 def test_a_code_of_a_newer_server_is_a_plain_baton_error(server: FakeGrpcServer) -> None:
-    server.scripts.append([Fail(status=Code.UNAVAILABLE, metadata=(("baton-code", "moon_phase"),))])
+    server.scripts.append([Fail(status=Code.UNAVAILABLE, metadata=(("baton-error-code", "moon_phase"),))])
     with baton.Client(server.target, timeout_s=20) as client, pytest.raises(baton.BatonError) as caught:
         client.generate("Once")
     assert type(caught.value) is baton.BatonError
@@ -81,8 +81,9 @@ def test_what_cannot_succeed_again_is_sent_once(server: FakeGrpcServer, status: 
     assert len(server.requests) == 1
 
 
-def test_an_overloaded_server_says_when_to_come_back(server: FakeGrpcServer) -> None:
-    server.scripts.append([Fail(status=Code.RESOURCE_EXHAUSTED, metadata=(("retry-after-ms", "2500"),))])
+@pytest.mark.parametrize("pause", [("retry-after", "2.5"), ("retry-after-ms", "2500")], ids=["seconds", "ms"])
+def test_an_overloaded_server_says_when_to_come_back(server: FakeGrpcServer, pause: tuple[str, str]) -> None:
+    server.scripts.append([Fail(status=Code.RESOURCE_EXHAUSTED, metadata=(pause,))])
     with (
         baton.Client(server.target, max_retries=0, timeout_s=20) as client,
         pytest.raises(baton.OverloadedError) as caught,

@@ -1,0 +1,87 @@
+"""`baton chat`: a conversation on the terminal. The history lives here; every turn sends all of it."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import baton
+from cluster.commands.answers import Ask, Source, open_source
+from cluster.commands.endpoint import one_line_errors
+
+_HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
+
+
+def command(
+    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of each answer. Default: as much as fits.")] = None,
+    temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds give equal answers.")] = None,
+    model: Annotated[str, typer.Option(help="Default: the one served.")] = "",
+    url: Annotated[str | None, typer.Option(help="Ask over HTTP: http://host:port")] = None,
+    grpc: Annotated[str | None, typer.Option(help="Ask over gRPC: host:port (default: the running cluster)")] = None,
+) -> None:
+    """Talk with the model.
+
+    In the conversation /reset forgets it, /quit or Ctrl-D ends it, and Ctrl-C stops an answer.
+
+    baton chat --system "You are a sailor." --temperature 0.7
+    """
+    ask = Ask(model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    with one_line_errors(), open_source(url, grpc) as source:
+        Conversation(source, ask, system).run()
+
+
+class Conversation:
+    """`history` begins with the system prompt if there is one; a turn that failed is not kept."""
+
+    def __init__(self, source: Source, ask: Ask, system: str | None) -> None:
+        self._source = source
+        self._ask = ask
+        self._opening: list[baton.Message] = [{"role": "system", "content": system}] if system else []
+        self.history: list[baton.Message] = list(self._opening)
+
+    def run(self) -> None:
+        """Until /quit, Ctrl-D, or the end of standard input."""
+        typer.echo(_HELP, err=True)
+        while (line := _read_line()) is not None:
+            text = line.strip()
+            if text == "/quit":
+                return
+            if text == "/reset":
+                self.history = list(self._opening)
+                typer.echo("The conversation begins anew.", err=True)
+            elif text.startswith("/"):
+                typer.echo(f"{text.split()[0]} is no command: {_HELP}", err=True)
+            elif text:
+                self._turn(text)
+
+    def _turn(self, text: str) -> None:
+        question: baton.Message = {"role": "user", "content": text}
+        written: list[str] = []
+        try:
+            with self._source.answer([*self.history, question], self._ask) as pieces:
+                for piece in pieces:
+                    written.append(piece)
+                    typer.echo(piece, nl=False)
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            typer.echo(" [stopped]", nl=False, err=True)
+        except baton.InvalidRequestError as error:  # such as a history over the context: /reset helps
+            typer.echo(f"error: {error.message}", err=True)
+            return
+        typer.echo()
+        self.history += [question, {"role": "assistant", "content": "".join(written)}]
+
+
+def _read_line() -> str | None:
+    """None at the end of input; Ctrl-C at the prompt only drops the line."""
+    while True:
+        try:
+            return input("> ")
+        except EOFError:
+            typer.echo()
+            return None
+        except KeyboardInterrupt:
+            typer.echo()
