@@ -1,15 +1,18 @@
 """Engines driven step by step on one thread, with the fake model: what they emit, collected per choice."""
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
 from baton.v1 import inference_pb2, worker_pb2
 from workers.engine.engine import Engine, StepReport
+from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.local_link import local_pair
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 INGRESS = "ingress-0"
+OPEN: "list[Driver]" = []  # with links whose threads a test must end
 
 
 class Clock:
@@ -44,12 +47,12 @@ class Driver:
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
         self.engines = [Engine(runner=FakeRunner(spec), spec=spec, emit=self._take, clock=self.clock) for spec in specs]
+        self.links: list[Outbox | Inbox] = []
         if len(self.engines) == 2:
             prefill, decode = self.engines
-            outbox, inbox = local_pair(
-                prefill.runner.store, decode.runner.store, lease_s=5.0, notify_sender=prefill.wake,
-                notify_receiver=decode.wake,
-            )  # fmt: skip
+            outbox, inbox = local_pair(prefill.runner.store, decode.runner.store, kv=specs[0].kv)
+            self.links = [outbox, inbox]
+            OPEN.append(self)
             prefill.connect(outbox, None)
             decode.connect(None, inbox)
 
@@ -62,6 +65,10 @@ class Driver:
                     self.tokens[key][output.index + offset] = token_id
                 if output.finish_reason:
                     self.finals[key].append(output)
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
 
     def submit(self, request_id: str, prompt: Sequence[int], *, choices: int = 1, **sampling: object) -> None:
         settings = {"max_tokens": 8, "seed": 1, "temperature": 0.0, "n": choices, "ignore_eos": True} | sampling
@@ -81,8 +88,9 @@ class Driver:
             engine.abort(worker_pb2.Abort(request_id=request_id, attempt=0, choices=choices))
 
     def step(self) -> None:
-        for engine in self.engines:
-            engine.step()
+        progress = [engine.step() for engine in self.engines]
+        if not any(progress):
+            time.sleep(0.0005)  # the links' threads are at work
         self.clock.now_s += 0.01
 
     def run(self, max_steps: int = 3000) -> None:

@@ -1,14 +1,23 @@
 """The engine with the fake model, which checks every block that it reads."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
 from baton.v1 import inference_pb2, worker_pb2
-from tests.unit.engine.driver import INGRESS, Driver, make_spec
+from tests.unit.engine.driver import INGRESS, OPEN, Driver, make_spec
 from workers.engine.wire import sampling_params
 from workers.model.fake import FakeRunner
 from workers.spec import Role
+
+
+@pytest.fixture(autouse=True)
+def links_are_closed() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
 
 PROMPT = list(range(10, 33))  # 23 tokens: five blocks of 4 and three more
 
