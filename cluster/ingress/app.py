@@ -59,7 +59,7 @@ class IngressSpec:
 class IngressReplica:
     """One replica. Method names of the gRPC service are those of its proto: Serve looks them up by name."""
 
-    async def __init__(self, spec: IngressSpec) -> None:
+    async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_grpc_to(spec.host)
         self._dispatcher = Dispatcher(
             ingress_id=uuid.uuid4().hex,
@@ -76,33 +76,29 @@ class IngressReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._service)
 
-    async def Generate(  # noqa: N802
+    async def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         async for response in self._grpc.generate(request, grpc_context):
             yield response
 
-    async def Tokenize(  # noqa: N802
+    async def Tokenize(
         self, request: inference_pb2.TokenizeRequest, grpc_context: Any
     ) -> inference_pb2.TokenizeResponse:
         return await self._grpc.tokenize(request, grpc_context)
 
-    async def Detokenize(  # noqa: N802
+    async def Detokenize(
         self, request: inference_pb2.DetokenizeRequest, grpc_context: Any
     ) -> inference_pb2.DetokenizeResponse:
         return await self._grpc.detokenize(request, grpc_context)
 
-    async def ListModels(  # noqa: N802
-        self, request: inference_pb2.ListModelsRequest
-    ) -> inference_pb2.ListModelsResponse:
+    async def ListModels(self, request: inference_pb2.ListModelsRequest) -> inference_pb2.ListModelsResponse:
         return await self._grpc.list_models()
 
-    async def Check(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, grpc_context: Any
-    ) -> health_pb2.HealthCheckResponse:
+    async def Check(self, request: health_pb2.HealthCheckRequest, grpc_context: Any) -> health_pb2.HealthCheckResponse:
         return await self._grpc.check(request, grpc_context)
 
-    async def Watch(  # noqa: N802
+    async def Watch(
         self, request: health_pb2.HealthCheckRequest
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         async for response in self._grpc.watch(request):
@@ -183,7 +179,7 @@ def undeploy() -> None:
     """Stops Serve: replicas, proxies and its controller. Does nothing where none runs."""
     from ray import serve
 
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _is_running() -> bool:
@@ -204,5 +200,6 @@ def _check_port(host: str, port: int, key: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"{key} is {port}, which cannot be bound on {host} ({error.strerror}); choose another, or stop what uses it"
+                f"{key} is {port}, which cannot be bound on {host} ({error.strerror}); "
+                "choose another port, or stop what uses it"
             ) from error

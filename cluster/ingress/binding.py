@@ -21,4 +21,4 @@ def bind_grpc_to(host: str) -> None:
         port = address.rsplit(":", 1)[1]
         server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
-    default_impl.add_grpc_address = add_grpc_address
+    default_impl.add_grpc_address = add_grpc_address  # type: ignore[assignment]

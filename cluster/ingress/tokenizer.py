@@ -54,7 +54,7 @@ class Tokenizer:
             ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError(
-                f"prompt is not Unicode text ({error}); send it without lone surrogates"
+                f"prompt is not Unicode text ({error}); send it without lone surrogates", field="prompt"
             ) from error
         if not add_special_tokens or self._bos_id is None or self._add_bos is None:
             return ids

@@ -1,0 +1,129 @@
+"""A dispatcher that answers from a script, and a server that runs the HTTP app on a port of the OS."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from baton.errors import BatonError
+from baton.v1 import inference_pb2, worker_pb2
+from cluster.config import RouterConfig
+from cluster.ingress.service import Service
+from cluster.ingress.tokenizer import Tokenizer
+from cluster.router.dispatcher import DispatchRequest
+from cluster.router.table import Health
+from cluster.router.workers import WorkerEntry, WorkerView
+from workers.spec import Role
+
+DEMO = Path(__file__).parents[3] / "workers" / "model" / "bundled" / "demo"
+EOS = 0
+STOP, LENGTH = inference_pb2.FINISH_REASON_STOP, inference_pb2.FINISH_REASON_LENGTH
+
+
+class FakeDispatcher:
+    """Every choice writes `answer` (its number in place of {choice}), then end-of-text; one token per step."""
+
+    def __init__(self, tokenizer: Tokenizer, answer: str = "The best of times {choice}.") -> None:
+        self.answer = answer
+        self.step_s = 0.0
+        self.num_cached_tokens = 0
+        self.max_model_len = 2048
+        self.max_request_tokens = 1024
+        self.failure: BatonError | None = None
+        self.failure_after: int | None = None  # steps; None: at once
+        self.healthy = Health(ok=True)
+        self.requests: list[DispatchRequest] = []
+        self.aborted_choices: list[tuple[str, int]] = []
+        self.closed: list[str] = []
+        self._tokenizer = tokenizer
+
+    def abort_choice(self, request_id: str, choice: int) -> None:
+        self.aborted_choices.append((request_id, choice))
+
+    def health(self) -> Health:
+        return self.healthy
+
+    def states(self) -> list[WorkerView]:
+        entry = WorkerEntry(worker_id="decode-0", incarnation="a", role=Role.DECODE, address="127.0.0.1:1")
+        state = worker_pb2.WorkerState(
+            worker_id="decode-0",
+            num_blocks=64,
+            num_free_blocks=60,
+            num_quarantined_blocks=1,
+            num_running=3,
+            num_waiting=2,
+        )
+        return [WorkerView(entry=entry, state=state, age_s=0.0, up=True)]
+
+    async def generate(self, request: DispatchRequest) -> AsyncGenerator[list[worker_pb2.TokenOutput], None]:
+        self.requests.append(request)
+        try:
+            if self.failure is not None and self.failure_after is None:
+                raise self.failure
+            plans = [self._tokens(request, choice) for choice in range(request.sampling.n)]
+            for index in range(max(map(len, plans))):
+                if self.failure is not None and index == self.failure_after:
+                    raise self.failure
+                await asyncio.sleep(self.step_s)
+                yield [
+                    self._output(request, choice, index, plan)
+                    for choice, plan in enumerate(plans)
+                    if index < len(plan) and (request.request_id, choice) not in self.aborted_choices
+                ]
+        finally:
+            self.closed.append(request.request_id)
+
+    def _tokens(self, request: DispatchRequest, choice: int) -> list[int]:
+        text = self.answer.replace("{choice}", str(choice))
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        if not request.sampling.ignore_eos:
+            tokens.append(EOS)
+        return tokens[: request.sampling.max_tokens]
+
+    def _output(self, request: DispatchRequest, choice: int, index: int, plan: Sequence[int]) -> worker_pb2.TokenOutput:
+        token_id = plan[index]
+        output = worker_pb2.TokenOutput(request_id=request.request_id, choice=choice, index=index, token_ids=[token_id])
+        if index == 0:
+            output.num_cached_tokens = self.num_cached_tokens
+        if index == len(plan) - 1:
+            output.finish_reason = STOP if token_id == EOS else LENGTH
+        elif token_id in request.sampling.stop_token_ids:
+            output.finish_reason, output.stop_reason = STOP, str(token_id)
+        if request.sampling.HasField("logprobs"):
+            entry = output.logprobs.add()
+            entry.sampled.token_id, entry.sampled.logprob = token_id, -0.5
+            for rank in range(request.sampling.logprobs):
+                entry.top.add(token_id=token_id if rank == 0 else 10 + rank, logprob=-0.5 - rank)
+        return output
+
+
+@cache
+def demo_tokenizer() -> Tokenizer:
+    return Tokenizer(str(DEMO))
+
+
+def demo_service() -> tuple[Service, FakeDispatcher]:
+    tokenizer = demo_tokenizer()
+    fake = FakeDispatcher(tokenizer)
+    return Service(dispatcher=fake, tokenizer=tokenizer, model="demo", router=RouterConfig()), fake
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The app's address on a port that the OS chose."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()  # connections queue from here on, so nobody has to wait for the server to be up
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()

@@ -1,0 +1,179 @@
+"""The gRPC routes behind a plain grpc.aio server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from baton.errors import OverloadedError
+from baton.v1 import inference_pb2 as pb
+from baton.v1 import inference_pb2_grpc
+from cluster.ingress.grpc_api import GRPCRoutes
+from cluster.ingress.service import Service
+from cluster.router.table import Health
+from tests.unit.ingress.fakes import FakeDispatcher
+
+
+class Servicer(inference_pb2_grpc.InferenceServicer, health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    def __init__(self, service: Service) -> None:
+        self._routes = GRPCRoutes(service)
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in self._routes.generate(request, context):
+            yield response
+
+    async def Tokenize(self, request: Any, context: Any) -> Any:
+        return await self._routes.tokenize(request, context)
+
+    async def Detokenize(self, request: Any, context: Any) -> Any:
+        return await self._routes.detokenize(request, context)
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        return await self._routes.list_models()
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        return await self._routes.check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in self._routes.watch(request):
+            yield response
+
+
+@pytest.fixture
+async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
+    server = grpc.aio.server()
+    servicer = Servicer(service)
+    inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(None)
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> inference_pb2_grpc.InferenceStub:
+    return inference_pb2_grpc.InferenceStub(channel)
+
+
+async def test_generate_streams_deltas_and_ends_with_usage(stub: Any, fake: FakeDispatcher) -> None:
+    fake.num_cached_tokens = 1
+    request = pb.GenerateRequest(prompt="Once", sampling=pb.SamplingParams(n=2, logprobs=1))
+    responses = [response async for response in stub.Generate(request)]
+    texts, reasons = ["", ""], [0, 0]
+    for response in responses[:-1]:
+        assert not response.HasField("usage")
+        for delta in response.deltas:
+            texts[delta.choice] += delta.text
+            reasons[delta.choice] = delta.finish_reason
+            assert all(entry.sampled.text and entry.top[0].text for entry in delta.logprobs)
+    assert texts == ["The best of times 0.", "The best of times 1."]
+    assert reasons == [pb.FINISH_REASON_STOP] * 2
+    usage = responses[-1].usage
+    num_tokens = sum(len(delta.token_ids) for response in responses for delta in response.deltas)
+    assert (usage.completion_tokens, usage.cached_tokens) == (num_tokens, 1)
+    assert len({response.request_id for response in responses}) == 1
+
+
+async def test_token_ids_and_chats_are_prompts_too(stub: Any, fake: FakeDispatcher) -> None:
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="hi")])
+    for request in (
+        pb.GenerateRequest(prompt_token_ids=pb.TokenIds(ids=[7, 8])),
+        pb.GenerateRequest(chat=chat, model="demo"),
+    ):
+        assert [response async for response in stub.Generate(request)]
+    tokens = (await stub.Tokenize(pb.TokenizeRequest(chat=chat))).token_ids
+    assert [list(request.prompt_token_ids) for request in fake.requests] == [[7, 8], list(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "field", "message"),
+    [
+        (pb.GenerateRequest(prompt=""), "INVALID_ARGUMENT", "prompt", "prompt is empty"),
+        (pb.GenerateRequest(), "INVALID_ARGUMENT", "input", "set prompt, prompt_token_ids or chat"),
+        (pb.GenerateRequest(prompt="a", model="other"), "NOT_FOUND", "model", "other"),
+        (pb.GenerateRequest(prompt="a", timeout_s=-1), "INVALID_ARGUMENT", "timeout_s", "timeout_s is -1"),
+        (
+            pb.GenerateRequest(prompt="a", sampling=pb.SamplingParams(temperature=-1)),
+            "INVALID_ARGUMENT",
+            "temperature",
+            "temperature is -1; it must be 0 (greedy) or more",
+        ),
+        (
+            pb.GenerateRequest(prompt="a", sampling=pb.SamplingParams(max_tokens=0)),
+            "INVALID_ARGUMENT",
+            "max_tokens",
+            "max_tokens is 0",
+        ),
+        (
+            pb.GenerateRequest(prompt_token_ids=pb.TokenIds(ids=[1] * 3000)),
+            "INVALID_ARGUMENT",
+            "prompt",
+            "prompt has 3000 tokens",
+        ),
+        (
+            pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role="king")])),
+            "INVALID_ARGUMENT",
+            "messages",
+            'role is "king"',
+        ),
+    ],
+)
+async def test_a_bad_request_has_the_same_message_as_over_http(
+    stub: Any, request_: Any, status: str, field: str, message: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(request_).read()
+    assert caught.value.code() == grpc.StatusCode[status]
+    assert message in caught.value.details()
+    assert dict(caught.value.trailing_metadata())["baton-error-field"] == field
+
+
+async def test_a_shed_request_says_when_to_come_back(stub: Any, fake: FakeDispatcher) -> None:
+    fake.failure = OverloadedError("full", retry_after_s=2.5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(pb.GenerateRequest(prompt="a")).read()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    metadata = dict(caught.value.trailing_metadata())
+    assert (metadata["baton-error-code"], metadata["retry-after"]) == ("overloaded", "2.5")
+
+
+async def test_a_request_that_is_cancelled_frees_its_workers(stub: Any, fake: FakeDispatcher) -> None:
+    fake.step_s = 0.02
+    call = stub.Generate(pb.GenerateRequest(prompt="a"))
+    await call.read()
+    call.cancel()
+    for _ in range(100):
+        if fake.closed:
+            break
+        await asyncio.sleep(0.01)
+    assert fake.closed == [fake.requests[0].request_id]
+
+
+async def test_tokens_come_back_as_text_and_models_are_listed(stub: Any) -> None:
+    reply = await stub.Tokenize(pb.TokenizeRequest(text="Once upon"))
+    assert reply.max_model_len == 2048
+    back = await stub.Detokenize(pb.DetokenizeRequest(token_ids=reply.token_ids))
+    assert back.text == "Once upon"
+    (model,) = (await stub.ListModels(pb.ListModelsRequest())).models
+    assert (model.id, model.max_model_len) == ("demo", 2048)
+    with pytest.raises(grpc.aio.AioRpcError, match="token id 5000"):
+        await stub.Detokenize(pb.DetokenizeRequest(token_ids=[5000]))
+
+
+async def test_standard_health_follows_the_dispatchers(channel: grpc.aio.Channel, fake: FakeDispatcher) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    for name in ("", "baton.v1.Inference"):
+        reply = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    fake.healthy = Health(ok=False, reason="pool decode is empty")
+    reply = await stub.Check(health_pb2.HealthCheckRequest())
+    assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Check(health_pb2.HealthCheckRequest(service="other"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status == reply.status

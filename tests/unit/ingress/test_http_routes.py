@@ -1,0 +1,69 @@
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from baton.errors import OverloadedError
+from cluster.router.table import Health
+from tests.unit.ingress.fakes import FakeDispatcher
+
+
+async def test_tokenize_and_detokenize_are_inverse(http: httpx.AsyncClient) -> None:
+    reply = (await http.post("/tokenize", json={"prompt": "Once upon a time"})).json()
+    assert reply["count"] == len(reply["tokens"]) > 0
+    assert reply["max_model_len"] == 2048
+    back = await http.post("/detokenize", json={"tokens": reply["tokens"]})
+    assert back.json() == {"prompt": "Once upon a time"}
+
+
+async def test_tokenize_takes_messages_through_the_template(http: httpx.AsyncClient) -> None:
+    chat = await http.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]})
+    plain = await http.post("/tokenize", json={"prompt": "hi\n"})
+    assert chat.json()["tokens"] == plain.json()["tokens"]
+
+
+async def test_tokenize_needs_exactly_one_input(http: httpx.AsyncClient) -> None:
+    for body in ({}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}):
+        reply = await http.post("/tokenize", json=body)
+        assert reply.status_code == 400
+        assert "exactly one of the two" in reply.json()["error"]["message"]
+
+
+async def test_detokenize_refuses_ids_outside_the_vocabulary(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/detokenize", json={"tokens": [1, 4096]})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "tokens"
+
+
+async def test_health_is_503_with_the_reason(http: httpx.AsyncClient, fake: FakeDispatcher) -> None:
+    assert (await http.get("/health")).json() == {"status": "ok"}
+    fake.healthy = Health(ok=False, reason="pool decode is empty")
+    reply = await http.get("/health")
+    assert reply.status_code == 503
+    assert reply.json() == {"status": "unhealthy", "reason": "pool decode is empty"}
+
+
+async def test_version_is_that_of_the_package(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/version")).json()["version"].count(".") == 2
+
+
+async def test_metrics_count_requests_tokens_and_workers(http: httpx.AsyncClient, fake: FakeDispatcher) -> None:
+    fake.num_cached_tokens = 1
+    body = {"prompt": [1, 2, 3], "max_tokens": 4, "ignore_eos": True}
+    await http.post("/v1/completions", json=body)
+    await http.post("/v1/completions", json=body | {"temperature": -1})
+    fake.failure = OverloadedError("full")
+    await http.post("/v1/completions", json=body)
+    families = text_string_to_metric_families((await http.get("/metrics")).text)
+    values = {
+        (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
+    assert values["baton_requests_total", "completions", "ok"] == 1
+    assert values["baton_requests_total", "completions", "invalid_request"] == 1
+    assert values["baton_requests_total", "completions", "overloaded"] == 1
+    assert values["baton_output_tokens_total",] == 4
+    assert values["baton_cached_tokens_total",] == 1
+    assert values["baton_ttft_seconds_count",] == 1
+    assert values["baton_itl_seconds_count",] == 3
+    assert values["baton_requests_open",] == values["baton_requests_waiting",] == 0
+    assert values["baton_worker_blocks_free", "decode", "decode-0"] == 60
+    assert values["baton_worker_blocks_quarantined", "decode", "decode-0"] == 1
+    assert values["baton_worker_requests_waiting", "decode", "decode-0"] == 2
