@@ -54,7 +54,7 @@ class WorkerActor:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         runner = await asyncio.to_thread(build_runner, self.spec)
         from workers.engine.engine import Engine
-        from workers.kv_transfer import make_inbox, make_outbox
+        from workers.kv_transfer.grpc_link import make_inbox, make_outbox
         from workers.service import SecretInterceptor, WorkerService
 
         engine = Engine(
