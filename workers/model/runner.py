@@ -12,12 +12,13 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_torch, cpu_attention, specs
+from workers.model import attention_cuda, attention_torch, cpu_attention, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
+from workers.model.cuda_graphs import DecodeGraphs
 from workers.model.kv_store import TorchKVStore, count_blocks
-from workers.model.loader import load_model
-from workers.spec import WorkerSpec
+from workers.model.loader import LoadedModel, load_model
+from workers.spec import EngineSpec, WorkerSpec
 
 
 class Step:
@@ -27,9 +28,9 @@ class Step:
 
     def __init__(
         self,
-        meta: PagedMeta,
         slots: Tensor,
         caches: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+        meta: PagedMeta,
         attention: PagedAttention,
         on_layer: Callable[[int], None] | None,
     ) -> None:
@@ -85,7 +86,7 @@ class TorchRunner:
         )
         self.store = TorchKVStore(
             loaded.shapes,
-            num_blocks=self.num_blocks,
+            num_blocks=self.num_blocks + (self.device.type == "cuda"),  # the last is scratch for padded decodes
             block_size=engine.block_size,
             dtype=loaded.dtype,
             device=self.device,
@@ -93,20 +94,62 @@ class TorchRunner:
         self._caches = [
             (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for layer in self.store.layers
         ]
-        self.attention = self._prepare(loaded.dtype)
+        self.attention: PagedAttention = attention_torch.paged_attention
+        self.graphs: DecodeGraphs | None = None
+        if self.device.type == "cuda":
+            self._prepare_cuda(loaded, engine)
+        else:
+            self._prepare_cpu(loaded)
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+        logits = self._replayed(batch, on_layer) if self.graphs is not None else None
+        if logits is None:
+            logits = self._computed(batch, on_layer)
+        return sample(logits.float(), batch.samples, self.eos_token_ids) if batch.samples else []
+
+    def _computed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor:
+        """[num_samples, vocab_size]"""
         meta = build_meta(batch.chunks, self.store.block_size)
-        tokens = torch.tensor([[token for chunk in batch.chunks for token in chunk.token_ids]], device=self.device)
-        step = Step(meta, meta.slot_mapping.to(self.device), self._caches, self.attention, on_layer)
-        inputs = {"input_ids": tokens, "position_ids": meta.positions[None].to(self.device), "use_cache": False}
-        if not batch.samples:
-            self.model.base_model(**inputs, step=step)
-            return []
-        rows = torch.tensor([meta.query_starts[row.chunk + 1] - 1 for row in batch.samples], device=self.device)
-        logits = self.model(**inputs, logits_to_keep=rows, step=step).logits[0]  # [num_samples, vocab_size]
-        return sample(logits.float(), batch.samples, self.eos_token_ids)
+        tokens = torch.tensor([[token for chunk in batch.chunks for token in chunk.token_ids]])
+        rows = torch.tensor([meta.query_starts[row.chunk + 1] - 1 for row in batch.samples], dtype=torch.int64)
+        device = self.device
+        if device.type != "cpu":
+            tokens, rows = tokens.to(device), rows.to(device)
+        positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
+        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, rows)
+
+    def _replayed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor | None:
+        """The same from a CUDA graph; None when it is not a step of decodes alone, or cannot be captured."""
+        assert self.graphs is not None
+        if not batch.samples or any(len(chunk.token_ids) != 1 for chunk in batch.chunks):
+            return None
+        logits = self.graphs.run(batch.chunks)
+        if logits is not None and on_layer is not None:
+            for layer in range(len(self._caches)):
+                on_layer(layer)
+        if logits is None or [row.chunk for row in batch.samples] == list(range(len(batch.chunks))):
+            return logits
+        return logits[torch.tensor([row.chunk for row in batch.samples], device=self.device)]
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        meta: PagedMeta,
+        attention: PagedAttention,
+        on_layer: Callable[[int], None] | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [num_rows, vocab_size] of the given rows, of all when None. Tensors are on the device."""
+        step = Step(slots, self._caches, meta, attention, on_layer)
+        inputs = {"input_ids": tokens, "position_ids": positions, "use_cache": False, "step": step}
+        if rows is not None and not len(rows):
+            self.model.base_model(**inputs)
+            return rows
+        logits: Tensor = self.model(**inputs, logits_to_keep=0 if rows is None else rows).logits[0]
+        return logits
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -133,8 +176,19 @@ class TorchRunner:
         for layer in self.store.layers:
             layer[:, blocks] = 0
 
-    def _prepare(self, dtype: torch.dtype) -> PagedAttention:
-        """Picks the attention path of the device, and packs the weights where that pays."""
-        if self.device.type == "cpu" and dtype in cpu_attention.DTYPES and cpu_attention.available():
-            return cpu_attention.paged_attention
-        return attention_torch.paged_attention
+    def _prepare_cpu(self, loaded: LoadedModel) -> None:
+        if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
+            self.attention = cpu_attention.paged_attention
+
+    def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
+        head_dims = {shape.head_dim for shape in loaded.shapes}
+        self.attention = attention_cuda.eager_path(self.device, head_dims, loaded.dtype)
+        is_flashinfer = isinstance(self.attention, attention_cuda.FlashInfer)
+        self.graphs = DecodeGraphs(
+            self._forward,
+            device=self.device,
+            block_size=engine.block_size,
+            scratch_block=self.num_blocks,
+            max_batch=engine.max_sequences,
+            workspace=attention_cuda.make_workspace(self.device) if is_flashinfer else None,
+        )

@@ -1,0 +1,80 @@
+"""The runner on a CUDA device: equality with generate, graphs replayed or not, and blocks that leave the device."""
+
+import random
+
+import pytest
+import torch
+
+from tests.models import FAMILIES, tiny
+from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
+from workers.model.attention_cuda import FlashInfer, flashinfer_available
+from workers.model.runner import TorchRunner
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+LENGTHS = (1, 3, 8, 21, 40)
+
+
+@pytest.fixture(autouse=True)
+def _exact_float32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_and_logprobs_are_those_of_generate(family: str) -> None:
+    given = prompts_of(random.Random(5), LENGTHS, 160)
+    driver = Driver(TorchRunner(make_spec(tiny(family), device="cuda")), seed=1)
+    for prompt in given:
+        driver.add(prompt, 10)
+    driver.finish()
+    assert count_differences(driver.streams, generate(tiny(family), given, 10), tolerance=1e-3) == 0
+
+
+def test_a_replayed_step_gives_what_an_eager_one_gives() -> None:
+    given = prompts_of(random.Random(6), LENGTHS, 160)
+    drivers = []
+    for is_eager in (False, True):
+        runner = TorchRunner(make_spec(tiny("llama"), device="cuda"))
+        runner.warm_up()
+        if is_eager:
+            runner.graphs = None
+        driver = Driver(runner, seed=2)
+        for prompt in given:
+            driver.add(prompt, 20)
+        driver.finish()
+        drivers.append(driver)
+    assert [s.tokens for s in drivers[0].streams] == [s.tokens for s in drivers[1].streams]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_flashinfer_in_half_precision_stays_close_to_torch(family: str) -> None:
+    if not flashinfer_available({64}, torch.bfloat16):
+        pytest.skip("flashinfer is not installed")
+    folder = tiny(family, head_dim=64)
+    given = prompts_of(random.Random(7), LENGTHS, 160)
+    found = []
+    for dtype in ("bfloat16", "float32"):
+        runner = TorchRunner(make_spec(folder, device="cuda", dtype=dtype))
+        assert isinstance(runner.attention, FlashInfer) == (dtype == "bfloat16")
+        driver = Driver(runner, seed=3)
+        for prompt in given:
+            driver.add(prompt, 1)
+        driver.finish()
+        found.append([s.logprobs[0] for s in driver.streams])
+    assert found[0] == pytest.approx(found[1], abs=0.5)
+
+
+def test_blocks_read_on_the_device_continue_on_another_runner() -> None:
+    given = prompts_of(random.Random(3), [19], 160)
+    sender, receiver = (TorchRunner(make_spec(tiny("llama"), device="cuda")) for _ in range(2))
+    first, second = Driver(sender, seed=1), Driver(receiver, seed=7)
+    stream, moved = first.add(given[0], 10), second.add(given[0], 10)
+    while not stream.tokens:
+        first.step()
+    moved.tokens, moved.logprobs, moved.num_computed = list(stream.tokens), list(stream.logprobs), stream.num_computed
+    for layer in range(len(sender.store.layouts)):
+        payload = sender.store.read(layer, stream.blocks, 0, 19)
+        assert payload.device.type == "cuda"
+        receiver.store.write(layer, moved.blocks, 0, 19, payload)
+    first.finish()
+    second.finish()
+    assert moved.tokens == stream.tokens

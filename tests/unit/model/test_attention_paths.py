@@ -1,0 +1,121 @@
+"""Every attention path gives what a plain float64 attention over each sequence's own tokens gives."""
+
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from workers.model import attention_torch
+from workers.model.attention import PagedMeta, build_meta
+from workers.model.attention_cuda import gathered
+from workers.model.contract import Chunk
+
+HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 16, 4
+FEATURES = [
+    {},
+    {"window": 5},
+    {"softcap": 1.5},
+    {"sinks": True},
+    {"window": 3, "softcap": 2.0},
+    {"window": 6, "sinks": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_case(spans: list[tuple[int, int]], seed: int) -> tuple[Tensor, Tensor, Tensor, PagedMeta]:
+    """Query, caches and meta of chunks [start, end), over shuffled blocks."""
+    blocks = list(range(64))
+    random.Random(seed).shuffle(blocks)
+    chunks = []
+    for start, end in spans:
+        taken = [blocks.pop() for _ in range(-(-end // BLOCK))]
+        chunks.append(Chunk(token_ids=[0] * (end - start), start=start, block_ids=taken, num_sequence_tokens=end))
+    generator = torch.Generator().manual_seed(seed)
+    k_cache, v_cache = torch.randn(2, 64, BLOCK, KV_HEADS, DIM, generator=generator)
+    meta = build_meta(chunks, BLOCK)
+    return torch.randn(meta.num_tokens, HEADS, DIM, generator=generator), k_cache, v_cache, meta
+
+
+def plain(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: PagedMeta,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    output = torch.zeros(query.shape, dtype=torch.float64)
+    for i, blocks in enumerate(meta.block_ids):
+        for row in range(meta.query_starts[i], meta.query_starts[i + 1]):
+            position = meta.num_contexts[i] + row - meta.query_starts[i]
+            seen = range(max(0, position - window + 1) if window else 0, position + 1)
+            for head in range(HEADS):
+                scores = []
+                for p in seen:
+                    key = k_cache[blocks[p // BLOCK], p % BLOCK, head // (HEADS // KV_HEADS)].double()
+                    score = float(query[row, head].double() @ key) * scale
+                    scores.append(softcap * math.tanh(score / softcap) if softcap else score)
+                total = sum(map(math.exp, scores)) + (math.exp(float(sinks[head])) if sinks is not None else 0)
+                for p, score in zip(seen, scores, strict=True):
+                    value = v_cache[blocks[p // BLOCK], p % BLOCK, head // (HEADS // KV_HEADS)].double()
+                    output[row, head] += math.exp(score) / total * value
+    return output.float()
+
+
+def _options(features: dict[str, object]) -> dict[str, object]:
+    sinks = torch.linspace(-1, 2, HEADS) if features.get("sinks") else None
+    return {"scale": 0.3, "window": None, "softcap": None, **features, "sinks": sinks}
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+def test_the_portable_path_attends_to_a_ragged_mix(features: dict[str, object]) -> None:
+    case = make_case([(0, 1), (8, 9), (0, 7), (5, 11), (3, 4), (0, 4)], seed=1)
+    found = attention_torch.paged_attention(*case, **_options(features))  # type: ignore[arg-type]
+    assert found == pytest.approx(plain(*case, **_options(features)), abs=2e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+def test_the_gathered_path_attends_to_decodes_and_to_padding(features: dict[str, object]) -> None:
+    query, k_cache, v_cache, meta = make_case([(0, 1), (8, 9), (3, 4), (12, 13)], seed=2)
+    tables = torch.zeros(4, 8, dtype=torch.int32)
+    tables[:, : meta.block_tables.shape[1]] = meta.block_tables
+    found = gathered(query, k_cache, v_cache, tables, meta.positions + 1, **_options(features))  # type: ignore[arg-type]
+    want = plain(query, k_cache, v_cache, meta, **_options(features))  # type: ignore[arg-type]
+    assert found == pytest.approx(want, abs=2e-6)
+
+
+def test_blocks_that_lie_in_a_row_give_what_scattered_ones_give() -> None:
+    query, k_cache, v_cache, meta = make_case([(0, 9)], seed=3)
+    (blocks,) = meta.block_ids
+    moved_k, moved_v = torch.zeros_like(k_cache), torch.zeros_like(v_cache)
+    for target, source in enumerate(blocks, start=20):
+        moved_k[target], moved_v[target] = k_cache[source], v_cache[source]
+    row = Chunk(token_ids=[0] * 9, start=0, block_ids=[20, 21, 22], num_sequence_tokens=9)
+    options = _options({})
+    scattered = attention_torch.paged_attention(query, k_cache, v_cache, meta, **options)  # type: ignore[arg-type]
+    in_a_row = attention_torch.paged_attention(  # type: ignore[call-arg]
+        query, moved_k, moved_v, build_meta([row], BLOCK), **options
+    )
+    assert in_a_row.equal(scattered)
+
+
+def test_the_meta_says_where_each_token_lies() -> None:
+    chunks = [
+        Chunk(token_ids=[7], start=5, block_ids=[9, 3, 8], num_sequence_tokens=6),
+        Chunk(token_ids=[1, 2, 3], start=2, block_ids=[4, 6], num_sequence_tokens=20),
+    ]
+    meta = build_meta(chunks, 4)
+    assert meta.query_starts == (0, 1, 4)
+    assert meta.num_contexts == (5, 2)
+    assert meta.positions.tolist() == [5, 2, 3, 4]
+    assert meta.slot_mapping.tolist() == [3 * 4 + 1, 4 * 4 + 2, 4 * 4 + 3, 6 * 4]
+    assert meta.block_tables.tolist() == [[9, 3], [4, 6]]
+    assert [list(blocks) for blocks in meta.block_ids] == [[9, 3], [4, 6]]
