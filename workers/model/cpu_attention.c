@@ -3,25 +3,12 @@
  * A task is a tile of queries of one chunk x a range of KV heads x a range of keys. A task reads each key and value
  * once for all query heads that share it, and keeps an online softmax (maximum, sum, weighted values) in float32 per
  * row, a row being one query of one head. Tasks that split the keys of the same rows are combined at the end by
- * their maxima and sums (the split of Flash-Decoding). Vectors are GCC/Clang vector extensions: one source serves
- * AVX-512, AVX2 and NEON.
+ * their maxima and sums (the split of Flash-Decoding).
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "cpu_vectors.h"
 
-#if defined(__AVX512F__)
-#define LANES 16
-#else
-#define LANES 8
-#endif
 #define TILE 64 /* keys per round of the online softmax */
-#define INLINE static inline __attribute__((always_inline))
 
-typedef float vecf __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t veci __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint16_t vech __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 typedef struct {
     const void *query, *k_cache, *v_cache;
@@ -42,65 +29,6 @@ typedef struct {
     int32_t split, num_splits;
     int64_t state; /* where the task's rows start, in floats */
 } task_t;
-
-INLINE vecf splat(float x) { return x - (vecf){0}; }
-
-INLINE vecf choose(veci mask, vecf yes, vecf no) { return (vecf)((mask & (veci)yes) | (~mask & (veci)no)); }
-
-INLINE vecf load(const void *base, int64_t i, int is_bf16) {
-    if (!is_bf16) return *(const vecf *)((const float *)base + i);
-    vech half = *(const vech *)((const uint16_t *)base + i);
-    return (vecf)(__builtin_convertvector(half, veci) << 16);
-}
-
-INLINE float load_one(const void *base, int64_t i, int is_bf16) {
-    if (!is_bf16) return ((const float *)base)[i];
-    union { uint32_t u; float f; } bits = {(uint32_t)((const uint16_t *)base)[i] << 16};
-    return bits.f;
-}
-
-INLINE void store_one(void *base, int64_t i, float x, int is_bf16) {
-    if (!is_bf16) {
-        ((float *)base)[i] = x;
-        return;
-    }
-    union { float f; uint32_t u; } bits = {x};
-    uint32_t rounded = (bits.u + 0x7fff + ((bits.u >> 16) & 1)) >> 16; /* to nearest even */
-    ((uint16_t *)base)[i] = x != x ? 0x7fc0 : (uint16_t)rounded;
-}
-
-INLINE float sum_of(vecf v) {
-    float s = 0;
-#if LANES == 16
-    typedef float v8 __attribute__((vector_size(32)));
-    typedef float v4 __attribute__((vector_size(16)));
-    union { vecf v; v8 h[2]; } a = {v};
-    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
-    v4 c = b.h[0] + b.h[1];
-    s = (c[0] + c[1]) + (c[2] + c[3]);
-#else
-    for (int i = 0; i < LANES; i++) s += v[i];
-#endif
-    return s;
-}
-
-/* e^x for x <= 0, relative error under 2e-7; 0 below -87. Degree 6 after reduction by ln 2, in two parts. */
-INLINE vecf exp_of(vecf x) {
-    veci dead = x < splat(-87.0f);
-    vecf safe = choose(dead, splat(0), x);
-    vecf shifted = safe * splat(1.44269504f) + splat(12582912.0f);
-    vecf n = shifted - splat(12582912.0f);
-    vecf r = (safe - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
-    vecf p = splat(1.3888889e-3f);
-    p = p * r + splat(8.3333333e-3f);
-    p = p * r + splat(4.1666667e-2f);
-    p = p * r + splat(1.6666667e-1f);
-    p = p * r + splat(0.5f);
-    p = p * r + splat(1.0f);
-    p = p * r + splat(1.0f);
-    veci bits = (__builtin_convertvector(n, veci) + 127) << 23;
-    return (vecf)(~dead & (veci)(p * (vecf)bits));
-}
 
 /* Scores of `rows` rows against `num_keys` keys: one dot product each. `q` is [rows][dim] float32, scaled. */
 INLINE void score_rows(

@@ -52,7 +52,7 @@ def load(name: str) -> ctypes.CDLL | None:
 
 
 def _library(source: Path, compiler: str) -> Path:
-    text = source.read_bytes()
+    text = source.read_bytes() + b"".join(path.read_bytes() for path in sorted(source.parent.glob("*.h")))
     version = _run([compiler, "--version"])
     key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join(FLAGS).encode(), _processor().encode()]))
     folder = cache_folder()

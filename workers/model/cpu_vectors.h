@@ -1,0 +1,102 @@
+/* Vectors of float32 for the kernels beside this file, in GCC/Clang vector extensions: one source serves AVX-512,
+ * AVX2 and NEON. bfloat16 is kept as uint16_t.
+ */
+#ifndef BATON_CPU_VECTORS_H
+#define BATON_CPU_VECTORS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vecf __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t veci __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t vech __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+INLINE vecf splat(float x) { return x - (vecf){0}; }
+
+INLINE vecf choose(veci mask, vecf yes, vecf no) { return (vecf)((mask & (veci)yes) | (~mask & (veci)no)); }
+
+INLINE vecf load(const void *base, int64_t i, int is_bf16) {
+    if (!is_bf16) return *(const vecf *)((const float *)base + i);
+    vech half = *(const vech *)((const uint16_t *)base + i);
+    return (vecf)(__builtin_convertvector(half, veci) << 16);
+}
+
+INLINE float load_one(const void *base, int64_t i, int is_bf16) {
+    if (!is_bf16) return ((const float *)base)[i];
+    union { uint32_t u; float f; } bits = {(uint32_t)((const uint16_t *)base)[i] << 16};
+    return bits.f;
+}
+
+/* To the nearest bfloat16, ties to even; a NaN stays one. */
+INLINE void store(void *base, int64_t i, vecf x, int is_bf16) {
+    if (!is_bf16) {
+        *(vecf *)((float *)base + i) = x;
+        return;
+    }
+    veci bits = (veci)x;
+    veci rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    veci nan = x != x;
+    rounded = (nan & 0x7fc00000) | (~nan & rounded);
+    *(vech *)((uint16_t *)base + i) = __builtin_convertvector((rounded >> 16) & 0xffff, vech);
+}
+
+INLINE void store_one(void *base, int64_t i, float x, int is_bf16) {
+    if (!is_bf16) {
+        ((float *)base)[i] = x;
+        return;
+    }
+    union { float f; uint32_t u; } bits = {x};
+    uint32_t rounded = (bits.u + 0x7fff + ((bits.u >> 16) & 1)) >> 16;
+    ((uint16_t *)base)[i] = x != x ? 0x7fc0 : (uint16_t)rounded;
+}
+
+INLINE float sum_of(vecf v) {
+#if LANES == 16
+    typedef float v8 __attribute__((vector_size(32)));
+    typedef float v4 __attribute__((vector_size(16)));
+    union { vecf v; v8 h[2]; } a = {v};
+    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
+    v4 c = b.h[0] + b.h[1];
+    return (c[0] + c[1]) + (c[2] + c[3]);
+#else
+    float s = 0;
+    for (int i = 0; i < LANES; i++) s += v[i];
+    return s;
+#endif
+}
+
+/* e^x for x <= 0, relative error under 2e-7; 0 below -87. Degree 6 after reduction by ln 2, in two parts. */
+INLINE vecf exp_of(vecf x) {
+    veci dead = x < splat(-87.0f);
+    vecf safe = choose(dead, splat(0), x);
+    vecf shifted = safe * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    vecf n = shifted - splat(12582912.0f);
+    vecf r = (safe - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
+    vecf p = splat(1.3888889e-3f);
+    p = p * r + splat(8.3333333e-3f);
+    p = p * r + splat(4.1666667e-2f);
+    p = p * r + splat(1.6666667e-1f);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    veci bits = (__builtin_convertvector(n, veci) + 127) << 23;
+    return (vecf)(~dead & (veci)(p * (vecf)bits));
+}
+
+/* x / (1 + e^-x) */
+INLINE vecf silu_of(vecf x) {
+    veci negative = x < splat(0);
+    vecf e = exp_of(choose(negative, x, -x)); /* e^-|x| */
+    return x * choose(negative, e, splat(1)) / (splat(1) + e);
+}
+
+#endif
