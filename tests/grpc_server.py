@@ -1,8 +1,11 @@
 """A fake `baton.v1.Inference` server whose answers a test scripts, call by call.
 
 Without a script, Generate writes `max_tokens` tokens (default 3): ids 100, 101, ..., texts "t0 ", "t1 ", ...
+As a program it serves until killed, one process of its own for measuring a client:
+    python -m tests.grpc_server --interval-ms 20
 """
 
+import argparse
 import asyncio
 import threading
 from collections import deque
@@ -67,6 +70,8 @@ class _Servicer(InferenceServicer):
                 await owner.hang()
             else:
                 yield step
+                if owner.interval_s:
+                    await asyncio.sleep(owner.interval_s)
 
     async def _unary(self, request: Any, context: Any) -> None:
         owner = self._owner
@@ -111,7 +116,8 @@ class FakeGrpcServer:
         health: The standard health service.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, interval_s: float = 0.0) -> None:
+        self.interval_s = interval_s
         self.scripts: deque[list[Step]] = deque()
         self.unary_scripts: deque[Fail | Hang | None] = deque()
         self.requests: list[Any] = []
@@ -131,7 +137,7 @@ class FakeGrpcServer:
         status = health_pb2.HealthCheckResponse
         await self.health.set("", status.SERVING if is_serving else status.NOT_SERVING)
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
         self._server = grpc.aio.server()
         add_InferenceServicer_to_server(_Servicer(self), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
@@ -142,7 +148,7 @@ class FakeGrpcServer:
 
     def __enter__(self) -> Self:
         self.background = BackgroundLoop()
-        self.background.run(self._start())
+        self.background.run(self.start())
         return self
 
     def __exit__(
@@ -150,3 +156,16 @@ class FakeGrpcServer:
     ) -> None:
         self.background.run(self._server.stop(None))
         self.background.stop()
+
+
+async def _serve(interval_s: float) -> None:
+    server = FakeGrpcServer(interval_s=interval_s)
+    await server.start()
+    print(server.target, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--interval-ms", type=float, default=20.0)
+    asyncio.run(_serve(parser.parse_args().interval_ms / 1000))

@@ -70,13 +70,19 @@ def _pieces(response: httpx.Response) -> Iterator[str]:
         if data == _DONE:
             is_done = True
             continue
-        event = json.loads(data)
-        if "error" in event:
-            raise _error(event["error"], response.status_code)
-        for choice in event["choices"]:
-            yield choice.get("text") or choice.get("delta", {}).get("content") or ""
+        yield from _texts(data, response.status_code)
     if not is_done:
         raise UnavailableError("the stream ended early; the server may have stopped")
+
+
+def _texts(data: str, status: int) -> list[str]:
+    try:
+        event = json.loads(data)
+        if "error" not in event:
+            return [choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in event["choices"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnavailableError(f"the server sent a malformed event: {data[:200]}") from error
+    raise _error(event["error"], status)
 
 
 def _refusal(response: httpx.Response) -> BatonError:
