@@ -2,12 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from baton.v1 import inference_pb2, worker_pb2
 from workers.engine.engine import Engine, StepReport
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.local_link import local_pair
+from workers.model.contract import ModelRunner
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
@@ -42,11 +43,16 @@ def make_spec(role: Role = Role.MIXED, **engine: object) -> WorkerSpec:
 class Driver:
     """One engine, or prefill and decode with an in-process link between them."""
 
-    def __init__(self, specs: Sequence[WorkerSpec]) -> None:
+    def __init__(
+        self, specs: Sequence[WorkerSpec], make_runner: Callable[[WorkerSpec], ModelRunner] = FakeRunner
+    ) -> None:
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
+        self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
-        self.engines = [Engine(runner=FakeRunner(spec), spec=spec, emit=self._take, clock=self.clock) for spec in specs]
+        self.engines = [
+            Engine(runner=make_runner(spec), spec=spec, emit=self._take, clock=self.clock) for spec in specs
+        ]
         self.links: list[Outbox | Inbox] = []
         if len(self.engines) == 2:
             prefill, decode = self.engines
@@ -63,6 +69,8 @@ class Driver:
                 for offset, token_id in enumerate(output.token_ids):
                     assert output.index + offset not in self.tokens[key], f"{key} token {output.index} twice"
                     self.tokens[key][output.index + offset] = token_id
+                for offset, entry in enumerate(output.logprobs):
+                    self.logprobs[key][output.index + offset] = entry.sampled.logprob
                 if output.finish_reason:
                     self.finals[key].append(output)
 
