@@ -179,7 +179,7 @@ class Lifecycle:
             return []
         if error.code != PREEMPTED:
             choice.num_losses += 1
-            self.excluded.add(sender)
+            self.excluded |= {sender} | choice.workers()  # prefill may speak of a hand-over that decode broke
         fruitful = len(choice.tokens) > choice.num_inherited
         choice.num_fruitless = 0 if fruitful else choice.num_fruitless + 1
         backoff_s = min(FIRST_BACKOFF_S * 2.0 ** (choice.num_fruitless - 1), MAX_BACKOFF_S)

@@ -14,6 +14,8 @@ from workers.spec import Role
 
 PREFIX_WEIGHT = 0.5  # a wholly cached prompt makes up for half of a decode worker's sequences or blocks in use
 
+NO_ROOM_COST = 2.0  # what a worker with room costs at most, waiting prompts aside
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRequest:
@@ -118,7 +120,7 @@ def _prefill_cost(request: RouteRequest, load: WorkerLoad, num_cached: int, typi
 def _decode_cost(request: RouteRequest, load: WorkerLoad, num_cached: int, now_s: float) -> float:
     """How full the worker will be, in shares of its sequences, of its blocks and of its time for other prompts.
 
-    Above 1 a share means that the request waits there or makes another one wait; that weighs ten times.
+    Above 1 a share means that the request waits there or makes another one wait.
     """
     blocks = -(-(request.num_tokens - num_cached + request.num_choices) // load.block_size)
     used = load.num_blocks - load.num_free_blocks + load.num_sent_blocks
@@ -126,6 +128,6 @@ def _decode_cost(request: RouteRequest, load: WorkerLoad, num_cached: int, now_s
     block_share = (used + blocks) / max(load.num_blocks, 1)
     queued = load.num_queued_tokens(now_s)
     queue_share = queued / (queued + request.num_tokens)
-    overflow = max(sequence_share - 1.0, 0.0) + max(block_share - 1.0, 0.0)
+    no_room = NO_ROOM_COST * ((sequence_share > 1.0) + (block_share > 1.0))
     bonus = PREFIX_WEIGHT * num_cached / request.num_tokens
-    return sequence_share + block_share + queue_share + 10.0 * overflow - bonus
+    return sequence_share + block_share + queue_share + no_room - bonus

@@ -1,0 +1,110 @@
+"""The worker table: which workers may be chosen, what fits, what is healthy."""
+
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from cluster.router.table import WorkerTable
+from cluster.router.workers import WorkerEntry, WorkerKey
+from workers.spec import Role
+
+_WIRE = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
+
+
+def _entry(worker_id: str, role: Role, *, incarnation: str = "x", draining: bool = False) -> WorkerEntry:
+    return WorkerEntry(worker_id=worker_id, incarnation=incarnation, role=role, address="a:1", draining=draining)
+
+
+def _table(*entries: WorkerEntry) -> WorkerTable:
+    table = WorkerTable(step_timeout_s=30.0)
+    table.replace(entries)
+    return table
+
+
+def _report(table: WorkerTable, worker_id: str, role: Role, *, incarnation: str = "x", **fields: object) -> bool:
+    values: dict[str, object] = {"block_size": 16, "num_blocks": 100, "max_model_len": 4096} | fields
+    state = WorkerState(worker_id=worker_id, role=_WIRE[role], **values)  # type: ignore[arg-type]
+    return table.report(WorkerKey(worker_id, incarnation), state, num_outstanding=0, now_s=1.0)
+
+
+def _usable(table: WorkerTable) -> set[str]:
+    return set(table.pools.by_id)
+
+
+def test_a_worker_may_be_chosen_between_its_first_report_and_its_loss() -> None:
+    table = _table(_entry("d0", Role.DECODE))
+    assert _usable(table) == set()
+    assert _report(table, "d0", Role.DECODE)
+    assert not _report(table, "d0", Role.DECODE)
+    assert _usable(table) == {"d0"}
+    table.disconnect(WorkerKey("d0", "x"))
+    assert _usable(table) == set()
+    [view] = table.views(now_s=3.0)
+    assert not view.up
+    assert view.state is not None
+    assert view.age_s == 2.0
+
+
+def test_draining_and_wedged_workers_are_not_chosen() -> None:
+    table = _table(_entry("d0", Role.DECODE), _entry("d1", Role.DECODE), _entry("d2", Role.DECODE, draining=True))
+    for name in ("d0", "d1", "d2"):
+        _report(table, name, Role.DECODE)
+    assert _usable(table) == {"d0", "d1"}
+    assert _report(table, "d0", Role.DECODE, draining=True)
+    assert _report(table, "d1", Role.DECODE, since_progress_s=31.0)
+    assert _usable(table) == set()
+    assert "worker d1 has work and has finished no step for 31 s" in table.health().reason
+    assert _report(table, "d1", Role.DECODE, since_progress_s=0.1)
+    assert _usable(table) == {"d1"}
+
+
+def test_a_change_of_role_moves_the_worker_to_its_new_pool() -> None:
+    table = _table(_entry("w0", Role.PREFILL))
+    _report(table, "w0", Role.PREFILL)
+    assert [load.worker_id for load in table.pools.prefill] == ["w0"]
+    assert _report(table, "w0", Role.DECODE)
+    assert [load.worker_id for load in table.pools.decode] == ["w0"]
+    assert table.pools.prefill == ()
+    assert table.health().ok
+
+
+def test_a_new_incarnation_starts_from_nothing_and_the_old_ones_reports_are_void() -> None:
+    table = _table(_entry("d0", Role.DECODE))
+    _report(table, "d0", Role.DECODE, added_block_hashes=[1, 2])
+    assert table.prefix.match("d0", [1, 2]) == 2
+    table.replace([_entry("d0", Role.DECODE, incarnation="y")])
+    assert table.prefix.match("d0", [1, 2]) == 0
+    assert not _report(table, "d0", Role.DECODE)
+    assert _usable(table) == set()
+    table.disconnect(WorkerKey("d0", "x"))
+    assert _report(table, "d0", Role.DECODE, incarnation="y")
+    assert _usable(table) == {"d0"}
+
+
+def test_a_worker_that_left_is_forgotten_with_its_blocks() -> None:
+    table = _table(_entry("d0", Role.DECODE), _entry("d1", Role.DECODE))
+    _report(table, "d1", Role.DECODE, added_block_hashes=[1])
+    table.replace([_entry("d0", Role.DECODE)])
+    assert table.prefix.num_blocks == 0
+    assert _usable(table) == set()
+
+
+def test_what_fits_is_the_largest_decode_worker_and_is_remembered() -> None:
+    table = _table(_entry("p0", Role.PREFILL), _entry("d0", Role.DECODE), _entry("d1", Role.DECODE))
+    assert table.max_request_tokens == 0
+    _report(table, "p0", Role.PREFILL, num_blocks=1000)
+    assert table.max_request_tokens == 0
+    _report(table, "d0", Role.DECODE)
+    _report(table, "d1", Role.DECODE, num_blocks=10, max_model_len=8192)
+    assert (table.max_model_len, table.max_request_tokens) == (8192, 1600)
+    table.disconnect(WorkerKey("d0", "x"))
+    table.disconnect(WorkerKey("d1", "x"))
+    assert (table.max_model_len, table.max_request_tokens) == (8192, 1600)
+
+
+def test_health_names_the_pool_that_is_empty() -> None:
+    table = _table(_entry("p0", Role.PREFILL), _entry("d0", Role.DECODE))
+    assert table.health().reason == "no worker can decode: none of 2 in the table is up"
+    _report(table, "d0", Role.DECODE)
+    assert table.health().reason == "pool prefill is empty"
+    _report(table, "p0", Role.PREFILL)
+    assert table.health().ok
+    table.replace([_entry("d0", Role.DECODE)])
+    assert table.health().ok
