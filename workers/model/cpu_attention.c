@@ -20,6 +20,7 @@ typedef struct {
     int64_t k_block_stride, k_token_stride, v_block_stride, v_token_stride;
     int64_t window; /* 0: none */
     float scale, softcap; /* softcap 0: none */
+    int32_t max_queries; /* chunks of more are left to the caller */
     int32_t is_bf16, num_threads;
 } baton_attention_args;
 
@@ -275,6 +276,7 @@ static int64_t cut(const baton_attention_args *a, task_t *tasks, int64_t *num_fl
     int64_t wanted = (4 * (int64_t)a->num_threads + a->num_chunks - 1) / a->num_chunks; /* tasks per chunk */
     for (int64_t c = 0; c < a->num_chunks; c++) {
         int64_t num_queries = a->query_start[c + 1] - a->query_start[c];
+        if (num_queries > a->max_queries) continue;
         for (int64_t q = 0; q < num_queries; q += tile) {
             int64_t n = num_queries - q < tile ? num_queries - q : tile;
             int64_t end = a->num_context[c] + q + n;
@@ -306,6 +308,7 @@ static int64_t cut(const baton_attention_args *a, task_t *tasks, int64_t *num_fl
 int baton_paged_attention(const baton_attention_args *a) {
     int64_t floats;
     int64_t count = cut(a, NULL, &floats);
+    if (!count) return 0;
     task_t *tasks = malloc(count * sizeof(task_t));
     float *workspace = malloc((floats + a->num_threads * TILE * a->head_dim) * sizeof(float));
     if (!tasks || !workspace) {

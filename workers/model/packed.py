@@ -22,7 +22,7 @@ ROWS_HINT = 64  # the layout chosen for this many rows was the best or within 3 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this processor and this torch hold packed weights of `dtype`."""
     ops = torch.ops.mkldnn
-    if not (torch.backends.mkldnn.is_available() and hasattr(ops, "_reorder_linear_weight")):
+    if not (torch._C._has_mkldnn and hasattr(ops, "_reorder_linear_weight")):
         return False
     if not hasattr(ops, "_linear_pointwise"):
         return False
@@ -94,7 +94,9 @@ def _is_gated_mlp(module: nn.Module) -> bool:
     if not all(type(part) is nn.Linear for part in parts) or len(list(module.parameters())) > 6:
         return False
     gate, up, down = parts
-    assert isinstance(gate, nn.Linear) and isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
+    assert isinstance(gate, nn.Linear)
+    assert isinstance(up, nn.Linear)
+    assert isinstance(down, nn.Linear)
     if gate.weight.device.type != "cpu" or gate.in_features != down.out_features:
         return False
     generator = torch.Generator().manual_seed(0)

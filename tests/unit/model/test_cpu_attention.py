@@ -82,8 +82,10 @@ def run_case(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     options = case(seed)
     block_size, head_dim = options["block_size"], options["head_dim"]
     num_kv_heads, num_heads = options["num_kv_heads"], options["num_heads"]
-    assert isinstance(block_size, int) and isinstance(head_dim, int)
-    assert isinstance(num_kv_heads, int) and isinstance(num_heads, int)
+    assert isinstance(block_size, int)
+    assert isinstance(head_dim, int)
+    assert isinstance(num_kv_heads, int)
+    assert isinstance(num_heads, int)
     generator = torch.Generator().manual_seed(seed)
     num_blocks = sum(-(-(a + b) // block_size) for a, b in options["lengths"]) + 3  # type: ignore[attr-defined]
     chunks = chunks_of(options["rng"], options["lengths"], block_size, num_blocks)  # type: ignore[arg-type]
