@@ -12,19 +12,28 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_cuda, attention_torch, cpu_attention, specs
+from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_fusion, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
 from workers.model.kv_store import TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
+from workers.model.packed import pack_linears
 from workers.spec import EngineSpec, WorkerSpec
+
+# (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`
+WriteKV = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def copy_rows(key: Tensor, value: Tensor, k_rows: Tensor, v_rows: Tensor, slots: Tensor) -> None:
+    k_rows.index_copy_(0, slots, key[0].transpose(0, 1))
+    v_rows.index_copy_(0, slots, value[0].transpose(0, 1))
 
 
 class Step:
     """One forward pass: what `workers.model.binding` hands to each layer."""
 
-    __slots__ = ("attention", "caches", "meta", "on_layer", "slots")
+    __slots__ = ("attention", "caches", "meta", "on_layer", "slots", "write_kv")
 
     def __init__(
         self,
@@ -32,8 +41,10 @@ class Step:
         caches: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
         meta: PagedMeta,
         attention: PagedAttention,
+        write_kv: WriteKV,
         on_layer: Callable[[int], None] | None,
     ) -> None:
+        self.write_kv = write_kv
         self.meta = meta
         self.slots = slots  # [T], on the device
         self.caches = caches
@@ -52,8 +63,7 @@ class Step:
         sinks: Tensor | None,
     ) -> Tensor:
         k_rows, v_rows, k_cache, v_cache = self.caches[layer]
-        k_rows.index_copy_(0, self.slots, key[0].transpose(0, 1))
-        v_rows.index_copy_(0, self.slots, value[0].transpose(0, 1))
+        self.write_kv(key, value, k_rows, v_rows, self.slots)
         if self.on_layer is not None:
             self.on_layer(layer)
         rows = query[0].transpose(0, 1)
@@ -95,6 +105,7 @@ class TorchRunner:
             (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for layer in self.store.layers
         ]
         self.attention: PagedAttention = attention_torch.paged_attention
+        self._write_kv: WriteKV = copy_rows
         self.graphs: DecodeGraphs | None = None
         if self.device.type == "cuda":
             self._prepare_cuda(loaded, engine)
@@ -143,7 +154,7 @@ class TorchRunner:
         rows: Tensor | None = None,
     ) -> Tensor:
         """Logits [num_rows, vocab_size] of the given rows, of all when None. Tensors are on the device."""
-        step = Step(slots, self._caches, meta, attention, on_layer)
+        step = Step(slots, self._caches, meta, attention, self._write_kv, on_layer)
         inputs = {"input_ids": tokens, "position_ids": positions, "use_cache": False, "step": step}
         if rows is not None and not len(rows):
             self.model.base_model(**inputs)
@@ -177,8 +188,15 @@ class TorchRunner:
             layer[:, blocks] = 0
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
+        pack_linears(loaded.model)
+        cpu_fusion.fuse(loaded.model)
         if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
+        if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
+            cpu_elementwise.replace(loaded.model, loaded.dtype)
+            self._write_kv = cpu_elementwise.write_kv
+        if packed.can_pack(loaded.dtype):
+            packed.pack_linears(loaded.model)
 
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
         head_dims = {shape.head_dim for shape in loaded.shapes}
