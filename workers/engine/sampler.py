@@ -27,6 +27,8 @@ def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[
         eos_token_ids: Not sampled before `min_tokens`.
     """
     assert logits.shape[0] == len(rows), f"{logits.shape[0]} rows of logits for {len(rows)} samples"
+    if not rows:
+        return []
     logits = adjust_logits(logits, rows, eos_token_ids)
     token_ids = _choose(logits, rows)
     if all(row.params.num_logprobs is None for row in rows):

@@ -5,8 +5,8 @@ ones are admitted while blocks and places last (the order of Sarathi-Serve). A p
 admitted, so that prompts in progress never wait for each other; decodes grow block by block.
 
 Invariant: seniority. Both lists are in order of arrival, a sequence loses its blocks (preemption, to be recomputed
-later) only to an older one, and no waiting sequence is passed by a younger one. So the oldest always gets on, and
-with it everyone in the end, if each fits into the pool alone (the engine refuses those that do not).
+later) only to an older one, and nothing is admitted past an older one that waits. So the oldest that runs always gets
+on, and everyone does in the end, if each fits into the pool alone (the engine refuses those that do not).
 """
 
 import sys
