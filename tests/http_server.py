@@ -68,6 +68,7 @@ class FakeOpenAIServer:
         scripts: One list of steps per completion call, in order.
         bodies: Every completion's body.
         sent_s: Per completion, the monotonic times at which its token events were written.
+        hanging: Set when a call began to hang.
         cancelled: Set when a client left a call that hung.
         models: The reply to /v1/models.
         peak: The most completions at once.
@@ -78,6 +79,7 @@ class FakeOpenAIServer:
         self.scripts: deque[list[Step]] = deque()
         self.bodies: list[dict[str, Any]] = []
         self.sent_s: list[list[float]] = []
+        self.hanging = threading.Event()
         self.cancelled = threading.Event()
         self.models: dict[str, Any] = {"data": [{"id": "fake", "max_model_len": 2048, "vocab_size": 500}]}
         self.peak = 0
@@ -122,6 +124,7 @@ class FakeOpenAIServer:
     ) -> AsyncIterator[dict[str, Any] | Break]:
         for step in steps if steps is not None else _default(body, is_chat):
             if isinstance(step, Hang):
+                self.hanging.set()
                 try:
                     await asyncio.Event().wait()
                 finally:
