@@ -1,4 +1,4 @@
-"""Worker processes and a dispatcher on this machine, without Ray: what benchmarks and tests below the fleet stand on."""
+"""Worker processes and a dispatcher on this machine, without Ray: what benchmarks and tests below the fleet use."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -14,10 +15,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.router.dispatcher import Dispatcher, DispatchRequest
+
 from baton.v1.inference_pb2 import SamplingParams
 from baton.v1.worker_pb2 import TokenOutput
 from cluster.config import HealthConfig, RouterConfig
-from cluster.router.dispatcher import Dispatcher, DispatchRequest
 from cluster.router.workers import WorkerEntry
 from workers.process import dump
 from workers.spec import WorkerSpec
@@ -32,7 +34,7 @@ class WorkerProcess:
         self.spec = spec
         self.incarnation = uuid.uuid4().hex[:8]
         self.address = ""
-        self._log = log.open("ab") if log else subprocess.DEVNULL
+        self._log_path = log or Path(tempfile.gettempdir()) / f"baton-bench-{os.getpid()}-{spec.worker_id}.log"
         env = dict(os.environ)
         if spec.cores or spec.num_threads:
             env["OMP_NUM_THREADS"] = str(spec.num_threads or len(spec.cores))
@@ -40,7 +42,7 @@ class WorkerProcess:
             [sys.executable, "-m", "workers.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=self._log_path.open("ab"),
             env=env,
             cwd=Path(__file__).resolve().parent.parent,
         )
@@ -60,7 +62,7 @@ class WorkerProcess:
         line = self._process.stdout.readline()
         timer.cancel()
         if not line:
-            raise RuntimeError(f"worker {self.spec.worker_id} ended while it started, status {self._process.wait()}")
+            raise RuntimeError(f"worker {self.spec.worker_id} ended while it started; see {self._log_path}")
         self.address = json.loads(line)["address"]
         return self.entry
 
