@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 
 from baton.errors import UnauthenticatedError
@@ -126,3 +127,32 @@ async def test_a_wrong_secret_is_told_as_a_refusal_that_a_right_one_ends() -> No
             worker.secret = SECRET
             await _until(lambda: link.state is LinkState.UP)
             assert link.refusal is None
+
+
+_PROCESS = """
+import asyncio
+from tests.fake_worker import FakeWorker
+from workers.spec import Role
+
+async def main() -> None:
+    worker = FakeWorker("d0", Role.DECODE, incarnation="x")
+    await worker.start()
+    print(worker.entry.address, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_is_told_without_waiting_for_silence() -> None:
+    log = _Log()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROCESS, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    address = (await process.stdout.readline()).decode().strip()
+    entry = WorkerEntry(worker_id="d0", incarnation="x", role=Role.DECODE, address=address)
+    async with _link(entry, log) as link:
+        await _until(lambda: link.state is LinkState.UP)
+        process.kill()
+        await process.wait()
+        await _until(lambda: len(log.losses) == 1)
+    assert log.losses[0].startswith("UNAVAILABLE")
