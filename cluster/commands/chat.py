@@ -1,6 +1,7 @@
 """`baton chat`: a conversation on the terminal. The history lives here; every turn sends all of it."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -36,16 +37,20 @@ def command(
 class Conversation:
     """`history` begins with the system prompt if there is one; a turn that failed is not kept."""
 
-    def __init__(self, source: Source, ask: Ask, system: str | None) -> None:
+    def __init__(
+        self, source: Source, ask: Ask, system: str | None, *, read_line: Callable[[], str | None] | None = None
+    ) -> None:
+        """`read_line` gives None at the end of input; by default it asks on the terminal."""
         self._source = source
         self._ask = ask
+        self._read_line = read_line or _read_line
         self._opening: list[baton.Message] = [{"role": "system", "content": system}] if system else []
         self.history: list[baton.Message] = list(self._opening)
 
     def run(self) -> None:
         """Until /quit, Ctrl-D, or the end of standard input."""
         typer.echo(_HELP, err=True)
-        while (line := _read_line()) is not None:
+        while (line := self._read_line()) is not None:
             text = line.strip()
             if text == "/quit":
                 return

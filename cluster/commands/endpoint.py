@@ -1,13 +1,11 @@
 """Where the running cluster answers, and how a command fails in one line."""
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from baton.errors import BatonError, ConfigError, InvalidRequestError
+from cluster import state
 
 USAGE_EXIT_CODE = 2
 FAILURE_EXIT_CODE = 1
@@ -25,26 +23,15 @@ _DEFAULT = Endpoint(http="http://127.0.0.1:8000", grpc="127.0.0.1:9000")
 
 
 def default_endpoint() -> Endpoint:
-    """What `baton up` noted in cluster.json below $BATON_HOME (~/.baton), else the default ports of this machine.
+    """What `baton up` noted in `cluster.state`, else the default ports of this machine.
 
     Raises:
         ConfigError: The file is there and holds something else.
     """
-    path = Path(os.environ.get("BATON_HOME") or Path.home() / ".baton") / "cluster.json"
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    running = state.read()
+    if running is None:
         return _DEFAULT
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); remove it, or give --url or --grpc") from error
-    if not isinstance(state, dict):
-        raise ConfigError(f"{path} holds {type(state).__name__}, not an object; remove it, or give --url or --grpc")
-    return Endpoint(http=_url(state.get("http") or _DEFAULT.http), grpc=str(state.get("grpc") or _DEFAULT.grpc))
-
-
-def _url(address: object) -> str:
-    text = str(address)
-    return text if "://" in text else f"http://{text}"
+    return Endpoint(http=running.http or _DEFAULT.http, grpc=running.grpc or _DEFAULT.grpc)
 
 
 @contextmanager
