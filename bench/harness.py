@@ -15,11 +15,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.router.dispatcher import Dispatcher, DispatchRequest
-
 from baton.v1.inference_pb2 import SamplingParams
 from baton.v1.worker_pb2 import TokenOutput
 from cluster.config import HealthConfig, RouterConfig
+from cluster.router.dispatcher import Dispatcher, DispatchRequest
 from cluster.router.workers import WorkerEntry
 from workers.process import dump
 from workers.spec import WorkerSpec

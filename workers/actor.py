@@ -128,14 +128,13 @@ class WorkerActor:
 
 def pin(spec: WorkerSpec) -> None:
     """Keeps every thread of this process, those yet to come too, on the worker's cores."""
-    if spec.cores and hasattr(os, "sched_setaffinity"):
-        available = os.sched_getaffinity(0)
-        wanted = set(spec.cores) & available
-        if wanted:
-            for task in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(task), wanted)
-        else:
-            logger.warning("cores not available, not pinned cores=%s available=%s", spec.cores, sorted(available))
+    if not spec.cores or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        for task in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(task), spec.cores)
+    except OSError as error:  # none of them is this process's to have
+        logger.warning("not pinned cores=%s error=%s", spec.cores, error)
 
 
 def build_runner(spec: WorkerSpec) -> "ModelRunner":
