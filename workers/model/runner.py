@@ -12,13 +12,12 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_fusion, specs
+from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, packed, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
 from workers.model.kv_store import TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
-from workers.model.packed import pack_linears
 from workers.spec import EngineSpec, WorkerSpec
 
 # (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`
@@ -188,8 +187,6 @@ class TorchRunner:
             layer[:, blocks] = 0
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
-        pack_linears(loaded.model)
-        cpu_fusion.fuse(loaded.model)
         if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
         if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
