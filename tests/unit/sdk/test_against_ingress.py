@@ -1,0 +1,99 @@
+"""The SDK and the load generator against the ingress's own routes: both sides must mean the same."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+import baton
+from baton.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+from bench.load.options import LoadOptions
+from bench.load.record import Record
+from bench.load.session import Measurement, Progress, measure
+from cluster.ingress.http_api import build_app
+from tests.unit.ingress.fakes import FakeDispatcher, demo_service, serving
+from tests.unit.ingress.test_grpc_api import Servicer
+
+ANSWER = "The best of times 0."
+
+
+@pytest.fixture
+async def addresses() -> AsyncIterator[tuple[FakeDispatcher, str, str]]:
+    """The dispatcher behind both, the HTTP URL, and the gRPC target."""
+    service, dispatcher = demo_service()
+    server = grpc.aio.server()
+    add_InferenceServicer_to_server(Servicer(service), server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with serving(build_app(service)) as url:
+        yield dispatcher, url, target
+    await server.stop(None)
+
+
+async def test_the_sdk_reads_what_the_ingress_writes(addresses: tuple[FakeDispatcher, str, str]) -> None:
+    _, _, target = addresses
+    async with baton.AsyncClient(target, timeout_s=20) as client:
+        completion = await client.generate("Once", n=2, logprobs=1)
+        assert [choice.text for choice in completion.choices] == [ANSWER, ANSWER.replace("0", "1")]
+        assert completion.choices[0].finish_reason == "stop"
+        assert completion.choices[0].logprobs is not None
+        assert completion.usage is not None
+        assert completion.usage.completion_tokens == sum(len(choice.token_ids) for choice in completion.choices)
+        assert await client.detokenize(await client.tokenize("Once upon")) == "Once upon"
+        assert await client.models() == [baton.Model(id="demo", max_model_len=2048)]
+
+
+async def test_a_stop_string_is_named_by_the_ingress(addresses: tuple[FakeDispatcher, str, str]) -> None:
+    async with baton.AsyncClient(addresses[2], timeout_s=20) as client:
+        choice = (await client.generate("Once", stop="times")).choices[0]
+    assert (choice.text, choice.finish_reason, choice.stop_reason) == ("The best of ", "stop", "times")
+
+
+async def test_the_ingresss_errors_arrive_with_class_field_and_pause(
+    addresses: tuple[FakeDispatcher, str, str],
+) -> None:
+    dispatcher, _, target = addresses
+    async with baton.AsyncClient(target, timeout_s=20, max_retries=0) as client:
+        with pytest.raises(baton.InvalidRequestError, match="temperature is -1") as refused:
+            await client.generate("Once", temperature=-1)
+        assert refused.value.field == "temperature"
+        with pytest.raises(baton.ModelNotFoundError, match="other"):
+            await client.generate("Once", model="other")
+        dispatcher.failure = baton.OverloadedError("full", retry_after_s=2.5)
+        with pytest.raises(baton.OverloadedError, match="full") as shed:
+            await client.generate("Once")
+        assert shed.value.retry_after_s == 2.5
+        dispatcher.failure, dispatcher.failure_after = baton.UnavailableError("decode is gone"), 2
+        with pytest.raises(baton.UnavailableError, match="decode is gone"):
+            await client.generate("Once")
+
+
+async def _measure(options: LoadOptions) -> Measurement:
+    def ignore(_: str | int | Record) -> None:
+        """The run is quiet."""
+
+    return await measure(options, Progress(note=ignore, start=ignore, advance=ignore))
+
+
+@pytest.mark.parametrize("backend", ["openai", "openai-chat", "grpc"])
+async def test_the_load_generator_counts_the_ingresss_tokens(
+    addresses: tuple[FakeDispatcher, str, str], backend: str
+) -> None:
+    dispatcher, url, target = addresses
+    measurement = await _measure(
+        LoadOptions(
+            backend=backend,
+            address=target if backend == "grpc" else url,
+            num_prompts=4,
+            concurrency=2,
+            input_len=20,
+            output_len=3,
+        )
+    )
+    result = measurement.result
+    assert (result["completed"], result["error_counts"]) == (4, {})
+    assert result["total_output_tokens"] == 12
+    assert result["total_input_tokens"] == sum(len(request.prompt_token_ids) for request in dispatcher.requests)
+    assert [len(record.token_s) for record in measurement.run.records] == [3] * 4
+    if backend != "openai-chat":
+        assert {len(request.prompt_token_ids) for request in dispatcher.requests} == {20}
