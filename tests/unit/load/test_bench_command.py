@@ -103,6 +103,7 @@ def test_what_is_cut_or_guessed_is_said(http: FakeOpenAIServer) -> None:
         (["tpot:50"], "unexpected argument 'tpot:50'"),
         (["--save-detailed"], "give --json FILE too"),
         (["--json", "no/such/folder/out.json"], "--json no/such/folder/out.json cannot be written"),
+        (["--plot", "out.xyz"], "--plot out.xyz: unknown kind '.xyz'"),
         (["--grpc", "127.0.0.1:1"], "--grpc needs --backend grpc"),
         (["--backend", "grpc"], "--url is for openai"),
     ],
