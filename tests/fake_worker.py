@@ -69,7 +69,7 @@ class Script:
     refusal: WorkerError | None = None  # the answer to every Submit
     preempt_after: int | None = None  # tokens of an attempt; decode then asks for a new one, once per request
     die_after_tokens: int | None = None  # in all, sent by this worker
-    withhold_finish: bool = False  # never says that a choice is finished
+    withhold_finish: bool = False  # stops at max_tokens without a word
 
 
 @dataclass(slots=True, eq=False)
@@ -281,7 +281,8 @@ class FakeWorker(WorkerServicer):
         by_ingress: dict[str, list[TokenOutput]] = {}
         for sequence in list(self._running.values()):
             reads_for_decode = sequence.submit.HasField("decode") and sequence.submit.decode.worker_id != self.worker_id
-            if reads_for_decode:
+            done = self.script.withhold_finish and len(sequence.output) >= sequence.submit.sampling.max_tokens
+            if reads_for_decode or done:
                 continue
             output = self._next(sequence)
             if output.finish_reason:

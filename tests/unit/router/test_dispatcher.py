@@ -231,9 +231,9 @@ async def test_all_retries_lost_is_unavailable() -> None:
 
 
 async def test_a_lost_finish_reason_is_made_up_for() -> None:
-    script = Script(withhold_finish=True, die_after_tokens=5)
+    script = Script(withhold_finish=True)
     async with FakeCluster(decode=1, script=script) as cluster, _dispatching(cluster) as dispatcher:
-        reader = await _read(dispatcher, _request(SHORT, max_tokens=5))
+        reader = await _read(dispatcher, _request(SHORT, max_tokens=5), _kill_at(cluster.workers[0], 4))
         assert reader.tokens == [fake_tokens(SHORT, 0, 5)]
         assert reader.reasons == [FINISH_REASON_LENGTH]
         assert dispatcher.counters.num_retries == 0
