@@ -1,0 +1,107 @@
+"""The controller as others see it: found by name, asked with deadlines, Ray's errors mapped to Baton's."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from baton.errors import BatonError, UnavailableError
+from cluster.config import BatonConfig
+from cluster.fleet.controller import Controller
+from cluster.fleet.plan import Plan
+from cluster.fleet.shell import WORKER_CLASS
+from cluster.fleet.status import FleetStatus
+from cluster.router.workers import WorkerEntry
+
+NAMESPACE = "baton"
+CONTROLLER_NAME = "baton-controller"
+CALL_TIMEOUT_S = 30.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerClient:
+    actor: Any
+
+    @classmethod
+    def find(cls, namespace: str = NAMESPACE, name: str = CONTROLLER_NAME) -> Self | None:
+        """The controller that runs on the connected Ray cluster."""
+        try:
+            return cls(actor=ray.get_actor(name, namespace=namespace))
+        except ValueError:
+            return None
+
+    @classmethod
+    def start(
+        cls,
+        secret: str,
+        *,
+        namespace: str = NAMESPACE,
+        name: str = CONTROLLER_NAME,
+        worker_class: str = WORKER_CLASS,
+        worker_env: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The controller that runs, or a new one. It outlives this process and is started again when it dies."""
+        options = {
+            "name": name,
+            "namespace": namespace,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": 3,
+        }
+        actor = (
+            ray.remote(Controller)
+            .options(**options)
+            .remote(namespace=namespace, secret=secret, worker_class=worker_class, worker_env=dict(worker_env or {}))
+        )
+        return cls(actor=actor)
+
+    def apply(self, config: BatonConfig, timeout_s: float = CALL_TIMEOUT_S) -> Plan:
+        """Raises: ConfigError: see `Controller.apply`."""
+        plan: Plan = _get(self.actor.apply.remote(config), timeout_s)
+        return plan
+
+    def status(self, timeout_s: float = CALL_TIMEOUT_S) -> FleetStatus:
+        status: FleetStatus = _get(self.actor.status.remote(), timeout_s)
+        return status
+
+    def workers(self, timeout_s: float = CALL_TIMEOUT_S) -> list[WorkerEntry]:
+        table: list[WorkerEntry] = _get(self.actor.workers.remote(), timeout_s)
+        return table
+
+    def shutdown(self, drain_timeout_s: float) -> None:
+        """Ends all workers, then the controller itself."""
+        try:
+            _get(self.actor.shutdown.remote(drain_timeout_s), drain_timeout_s + CALL_TIMEOUT_S)
+        finally:
+            ray.kill(self.actor, no_restart=True)
+
+    def wait_for(self, until: Callable[[FleetStatus], bool], timeout_s: float) -> FleetStatus:
+        """Asks until `until(status)`, or the time is over: then it is an UnavailableError."""
+        deadline = time.monotonic() + timeout_s
+        while not until(status := self.status()):
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"the fleet did not get there within {timeout_s:g} s: {status.workers}")
+            time.sleep(POLL_S)
+        return status
+
+
+def _get(reference: Any, timeout_s: float) -> Any:
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, BatonError):
+            raise cause from None
+        raise
+    except GetTimeoutError as error:
+        raise UnavailableError(
+            f"the controller did not answer within {timeout_s:g} s; try again, or `baton down`"
+        ) from error
+    except RayError as error:
+        raise UnavailableError("the controller is away; Ray starts it again, try in a few seconds") from error

@@ -1,0 +1,104 @@
+"""The machines of the Ray cluster: which has room for a worker, its cores, its GPUs."""
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from baton.errors import ConfigError
+
+ASK_TIMEOUT_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    node_id: str
+    address: str
+    num_gpus: float
+
+
+def alive() -> list[Node]:
+    """The head first, then by address."""
+    rows = [row for row in ray.nodes() if row["Alive"]]  # type: ignore[no-untyped-call]
+    rows.sort(key=lambda row: ("node:__internal_head__" not in row["Resources"], row["NodeManagerAddress"]))
+    return [
+        Node(node_id=row["NodeID"], address=row["NodeManagerAddress"], num_gpus=float(row["Resources"].get("GPU", 0.0)))
+        for row in rows
+    ]
+
+
+def resolve_device(device: str, nodes: Sequence[Node]) -> str:
+    """Raises: ConfigError: `cuda` without a GPU in the cluster."""
+    has_gpu = any(node.num_gpus for node in nodes)
+    if device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if device == "cuda" and not has_gpu:
+        raise ConfigError("device: cuda, but the Ray cluster has no GPU; set `device: cpu` or auto, or add a GPU node")
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device == "cuda" or _cpu_has_bfloat16() else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+
+
+def choose(nodes: Sequence[Node], placed: Iterable[tuple[str, str]], role: str, device: str) -> Node:
+    """The node with the fewest workers of this role, then with the fewest of all.
+
+    Args:
+        placed: (node id, role) of each live worker.
+    """
+    fits = [node for node in nodes if device != "cuda" or node.num_gpus] or nodes  # none: it waits for one to come
+    all_placed = list(placed)
+    same = Counter(node_id for node_id, other in all_placed if other == role)
+    total = Counter(node_id for node_id, _ in all_placed)
+    return min(fits, key=lambda node: (same[node.node_id], total[node.node_id]))
+
+
+def gpu_share(nodes: Sequence[Node], num_workers: int) -> float:
+    """GPUs per worker: one each, or equal parts of one where there are fewer GPUs than workers."""
+    num_gpus = sum(int(node.num_gpus) for node in nodes)
+    if num_workers <= num_gpus:
+        return 1.0
+    per_gpu = -(-num_workers // max(1, num_gpus))
+    return int(10_000 / per_gpu) / 10_000
+
+
+async def cores_of(node: Node) -> tuple[int, ...]:
+    """Cores that processes on the node may use; empty where it does not answer in time."""
+    if node.node_id == ray.get_runtime_context().get_node_id():
+        return _own_cores()
+    ask = ray.remote(_own_cores).options(
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    )
+    try:
+        cores: tuple[int, ...] = await asyncio.wait_for(asyncio.wrap_future(ask.remote().future()), ASK_TIMEOUT_S)
+    except (RayError, TimeoutError) as error:
+        logger.warning("node did not tell its cores address=%s error=%s", node.address, error)
+        return ()
+    return cores
+
+
+def _own_cores() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

@@ -1,0 +1,98 @@
+"""The controller's row of one slot: its last worker, and the moves that are legal for it."""
+
+import logging
+from dataclasses import dataclass
+
+from baton.v1.worker_pb2 import WorkerState
+from cluster.fleet.launch import Launched
+from cluster.fleet.shell import WorkerFacts
+from cluster.fleet.status import COUNTS, WorkerStatus
+from cluster.fleet.tick import Limits, Observed, WorkerPhase, check_move, failures_after
+from cluster.router.workers import WorkerEntry
+from workers.spec import Role
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class WorkerRecord:
+    """The last worker of one slot."""
+
+    worker_id: str
+    role: Role
+    index: int
+    incarnation: str
+    num_failures: int
+    entered_s: float
+    heard_s: float
+    phase: WorkerPhase = WorkerPhase.STARTING
+    launched: Launched | None = None
+    node_id: str = ""
+    cores: tuple[int, ...] = ()
+    facts: WorkerFacts | None = None
+    state: WorkerState | None = None
+    error: str = ""
+    error_is_final: bool = False
+
+    def observed(self) -> Observed:
+        return Observed(
+            worker_id=self.worker_id,
+            role=self.role,
+            index=self.index,
+            phase=self.phase,
+            entered_s=self.entered_s,
+            heard_s=self.heard_s,
+            since_progress_s=self.state.since_progress_s if self.state else 0.0,
+            num_failures=self.num_failures,
+        )
+
+    def move(self, phase: WorkerPhase, now_s: float) -> None:
+        check_move(self.phase, phase)
+        logger.info(
+            "worker worker_id=%s incarnation=%s from=%s to=%s error=%s",
+            *(self.worker_id, self.incarnation, self.phase, phase, self.error),
+        )
+        self.phase = phase
+        self.entered_s = self.heard_s = now_s
+
+    def end(self, phase: WorkerPhase, reason: str, limits: Limits, now_s: float) -> None:
+        """To STOPPED or FAILED."""
+        ready_for_s = now_s - self.entered_s if self.phase is WorkerPhase.READY else 0.0
+        self.num_failures = failures_after(phase, ready_for_s, self.num_failures, limits)
+        self.error = reason
+        self.move(phase, now_s)
+
+    def entry(self) -> WorkerEntry | None:
+        """Its row of the router's table; None while it does not serve."""
+        if self.facts is None or self.phase not in (WorkerPhase.READY, WorkerPhase.DRAINING):
+            return None
+        return WorkerEntry(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            role=self.role,
+            address=self.facts.address,
+            draining=self.phase is WorkerPhase.DRAINING,
+        )
+
+    def status(self, now_s: float) -> WorkerStatus:
+        counts = {name: getattr(self.state, name) for name in COUNTS} if self.state is not None else {}
+        return WorkerStatus(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            role=self.role.value,
+            phase=self.phase,
+            phase_s=now_s - self.entered_s,
+            address=self.facts.address if self.facts else "",
+            node_id=self.node_id,
+            pid=self.facts.pid if self.facts else 0,
+            cores=self.cores,
+            error=self.error,
+            error_is_final=self.error_is_final,
+            num_failures=self.num_failures,
+            **counts,
+        )
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,71 @@
+"""What the controller tells of itself: `baton status`, and `baton up` while it waits."""
+
+from dataclasses import dataclass
+
+from cluster.fleet.tick import WorkerPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """Counts are of the worker's last report; 0 before the first."""
+
+    worker_id: str
+    incarnation: str
+    role: str
+    phase: WorkerPhase
+    phase_s: float  # for so long in this phase
+    address: str
+    node_id: str
+    pid: int
+    cores: tuple[int, ...]
+    error: str  # why the slot's last worker failed; empty: it did not
+    error_is_final: bool  # a wrong config: another start cannot help
+    num_failures: int  # in a row
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    num_quarantined_blocks: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_preemptions: int = 0
+    num_transfers: int = 0
+    num_failed_transfers: int = 0
+    kv_bytes_sent: int = 0
+    kv_bytes_received: int = 0
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    since_progress_s: float = 0.0
+
+
+COUNTS = (
+    "num_blocks",
+    "num_free_blocks",
+    "num_quarantined_blocks",
+    "num_running",
+    "num_waiting",
+    "num_preemptions",
+    "num_transfers",
+    "num_failed_transfers",
+    "kv_bytes_sent",
+    "kv_bytes_received",
+    "num_prompt_tokens",
+    "num_output_tokens",
+    "num_prefix_hit_tokens",
+    "since_progress_s",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    role: str
+    num_desired: int
+    num_ready: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStatus:
+    ready: bool  # every pool has all the workers it wants
+    config: str  # YAML; empty: nothing was applied
+    model_path: str
+    pools: tuple[PoolStatus, ...]
+    workers: tuple[WorkerStatus, ...]

@@ -1,0 +1,167 @@
+"""The controller over real Ray actors with fake workers."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from baton.errors import ConfigError
+from cluster.config import BatonConfig, HealthConfig, PoolConfig, PoolsConfig
+from cluster.config_load import loads
+from cluster.fleet.client import ControllerClient
+from cluster.fleet.status import FleetStatus, WorkerStatus
+from cluster.state import ClusterState
+
+READY_S = 60.0
+
+
+@pytest.fixture
+def switches(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def controller(ray_cluster: ClusterState, switches: Path, request: pytest.FixtureRequest) -> Iterator[ControllerClient]:
+    client = start(request.node.name, switches)
+    yield client
+    client.shutdown(drain_timeout_s=0.0)
+
+
+def start(namespace: str, switches: Path) -> ControllerClient:
+    return ControllerClient.start(
+        "secret",
+        namespace=namespace,
+        worker_class="tests.cluster.fake_worker:FakeWorker",
+        worker_env={"FAKE_WORKERS": str(switches)},
+    )
+
+
+def config(prefill: int = 1, decode: int = 1) -> BatonConfig:
+    pools = PoolsConfig(prefill=PoolConfig(workers=prefill), decode=PoolConfig(workers=decode))
+    return BatonConfig(pools=pools, health=HealthConfig(step_timeout_s=5.0, drain_timeout_s=20.0))
+
+
+def worker(status: FleetStatus, worker_id: str) -> WorkerStatus:
+    return next(one for one in status.workers if one.worker_id == worker_id)
+
+
+def is_ready(status: FleetStatus) -> bool:
+    return status.ready
+
+
+def test_both_pools_come_up_with_cores_of_their_own(controller: ControllerClient, switches: Path) -> None:
+    plan = controller.apply(config())
+    assert plan.config.device in ("cpu", "cuda")
+    assert plan.config.dtype != "auto"
+    status = controller.wait_for(is_ready, READY_S)
+    assert [(pool.role, pool.num_ready) for pool in status.pools] == [("prefill", 1), ("decode", 1)]
+    assert {entry.worker_id for entry in controller.workers()} == {"prefill-0", "decode-0"}
+    prefill, decode = worker(status, "prefill-0"), worker(status, "decode-0")
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert set(prefill.cores).isdisjoint(decode.cores)
+    assert (switches / "env-decode-0").read_text() == str(len(decode.cores))
+    assert prefill.pid != decode.pid
+
+
+def test_a_killed_worker_is_seen_within_two_seconds_and_replaced(controller: ControllerClient) -> None:
+    controller.apply(config())
+    before = worker(controller.wait_for(is_ready, READY_S), "decode-0")
+    os.kill(before.pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    controller.wait_for(lambda status: worker(status, "decode-0").incarnation != before.incarnation, READY_S)
+    assert time.monotonic() - killed_s < 2.0
+    after = worker(controller.wait_for(is_ready, READY_S), "decode-0")
+    assert after.pid != before.pid
+    assert after.num_failures == 1
+    assert after.cores == before.cores
+
+
+def test_a_worker_that_makes_no_progress_is_killed_and_replaced(controller: ControllerClient, switches: Path) -> None:
+    controller.apply(config())
+    before = worker(controller.wait_for(is_ready, READY_S), "prefill-0")
+    (switches / f"wedged-{before.incarnation}").touch()
+    controller.wait_for(
+        lambda status: status.ready and worker(status, "prefill-0").incarnation != before.incarnation, READY_S
+    )
+    assert not psutil.pid_exists(before.pid)
+
+
+def test_fewer_workers_are_drained_and_more_are_started_while_the_rest_serves(
+    controller: ControllerClient, switches: Path
+) -> None:
+    controller.apply(config(decode=2))
+    first = controller.wait_for(is_ready, READY_S)
+    (switches / "busy").touch()
+    controller.apply(config(decode=1))
+    controller.wait_for(lambda status: worker(status, "decode-1").phase == "draining", READY_S)
+    assert [(entry.worker_id, entry.draining) for entry in controller.workers() if entry.draining] == [
+        ("decode-1", True)
+    ]
+    (switches / "busy").unlink()
+    controller.wait_for(lambda status: worker(status, "decode-1").phase == "stopped", READY_S)
+    controller.apply(config(prefill=2))
+    last = controller.wait_for(is_ready, READY_S)
+    assert worker(last, "decode-0").incarnation == worker(first, "decode-0").incarnation
+    assert (switches / f"stopped-{worker(first, 'decode-1').incarnation}").exists()
+
+
+def test_a_key_that_needs_a_restart_is_refused_by_name(controller: ControllerClient) -> None:
+    controller.apply(config())
+    with pytest.raises(ConfigError, match=r"dtype: .* cannot become 'float16' while the cluster runs.*baton down"):
+        controller.apply(replace(config(), dtype="float16"))
+    with pytest.raises(ConfigError, match="mixed and separate pools cannot change places"):
+        controller.apply(replace(config(), pools=loads("pools: {mixed: {workers: 1}}").pools))
+
+
+def test_an_unknown_model_is_refused_before_anything_starts(controller: ControllerClient) -> None:
+    with pytest.raises(ConfigError, match="model: '/nowhere'"):
+        controller.apply(replace(config(), model="/nowhere"))
+    assert controller.status().workers == ()
+
+
+def test_a_wrong_config_found_by_a_worker_is_told_as_it_is(controller: ControllerClient, switches: Path) -> None:
+    (switches / "broken").touch()
+    controller.apply(config())
+    status = controller.wait_for(lambda status: any(one.error_is_final for one in status.workers), READY_S)
+    failed = next(one for one in status.workers if one.error_is_final)
+    assert failed.error == "model: no weights in the folder; give another"
+
+
+def test_a_new_controller_adopts_the_workers_of_the_last_one(controller: ControllerClient) -> None:
+    controller.apply(config())
+    before = controller.wait_for(is_ready, READY_S)
+    ray.kill(controller.actor, no_restart=False)
+    time.sleep(0.5)
+    after = controller.wait_for(is_ready, READY_S)
+    assert {(one.incarnation, one.pid, one.cores) for one in after.workers} == {
+        (one.incarnation, one.pid, one.cores) for one in before.workers
+    }
+    os.kill(worker(after, "decode-0").pid, signal.SIGKILL)
+    controller.wait_for(
+        lambda status: (
+            status.ready and worker(status, "decode-0").incarnation != worker(before, "decode-0").incarnation
+        ),
+        READY_S,
+    )
+
+
+def test_a_shutdown_leaves_no_worker_and_no_placement_group(ray_cluster: ClusterState, switches: Path) -> None:
+    client = start("shutdown", switches)
+    client.apply(config())
+    status = client.wait_for(is_ready, READY_S)
+    client.shutdown(drain_timeout_s=5.0)
+    deadline = time.monotonic() + 10.0
+    while any(psutil.pid_exists(one.pid) for one in status.workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(one.pid) for one in status.workers)
+    assert all((switches / f"stopped-{one.incarnation}").exists() for one in status.workers)
+    names = [entry["name"] for entry in ray.util.list_named_actors(True) if entry["namespace"] == "shutdown"]
+    assert names == []
+    groups = [row for row in ray.util.placement_group_table().values() if row["name"].startswith("shutdown/")]
+    assert all(row["state"] == "REMOVED" for row in groups)

@@ -1,0 +1,37 @@
+"""One throw-away BATON_HOME for the whole run, and at most one Ray cluster, started by the first test that asks."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or Ray: tests share few cores, and must not see the user's own cluster.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("RAY_ADDRESS", None)
+_HOME = Path(tempfile.mkdtemp(prefix="baton-home-"))
+os.environ["BATON_HOME"] = str(_HOME)
+
+from cluster import local_ray, state  # noqa: E402
+
+os.environ.update(local_ray.ray_env())
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[state.ClusterState]:
+    """A local Ray that this process has joined. Detached actors of one test are that test's to end."""
+    import ray
+
+    cluster = local_ray.start(local_ray.new_state(), {"PYTHONPATH": str(Path(__file__).parents[1])})
+    try:
+        local_ray.connect(cluster, namespace="tests")
+        yield cluster
+    finally:
+        ray.shutdown()
+        local_ray.stop(cluster)
