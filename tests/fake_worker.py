@@ -107,7 +107,7 @@ class FakeWorker(WorkerServicer):
     num_sent_tokens: int = 0
     _address: str = ""
     _server: grpc.aio.Server | None = None
-    _sessions: dict[str, "asyncio.Queue[FromWorker]"] = field(default_factory=dict)
+    _sessions: dict[str, "asyncio.Queue[FromWorker | None]"] = field(default_factory=dict)
     _running: dict[tuple[str, int], _Sequence] = field(default_factory=dict)
     _preempted: set[str] = field(default_factory=set)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -156,15 +156,15 @@ class FakeWorker(WorkerServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "baton-secret: wrong or missing")
         hello = await anext(aiter(requests))
         ingress_id = hello.hello.ingress_id
-        queue: asyncio.Queue[FromWorker] = asyncio.Queue()
+        queue: asyncio.Queue[FromWorker | None] = asyncio.Queue()
         state = self.state()
         state.added_block_hashes.extend(self.cached_hashes)
         queue.put_nowait(FromWorker(state=state))
         self._sessions[ingress_id] = queue
-        reader = self._spawn(self._read(ingress_id, requests))
+        reader = self._spawn(self._read(ingress_id, requests, queue))
         try:
-            while True:
-                yield await queue.get()
+            while (message := await queue.get()) is not None:
+                yield message
         finally:
             reader.cancel()
             if self._sessions.get(ingress_id) is queue:
@@ -212,7 +212,9 @@ class FakeWorker(WorkerServicer):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _read(self, ingress_id: str, requests: AsyncIterator[ToWorker]) -> None:
+    async def _read(
+        self, ingress_id: str, requests: AsyncIterator[ToWorker], queue: "asyncio.Queue[FromWorker | None]"
+    ) -> None:
         async for message in requests:
             if message.HasField("submit"):
                 self.submits.append(message.submit)
@@ -220,6 +222,7 @@ class FakeWorker(WorkerServicer):
             elif message.HasField("abort"):
                 self.aborts.append(message.abort)
                 self._abort(message.abort)
+        queue.put_nowait(None)  # the ingress has closed its side
 
     async def _admit(self, ingress_id: str, submit: Submit) -> None:
         if self.script.refusal is not None:

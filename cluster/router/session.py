@@ -22,12 +22,17 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0  # until the first state
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
+CLOSE_TIMEOUT_S = 0.5
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel dials anew instead of sharing another's backoff
 )
+
+
+class _Outgoing(asyncio.Queue[ToWorker | None]):
+    """What one stream is still to send; None ends it."""
 
 
 class LinkState(enum.Enum):
@@ -61,7 +66,7 @@ class WorkerLink:
         self._on_message = on_message
         self._on_down = on_down
         self._on_refused = on_refused
-        self._outgoing: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self._outgoing = _Outgoing()
         self._stream: asyncio.Task[str] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -84,28 +89,24 @@ class WorkerLink:
         self._go_down(reason)
 
     async def close(self) -> None:
-        """For good. Messages sent before are written first, within a moment."""
-        if self.state is LinkState.UP:
-            await self._flush(timeout_s=0.2)
+        """For good. The worker reads what was sent before and then ends the stream, or has it ended for it."""
+        was_up = self.state is LinkState.UP
         self.state = LinkState.CLOSED
+        if was_up and self._stream is not None:
+            self._outgoing.put_nowait(None)
+            await asyncio.wait([self._stream], timeout=CLOSE_TIMEOUT_S)
         tasks = [task for task in (self._keeper, self._stream) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _flush(self, timeout_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._outgoing.join(), timeout_s)
-        except TimeoutError:
-            logger.warning("messages unsent worker_id=%s", self.key.worker_id)
-
     async def _keep(self) -> None:
         """Connects again and again, each time later, until closed."""
         backoff_s = FIRST_BACKOFF_S
         while self.state is not LinkState.CLOSED:
             self.state = LinkState.CONNECTING
-            self._outgoing = asyncio.Queue()
+            self._outgoing = _Outgoing()
             self._stream = asyncio.create_task(self._run_stream(self._outgoing))
             await asyncio.wait([self._stream])
             was_up = self.last_message_s > 0.0
@@ -114,7 +115,7 @@ class WorkerLink:
             backoff_s = FIRST_BACKOFF_S if was_up else min(backoff_s * 2.0, MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s)
 
-    async def _run_stream(self, outgoing: asyncio.Queue[ToWorker]) -> str:
+    async def _run_stream(self, outgoing: _Outgoing) -> str:
         """One stream from its first message to its end; returns why it ended."""
         try:
             async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
@@ -148,12 +149,10 @@ class WorkerLink:
         self.refusal = None
         logger.info("worker up worker_id=%s address=%s", self.key.worker_id, self.address)
 
-    async def _requests(self, outgoing: asyncio.Queue[ToWorker]) -> AsyncIterator[ToWorker]:
+    async def _requests(self, outgoing: _Outgoing) -> AsyncIterator[ToWorker]:
         yield ToWorker(hello=Hello(ingress_id=self._ingress_id))
-        while True:
-            message = await outgoing.get()
+        while (message := await outgoing.get()) is not None:
             yield message
-            outgoing.task_done()
 
     def _go_down(self, reason: str) -> None:
         was_up = self.state is LinkState.UP
