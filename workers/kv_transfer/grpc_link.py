@@ -124,31 +124,31 @@ class GrpcWire:
         self._link = link
         self._waiting: deque[FromSender] = deque()
         self._changed = threading.Condition()
-        self._is_down = False
+        self._down_reason: str | None = None
         self._channel = grpc.insecure_channel(route.address, options=_CHANNEL_OPTIONS)
         self._call = KVTransferStub(self._channel).Link(self._messages(), metadata=(("baton-secret", secret),))
         threading.Thread(target=self._read, name=f"{link.name}-replies", daemon=True).start()
 
     def send(self, message: FromSender, timeout_s: float) -> None:
         with self._changed:
-            has_room = self._changed.wait_for(lambda: self._is_down or len(self._waiting) < 2, timeout_s)
-            if self._is_down:
-                raise LinkDownError("the stream is closed")
+            has_room = self._changed.wait_for(lambda: self._down_reason is not None or len(self._waiting) < 2, timeout_s)
+            if self._down_reason is not None:
+                raise LinkDownError(self._down_reason)
             if not has_room:
                 raise LinkDownError(f"the peer took nothing for {timeout_s:g} s")
             self._waiting.append(message)
             self._changed.notify_all()
 
     def close(self) -> None:
-        self._end()
+        self._end("closed")
         self._call.cancel()
         self._channel.close()
 
     def _messages(self) -> Iterator[FromSender]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_down or bool(self._waiting))
-                if self._is_down:
+                self._changed.wait_for(lambda: self._down_reason is not None or bool(self._waiting))
+                if self._down_reason is not None:
                     return
                 message = self._waiting.popleft()
                 self._changed.notify_all()
@@ -161,12 +161,12 @@ class GrpcWire:
                 self._link.on_reply(reply)
         except grpc.RpcError as fault:
             reason = f"{fault.code().name}: {fault.details()}"
-        self._end()
+        self._end(reason)
         self._link.on_down(reason)
 
-    def _end(self) -> None:
+    def _end(self, reason: str) -> None:
         with self._changed:
-            self._is_down = True
+            self._down_reason = self._down_reason or reason
             self._changed.notify_all()
 
 

@@ -1,0 +1,348 @@
+"""KV links by themselves: bulk transfer against the raw link, and what pushing costs the thread that computes.
+
+    python -m bench.handoff [--transports gloo,grpc] [--tokens 2048] [--runs 5]
+
+Two processes, each pinned to one core where there are two. The KV is that of a 12-layer Llama with 8 KV heads of 64
+in bf16 (24 KiB per token). Raw: the same bytes in the same message sizes, from one buffer, over the bare library.
+Both sides of each ratio come from one run, interleaved; medians are printed, and all of it as JSON at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import torch
+
+from baton.v1.kv_pb2 import Handshake
+from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
+from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
+from workers.kv_transfer.grpc_link import make_inbox, make_outbox
+from workers.kv_transfer.link import Acked, Ended, Offered, Outbox, Ticketed, TransferKey
+from workers.kv_transfer.torch_link import TorchReceiver, TorchSender
+from workers.kv_transfer.transport import GrpcSender
+from workers.model.kv_store import LayerShape, TorchKVStore
+from workers.spec import KVSpec, Role, WorkerSpec
+
+NUM_LAYERS, SHAPE = 12, LayerShape(num_kv_heads=8, head_dim=64)
+BLOCK_SIZE = 16
+RAW = "/bench.Raw/Stream"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transports", default="gloo,grpc")
+    parser.add_argument("--tokens", type=int, default=2048, help="length of the prompt")
+    parser.add_argument("--chunk", type=int, default=512, help="tokens per prefill step")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--prefill-s", type=float, default=3.2, help="what the imitated prefill takes by itself")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.serve:
+        asyncio.run(_serve(options.serve, options.tokens))
+        return
+    results = [_measure(name, options) for name in options.transports.split(",")]
+    print(json.dumps(results))
+
+
+def _pin(core: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def _measure(transport: str, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.handoff", "--serve", transport, "--tokens", str(options.tokens)]
+    peer = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert peer.stdout is not None
+    _pin(0)
+    address = peer.stdout.readline().strip()
+    try:
+        return _compare(transport, address, options)
+    finally:
+        peer.kill()
+        peer.wait()
+
+
+def _compare(transport: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
+    nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
+    raw = RawGloo(address) if transport == "gloo" else RawGrpc(address)
+    bulk, layered = Driver(transport, address, "bulk", options), Driver(transport, address, "layer", options)
+    runs: dict[str, list[float]] = {"raw_s": [], "bulk_s": []}
+    for _ in range(options.runs + 1):
+        runs["raw_s"].append(raw.send(nbytes))
+        runs["bulk_s"].append(bulk.transfer())
+    raw_s, bulk_s = (statistics.median(values[1:]) for values in runs.values())
+    idle = Driver(transport, address, "layer", options, is_pushing=False)
+    pushed: list[float] = []
+    ratios: list[float] = []
+    after: list[float] = []
+    for _ in range(options.runs):
+        without_s, _ = idle.prefill()
+        with_s, acked_s = layered.prefill()
+        ratios.append(with_s / without_s)
+        pushed.append(with_s)
+        after.append(acked_s)
+    result = {
+        "transport": transport,
+        "kv_mb": nbytes / 1e6,
+        "raw_gb_per_s": nbytes / raw_s / 1e9,
+        "bulk_gb_per_s": nbytes / bulk_s / 1e9,
+        "bulk_over_raw": raw_s / bulk_s,
+        "prefill_with_push_over_without": statistics.median(ratios),
+        "prefill_ratios": ratios,
+        "ack_after_prefill_ms": statistics.median(after) * 1e3,
+    }
+    for driver in (bulk, layered, idle):
+        driver.outbox.close()
+    for name, value in result.items():
+        print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
+    return result
+
+
+def _spec(worker_id: str, role: Role, transport: str, push: str) -> WorkerSpec:
+    return WorkerSpec(
+        worker_id=worker_id,
+        role=role,
+        model="bench",
+        served_name="bench",
+        dtype="bfloat16",
+        device="cpu",
+        kv=KVSpec(transport=transport, push=push),
+    )
+
+
+def _make_store(num_tokens: int) -> TorchKVStore:
+    num_blocks = -(-num_tokens // BLOCK_SIZE)
+    store = TorchKVStore(
+        [SHAPE] * NUM_LAYERS,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+    )
+    for layer in store.layers:
+        layer.fill_(1)
+    return store
+
+
+def _blocks(num_tokens: int) -> list[int]:
+    """Scattered, as in a worker that has run for a while."""
+    generator = torch.Generator().manual_seed(0)
+    order: list[int] = torch.randperm(-(-num_tokens // BLOCK_SIZE), generator=generator).tolist()
+    return order
+
+
+class Driver:
+    """An engine's use of an outbox, with matrix products for a prefill."""
+
+    def __init__(
+        self, transport: str, address: str, push: str, options: argparse.Namespace, *, is_pushing: bool = True
+    ) -> None:
+        self._options = options
+        self._name = f"{push}-{is_pushing}"
+        self._store = _make_store(options.tokens)
+        self._blocks = _blocks(options.tokens)
+        self._changed = threading.Event()
+        self._is_pushing = is_pushing
+        self._num_offers = 0
+        self._route = DecodeRoute(worker_id="decode-0", incarnation="d", address=address)
+        self.outbox: Outbox = make_outbox(
+            runner_store=self._store,
+            spec=_spec(self._name, Role.PREFILL, transport, push),
+            incarnation="p",
+            fingerprint="w",
+            notify=self._changed.set,
+        )
+
+    def transfer(self) -> float:
+        """Seconds from the end of a prompt whose ticket is there to its ack."""
+        key = self._offer()
+        for layer in range(NUM_LAYERS):
+            self.outbox.computed(key, layer, self._options.tokens, self._blocks)
+        time.sleep(0.05)
+        began_s = time.perf_counter()
+        self._finish(key)
+        return time.perf_counter() - began_s
+
+    def prefill(self) -> tuple[float, float]:
+        """Seconds that the imitated prefill takes, and from then to the ack."""
+        key = self._offer() if self._is_pushing else None
+        chunk, tokens = self._options.chunk, self._options.tokens
+        num_steps = -(-tokens // chunk) * NUM_LAYERS
+        work = _Work.of(self._options.prefill_s / num_steps)
+        began_s = time.perf_counter()
+        for end in range(chunk, tokens + chunk, chunk):
+            for layer in range(NUM_LAYERS):
+                work.run()
+                if key is not None:
+                    self.outbox.computed(key, layer, min(end, tokens), self._blocks)
+        ended_s = time.perf_counter()
+        if key is not None:
+            self._finish(key)
+        return ended_s - began_s, time.perf_counter() - ended_s
+
+    def _offer(self) -> TransferKey:
+        self._num_offers += 1
+        key = TransferKey(f"{self._name}-{self._num_offers}", 0, 0)
+        submit = Submit(
+            request_id=key.request_id,
+            prompt_token_ids=range(self._options.tokens),
+            choices=[ChoiceStart()],
+            timeout_s=60,
+        )
+        self.outbox.offer(key, submit, "bench", self._route)
+        self._wait(Ticketed)
+        return key
+
+    def _finish(self, key: TransferKey) -> None:
+        self.outbox.complete(key, self._options.tokens, [(0, 1)])
+        self._wait(Acked)
+
+    def _wait(self, kind: type) -> None:
+        while True:
+            self._changed.wait(60)
+            self._changed.clear()
+            for event in self.outbox.poll():
+                if isinstance(event, Ended):
+                    raise SystemExit(f"the transfer ended: {event.error}")
+                if isinstance(event, kind):
+                    return
+
+
+class _Work:
+    """A fixed number of matrix products, the first time measured to last about `seconds`."""
+
+    _known: dict[float, "_Work"] = {}  # noqa: RUF012
+
+    def __init__(self, seconds: float) -> None:
+        self._a, self._b = torch.randn(512, 1024), torch.randn(1024, 1024)
+        self._out = torch.empty(512, 1024)
+        self._count = 5
+        for _ in range(2):
+            began_s = time.perf_counter()
+            self.run()
+            self._count = max(1, round(self._count * seconds / (time.perf_counter() - began_s)))
+
+    @classmethod
+    def of(cls, seconds: float) -> "_Work":
+        return cls._known.setdefault(seconds, cls(seconds)) if seconds not in cls._known else cls._known[seconds]
+
+    def run(self) -> None:
+        for _ in range(self._count):
+            torch.mm(self._a, self._b, out=self._out)
+
+
+class RawGloo:
+    """One buffer, sent again and again over a bare process group."""
+
+    def __init__(self, address: str) -> None:
+        self._sender = TorchSender("gloo", host="127.0.0.1", timeout_s=10)
+        self._buffer = torch.ones(TorchSender.max_message_bytes, dtype=torch.uint8)
+        self._done = torch.zeros(1, dtype=torch.uint8)
+        channel = grpc.insecure_channel(address)
+        call = channel.unary_unary(RAW.replace("Stream", "Gloo"))
+        hello = f"{self._sender.store_address} {self._sender.store_prefix}".encode()
+        call(hello)
+        self._channel = channel
+        self._sender.connect()
+
+    def send(self, nbytes: int) -> float:
+        group = self._sender._group
+        began_s = time.perf_counter()
+        num_messages = -(-nbytes // self._buffer.numel())
+        group.send([torch.tensor([num_messages])], 1, 0).wait()
+        for work in [group.send([self._buffer], 1, 0) for _ in range(num_messages)]:
+            work.wait()
+        group.recv([self._done], 1, 0).wait()
+        return time.perf_counter() - began_s
+
+
+class RawGrpc:
+    """One buffer, sent again and again as the messages of a bare stream."""
+
+    def __init__(self, address: str) -> None:
+        self._buffer = bytes(GrpcSender.max_message_bytes)
+        self._channel = grpc.insecure_channel(address)
+        self._call = self._channel.stream_unary(RAW)
+
+    def send(self, nbytes: int) -> float:
+        def messages() -> Iterator[bytes]:
+            for _ in range(-(-nbytes // len(self._buffer))):
+                yield self._buffer
+
+        began_s = time.perf_counter()
+        self._call(messages())
+        return time.perf_counter() - began_s
+
+
+async def _serve(transport: str, num_tokens: int) -> None:
+    """Grants every offer; takes raw streams and throws them away."""
+    _pin(1)
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    inbox, servicer = make_inbox(
+        runner_store=_make_store(num_tokens),
+        spec=_spec("decode-0", Role.DECODE, transport, "layer"),
+        incarnation="d",
+        fingerprint="w",
+        notify=lambda: loop.call_soon_threadsafe(news.set) and None,
+    )
+    server = grpc.aio.server()
+    add_KVTransferServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((_raw_handlers(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    blocks = _blocks(num_tokens)
+    while True:
+        await news.wait()
+        news.clear()
+        for event in inbox.poll():
+            if isinstance(event, Offered):
+                inbox.grant(event.key, blocks, 0)
+
+
+def _raw_handlers() -> Any:
+    async def stream(messages: AsyncIterator[bytes], _: Any) -> bytes:
+        async for _message in messages:
+            pass
+        return b""
+
+    async def gloo(hello: bytes, _: Any) -> bytes:
+        threading.Thread(target=_take_raw_gloo, args=(hello.decode(),), daemon=True).start()
+        return b""
+
+    handlers = {
+        "Stream": grpc.stream_unary_rpc_method_handler(stream),
+        "Gloo": grpc.unary_unary_rpc_method_handler(gloo),
+    }
+    return grpc.method_handlers_generic_handler("bench.Raw", handlers)
+
+
+def _take_raw_gloo(hello: str) -> None:
+    address, prefix = hello.split()
+    handshake = Handshake(store_address=address, store_prefix=prefix)
+    unused: Any = None
+    receiver = TorchReceiver("gloo", store=unused, host="127.0.0.1", timeout_s=600, handshake=handshake)
+    receiver.connect()
+    group = receiver._group
+    count, buffer = torch.zeros(1, dtype=torch.int64), torch.ones(TorchSender.max_message_bytes, dtype=torch.uint8)
+    while True:
+        group.recv([count], 0, 0).wait()
+        for work in [group.recv([buffer], 0, 0) for _ in range(int(count))]:
+            work.wait()
+        group.send([torch.zeros(1, dtype=torch.uint8)], 0, 0).wait()
+
+
+if __name__ == "__main__":
+    main()

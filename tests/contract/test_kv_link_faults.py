@@ -1,0 +1,296 @@
+"""What a KV link does when the other side dies, falls silent, or is not what it should be."""
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from baton.errors import ConfigError, UnavailableError
+from baton.v1.kv_pb2 import FromReceiver, FromSender
+from baton.v1.worker_pb2 import DecodeRoute
+from tests.unit.kv_transfer.harness import Pair, TorchStore, open_pair
+from tests.unit.kv_transfer.peer import KEY, NUM_TOKENS, line_of, start
+from workers.kv_transfer import sender as sender_module
+from workers.kv_transfer.link import Acked, Ended, Lost, Offered, Ticketed, TransferKey
+from workers.kv_transfer.local_link import LocalWire
+from workers.spec import KVSpec
+
+torch.set_num_threads(1)
+PROCESS_TRANSPORTS = ("grpc", "gloo")
+
+
+@pytest.mark.parametrize("transport", PROCESS_TRANSPORTS)
+@pytest.mark.parametrize("step", ["before", "offered", "granted", "streaming", "completed"])
+def test_a_receiver_killed_at_any_step_ends_its_transfers_alone(transport: str, step: str) -> None:
+    with _receiver(transport, "d", "no" if step == "offered" else "yes") as (first, pair):
+        if step == "before":
+            _kill(first)
+        pair.offer(KEY, NUM_TOKENS)
+        if step == "offered":
+            assert line_of(first) == "Offered"
+        if step in ("granted", "streaming", "completed"):
+            pair.wait(Ticketed, KEY)
+        if step in ("streaming", "completed"):
+            pair.compute(KEY, NUM_TOKENS // 2)
+        if step == "completed":
+            first.send_signal(signal.SIGSTOP)  # so that no ack is out before it dies
+            pair.compute(KEY, NUM_TOKENS)
+            pair.outbox.complete(KEY, NUM_TOKENS, [(0, 1)])
+            pair.settle()
+        began_s = time.monotonic()
+        _kill(first)
+        error = pair.wait(Ended, KEY).error
+        assert isinstance(error, UnavailableError)
+        assert error.retryable
+        assert time.monotonic() - began_s < 10
+        with _another(pair, transport, "e") as second:
+            key = TransferKey("r", 1, 0)
+            pair.offer(key, NUM_TOKENS)
+            pair.compute(key, NUM_TOKENS)
+            pair.outbox.complete(key, NUM_TOKENS, [(0, 1)])
+            pair.wait(Acked, key)
+            assert [line_of(second), line_of(second)] == ["Offered", "Arrived"]
+        pair.check_integrity()
+
+
+@pytest.mark.parametrize("transport", PROCESS_TRANSPORTS)
+@pytest.mark.parametrize("step", ["offered", "granted", "streaming"])
+def test_a_sender_killed_at_any_step_loses_its_transfers_alone(transport: str, step: str) -> None:
+    with open_pair(transport) as pair:
+        assert pair.server is not None
+        peer = start("send", transport, pair.server.address, step)
+        try:
+            pair.wait(Offered, KEY)
+            if step != "offered":
+                pair.grant(KEY, NUM_TOKENS)
+            assert line_of(peer) == step
+        finally:
+            _kill(peer)
+        assert isinstance(pair.wait(Lost, KEY).error, UnavailableError)
+        other = TransferKey("other", 0, 0)
+        pair.offer(other, 9)
+        pair.wait(Offered, other)
+        pair.grant(other, 9)
+        pair.compute(other, 9)
+        pair.outbox.complete(other, 9, [(0, 1)])
+        pair.check_arrived(other, 9)
+        pair.wait(Acked, other)
+        pair.check_integrity()
+
+
+@contextlib.contextmanager
+def _receiver(transport: str, incarnation: str, grants: str) -> Iterator[tuple["subprocess.Popen[str]", Pair]]:
+    """An outbox here and an inbox in a process of its own."""
+    peer = start("receive", transport, incarnation, grants)
+    try:
+        with open_pair(transport) as pair:
+            pair.route = DecodeRoute(worker_id="decode-0", incarnation=incarnation, address=line_of(peer))
+            yield peer, pair
+    finally:
+        _kill(peer)
+
+
+@contextlib.contextmanager
+def _another(pair: Pair, transport: str, incarnation: str) -> "Iterator[subprocess.Popen[str]]":
+    peer = start("receive", transport, incarnation, "yes")
+    try:
+        pair.route = DecodeRoute(worker_id="decode-0", incarnation=incarnation, address=line_of(peer))
+        yield peer
+    finally:
+        _kill(peer)
+
+
+def _kill(peer: "subprocess.Popen[str]") -> None:
+    peer.kill()
+    peer.wait()
+
+
+class DeafWire(LocalWire):
+    """Loses messages of some kinds, either way."""
+
+    lost: tuple[str, ...] = ()
+
+    def send(self, message: FromSender, timeout_s: float) -> None:
+        if message.WhichOneof("message") not in self.lost:
+            super().send(message, timeout_s)
+
+    def _reply(self, message: FromReceiver | None) -> None:
+        if message is None or message.WhichOneof("message") not in self.lost:
+            super()._reply(message)
+
+
+@contextlib.contextmanager
+def _deaf_pair(*lost: str, lease_s: float = 0.3) -> Iterator[Pair]:
+    with open_pair("inproc", kv=KVSpec(lease_s=lease_s)) as pair:
+        assert isinstance(pair.outbox, sender_module.Sender)
+        inbox = pair.inbox
+
+        def dial(_: DecodeRoute, link: sender_module.SenderLink) -> LocalWire:
+            wire = DeafWire(inbox, link)  # type: ignore[arg-type]
+            wire.lost = lost
+            return wire
+
+        pair.outbox.dial = dial
+        yield pair
+        pair.check_integrity()
+
+
+def test_an_ack_that_never_comes_ends_with_the_lease() -> None:
+    with _deaf_pair("ack") as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        pair.check_arrived(KEY, 9)
+        error = pair.wait(Ended, KEY).error
+        assert isinstance(error, UnavailableError)
+        assert "waited for an ack for 0.3 s of decode-0 in vain" in error.message
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+def test_a_reservation_that_is_not_renewed_expires(is_granted: bool) -> None:
+    with _deaf_pair("renew") as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        if is_granted:
+            pair.grant(KEY, 9)
+        error = pair.wait(Lost, KEY).error
+        assert isinstance(error, UnavailableError)
+        assert "not renewed by local-sender within 0.3 s" in error.message
+        assert isinstance(pair.wait(Ended, KEY).error, UnavailableError)
+
+
+def test_a_renewed_reservation_outlives_its_lease() -> None:
+    with open_pair("inproc", kv=KVSpec(lease_s=0.3)) as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.settle(1.0)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        pair.check_arrived(KEY, 9)
+        pair.wait(Acked, KEY)
+        pair.check_integrity()
+
+
+def test_ranges_that_get_lost_are_missed_at_complete() -> None:
+    with _deaf_pair("ranges") as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        assert "complete with 9 tokens, but layer 0 holds 0" in str(pair.wait(Lost, KEY).error)
+        assert "complete with 9 tokens" in str(pair.wait(Ended, KEY).error)
+
+
+def test_a_read_that_raises_ends_the_link_by_name_and_the_next_offer_makes_a_new_one() -> None:
+    class Broken(TorchStore):
+        is_broken = True
+
+        def read(self, *args: object) -> object:
+            if self.is_broken:
+                raise IndexError("no such block")
+            return super().read(*args)  # type: ignore[arg-type]
+
+    store = Broken()
+    with open_pair("grpc", sender=store) as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        assert "IndexError: no such block" in str(pair.wait(Ended, KEY).error)
+        pair.wait(Lost, KEY)
+        store.is_broken = False
+        again = KEY._replace(attempt=1)
+        pair.offer(again, 9)
+        pair.wait(Offered, again)
+        pair.grant(again, 9)
+        pair.compute(again, 9)
+        pair.outbox.complete(again, 9, [(0, 1)])
+        pair.check_arrived(again, 9)
+        pair.wait(Acked, again)
+        pair.check_integrity()
+
+
+MISMATCHES: dict[str, tuple[dict[str, object], str]] = {
+    "fingerprint": ({"fingerprints": ("a", "b")}, "fingerprint: 'a' on the sender, 'b' on the receiver"),
+    "dtype": ({"receiver_dtype": "bfloat16"}, "dtype: 'float32' on the sender, 'bfloat16' on the receiver"),
+    "block_size": ({"receiver": TorchStore(block_size=8)}, "block_size: 4 on the sender, 8 on the receiver"),
+    "layers": ({"receiver": TorchStore(widths=(24, 40))}, "layer_layouts: 3 layers on the sender, 2 on the receiver"),
+    "layout": (
+        {"receiver": TorchStore(widths=(24, 48, 16))},
+        "layer_layouts[1]: 'test/width=40' on the sender, 'test/width=48' on the receiver",
+    ),
+    "transport": ({"receiver_kv": KVSpec(transport="gloo")}, "kv.transport: 'grpc' proposed, 'gloo' wanted"),
+}
+
+
+@pytest.mark.parametrize("field", MISMATCHES)
+def test_workers_that_differ_are_refused_by_name(field: str) -> None:
+    options, message = MISMATCHES[field]
+    with open_pair("grpc", **options) as pair:  # type: ignore[arg-type]
+        pair.offer(KEY, 9)
+        error = pair.wait(Ended, KEY).error
+        assert isinstance(error, ConfigError)
+        assert "decode-0 refused the link" in error.message
+        assert message in error.message
+        pair.check_integrity()
+
+
+@pytest.mark.parametrize("name", ["nccl", "cuda_ipc"])
+def test_a_gpu_transport_without_a_gpu_is_refused_by_name(name: str) -> None:
+    with open_pair(name) as pair:
+        pair.offer(KEY, 9)
+        error = pair.wait(Ended, KEY).error
+        assert isinstance(error, ConfigError)
+        assert f"kv.transport: {name!r} needs device cuda, this worker's is 'cpu'" in error.message
+
+
+@pytest.mark.parametrize(("receiver_wants", "taken"), [("auto", "gloo"), ("grpc", "grpc"), ("gloo", "gloo")])
+def test_an_automatic_sender_takes_what_the_receiver_wants(receiver_wants: str, taken: str) -> None:
+    with open_pair("auto", receiver_kv=KVSpec(transport=receiver_wants)) as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        pair.check_arrived(KEY, 9)
+        pair.wait(Acked, KEY)
+        assert isinstance(pair.outbox, sender_module.Sender)
+        (link,) = pair.outbox._links.values()
+        assert link._pipe.name == taken
+
+
+def test_a_route_to_a_past_life_of_the_worker_is_refused() -> None:
+    with open_pair("grpc") as pair:
+        pair.route = DecodeRoute(worker_id="decode-0", incarnation="older", address=pair.route.address)
+        pair.offer(KEY, 9)
+        error = pair.wait(Ended, KEY).error
+        assert isinstance(error, UnavailableError)
+        assert "is decode-0/d now" in error.message
+        pair.check_integrity()
+
+
+@pytest.mark.parametrize("transport", ["inproc", *PROCESS_TRANSPORTS])
+def test_an_abort_during_a_slow_write_frees_blocks_only_after_it(transport: str) -> None:
+    with open_pair(transport) as pair:
+        pair.receiver.write_delay_s = 0.3
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        time.sleep(0.1)
+        pair.inbox.abort(KEY)
+        pair.wait(Lost, KEY)
+        before = [rows.clone() for rows in pair.receiver.rows]
+        pair.settle(0.5)
+        assert all(torch.equal(a, b) for a, b in zip(before, pair.receiver.rows, strict=True))
+        pair.until(lambda: not pair.sent_blocks)
