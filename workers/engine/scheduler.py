@@ -112,8 +112,8 @@ class Scheduler:
         """
         plan = StepPlan()
         if self._chunked_prefill:
-            left, is_stalled = self._continue(plan, self._max_batched_tokens)
-            if not is_stalled and not plan.preempted:
+            left = self._continue(plan, self._max_batched_tokens)
+            if not plan.preempted:
                 self._admit(plan, now_s, left)
         else:
             self._admit(plan, now_s, self._max_batched_tokens)
@@ -121,18 +121,14 @@ class Scheduler:
                 self._continue(plan, sys.maxsize)
         return plan
 
-    def _continue(self, plan: StepPlan, budget: int) -> tuple[int, bool]:
-        """Schedules what runs, oldest first: each decode, and prompts within `budget`.
-
-        Returns: the budget left, and whether one that should run found no block.
-        """
+    def _continue(self, plan: StepPlan, budget: int) -> int:
+        """Schedules what runs, oldest first: each decode, and prompts within `budget`; returns the budget left."""
         running = self.running
         are_decodes = [is_decode(seq) for seq in running]
         budget = max(budget - sum(are_decodes), 0)
         decodes: list[ScheduledChunk] = []
         prompts: list[ScheduledChunk] = []
         block_size = self._blocks.block_size
-        is_stalled = False
         index = -1
         while (index := index + 1) < len(running):  # preemption takes from the end
             seq = running[index]
@@ -141,14 +137,14 @@ class Scheduler:
                 continue
             num_held = len(seq.block_ids) * block_size
             if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index, num_tokens):
-                is_stalled = True
-            elif are_decodes[index]:
+                continue
+            if are_decodes[index]:
                 decodes.append(ScheduledChunk(seq, 1))
             else:
                 prompts.append(ScheduledChunk(seq, num_tokens))
                 budget -= num_tokens
         plan.chunks = decodes + prompts
-        return budget, is_stalled
+        return budget
 
     def _make_room(self, plan: StepPlan, index: int, num_tokens: int) -> bool:
         """Blocks for `num_tokens` more of running sequence `index`, at the cost of younger ones.

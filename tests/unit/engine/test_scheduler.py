@@ -224,6 +224,20 @@ def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
     assert [seq.request_id for seq in scheduler.waiting] == ["c", "tiny"]
 
 
+def test_preempted_sequences_of_one_arrival_keep_their_order() -> None:
+    scheduler, blocks = make(num_blocks=7)
+    oldest, *siblings = (make_sequence(8, name=name) for name in ("oldest", "first", "second"))
+    receive(scheduler, blocks, oldest)
+    for seq in siblings:
+        blocks.fork(oldest, seq)
+        seq.output_token_ids.append(7)
+        scheduler.add_running(seq)
+    blocks.grow(make_sequence(8), 8)  # lent to a transfer: 2 are left
+    for _ in range(20):
+        step(scheduler, blocks)
+    assert [seq.request_id for seq in scheduler.waiting] == ["first", "second"]
+
+
 def test_a_cached_prefix_is_not_computed_again() -> None:
     scheduler, blocks = make(prefix_cache=True)
     first, second = make_sequence(12, name="first"), make_sequence(14, name="second")
@@ -253,11 +267,11 @@ def test_a_prompt_fits_if_its_cached_prefix_is_in_use_anyway() -> None:
 
 def test_an_overdue_prompt_is_passed_over_and_stays_for_the_engine_to_end() -> None:
     scheduler, blocks = make()
-    late, later = make_sequence(4, name="late", deadline_s=5.0), make_sequence(4, name="later")
-    scheduler.add(late)
-    scheduler.add(later)
+    late = [make_sequence(4, name=f"late-{index}", deadline_s=5.0) for index in range(2)]
+    for seq in (*late, make_sequence(4, name="later")):
+        scheduler.add(seq)
     assert step(scheduler, blocks, now_s=5.0) == {"later": 4}
-    assert list(scheduler.waiting) == [late]
+    assert list(scheduler.waiting) == late
 
 
 def test_waiting_is_in_order_of_arrival() -> None:
