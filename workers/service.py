@@ -20,7 +20,7 @@ from workers.spec import Role, WorkerSpec
 
 logger = logging.getLogger(__name__)
 MIN_REPORT_S = 0.05
-MAX_REPORT_S = 1.0
+MAX_REPORT_S = 0.5
 MAX_QUEUED_MESSAGES = 65_536  # of one ingress that does not read: then it is cut off
 SECRET_METADATA = "baton-secret"
 _ROLES = {
@@ -91,6 +91,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         if first is None or not first.hello.ingress_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with ingress_id")
             return
+        if first.hello.ingress_id in self._sessions:  # it came back before we saw it go
+            self._engine.disconnect(first.hello.ingress_id)
         session = IngressSession(first.hello.ingress_id, added_hashes=set(self._cached_hashes))
         self._sessions[session.ingress_id] = session
         reader = asyncio.create_task(self._read(session, request_iterator))
