@@ -33,10 +33,9 @@ def test_a_replayed_step_gives_what_an_eager_one_gives() -> None:
     given = prompts_of(random.Random(6), LENGTHS, 160)
     drivers = []
     for is_eager in (False, True):
-        runner = TorchRunner(make_spec(tiny("llama"), device="cuda"))
+        runner = TorchRunner(make_spec(tiny("llama"), device="cuda"), native=not is_eager)
         runner.warm_up()
-        if is_eager:
-            runner.graphs = None
+        assert (runner.graphs is None) == is_eager
         driver = Driver(runner, seed=2)
         for prompt in given:
             driver.add(prompt, 20)

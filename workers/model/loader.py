@@ -157,9 +157,10 @@ def available_bytes(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        free = min(free, int(text) - int(used.read_text()) + psutil.Process().memory_info().rss)
+    limit, stat = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
+    if limit.is_file() and stat.is_file() and (text := limit.read_text().strip()).isdigit():
+        used = dict(line.split() for line in stat.read_text().splitlines())
+        free = min(free, int(text) - int(used["anon"]) - int(used["shmem"]))  # the page cache gives way
     return free
 
 

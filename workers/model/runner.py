@@ -75,7 +75,8 @@ class Step:
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, native: bool = True) -> None:
+        """`native` False: torch's own ops alone, to compare with; no compiled kernels, packed weights or graphs."""
         loaded = load_model(spec)
         self.model: Any = loaded.model
         self.device = loaded.device
@@ -106,9 +107,9 @@ class TorchRunner:
         self.attention: PagedAttention = attention_torch.paged_attention
         self._write_kv: WriteKV = copy_rows
         self.graphs: DecodeGraphs | None = None
-        if self.device.type == "cuda":
+        if native and self.device.type == "cuda":
             self._prepare_cuda(loaded, engine)
-        else:
+        elif native:
             self._prepare_cpu(loaded)
 
     @torch.inference_mode()

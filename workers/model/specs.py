@@ -46,7 +46,9 @@ def max_positions(config: Any) -> int:
     `longrope` and `dynamic` change the frequencies of all keys once a sequence grows past the length they were
     trained at. Keys in shared blocks cannot follow; up to that length they are as any other.
     """
-    limit = int(config.max_position_embeddings)
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        raise ConfigError(f"model: {config.model_type!r} does not say max_position_embeddings; add it to config.json")
     for rope in _ropes(config):
         if rope.get("rope_type") == "longrope":
             limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))

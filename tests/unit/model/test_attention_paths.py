@@ -11,6 +11,7 @@ from workers.model import attention_torch
 from workers.model.attention import PagedMeta, build_meta
 from workers.model.attention_cuda import gathered
 from workers.model.contract import Chunk
+from workers.model.cuda_graphs import padded
 
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 16, 4
 FEATURES = [
@@ -105,6 +106,11 @@ def test_blocks_that_lie_in_a_row_give_what_scattered_ones_give() -> None:
         query, moved_k, moved_v, build_meta([row], BLOCK), **options
     )
     assert in_a_row.equal(scattered)
+
+
+@pytest.mark.parametrize(("number", "size"), [(1, 1), (3, 4), (17, 24), (64, 64), (65, None)])
+def test_decodes_are_padded_to_the_next_captured_size(number: int, size: int | None) -> None:
+    assert padded(number, max_batch=64) == size
 
 
 def test_the_meta_says_where_each_token_lies() -> None:

@@ -8,7 +8,6 @@ import torch
 
 from tests.models import FAMILIES, tiny
 from tests.unit.model.driver import Driver, Expected, count_differences, generate, make_spec, prompts_of
-from workers.model import attention_torch
 from workers.model.registry import BUNDLED
 from workers.model.runner import TorchRunner
 
@@ -48,15 +47,10 @@ def expected(family: str) -> list[Expected]:
     return generate(tiny(family), prompts(), NUM_OUTPUTS)
 
 
-@pytest.mark.parametrize("path", ["portable", "chosen"])
+@pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(family: str, path: str) -> None:
-    runner = TorchRunner(make_spec(tiny(family)))
-    if path == "portable":
-        runner.attention = attention_torch.paged_attention
-    elif runner.attention is attention_torch.paged_attention:
-        pytest.skip("no compiled attention kernel on this machine: the portable path is the chosen one")
-    driver = Driver(runner, seed=1)
+def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(family: str, native: bool) -> None:
+    driver = Driver(TorchRunner(make_spec(tiny(family)), native=native), seed=1)
     for prompt in prompts():
         driver.add(prompt, NUM_OUTPUTS)
     driver.finish()
