@@ -89,7 +89,7 @@ class _Start:
         return Running(cluster=_noted(), served_name=served_name, fresh=False, timings=self._timings)
 
     def _all(self, cluster: ClusterState) -> str:
-        serve_env = serve_environment(cluster.folder or str(state.home()))
+        serve_env = serve_environment(cluster.folder or str(state.home()), self._config.http.host)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray, daemon=True)
         imports.start()
@@ -126,8 +126,8 @@ class _Start:
             import cluster.fleet.client
             import cluster.ingress.app  # noqa: F401
 
-        for name in ("ray", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("ray", "ray.serve"):  # Serve sets its logger's level again when it starts; a filter stays
+            logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)
 
     def _deploy(self, plan: "Plan") -> None:
         from cluster.fleet.client import CONTROLLER_NAME, NAMESPACE

@@ -1,0 +1,40 @@
+# Everything runs from .venv, which `make install` builds once; a changed pyproject.toml builds it again.
+PYTHON ?= python3
+CONFIG ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help install serve test test-all check bench
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(STAMP) ## .venv with all that serving and testing need
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old: install 3.11 or newer, or name one: make install PYTHON=python3.12" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3 has no venv module: install it (Debian: apt install python3-venv)' >&2; exit 1; }
+	@echo 'installing into .venv (some minutes the first time)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml
+	@exec $(BIN)/baton serve $(CONFIG)
+
+test: install ## all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-all: install ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_generated.py
+
+bench: install ## the figures that the README quotes
+	@for file in bench/engine.py bench/handoff.py bench/interference.py bench/ingress.py; do \
+		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done

@@ -1,0 +1,100 @@
+"""The `baton` command. Only the command that is called is imported, so that `baton --help` answers at once."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from baton.errors import BatonError, ConfigError, InvalidRequestError
+
+COMMANDS = {
+    "up": "Start a cluster, or apply a changed file to the running one; returns when it answers.",
+    "serve": "The same in the foreground: Ctrl-C ends everything.",
+    "status": "Pools, workers, blocks, requests and KV transfers of the running cluster.",
+    "down": "Finish what runs, then end the cluster and every process of it.",
+    "generate": "Continue a text.",
+    "chat": "Talk to the model.",
+    "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "doctor": "Check this machine: Python, torch, CUDA, Ray, ports, memory, model.",
+}
+
+HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
+
+  baton up                                  the bundled demo model, HTTP on :8000, gRPC on :9000
+
+  baton up cluster.yaml --set http.port=0   a file, one key changed
+
+  baton generate "Once upon"                ask it
+
+  baton status --watch                      see what it does
+
+  baton down                                end it
+
+BATON_HOME (~/.baton) holds a cluster's state; another folder is another cluster beside it.
+RAY_ADDRESS joins a Ray cluster that runs. BATON_DEBUG=1 shows tracebacks.
+"""
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """The app with all names, and the code of the one that `arguments` call."""
+    app = typer.Typer(
+        help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == chosen:
+            app.command(name, short_help=summary)(_load(name))
+        else:
+            app.command(name, help=summary)(_not_called)
+    app.callback()(_options)
+    return app
+
+
+def main() -> None:
+    try:
+        build(sys.argv[1:])(prog_name="baton")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BatonError as error:
+        _fail(error, error.message)
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        _fail(error, f"{type(error).__name__}: {lines[0]}; BATON_DEBUG=1 shows where")
+
+
+def _fail(error: Exception, message: str) -> None:
+    if os.environ.get("BATON_DEBUG") == "1":
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, ConfigError | InvalidRequestError) else 1)
+
+
+def _load(name: str) -> Callable[..., Any]:
+    try:
+        command: Callable[..., Any] = importlib.import_module(f"cluster.commands.{name}").command
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"baton {name} needs the package {error.name}; install it: pip install 'baton-serve[server]'"
+        ) from error
+    return command
+
+
+def _not_called() -> None:
+    """Stands for a command that these arguments do not call."""
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("baton-serve"))
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

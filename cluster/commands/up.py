@@ -1,0 +1,69 @@
+"""`baton up`: a cluster in the background."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.commands.options import ConfigPath, Overrides, load_config
+
+if TYPE_CHECKING:
+    from cluster.bring_up import Running
+    from cluster.config import BatonConfig
+
+
+def command(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Say where the time went.")] = False,
+) -> None:
+    """Start a cluster and return when it answers; it goes on in the background until `baton down`.
+
+    Called again with a changed file, it starts or drains workers of the running cluster.
+
+    baton up
+
+    baton up cluster.yaml
+
+    baton up cluster.yaml --set pools.decode.workers=2 --set http.port=0
+    """
+    running = bring_up_shown(load_config(config, overrides))
+    print_ready(running, end="baton down", timings=timings)
+
+
+def bring_up_shown(config: "BatonConfig") -> "Running":
+    """`bring_up` with a line that says what is under way: moving on a terminal, one per change elsewhere."""
+    from rich.console import Console
+
+    from cluster.bring_up import bring_up
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("looking") as spinner:
+            return bring_up(config, lambda text: spinner.update(text))
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if said[-1:] != [text]:
+            said.append(text)
+            console.print(text, highlight=False)
+
+    return bring_up(config, say)
+
+
+def print_ready(running: "Running", *, end: str, timings: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    cluster = running.cluster
+    seconds = running.timings["in all"]
+    console.print(f"[green]{'ready' if running.fresh else 'applied'}[/green] in {seconds:.1f} s: {running.served_name}")
+    console.print(f"  HTTP  {cluster.http}  (OpenAI-compatible, /v1)")
+    console.print(f"  gRPC  {cluster.grpc}  (baton.v1.Inference)")
+    console.print("")
+    body = f'{{"model": "{running.served_name}", "prompt": "Once upon a time", "max_tokens": 40}}'
+    console.print(f"  curl {cluster.http}/v1/completions -H 'Content-Type: application/json' -d '{body}'", markup=False)
+    console.print("")
+    console.print(f"  {end} ends it")
+    if timings:
+        for step, step_s in running.timings.items():
+            console.print(f"  {step_s:6.1f} s  {step}")
