@@ -5,6 +5,7 @@ runs in any process (`Worker` in tests and benchmarks).
 """
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -57,6 +58,8 @@ class WorkerActor:
         from workers.kv_transfer.grpc_link import make_inbox, make_outbox
         from workers.service import SecretInterceptor, WorkerService
 
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections need not walk it during steps
         engine = Engine(
             runner=runner, spec=self.spec, emit=lambda report: service.on_step(report), clock=time.monotonic
         )
