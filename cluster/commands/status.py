@@ -73,10 +73,10 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     from rich.text import Text
 
     pools = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("worker", "role", "state", "cores"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("blocks", "run", "wait", "preempt", "KV out", "KV in", "moving"):
+    for heading in ("blocks", "run", "wait", "pre", "KV out", "KV in", "move"):
         table.add_column(heading, justify="right", no_wrap=True)
     for worker in status.workers:
         table.add_row(*_row(worker))
