@@ -64,15 +64,21 @@ class WorkerActor:
             runner=runner, spec=self.spec, emit=lambda report: service.on_step(report), clock=time.monotonic
         )
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation)
-        link_args = {
-            "runner_store": runner.store,
-            "spec": self.spec,
-            "incarnation": self.incarnation,
-            "fingerprint": runner.fingerprint,
-            "notify": engine.wake,
-        }
-        outbox = make_outbox(**link_args)
-        inbox, kv_servicer = make_inbox(**link_args)
+        store, fingerprint = runner.store, runner.fingerprint
+        outbox = make_outbox(
+            runner_store=store,
+            spec=self.spec,
+            incarnation=self.incarnation,
+            fingerprint=fingerprint,
+            notify=engine.wake,
+        )
+        inbox, kv_servicer = make_inbox(
+            runner_store=store,
+            spec=self.spec,
+            incarnation=self.incarnation,
+            fingerprint=fingerprint,
+            notify=engine.wake,
+        )
         engine.connect(outbox, inbox)
         server = grpc.aio.server(interceptors=[SecretInterceptor(self.spec.secret)], options=GRPC_OPTIONS)
         worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
