@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -76,37 +77,35 @@ def _measure(transport: str, options: argparse.Namespace) -> dict[str, Any]:
 def _compare(transport: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
     nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
     raw = RawGloo(address) if transport == "gloo" else RawGrpc(address)
-    bulk, layered = Driver(transport, address, "bulk", options), Driver(transport, address, "layer", options)
-    runs: dict[str, list[float]] = {"raw_s": [], "bulk_s": []}
-    for _ in range(options.runs + 1):
-        runs["raw_s"].append(raw.send(nbytes))
-        runs["bulk_s"].append(bulk.transfer())
-    raw_s, bulk_s = (statistics.median(values[1:]) for values in runs.values())
-    idle = Driver(transport, address, "layer", options, is_pushing=False)
-    pushed: list[float] = []
-    ratios: list[float] = []
-    after: list[float] = []
-    for _ in range(options.runs):
-        without_s, _ = idle.prefill()
-        with_s, acked_s = layered.prefill()
-        ratios.append(with_s / without_s)
-        pushed.append(with_s)
-        after.append(acked_s)
+    num_steps = -(-options.tokens // options.chunk) * NUM_LAYERS
+    work = Work(options.prefill_s / num_steps)
+    bulk, layered, idle = (
+        Driver(transport, address, push, options, work, is_pushing=is_pushing)
+        for push, is_pushing in (("bulk", True), ("layer", True), ("layer", False))
+    )
+    raw_s, bulk_s = _medians([(raw.send(nbytes), bulk.transfer()) for _ in range(options.runs + 1)][1:])
+    runs = [(*layered.prefill(), *idle.prefill()) for _ in range(options.runs + 1)][1:]
+    with_s, ack_s, with_cpu_s, without_s, _, without_cpu_s = _medians(runs)
     result = {
         "transport": transport,
         "kv_mb": nbytes / 1e6,
         "raw_gb_per_s": nbytes / raw_s / 1e9,
         "bulk_gb_per_s": nbytes / bulk_s / 1e9,
         "bulk_over_raw": raw_s / bulk_s,
-        "prefill_with_push_over_without": statistics.median(ratios),
-        "prefill_ratios": ratios,
-        "ack_after_prefill_ms": statistics.median(after) * 1e3,
+        "prefill_s": without_s,
+        "prefill_with_push_over_without": with_s / without_s,
+        "cpu_with_push_over_without": with_cpu_s / without_cpu_s,
+        "ack_after_prefill_ms": ack_s * 1e3,
     }
     for driver in (bulk, layered, idle):
         driver.outbox.close()
     for name, value in result.items():
         print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
     return result
+
+
+def _medians(runs: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.median(values) for values in zip(*runs, strict=True)]
 
 
 def _spec(worker_id: str, role: Role, transport: str, push: str) -> WorkerSpec:
@@ -146,7 +145,7 @@ class Driver:
     """An engine's use of an outbox, with matrix products for a prefill."""
 
     def __init__(
-        self, transport: str, address: str, push: str, options: argparse.Namespace, *, is_pushing: bool = True
+        self, transport: str, address: str, push: str, options: argparse.Namespace, work: "Work", *, is_pushing: bool
     ) -> None:
         self._options = options
         self._name = f"{push}-{is_pushing}"
@@ -154,6 +153,7 @@ class Driver:
         self._blocks = _blocks(options.tokens)
         self._changed = threading.Event()
         self._is_pushing = is_pushing
+        self._work = work
         self._num_offers = 0
         self._route = DecodeRoute(worker_id="decode-0", incarnation="d", address=address)
         self.outbox: Outbox = make_outbox(
@@ -174,22 +174,20 @@ class Driver:
         self._finish(key)
         return time.perf_counter() - began_s
 
-    def prefill(self) -> tuple[float, float]:
-        """Seconds that the imitated prefill takes, and from then to the ack."""
+    def prefill(self) -> tuple[float, float, float]:
+        """Seconds that the imitated prefill takes, from then to the ack, and of this process's CPU for both."""
         key = self._offer() if self._is_pushing else None
         chunk, tokens = self._options.chunk, self._options.tokens
-        num_steps = -(-tokens // chunk) * NUM_LAYERS
-        work = _Work.of(self._options.prefill_s / num_steps)
-        began_s = time.perf_counter()
+        began_s, cpu_s = time.perf_counter(), time.process_time()
         for end in range(chunk, tokens + chunk, chunk):
             for layer in range(NUM_LAYERS):
-                work.run()
+                self._work.run()
                 if key is not None:
                     self.outbox.computed(key, layer, min(end, tokens), self._blocks)
         ended_s = time.perf_counter()
         if key is not None:
             self._finish(key)
-        return ended_s - began_s, time.perf_counter() - ended_s
+        return ended_s - began_s, time.perf_counter() - ended_s, time.process_time() - cpu_s
 
     def _offer(self) -> TransferKey:
         self._num_offers += 1
@@ -219,23 +217,17 @@ class Driver:
                     return
 
 
-class _Work:
-    """A fixed number of matrix products, the first time measured to last about `seconds`."""
-
-    _known: dict[float, "_Work"] = {}  # noqa: RUF012
+class Work:
+    """As many matrix products as last about `seconds` of CPU."""
 
     def __init__(self, seconds: float) -> None:
         self._a, self._b = torch.randn(512, 1024), torch.randn(1024, 1024)
         self._out = torch.empty(512, 1024)
         self._count = 5
         for _ in range(2):
-            began_s = time.perf_counter()
+            began_s = time.thread_time()
             self.run()
-            self._count = max(1, round(self._count * seconds / (time.perf_counter() - began_s)))
-
-    @classmethod
-    def of(cls, seconds: float) -> "_Work":
-        return cls._known.setdefault(seconds, cls(seconds)) if seconds not in cls._known else cls._known[seconds]
+            self._count = max(1, round(self._count * seconds / (time.thread_time() - began_s)))
 
     def run(self) -> None:
         for _ in range(self._count):
@@ -295,7 +287,7 @@ async def _serve(transport: str, num_tokens: int) -> None:
         spec=_spec("decode-0", Role.DECODE, transport, "layer"),
         incarnation="d",
         fingerprint="w",
-        notify=lambda: loop.call_soon_threadsafe(news.set) and None,
+        notify=partial(_wake, loop, news),
     )
     server = grpc.aio.server()
     add_KVTransferServicer_to_server(servicer, server)
@@ -310,6 +302,10 @@ async def _serve(transport: str, num_tokens: int) -> None:
         for event in inbox.poll():
             if isinstance(event, Offered):
                 inbox.grant(event.key, blocks, 0)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(news.set)
 
 
 def _raw_handlers() -> Any:

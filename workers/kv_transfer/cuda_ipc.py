@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baton.v1.kv_pb2 import Range, Ranges
+from baton.v1.kv_pb2 import FromSender, Range, Ranges
 from workers.kv_transfer.transport import TransportError
 from workers.kv_transfer.wire import cut
 from workers.model.contract import KVStore
@@ -30,11 +30,11 @@ class CudaIpcSender:
     def connect(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> Ranges:
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> FromSender:
         staging = torch.cat(list(payloads))
         torch.cuda.current_stream().synchronize()
         ranges[0].payload = encode_handle(staging)
-        return Ranges(ranges=ranges)
+        return FromSender(ranges=Ranges(ranges=ranges))
 
     def flush(self) -> None:
         """Nothing is left behind by `pack`."""
@@ -54,6 +54,9 @@ class CudaIpcReceiver:
 
     def connect(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def expect(self, message: Ranges) -> None:
+        """The handle came with the announcement."""
 
     def unpack(self, message: Ranges) -> Iterable[Tensor]:
         sizes = [self._store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]

@@ -17,7 +17,7 @@ import grpc.aio
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromReceiver, FromSender, Handshake
-from baton.v1.kv_pb2_grpc import KVTransferServicer, KVTransferStub
+from baton.v1.kv_pb2_grpc import KVTransferServicer
 from baton.v1.worker_pb2 import DecodeRoute
 from workers.kv_transfer.handshake import identify
 from workers.kv_transfer.link import Inbox, Outbox
@@ -27,6 +27,7 @@ from workers.kv_transfer.transport import GrpcReceiver, GrpcSender, ReceiverTran
 from workers.model.contract import KVStore
 from workers.spec import WorkerSpec
 
+_METHOD = "/baton.v1.KVTransfer/Link"
 MAX_BACKLOG = 4  # messages that a link's thread may be behind its stream
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 
@@ -117,21 +118,30 @@ def _check_torch(spec: WorkerSpec, name: str) -> None:
         raise ConfigError(f"kv.transport: {name!r} needs device cuda, this worker's is {spec.device!r}; set it to auto")
 
 
+def _write(message: FromSender | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
 class GrpcWire:
     """The sender's end of the stream. gRPC's threads take messages from `_waiting`; one thread reads replies."""
 
     def __init__(self, route: DecodeRoute, link: SenderLink, *, secret: str) -> None:
         self._link = link
-        self._waiting: deque[FromSender] = deque()
+        self._waiting: deque[FromSender | bytes] = deque()
         self._changed = threading.Condition()
         self._down_reason: str | None = None
         self._channel = grpc.insecure_channel(route.address, options=_CHANNEL_OPTIONS)
-        self._call = KVTransferStub(self._channel).Link(self._messages(), metadata=(("baton-secret", secret),))
+        open_link = self._channel.stream_stream(
+            _METHOD, request_serializer=_write, response_deserializer=FromReceiver.FromString
+        )
+        self._call = open_link(self._messages(), metadata=(("baton-secret", secret),))
         threading.Thread(target=self._read, name=f"{link.name}-replies", daemon=True).start()
 
-    def send(self, message: FromSender, timeout_s: float) -> None:
+    def send(self, message: FromSender | bytes, timeout_s: float) -> None:
         with self._changed:
-            has_room = self._changed.wait_for(lambda: self._down_reason is not None or len(self._waiting) < 2, timeout_s)
+            has_room = self._changed.wait_for(
+                lambda: self._down_reason is not None or len(self._waiting) < 2, timeout_s
+            )
             if self._down_reason is not None:
                 raise LinkDownError(self._down_reason)
             if not has_room:
@@ -144,7 +154,7 @@ class GrpcWire:
         self._call.cancel()
         self._channel.close()
 
-    def _messages(self) -> Iterator[FromSender]:
+    def _messages(self) -> Iterator[FromSender | bytes]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._down_reason is not None or bool(self._waiting))

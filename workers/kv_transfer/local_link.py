@@ -69,7 +69,8 @@ class LocalWire:
         self._room = threading.Semaphore(MAX_BACKLOG)
         self._is_down = False
 
-    def send(self, message: FromSender, timeout_s: float) -> None:
+    def send(self, message: FromSender | bytes, timeout_s: float) -> None:
+        assert isinstance(message, FromSender), "an in-process transport writes nothing"
         if self._is_down:
             raise LinkDownError("the receiver is closed")
         if self._receiver is None:

@@ -5,6 +5,7 @@ written; each `Offered` that was polled gets exactly one of Arrived and Lost, or
 Coverage, leases and tombstones are `handoff`'s, the connection is `grpc_link`'s or `local_link`'s.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -214,13 +215,14 @@ class ReceiverLink(threading.Thread):
         self._transport = transport
         self._lease_s = inbox.kv.lease_s
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._pending: deque[Item] = deque()  # taken from `_items`; receives of their ranges are posted
         self._ticked_s = 0.0
         self._down_reason: str | None = None
 
     @property
     def backlog(self) -> int:
         """Messages not yet handled; what feeds should stay at a few."""
-        return self._items.qsize()
+        return self._items.qsize() + len(self._pending)
 
     def post(self, handle: Callable[..., None], *args: Any) -> None:
         self._items.put((handle, args))
@@ -269,15 +271,28 @@ class ReceiverLink(threading.Thread):
             self._inbox.flush()
 
     def _step(self) -> None:
-        try:
-            handle, args = self._items.get(timeout=self._lease_s / 12)
+        self._look_ahead()
+        if self._pending:
+            handle, args = self._pending.popleft()
             handle(*args)
-        except queue.Empty:
-            pass  # time to look at the leases
         now_s = time.monotonic()
         if now_s - self._ticked_s >= self._lease_s / 12:
             self._ticked_s = now_s
             self._expire(now_s)
+
+    def _look_ahead(self) -> None:
+        """Takes all news off the queue, or waits for some until it is time to look at the leases."""
+        if not self._pending:
+            with contextlib.suppress(queue.Empty):
+                self._take(self._items.get(timeout=self._lease_s / 12))
+        for _ in range(self._items.qsize()):
+            self._take(self._items.get())
+
+    def _take(self, item: Item) -> None:
+        handle, args = item
+        if handle == self._handle and args[0].WhichOneof("message") == "ranges":
+            self._transport.expect(args[0].ranges)
+        self._pending.append(item)
 
     def _raise_down(self) -> None:
         raise TransportError(self._down_reason)

@@ -34,8 +34,11 @@ class LinkDownError(Exception):
 class Wire(Protocol):
     """The control stream of one link. What comes back is given to `SenderLink.on_reply` and `on_down`."""
 
-    def send(self, message: FromSender, timeout_s: float) -> None:
-        """Blocks while the peer is slow. Raises: LinkDownError, also after `timeout_s`."""
+    def send(self, message: FromSender | bytes, timeout_s: float) -> None:
+        """Blocks while the peer is slow; `message` may be written out already.
+
+        Raises: LinkDownError: the stream is gone, or the peer took nothing for `timeout_s`.
+        """
         ...
 
     def close(self) -> None: ...
@@ -331,7 +334,7 @@ class SenderLink(threading.Thread):
             if (closing := self._ledger.close(key, time.monotonic())) is not None:
                 closings.append((key, closing))
         if ranges:
-            self._send(FromSender(ranges=pipe.pack(ranges, payloads)))
+            self._send(pipe.pack(ranges, payloads))
             pipe.flush()
             self._outbox.count_sent(pipe.max_message_bytes - room)
         for key, closing in closings:
@@ -354,7 +357,7 @@ class SenderLink(threading.Thread):
             self._send(FromSender(abort=AbortTransfer(key=wire_key(key))))
             self._outbox.tell(Ended(key, error))
 
-    def _send(self, message: FromSender) -> None:
+    def _send(self, message: FromSender | bytes) -> None:
         assert self._wire is not None
         self._wire.send(message, self._lease_s)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from baton.errors import ConfigError
-from baton.v1.kv_pb2 import Handshake, Range, Ranges
+from baton.v1.kv_pb2 import FromSender, Handshake, Range, Ranges
 from workers.kv_transfer.transport import TransportError
 from workers.kv_transfer.wire import cut
 from workers.model.contract import KVStore
@@ -118,9 +118,9 @@ class TorchSender(_Group):
     def connect(self) -> None:
         self._join(self._own_store, self.store_prefix, _SENDER)
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> Ranges:
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> FromSender:
         self._announced = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
-        return Ranges(ranges=ranges)
+        return FromSender(ranges=Ranges(ranges=ranges))
 
     def flush(self) -> None:
         assert self._announced is not None, "flush follows pack"
@@ -139,7 +139,8 @@ class TorchReceiver(_Group):
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._kv_store = store
         self._handshake = handshake
-        self._staging: Tensor | None = None
+        self._expected: deque[tuple[Any, Tensor]] = deque()  # receives that are posted, and where they go
+        self._free: list[Tensor] = []  # staging buffers
 
     def connect(self) -> None:
         host, _, port = self._handshake.store_address.rpartition(":")
@@ -151,22 +152,32 @@ class TorchReceiver(_Group):
             ) from fault
         self._join(store, self._handshake.store_prefix, _RECEIVER)
 
-    def unpack(self, message: Ranges) -> Iterable[Tensor]:
-        sizes = [self._kv_store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
-        whole = self._room(sum(sizes))
+    def expect(self, message: Ranges) -> None:
+        nbytes = sum(self._sizes(message))
+        buffer = self._buffer(nbytes)
         try:
-            work = self._group.recv([whole], _SENDER, 0)
+            work = self._group.recv([buffer[:nbytes]], _SENDER, 0)
         except RuntimeError as fault:
             raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
-        self._wait(work)
-        return (whole[start:end] for start, end in cut(sizes))
+        self._expected.append((work, buffer))
 
-    def _room(self, nbytes: int) -> Tensor:
-        """A view of the staging buffer, which grows to the largest message."""
-        if self._staging is None or self._staging.numel() < nbytes:
-            staging: Tensor = self._kv_store.empty_payload(nbytes)
-            self._staging = staging
-        return self._staging[:nbytes]
+    def unpack(self, message: Ranges) -> Iterable[Tensor]:
+        work, buffer = self._expected.popleft()
+        self._wait(work)
+        for start, end in cut(self._sizes(message)):
+            yield buffer[start:end]
+        self._free.append(buffer)
+
+    def _sizes(self, message: Ranges) -> list[int]:
+        return [self._kv_store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
+
+    def _buffer(self, nbytes: int) -> Tensor:
+        """A free one that is large enough; one that is too small is let go."""
+        while self._free:
+            if (buffer := self._free.pop()).numel() >= nbytes:
+                return buffer
+        made: Tensor = self._kv_store.empty_payload(max(nbytes, TorchSender.max_message_bytes))
+        return made
 
 
 def _first_line(fault: Exception) -> str:

@@ -1,15 +1,16 @@
 """The seam between a link's bookkeeping and what moves its payloads.
 
 One object per link and side. The sender calls `pack`, puts the announcement on the control stream, then `flush`; the
-receiver calls `unpack` for each announcement in the same order. Every announced range is sent, so that a receive is
-never cancelled: what nobody wants any more is read off the wire and dropped.
+receiver calls `expect` as early as it can and then `unpack` for each announcement, both in the same order. Every
+announced range is sent, so that a receive is never cancelled: what nobody wants any more is received and dropped.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from baton.v1.kv_pb2 import Range, Ranges
+from baton.v1.kv_pb2 import FromSender, Range, Ranges
+from workers.kv_transfer.wire import write_ranges
 from workers.model.contract import KVStore
 
 
@@ -27,8 +28,8 @@ class SenderTransport(Protocol):
         """After the peer agreed; blocks until the data path stands. Raises: TransportError."""
         ...
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
-        """The announcement. The payloads belong to the transport from now on."""
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender | bytes:
+        """The announcement, or how it is written. The payloads belong to the transport from now on."""
         ...
 
     def flush(self) -> None:
@@ -46,6 +47,10 @@ class ReceiverTransport(Protocol):
     name: str
 
     def connect(self) -> None: ...
+
+    def expect(self, message: Ranges) -> None:
+        """The announcement has come: begin to receive its payloads. Raises: TransportError."""
+        ...
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
         """One payload per range, as the store takes it, valid until the next one is taken. Raises: TransportError."""
@@ -68,6 +73,9 @@ class _Plain:
     def flush(self) -> None:
         """Nothing is left behind by `pack`."""
 
+    def expect(self, message: Ranges) -> None:
+        """The payloads came with the announcement."""
+
     def abort(self) -> None:
         """Nothing blocks here."""
 
@@ -81,10 +89,8 @@ class GrpcSender(_Plain):
     name = "grpc"
     max_message_bytes = 2 << 20  # gRPC's default limit for a message is 4 MiB
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
-        for range_, payload in zip(ranges, payloads, strict=True):
-            range_.payload = payload if isinstance(payload, bytes) else to_bytes(payload)
-        return Ranges(ranges=ranges)
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender | bytes:
+        return write_ranges(ranges, [to_buffer(payload) for payload in payloads])
 
 
 class GrpcReceiver(_Plain):
@@ -97,12 +103,9 @@ class GrpcReceiver(_Plain):
         return (from_bytes(self._store, range_.payload) for range_ in message.ranges)
 
 
-def to_bytes(payload: Any) -> bytes:
-    """Of a flat uint8 tensor on any device, or of anything that `bytes` takes."""
-    if isinstance(payload, bytearray | memoryview):
-        return bytes(payload)
-    data: bytes = payload.cpu().numpy().tobytes()
-    return data
+def to_buffer(payload: Any) -> memoryview:
+    """Of a flat uint8 tensor on any device, or of anything with a buffer."""
+    return memoryview(payload if isinstance(payload, bytes | bytearray | memoryview) else payload.cpu().numpy())
 
 
 def from_bytes(store: KVStore, data: bytes) -> Any:
@@ -130,9 +133,9 @@ class LocalSender(_Plain):
     def __init__(self, pipe: LocalPipe) -> None:
         self._pipe = pipe
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> Ranges:
+    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender:
         self._pipe.payloads.extend(payloads)
-        return Ranges(ranges=ranges)
+        return FromSender(ranges=Ranges(ranges=ranges))
 
 
 class LocalReceiver(_Plain):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from baton.errors import BatonError, from_code
-from baton.v1.kv_pb2 import Ack, Complete, FirstToken, FromReceiver, FromSender, Range, Ticket, TransferFailed
+from baton.v1.kv_pb2 import Ack, Complete, FirstToken, FromReceiver, FromSender, Range, Ranges, Ticket, TransferFailed
 from baton.v1.kv_pb2 import TransferKey as WireKey
 from baton.v1.worker_pb2 import WorkerError
 from workers.kv_transfer.handoff import Closing, Span
@@ -20,6 +20,32 @@ def own_key(key: WireKey) -> TransferKey:
 
 def wire_range(span: Span) -> Range:
     return Range(key=wire_key(span.key), layer=span.layer, start=span.start, end=span.end)
+
+
+def write_ranges(ranges: Sequence[Range], payloads: Sequence[memoryview]) -> bytes:
+    """FromSender(ranges=...) with the payloads in place, as protobuf writes it, but copying each payload once only.
+
+    Fields are a tag (number << 3 | 2 for what has a length), the length, and the bytes:
+    protobuf.dev/programming-guides/encoding.
+    """
+    parts: list[bytes | memoryview] = []
+    total = 0
+    for range_, payload in zip(ranges, payloads, strict=True):
+        head = range_.SerializeToString() + _tag(Range.PAYLOAD_FIELD_NUMBER, len(payload))
+        opening = _tag(Ranges.RANGES_FIELD_NUMBER, len(head) + len(payload))
+        parts += (opening, head, payload)
+        total += len(opening) + len(head) + len(payload)
+    return b"".join((_tag(FromSender.RANGES_FIELD_NUMBER, total), *parts))
+
+
+def _tag(field: int, length: int) -> bytes:
+    assert field < 16, "a one-byte tag"
+    out = bytearray((field << 3 | 2,))
+    while length > 0x7F:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    out.append(length)
+    return bytes(out)
 
 
 def complete_message(key: TransferKey, closing: Closing) -> FromSender:
