@@ -88,7 +88,11 @@ async def grpc_times(port: int, num_streams: int, max_tokens: int) -> list[list[
             prompt_token_ids=inference_pb2.TokenIds(ids=[slot]),
             sampling=inference_pb2.SamplingParams(max_tokens=max_tokens, ignore_eos=True),
         )
-        return [time.monotonic() async for response in stub.Generate(request) if response.deltas]
+        times: list[float] = []
+        async for response in stub.Generate(request):
+            now_s = time.monotonic()
+            times += [now_s for delta in response.deltas for _ in delta.token_ids]
+        return times
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
@@ -160,7 +164,7 @@ def measure(proxy: str, streams: list[int], seconds: float) -> Rows:
     rows: Rows = []
     max_tokens = int(seconds * RATE)
     with (
-        tempfile.TemporaryDirectory(prefix="baton-") as folder,
+        tempfile.TemporaryDirectory(prefix="baton-", dir="/tmp") as folder,
         ingress(proxy == "haproxy", folder) as (http, grpc, path),
     ):
         table = open_table(path, 64)

@@ -121,8 +121,11 @@ class _Choice:
             raise from_code(output.error.code, output.error.message)
         if reason == inference_pb2.FINISH_REASON_ABORT:
             raise CancelledError(f"request {output.request_id} was aborted by its worker")
-        delta = Delta(choice=self._index)
         token_ids = output.token_ids
+        if not (reason or self._has_stops or output.logprobs) and len(token_ids) == 1:  # nearly every output
+            self._num_tokens += 1
+            return Delta(choice=self._index, text=self._detokenizer.push(token_ids[0]), token_ids=[token_ids[0]])
+        delta = Delta(choice=self._index)
         last = len(token_ids) - 1
         for position, token_id in enumerate(token_ids):
             delta.token_ids.append(token_id)
@@ -166,11 +169,6 @@ class _Choice:
 
 async def merged(answers: Sequence[Answer]) -> AsyncGenerator[list[Delta], None]:
     """The deltas of several prompts' answers as they come; the first error ends all of them."""
-    if len(answers) == 1:
-        async with aclosing(answers[0].deltas()) as deltas:
-            async for batch in deltas:
-                yield batch
-        return
     queue: asyncio.Queue[list[Delta] | BaseException | None] = asyncio.Queue(maxsize=len(answers))
     tasks = [asyncio.create_task(_feed(answer, queue)) for answer in answers]
     num_open = len(tasks)

@@ -6,6 +6,7 @@ are imported when called, because Serve reads its environment (`serve_environmen
 
 import asyncio
 import logging
+import os
 import socket
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -19,7 +20,7 @@ from baton.errors import ConfigError, UnavailableError
 from baton.v1 import inference_pb2
 from cluster.config import BatonConfig, HealthConfig, RouterConfig
 from cluster.ingress.binding import bind_servers_to
-from cluster.ingress.environment import serve_environment
+from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.service import Service
@@ -70,17 +71,16 @@ class IngressReplica:
         )
         tokenizer = await asyncio.to_thread(Tokenizer, spec.model_path)
         self._service = Service(dispatcher=self._dispatcher, tokenizer=tokenizer, model=spec.model, router=spec.router)
-        self._grpc = GRPCRoutes(self._service)
+        self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         await self._dispatcher.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._service)
 
-    async def Generate(
+    def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        async for response in self._grpc.generate(request, grpc_context):
-            yield response
+        return self._grpc.generate(request, grpc_context)
 
     async def Tokenize(
         self, request: inference_pb2.TokenizeRequest, grpc_context: Any
@@ -144,8 +144,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     from ray.serve.config import HTTPOptions, gRPCOptions
 
     if not _is_running():
-        _check_port(config.http.host, config.http.port, "http.port")
-        _check_port(config.http.host, config.grpc.port, "grpc.port")
+        check_ports(config)
         serve.start(
             proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
             http_options=HTTPOptions(host=config.http.host, port=config.http.port),
@@ -190,6 +189,12 @@ def _is_running() -> bool:
 
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def check_ports(config: BatonConfig) -> None:
+    """Raises: ConfigError: something on this machine holds one of the two public ports."""
+    _check_port(config.http.host, config.http.port, "http.port")
+    _check_port(config.http.host, config.grpc.port, "grpc.port")
 
 
 def _check_port(host: str, port: int, key: str) -> None:

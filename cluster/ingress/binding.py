@@ -34,7 +34,7 @@ def bind_servers_to(host: str) -> None:
         return 0  # one deployment: nothing calls it
 
     default_impl.add_grpc_address = add_grpc_address
-    replica.add_port_to_grpc_server = add_no_port
+    replica.add_port_to_grpc_server = add_no_port  # type: ignore[attr-defined]
 
 
 def on_proxy_start() -> list[Any]:

@@ -10,9 +10,11 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from baton.errors import ConfigError
 from cluster.ingress.binding import HOST_VARIABLE, haproxy_wrapper
 
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take
 
 
 def find_haproxy() -> str | None:
@@ -34,9 +36,10 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
     Args:
         folder: A private folder of this cluster (mode 0700), the same path on every node. HAProxy's configuration,
             admin socket and start script go there; Ray by default shares one world-writable path among all clusters
-            of a machine. Keep it short: a socket's path ends at 107 bytes.
+            of a machine.
         host: `http.host` of the configuration.
         haproxy: None: where its binary is present, unless RAY_SERVE_ENABLE_HA_PROXY says 0.
+    Raises: ConfigError: `folder` is longer than MAX_FOLDER_BYTES.
     """
     binary = find_haproxy()
     if haproxy is None:
@@ -56,6 +59,10 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
 
 
 def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
+    if len(folder.encode()) > MAX_FOLDER_BYTES:
+        raise ConfigError(
+            f"the folder for HAProxy's sockets is {folder}, longer than {MAX_FOLDER_BYTES} bytes; use a shorter one"
+        )
     script = Path(folder, "haproxy")
     script.write_text(haproxy_wrapper(binary), encoding="utf-8")
     script.chmod(0o700)

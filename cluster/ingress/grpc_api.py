@@ -1,7 +1,8 @@
 """The gRPC service `baton.v1.Inference` and the standard health check, independent of who serves them.
 
 A failed call sets status, details and trailing metadata (`baton-error-code`, `baton-error-field`, `retry-after`) and
-ends; nothing is raised into the server, which would log it as a fault of ours.
+ends; nothing is raised into the server, which would log it as a fault of ours. Serve's Python proxy is the exception:
+it drops the status of a stream that ends without raising.
 """
 
 import asyncio
@@ -34,8 +35,9 @@ class Context(Protocol):
 
 
 class GRPCRoutes:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, raises: bool = False) -> None:
         self._service = service
+        self._raises = raises
 
     async def generate(
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -51,6 +53,8 @@ class GRPCRoutes:
             yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
         except BatonError as error:
             fail(context, error)
+            if self._raises:
+                raise
 
     async def tokenize(
         self, request: inference_pb2.TokenizeRequest, context: Context

@@ -127,7 +127,8 @@ class Run:
         has_begun = False
         status = "cancelled"  # what it stays when the client goes away
         try:
-            async with aclosing(merged(self._answers)) as batches:
+            answers = self._answers
+            async with aclosing(answers[0].deltas() if len(answers) == 1 else merged(answers)) as batches:
                 async for batch in batches:
                     if not has_begun:
                         has_begun = True
