@@ -3,7 +3,8 @@
     python -m bench.handoff [--transports gloo,grpc] [--tokens 2048] [--runs 5]
 
 Two processes, each pinned to one core where there are two. The KV is that of a 12-layer Llama with 8 KV heads of 64
-in bf16 (24 KiB per token). Raw: the same bytes in the same message sizes, from one buffer, over the bare library.
+in bf16 (24 KiB per token). Raw: as many bytes in the same message sizes over the bare library; gloo's from one large
+buffer into another, gRPC's thrown away on arrival.
 Both sides of each ratio come from one run, interleaved; medians are printed, and all of it as JSON at the end.
 """
 
@@ -76,7 +77,7 @@ def _measure(transport: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(transport: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
     nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
-    raw = RawGloo(address) if transport == "gloo" else RawGrpc(address)
+    raw = RawGloo(address, nbytes) if transport == "gloo" else RawGrpc(address)
     num_steps = -(-options.tokens // options.chunk) * NUM_LAYERS
     work = Work(options.prefill_s / num_steps)
     bulk, layered, idle = (
@@ -235,11 +236,11 @@ class Work:
 
 
 class RawGloo:
-    """One buffer, sent again and again over a bare process group."""
+    """A buffer as large as the KV, sent in messages over a bare process group."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, nbytes: int) -> None:
         self._sender = TorchSender("gloo", host="127.0.0.1", timeout_s=10)
-        self._buffer = torch.ones(TorchSender.max_message_bytes, dtype=torch.uint8)
+        self._messages = torch.ones(nbytes, dtype=torch.uint8).split(TorchSender.max_message_bytes)  # type: ignore[no-untyped-call]
         self._done = torch.zeros(1, dtype=torch.uint8)
         channel = grpc.insecure_channel(address)
         call = channel.unary_unary(RAW.replace("Stream", "Gloo"))
@@ -251,9 +252,8 @@ class RawGloo:
     def send(self, nbytes: int) -> float:
         group = self._sender._group
         began_s = time.perf_counter()
-        num_messages = -(-nbytes // self._buffer.numel())
-        group.send([torch.tensor([num_messages])], 1, 0).wait()
-        for work in [group.send([self._buffer], 1, 0) for _ in range(num_messages)]:
+        group.send([torch.tensor([nbytes])], 1, 0).wait()
+        for work in [group.send([message], 1, 0) for message in self._messages]:
             work.wait()
         group.recv([self._done], 1, 0).wait()
         return time.perf_counter() - began_s
@@ -332,10 +332,12 @@ def _take_raw_gloo(hello: str) -> None:
     receiver = TorchReceiver("gloo", store=unused, host="127.0.0.1", timeout_s=600, handshake=handshake)
     receiver.connect()
     group = receiver._group
-    count, buffer = torch.zeros(1, dtype=torch.int64), torch.ones(TorchSender.max_message_bytes, dtype=torch.uint8)
+    nbytes, buffer = torch.zeros(1, dtype=torch.int64), torch.ones(0, dtype=torch.uint8)
     while True:
-        group.recv([count], 0, 0).wait()
-        for work in [group.recv([buffer], 0, 0) for _ in range(int(count))]:
+        group.recv([nbytes], 0, 0).wait()
+        if buffer.numel() != int(nbytes):
+            buffer = torch.ones(int(nbytes), dtype=torch.uint8)
+        for work in [group.recv([message], 0, 0) for message in buffer.split(TorchSender.max_message_bytes)]:  # type: ignore[no-untyped-call]
             work.wait()
         group.send([torch.zeros(1, dtype=torch.uint8)], 0, 0).wait()
 

@@ -218,6 +218,11 @@ def test_closing_the_receiver_ends_what_the_sender_has_open(transport: str) -> N
         pair.inbox.close()
         assert isinstance(pair.wait(Ended, KEY).error, UnavailableError)
         pair.wait(Lost, KEY)
+        late = TransferKey("late", 0, 0)
+        pair.offer(late, 3)
+        error = pair.wait(Ended, late).error
+        assert isinstance(error, UnavailableError)
+        assert error.retryable
         pair.check_integrity()
 
 

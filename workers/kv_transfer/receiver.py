@@ -79,11 +79,11 @@ class Receiver:
             return told, None
         link = ReceiverLink(self, handshake.worker_id, transport, reply)
         with self.lock:
-            if self._is_closed:
-                told.refusal = "this worker is shutting down"
-                return told, None
             self._links.append(link)
+            is_closed = self._is_closed
         link.start()
+        if is_closed:
+            link.down("this worker is shutting down")  # no refusal: the sender shall try another worker
         return told, link
 
     def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:

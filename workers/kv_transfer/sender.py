@@ -96,6 +96,7 @@ class Sender:
             assert key not in self._link_of, f"{key} is offered already"
             if self._is_closed:
                 self._events.append(Ended(key, UnavailableError("this worker is shutting down")))
+                self._notify()
                 return
             peer = (route.worker_id, route.incarnation)
             link = self._links.get(peer)
