@@ -31,6 +31,7 @@ from workers.spec import Role
 
 DEMO = Path(__file__).parents[1] / "workers" / "model" / "bundled" / "demo"
 SECRET = "bench"
+MODEL = f"bench-{os.getpid()}"  # another cluster that took the same port would refuse it
 RATE = 50.0
 WARM_UP_TOKENS = 25  # of each stream, left out
 Rows = list[dict[str, Any]]
@@ -43,7 +44,9 @@ class Stream(asyncio.Protocol):
         self.times: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest = b""
-        body = json.dumps({"prompt": [slot], "max_tokens": max_tokens, "stream": True, "ignore_eos": True}).encode()
+        body = json.dumps(
+            {"model": MODEL, "prompt": [slot], "max_tokens": max_tokens, "stream": True, "ignore_eos": True}
+        ).encode()
         self._request = (
             f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -85,6 +88,7 @@ async def grpc_times(port: int, num_streams: int, max_tokens: int) -> list[list[
 
     async def read(stub: Any, slot: int) -> list[float]:
         request = inference_pb2.GenerateRequest(
+            model=MODEL,
             prompt_token_ids=inference_pb2.TokenIds(ids=[slot]),
             sampling=inference_pb2.SamplingParams(max_tokens=max_tokens, ignore_eos=True),
         )
@@ -121,7 +125,7 @@ class Controller:
 
 
 @contextmanager
-def ingress(haproxy: bool, folder: str) -> Iterator[tuple[int, int, Path]]:
+def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[int, int, Path]]:
     """A fake worker and the real application on a Ray cluster of its own; yields HTTP port, gRPC port, table."""
     from cluster.ingress.environment import free_ports, serve_environment
 
@@ -138,13 +142,20 @@ def ingress(haproxy: bool, folder: str) -> Iterator[tuple[int, int, Path]]:
     )
     assert worker.stdout is not None
     address = f"127.0.0.1:{int(worker.stdout.readline())}"
-    ray.init(num_cpus=2, include_dashboard=False, namespace="bench", log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        namespace="bench",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
     entry = WorkerEntry(worker_id="mixed-0", incarnation="0", role=Role.MIXED, address=address)
     actor: Any = ray.remote(num_cpus=0)(Controller).options(name="controller").remote([entry])
     ray.get(actor.workers.remote())
     http_port, grpc_port = free_ports(2)
-    config = BatonConfig(http=HTTPConfig(port=http_port), grpc=GRPCConfig(port=grpc_port))
+    config = BatonConfig(served_name=model, http=HTTPConfig(port=http_port), grpc=GRPCConfig(port=grpc_port))
     try:
         deploy(config, secret=SECRET, model_path=str(DEMO), namespace="bench", controller_name="controller")
         yield http_port, grpc_port, table
@@ -165,7 +176,7 @@ def measure(proxy: str, streams: list[int], seconds: float) -> Rows:
     max_tokens = int(seconds * RATE)
     with (
         tempfile.TemporaryDirectory(prefix="baton-", dir="/tmp") as folder,
-        ingress(proxy == "haproxy", folder) as (http, grpc, path),
+        ingress(proxy == "haproxy", folder, MODEL) as (http, grpc, path),
     ):
         table = open_table(path, 64)
         for protocol, run, port in (("http", http_times, http), ("grpc", grpc_times, grpc)):

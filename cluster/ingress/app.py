@@ -141,15 +141,13 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     Raises: ConfigError: a port is taken, or a replica could not start.
     """
     from ray import serve
+    from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions, gRPCOptions
 
-    if not _is_running():
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
+    is_running = _is_running()
+    if not is_running:
         check_ports(config)
-        serve.start(
-            proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
-            http_options=HTTPOptions(host=config.http.host, port=config.http.port),
-            grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
-        )
     spec = IngressSpec(
         model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
         model_path=model_path,
@@ -169,9 +167,15 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         health_check_period_s=2,
     )(serve.ingress()(IngressReplica))
     try:
+        if not is_running:
+            serve.start(
+                proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
+                http_options=HTTPOptions(host=config.http.host, port=config.http.port),
+                grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
+            )
         serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
-    except RuntimeError as error:
-        raise ConfigError(f"the ingress did not start: {error}") from error
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
 
 
 def undeploy() -> None:
