@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 import baton
 from baton.errors import BatonError
+from tests.cluster import readme
 from tests.cluster.served import ServedCluster, all_free
 from workers.model.registry import BUNDLED
 
@@ -159,6 +162,21 @@ def test_sdk_and_commands_talk_to_it(served: ServedCluster) -> None:
     options = ["--concurrency", "2", "--num-prompts", "4", "--input-len", "40", "--output-len", "6"]
     served.baton("bench", *options, "--json", str(out))
     assert json.loads(out.read_text())["completed"] == 4
+
+
+@pytest.mark.parametrize("code", readme.blocks("python"))
+def test_the_readmes_python_runs(served: ServedCluster, code: str) -> None:
+    command = [sys.executable, "-c", readme.pointed_at(code, served.http, served.grpc)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_readmes_curl_line_runs(served: ServedCluster) -> None:
+    (line,) = [block for block in readme.blocks("bash") if block.startswith("curl")]
+    command = ["bash", "-c", readme.pointed_at(line, served.http, served.grpc)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout)["choices"][0]["text"]
 
 
 def test_a_client_that_leaves_frees_everything(served: ServedCluster) -> None:
