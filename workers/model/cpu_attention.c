@@ -5,24 +5,10 @@
  * row, a row being one query of one head. Tasks that split the keys of the same rows are combined at the end by
  * their maxima and sums (the split of Flash-Decoding).
  */
-#include "cpu_vectors.h"
+#include "cpu_attention.h"
 
 #define TILE 64 /* keys per round of the online softmax */
 
-
-typedef struct {
-    const void *query, *k_cache, *v_cache;
-    void *output;
-    const int32_t *query_start, *num_context, *block_tables;
-    const float *sinks; /* [num_heads] or NULL */
-    int64_t num_chunks, max_blocks, block_size, num_heads, num_kv_heads, head_dim;
-    int64_t query_token_stride, query_head_stride; /* all strides in elements */
-    int64_t k_block_stride, k_token_stride, v_block_stride, v_token_stride;
-    int64_t window; /* 0: none */
-    float scale, softcap; /* softcap 0: none */
-    int32_t max_queries; /* chunks of more are left to the caller */
-    int32_t is_bf16, num_threads;
-} baton_attention_args;
 
 typedef struct {
     int32_t chunk, query, num_queries, head, num_heads; /* heads: of KV */
@@ -31,23 +17,73 @@ typedef struct {
     int64_t state; /* where the task's rows start, in floats */
 } task_t;
 
-/* Scores of `rows` rows against `num_keys` keys: one dot product each. `q` is [rows][dim] float32, scaled. */
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+#include <immintrin.h>
+#define DOT_PAIRS 1
+INLINE vecf dot_pairs(vecf sum, const uint16_t *a, const void *base, int64_t i) {
+    __m512bh x = (__m512bh)_mm512_loadu_si512(a), y = (__m512bh)_mm512_loadu_si512((const uint16_t *)base + i);
+    return (vecf)_mm512_dpbf16_ps((__m512)sum, x, y);
+}
+#else
+#define DOT_PAIRS 0
+INLINE vecf dot_pairs(vecf sum, const uint16_t *a, const void *base, int64_t i) {
+    (void)a, (void)base, (void)i;
+    return sum;
+}
+#endif
+
+#if LANES == 16
+/* The sums of four vectors, in 13 steps where four single sums take 32. */
+INLINE void sum_four(const vecf *v, float *out) {
+    typedef float v8 __attribute__((vector_size(32)));
+    typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+    vecf p = LOW(v[0], v[1]) + HIGH(v[0], v[1]), q = LOW(v[2], v[3]) + HIGH(v[2], v[3]); /* 0 1 0 1 | 2 3 2 3 */
+    vecf r = __builtin_shufflevector(p, q, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+             __builtin_shufflevector(p, q, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    union { vecf v; v8 h[2]; } a = {r};
+    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
+    *(v4 *)out = b.h[0] + b.h[1];
+#undef LOW
+#undef HIGH
+}
+#else
+INLINE void sum_four(const vecf *v, float *out) {
+    for (int i = 0; i < 4; i++) out[i] = sum_of(v[i]);
+}
+#endif
+
+/* Scores of `rows` rows against `num_keys` keys: one dot product each. `q` is [rows][dim] float32; `q_pairs` is the
+ * same in bfloat16, for processors that multiply pairs of those. */
 INLINE void score_rows(
-    const float *q, float *scores, const void *const *keys, int num_keys, int64_t head_offset, int rows, int64_t dim,
-    int is_bf16
+    const float *q, const uint16_t *q_pairs, float *scores, const void *const *keys, int num_keys, int64_t head_offset,
+    int rows, int64_t dim, int is_bf16
 ) {
     int64_t whole = dim / LANES * LANES;
-    for (int j = 0; j < num_keys; j++) {
-        vecf sums[4];
-        for (int r = 0; r < rows; r++) sums[r] = splat(0);
-        for (int64_t d = 0; d < whole; d += LANES) {
-            vecf key = load(keys[j], head_offset + d, is_bf16);
-            for (int r = 0; r < rows; r++) sums[r] += key * *(const vecf *)(q + r * dim + d);
+    for (int j = 0; j < num_keys; j += 4) { /* past the end, the last key again: those scores are not used */
+        const void *key[4];
+        for (int i = 0; i < 4; i++) key[i] = keys[j + i < num_keys ? j + i : num_keys - 1];
+        vecf sums[4][4];
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 4; i++) sums[r][i] = splat(0);
+        if (DOT_PAIRS && is_bf16 && dim % 32 == 0) {
+            for (int64_t d = 0; d < dim; d += 32)
+                for (int i = 0; i < 4; i++)
+                    for (int r = 0; r < rows; r++)
+                        sums[r][i] = dot_pairs(sums[r][i], q_pairs + r * dim + d, key[i], head_offset + d);
+        } else {
+            for (int64_t d = 0; d < whole; d += LANES)
+                for (int i = 0; i < 4; i++) {
+                    vecf x = load(key[i], head_offset + d, is_bf16);
+                    for (int r = 0; r < rows; r++) sums[r][i] += x * *(const vecf *)(q + r * dim + d);
+                }
         }
         for (int r = 0; r < rows; r++) {
-            float s = sum_of(sums[r]);
-            for (int64_t d = whole; d < dim; d++) s += load_one(keys[j], head_offset + d, is_bf16) * q[r * dim + d];
-            scores[r * TILE + j] = s;
+            sum_four(sums[r], scores + r * TILE + j);
+            for (int64_t d = whole; d < dim; d++)
+                for (int i = 0; i < 4; i++)
+                    scores[r * TILE + j + i] += load_one(key[i], head_offset + d, is_bf16) * q[r * dim + d];
         }
     }
 }
@@ -111,24 +147,26 @@ INLINE void weigh_rows(
 
 /* One round of the online softmax for one row: scores become weights. Keys outside [low, high) do not count.
  * Returns the factor for what was summed before. */
-INLINE float soften(float *scores, float *maximum, float *sum, int low, int high, float softcap) {
+INLINE float soften(float *scores, float *maximum, float *sum, int low, int high, float scale, float softcap) {
     if (softcap != 0) {
-        for (int j = low; j < high; j++) scores[j] = softcap * tanhf(scores[j] / softcap);
+        for (int j = low; j < high; j++) scores[j] = softcap * tanhf(scores[j] * scale / softcap);
+        scale = 1;
     }
     for (int j = 0; j < low; j++) scores[j] = -INFINITY;
     for (int j = high; j < TILE; j++) scores[j] = -INFINITY;
-    vecf top = *(vecf *)scores;
-    for (int j = LANES; j < TILE; j += LANES) {
-        vecf s = *(vecf *)(scores + j);
+    vecf top = splat(-INFINITY);
+    for (int j = 0; j < TILE; j += LANES) {
+        vecf s = *(vecf *)(scores + j) * splat(scale);
+        *(vecf *)(scores + j) = s;
         top = choose(s > top, s, top);
     }
-    float best = *maximum;
-    for (int i = 0; i < LANES; i++) best = top[i] > best ? top[i] : best;
+    float best = max_of(top);
+    best = *maximum > best ? *maximum : best;
     if (best == -INFINITY) {
         memset(scores, 0, TILE * sizeof(float));
         return 1;
     }
-    float correction = expf(*maximum - best);
+    float correction = *maximum == best ? 1 : expf(*maximum - best);
     vecf total = splat(0);
     for (int j = 0; j < TILE; j += LANES) {
         vecf w = exp_of(*(vecf *)(scores + j) - splat(best));
@@ -147,7 +185,8 @@ INLINE void transpose_keys(
         for (int64_t d = 0; d < dim; d++) out[d * TILE + j] = load_one(keys[j], head_offset + d, is_bf16);
 }
 
-static int64_t floats_per_row(int64_t dim) { return 2 * dim + 2; } /* query, weighted values, maximum, sum */
+/* Query, weighted values, maximum, sum, query in bfloat16. */
+static int64_t floats_per_row(int64_t dim) { return 2 * dim + 2 + (dim + 1) / 2; }
 
 INLINE void round_of_head(
     const baton_attention_args *a, const task_t *t, float *state, int rows, const void *const *keys,
@@ -156,23 +195,25 @@ INLINE void round_of_head(
 ) {
     float scores[4 * TILE], correction[4];
     float *q = state, *acc = q + rows * dim, *maximum = acc + rows * dim, *sum = maximum + rows;
+    const uint16_t *q_pairs = (const uint16_t *)(sum + rows);
     int64_t group = a->num_heads / a->num_kv_heads;
     int many = rows >= 16;
     if (many) transpose_keys(transposed, keys, num_keys, head_offset, dim, is_bf16);
     for (int row = 0; row < rows; row += 4) {
         int n = rows - row < 4 ? rows - row : 4;
         const float *qr = q + row * dim;
+        const uint16_t *pr = q_pairs + row * dim;
         if (many && n == 4) score_transposed(qr, scores, transposed, 4, dim);
-        else if (n == 4) score_rows(qr, scores, keys, num_keys, head_offset, 4, dim, is_bf16);
-        else if (n == 3) score_rows(qr, scores, keys, num_keys, head_offset, 3, dim, is_bf16);
-        else if (n == 2) score_rows(qr, scores, keys, num_keys, head_offset, 2, dim, is_bf16);
-        else score_rows(qr, scores, keys, num_keys, head_offset, 1, dim, is_bf16);
+        else if (n == 4) score_rows(qr, pr, scores, keys, num_keys, head_offset, 4, dim, is_bf16);
+        else if (n == 3) score_rows(qr, pr, scores, keys, num_keys, head_offset, 3, dim, is_bf16);
+        else if (n == 2) score_rows(qr, pr, scores, keys, num_keys, head_offset, 2, dim, is_bf16);
+        else score_rows(qr, pr, scores, keys, num_keys, head_offset, 1, dim, is_bf16);
         for (int r = 0; r < n; r++) {
             int64_t position = a->num_context[t->chunk] + t->query + (row + r) / group;
             int64_t low = a->window ? position - a->window + 1 - first : 0, high = position + 1 - first;
             low = low < 0 ? 0 : low > num_keys ? num_keys : low;
             high = high < low ? low : high > num_keys ? num_keys : high;
-            correction[r] = soften(scores + r * TILE, maximum + row + r, sum + row + r, low, high, a->softcap);
+            correction[r] = soften(scores + r * TILE, maximum + row + r, sum + row + r, low, high, a->scale, a->softcap);
         }
         float *out = acc + row * dim;
         if (n == 4) weigh_rows(out, scores, correction, values, num_keys, head_offset, 4, dim, is_bf16);
@@ -190,37 +231,65 @@ INLINE void start_rows(const baton_attention_args *a, const task_t *t, float *st
             int64_t token = a->query_start[t->chunk] + t->query + row / group;
             int64_t head = (t->head + h) * group + row % group;
             int64_t from = token * a->query_token_stride + head * a->query_head_stride;
-            for (int64_t d = 0; d < dim; d++) state[row * dim + d] = load_one(a->query, from + d, is_bf16) * a->scale;
+            for (int64_t d = 0; d < dim; d++) state[row * dim + d] = load_one(a->query, from + d, is_bf16);
         }
         memset(state + rows * dim, 0, rows * dim * sizeof(float));
         for (int row = 0; row < rows; row++) {
             state[2 * rows * dim + row] = -INFINITY;
             state[2 * rows * dim + rows + row] = 0;
         }
+        if (DOT_PAIRS && is_bf16) {
+            uint16_t *pairs = (uint16_t *)(state + 2 * rows * dim + 2 * rows);
+            for (int64_t i = 0; i < rows * dim; i++) store_one(pairs, i, state[i], 1);
+        }
     }
+}
+
+typedef struct {
+    const void *keys[TILE], *values[TILE]; /* of the first KV head */
+    int count;
+} rows_t;
+
+INLINE void locate(const baton_attention_args *a, const task_t *t, int first, rows_t *rows, int is_bf16) {
+    const int32_t *table = a->block_tables + t->chunk * a->max_blocks;
+    int64_t size = a->block_size, width = is_bf16 ? 2 : 4;
+    rows->count = t->end_key - first < TILE ? t->end_key - first : TILE;
+    for (int j = 0; j < rows->count; j++) {
+        int64_t block = table[(first + j) / size], offset = (first + j) % size;
+        rows->keys[j] = (const char *)a->k_cache + width * (block * a->k_block_stride + offset * a->k_token_stride);
+        rows->values[j] = (const char *)a->v_cache + width * (block * a->v_block_stride + offset * a->v_token_stride);
+    }
+}
+
+/* Asks for the next head's rows while this one's are summed: short rows far apart defeat the processor's own guess. */
+INLINE void fetch(const rows_t *rows, int64_t offset, int64_t dim, int is_bf16) {
+    int64_t width = is_bf16 ? 2 : 4;
+    for (int j = 0; j < rows->count; j++)
+        for (int64_t b = 0; b < dim * width; b += 64) {
+            __builtin_prefetch((const char *)rows->keys[j] + offset * width + b);
+            __builtin_prefetch((const char *)rows->values[j] + offset * width + b);
+        }
 }
 
 INLINE void run_task(
     const baton_attention_args *a, const task_t *t, float *state, float *transposed, int64_t dim, int is_bf16
 ) {
-    int64_t group = a->num_heads / a->num_kv_heads, size = a->block_size;
+    int64_t group = a->num_heads / a->num_kv_heads;
     int rows = t->num_queries * group;
-    int width = is_bf16 ? 2 : 4;
-    const int32_t *table = a->block_tables + t->chunk * a->max_blocks;
     start_rows(a, t, state, dim, is_bf16);
+    rows_t now = {{0}}, next;
+    locate(a, t, t->first_key, &next, is_bf16);
     for (int first = t->first_key; first < t->end_key; first += TILE) {
-        const void *keys[TILE], *values[TILE];
-        int num_keys = t->end_key - first < TILE ? t->end_key - first : TILE;
-        for (int j = 0; j < num_keys; j++) {
-            int64_t block = table[(first + j) / size], offset = (first + j) % size;
-            keys[j] = (const char *)a->k_cache + width * (block * a->k_block_stride + offset * a->k_token_stride);
-            values[j] = (const char *)a->v_cache + width * (block * a->v_block_stride + offset * a->v_token_stride);
-        }
+        now = next;
+        if (first + TILE < t->end_key) locate(a, t, first + TILE, &next, is_bf16);
         float *of_head = state;
-        for (int h = 0; h < t->num_heads; h++, of_head += rows * floats_per_row(dim))
+        for (int h = 0; h < t->num_heads; h++, of_head += rows * floats_per_row(dim)) {
+            if (h + 1 < t->num_heads) fetch(&now, (t->head + h + 1) * dim, dim, is_bf16);
+            else fetch(&next, t->head * dim, dim, is_bf16);
             round_of_head(
-                a, t, of_head, rows, keys, values, first, num_keys, (t->head + h) * dim, transposed, dim, is_bf16
+                a, t, of_head, rows, now.keys, now.values, first, now.count, (t->head + h) * dim, transposed, dim, is_bf16
             );
+        }
     }
 }
 
@@ -236,7 +305,7 @@ static void dispatch(const baton_attention_args *a, const task_t *t, float *stat
 }
 
 /* Combines the splits of the rows of `t`, the first of them, and writes the output. */
-static void finish(const baton_attention_args *a, const task_t *t, const float *workspace) {
+static void finish(const baton_attention_args *a, const task_t *t, float *workspace) {
     int64_t group = a->num_heads / a->num_kv_heads, dim = a->head_dim;
     int rows = t->num_queries * group;
     for (int h = 0; h < t->num_heads; h++) {
@@ -254,14 +323,16 @@ static void finish(const baton_attention_args *a, const task_t *t, const float *
                 sum += state[2 * rows * dim + rows + row] * expf(state[2 * rows * dim + row] - best);
             }
             int64_t to = ((a->query_start[t->chunk] + t->query + row / group) * a->num_heads + head) * dim;
-            for (int64_t d = 0; d < dim; d++) {
-                float x = 0;
-                for (int s = 0; s < t->num_splits; s++) {
-                    const float *state = workspace + t[s].state + h * rows * floats_per_row(dim);
-                    x += state[rows * dim + row * dim + d] * expf(state[2 * rows * dim + row] - best);
-                }
-                store_one(a->output, to + d, x / sum, a->is_bf16);
+            float *values = workspace + t->state + h * rows * floats_per_row(dim) + (rows + row) * dim;
+            for (int s = 0; s < t->num_splits; s++) { /* summed where the first split's are */
+                const float *state = workspace + t[s].state + h * rows * floats_per_row(dim);
+                const float *part = state + (rows + row) * dim;
+                float share = expf(state[2 * rows * dim + row] - best) / sum;
+                for (int64_t d = 0; d < dim; d++) values[d] = part[d] * share + (s ? values[d] : 0);
             }
+            int64_t whole = dim / LANES * LANES;
+            for (int64_t d = 0; d < whole; d += LANES) store(a->output, to + d, *(vecf *)(values + d), a->is_bf16);
+            for (int64_t d = whole; d < dim; d++) store_one(a->output, to + d, values[d], a->is_bf16);
         }
     }
 }

@@ -1,7 +1,9 @@
-"""Paged attention on CPU cores: a C kernel that reads the blocks where they lie, of either dtype, on torch's threads.
+"""Paged attention on CPU cores, over the blocks where they lie, on torch's threads.
 
-The kernel of `cpu_attention.c` is compiled on first use (see `workers.model.native`); where that fails,
-`available()` is False and `workers.model.attention_torch` serves.
+Two C kernels, compiled on first use (see `workers.model.native`): `cpu_attention.c` for chunks of few queries, which
+wait for memory, and `cpu_attention_amx.c` for chunks of many in bfloat16, which are matrix products. Where the second
+cannot run, torch's scaled dot product attention takes the long chunks; where the first cannot be built, `available()`
+is False and `workers.model.attention_torch` serves.
 """
 
 import ctypes
@@ -17,9 +19,10 @@ from workers.model.attention import PagedMeta
 
 DTYPES = (torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
-# Chunks of more queries are matrix products, which torch's scaled dot product attention hands to the processor's matrix
-# unit: 512 queries after 1,536 keys, 16/8 heads of 64, on a 2-core Xeon with AMX: bfloat16 10 ms, 31 ms by the kernel
-# here; float32 29 and 35 ms. Caps and sinks are unknown to it.
+# Up to this many queries of a chunk the kernel for few is the faster one; above, matrix products are. 512 queries after
+# 1,536 keys, 16/8 heads of 64, on a 2-core Xeon: bfloat16 31 ms by the kernel for few queries, 10 ms by torch, 5 ms by
+# the AMX kernel; float32 35 ms and 29 ms by torch. torch knows neither caps nor sinks.
+MAX_QUERIES_BESIDE_AMX = 8
 MAX_QUERIES = {torch.bfloat16: 24, torch.float32: 256}
 
 
@@ -42,20 +45,37 @@ class _Args(ctypes.Structure):
     )
 
 
-@functools.cache
-def _kernel() -> Callable[..., int] | None:
-    library = native.load("cpu_attention")
-    if library is None:
+Kernel = Callable[..., int]
+
+
+def _function(library: str, name: str) -> Kernel | None:
+    loaded = native.load(library)
+    if loaded is None:
         return None
-    function = library.baton_paged_attention
+    function = getattr(loaded, name)
     function.argtypes = (ctypes.POINTER(_Args),)
     function.restype = ctypes.c_int
-    kernel: Callable[..., int] = function
+    kernel: Kernel = function
     return kernel
 
 
+@functools.cache
+def _kernel() -> Kernel | None:
+    return _function("cpu_attention", "baton_paged_attention")
+
+
+@functools.cache
+def _amx_kernel() -> Kernel | None:
+    """None on a processor without AMX, or where the operating system does not grant it."""
+    library = native.load("cpu_attention_amx")
+    if library is None or not library.baton_attention_amx_available():
+        return None
+    return _function("cpu_attention_amx", "baton_paged_attention_amx")
+
+
 def available() -> bool:
-    """Whether the kernel is there; compiles it on the first call (about a second)."""
+    """Whether the kernel for few queries is there; compiles both on the first call (some seconds)."""
+    _amx_kernel()
     return _kernel() is not None
 
 
@@ -87,10 +107,12 @@ def paged_attention(
         out = torch.empty(query.shape, dtype=query.dtype)
     if sinks is not None:
         sinks = sinks.float().contiguous()
-    longest = MAX_QUERIES[query.dtype] if softcap is None and sinks is None else NO_LIMIT
-    for i in range(meta.num_chunks):
-        if meta.query_starts[i + 1] - meta.query_starts[i] > longest:
-            _by_matrix_products(i, query, k_cache, v_cache, meta, scale, window, out)
+    amx = _amx_kernel() if query.dtype == torch.bfloat16 and query.shape[2] in range(32, 257, 32) else None
+    if amx is not None:
+        limit = MAX_QUERIES_BESIDE_AMX
+    else:
+        limit = MAX_QUERIES[query.dtype] if softcap is None and sinks is None else NO_LIMIT
+    long, others = _split(meta, limit)
     args = _Args(
         query.data_ptr(),
         k_cache.data_ptr(),
@@ -115,13 +137,28 @@ def paged_attention(
         window or 0,
         scale,
         softcap or 0.0,
-        longest,
+        limit,
         query.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
-    if kernel(ctypes.byref(args)):
-        raise MemoryError("no memory for the partial results of attention")
+    failed = others and kernel(ctypes.byref(args))
+    if long and amx is not None:
+        failed |= amx(ctypes.byref(args))
+    elif long:
+        for chunk in long:
+            _by_matrix_products(chunk, query, k_cache, v_cache, meta, scale, window, out)
+    if failed:
+        raise MemoryError(f"no memory for the partial results of attention to {meta.num_tokens} tokens")
     return out
+
+
+def _split(meta: PagedMeta, limit: int) -> tuple[list[int], bool]:
+    """The chunks of more than `limit` queries, and whether there are others."""
+    if meta.num_tokens == meta.num_chunks:
+        return [], True
+    starts = meta.query_starts
+    long = [i for i in range(meta.num_chunks) if starts[i + 1] - starts[i] > limit]
+    return long, len(long) < meta.num_chunks
 
 
 def _by_matrix_products(

@@ -74,6 +74,22 @@ INLINE float sum_of(vecf v) {
 #endif
 }
 
+INLINE float max_of(vecf v) {
+    float best = v[0];
+#if LANES == 16
+    typedef float v8 __attribute__((vector_size(32)));
+    typedef int32_t i8 __attribute__((vector_size(32)));
+    union { vecf v; v8 h[2]; } a = {v};
+    i8 mask = a.h[0] > a.h[1];
+    v8 b = (v8)((mask & (i8)a.h[0]) | (~mask & (i8)a.h[1]));
+    best = b[0];
+    for (int i = 1; i < 8; i++) best = b[i] > best ? b[i] : best;
+#else
+    for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+#endif
+    return best;
+}
+
 /* e^x for x <= 0, relative error under 2e-7; 0 below -87. Degree 6 after reduction by ln 2, in two parts. */
 INLINE vecf exp_of(vecf x) {
     veci dead = x < splat(-87.0f);

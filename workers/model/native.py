@@ -19,7 +19,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 FLAGS = (
-    "-std=gnu99",
+    "-std=gnu11",
     "-O3",
     "-march=native",
     "-fopenmp",
