@@ -17,10 +17,11 @@ from workers.engine.wire import sampling_params
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
+SMALL = 60 * 128  # bytes, 60 blocks: what one sequence of 160 tokens takes, and half as much again
 ROUTER = RouterConfig(disaggregate_over_tokens=8, max_retries=6)
 
 
-def fake(worker_id: str, role: Role, step_s: float = 0.002) -> WorkerSpec:
+def fake(worker_id: str, role: Role, memory_bytes: int = 1 << 18) -> WorkerSpec:
     return WorkerSpec(
         worker_id=worker_id,
         role=role,
@@ -28,11 +29,11 @@ def fake(worker_id: str, role: Role, step_s: float = 0.002) -> WorkerSpec:
         served_name="fake",
         dtype="float32",
         device="cpu",
-        engine=EngineSpec(memory_bytes=1 << 18, block_size=4, max_batched_tokens=64),
+        engine=EngineSpec(memory_bytes=memory_bytes, block_size=4, max_batched_tokens=32, max_model_len=160),
         kv=KVSpec(transport="grpc", lease_s=3.0),
         secret="s3cret",
         fake=True,
-        fake_step_s=step_s,
+        fake_step_s=0.002,
     )
 
 
@@ -80,7 +81,7 @@ def held(state: WorkerState) -> int:
 @pytest.mark.parametrize("moment_s", [0.03, 0.12, 0.3, 0.5])
 async def test_a_worker_killed_at_any_moment_loses_no_request(victim: str, moment_s: float) -> None:
     async with cluster(("prefill-0", Role.PREFILL), ("decode-0", Role.DECODE)) as running:
-        prompts = [[seed + 1, *range(1, 400)] for seed in range(4)]
+        prompts = [[seed + 1, *range(1, 110)] for seed in range(4)]
         params = [sampling(seed, 40) for seed in range(4)]
         answers = [asyncio.create_task(running.answer(p, s, 60)) for p, s in zip(prompts, params, strict=True)]
         await asyncio.sleep(moment_s)
@@ -89,6 +90,21 @@ async def test_a_worker_killed_at_any_moment_loses_no_request(victim: str, momen
             (answer,) = await task
             assert answer.token_ids == expected(prompt, param, 0)
             assert [output.finish_reason for output in answer.outputs if output.finish_reason] == [FINISH_REASON_LENGTH]
+        await until_free(running)
+
+
+async def test_sequences_that_a_decode_worker_preempts_go_through_prefill_again() -> None:
+    small = [fake("prefill-0", Role.PREFILL), fake("decode-0", Role.DECODE, memory_bytes=SMALL)]
+    async with local_cluster(small, ROUTER) as running:
+        prompts = [[seed + 1, *range(1, 40)] for seed in range(8)]
+        params = [sampling(seed, 60) for seed in range(8)]
+        answers = await asyncio.gather(*(running.answer(p, s, 60) for p, s in zip(prompts, params, strict=True)))
+        for prompt, param, (answer,) in zip(prompts, params, answers, strict=True):
+            assert answer.token_ids == expected(prompt, param, 0)
+        decode = next(view.state for view in running.dispatcher.states() if view.entry.worker_id == "decode-0")
+        assert decode is not None
+        assert decode.num_preemptions > 0
+        assert running.dispatcher.counters.num_retries > 0
         await until_free(running)
 
 
