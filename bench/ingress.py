@@ -127,7 +127,8 @@ class Controller:
 @contextmanager
 def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[int, int, Path]]:
     """A fake worker and the real application on a Ray cluster of its own; yields HTTP port, gRPC port, table."""
-    from cluster.ingress.environment import free_ports, serve_environment
+    from cluster.ingress.environment import serve_environment
+    from cluster.ports import free_ports
 
     os.environ.update(serve_environment(folder, haproxy=haproxy))
     import ray
@@ -154,7 +155,7 @@ def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[i
     entry = WorkerEntry(worker_id="mixed-0", incarnation="0", role=Role.MIXED, address=address)
     actor: Any = ray.remote(num_cpus=0)(Controller).options(name="controller").remote([entry])
     ray.get(actor.workers.remote())
-    http_port, grpc_port = free_ports(2)
+    http_port, grpc_port = free_ports("127.0.0.1", 2)
     config = BatonConfig(served_name=model, http=HTTPConfig(port=http_port), grpc=GRPCConfig(port=grpc_port))
     try:
         deploy(config, secret=SECRET, model_path=str(DEMO), namespace="bench", controller_name="controller")

@@ -30,7 +30,7 @@ def run_once(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "cluster.cli"]
     begin_s = time.monotonic()
     try:
-        told = subprocess.run([*command, "up", str(config), "--timings"], env=env, check=True, capture_output=True)
+        told = subprocess.run([*command, "up", str(config), "--timings"], env=env, check=True, stdout=subprocess.PIPE)
         up_s = time.monotonic() - begin_s
         state: dict[str, Any] = json.loads((folder / "cluster.json").read_text())
         with baton.Client(state["grpc"]) as client, client.stream("Once upon a time", max_tokens=2) as stream:

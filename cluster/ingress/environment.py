@@ -6,12 +6,11 @@ Imports nothing of Ray: Serve reads its variables when it is first imported.
 import importlib.util
 import os
 import shutil
-import socket
-from contextlib import ExitStack
 from pathlib import Path
 
 from baton.errors import ConfigError
 from cluster.ingress.binding import HOST_VARIABLE, haproxy_wrapper
+from cluster.ports import free_ports
 
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take
@@ -72,7 +71,7 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
     )
-    ports = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    ports = {name: str(port) for name, port in zip(names, free_ports("127.0.0.1", len(names)), strict=True)}
     return ports | {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
@@ -89,12 +88,3 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         # How long a stopping replica waits for load balancers that poll; ours is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
