@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, packed, specs
+from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, native, packed, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
@@ -188,6 +188,7 @@ class TorchRunner:
             layer[:, blocks] = 0
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
+        native.keep_freed_memory()
         if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
         if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
