@@ -1,346 +1,114 @@
-"""KV links by themselves: bulk transfer against the raw link, and what pushing costs the thread that computes.
+"""The KV hand-over: links by themselves, and between two real workers.
 
-    python -m bench.handoff [--transports gloo,grpc] [--tokens 2048] [--runs 5]
+    python -m bench.handoff [--part link|engine|all] [--transports gloo,grpc] [--json out.json]
 
-Two processes, each pinned to one core where there are two. The KV is that of a 12-layer Llama with 8 KV heads of 64
-in bf16 (24 KiB per token). Raw: as many bytes in the same message sizes over the bare library; gloo's from one large
-buffer into another, gRPC's thrown away on arrival.
-Both sides of each ratio come from one run, interleaved; medians are printed, and all of it as JSON at the end.
+Link: a bulk transfer beside as many bytes over the bare library, and what pushing costs a thread that computes.
+Engine: what the hand-over adds between first and second token, in decode steps, and what pushing costs the prefill,
+per prompt length, transport, and with layer-wise push and without (bulk). A Llama of 150 M parameters in bf16 with
+dummy weights; one core for each worker, this process on the prefill worker's.
 """
 
-import argparse
 import asyncio
 import json
 import os
-import statistics
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
-from typing import Any
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
-import grpc
-import grpc.aio
-import torch
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from baton.v1.kv_pb2 import Handshake
-from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
-from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
-from workers.kv_transfer.grpc_link import make_inbox, make_outbox
-from workers.kv_transfer.link import Acked, Ended, Offered, Outbox, Ticketed, TransferKey
-from workers.kv_transfer.torch_link import TorchReceiver, TorchSender
-from workers.kv_transfer.transport import GrpcSender
-from workers.model.kv_store import LayerShape, TorchKVStore
-from workers.spec import KVSpec, Role, WorkerSpec
-
-NUM_LAYERS, SHAPE = 12, LayerShape(num_kv_heads=8, head_dim=64)
-BLOCK_SIZE = 16
-RAW = "/bench.Raw/Stream"
+from bench import handoff_engine, handoff_link
+from bench.models import LLAMA_150M, write_dummy
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transports", default="gloo,grpc")
-    parser.add_argument("--tokens", type=int, default=2048, help="length of the prompt")
-    parser.add_argument("--chunk", type=int, default=512, help="tokens per prefill step")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--prefill-s", type=float, default=3.2, help="what the imitated prefill takes by itself")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.serve:
-        asyncio.run(_serve(options.serve, options.tokens))
-        return
-    results = [_measure(name, options) for name in options.transports.split(",")]
-    print(json.dumps(results))
+class Part(StrEnum):
+    LINK = "link"
+    ENGINE = "engine"
+    ALL = "all"
 
 
-def _pin(core: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
+def main(
+    part: Annotated[Part, typer.Option(help="What to measure.")] = Part.ALL,
+    transports: Annotated[str, typer.Option(help="Comma-separated: gloo, grpc.")] = "gloo,grpc",
+    lengths: Annotated[str, typer.Option(help="Engine: prompt lengths in tokens.")] = "64,256,1024,2048,4096",
+    pushes: Annotated[str, typer.Option(help="Engine: layer, bulk.")] = "layer,bulk",
+    rounds: Annotated[int, typer.Option(help="Engine: interleaved pairs per row.")] = 3,
+    runs: Annotated[int, typer.Option(help="Link: interleaved runs.")] = 15,
+    tokens: Annotated[int, typer.Option(help="Link: prompt length in tokens.")] = 2048,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all figures.")] = None,
+) -> None:
+    """Prints one table per part; medians of interleaved runs."""
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("bench.handoff: needs two cores")
+    os.sched_setaffinity(0, {handoff_engine.PREFILL_CORE})
+    found: dict[str, Any] = {}
+    names = transports.split(",")
+    if part is not Part.ENGINE:
+        found["link"] = _link_part(names, tokens, runs)
+    if part is not Part.LINK:
+        found["engine"] = _engine_part(names, pushes.split(","), [int(length) for length in lengths.split(",")], rounds)
+    if json_path:
+        json_path.write_text(json.dumps(found, indent=2))
 
 
-def _measure(transport: str, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.handoff", "--serve", transport, "--tokens", str(options.tokens)]
-    peer = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert peer.stdout is not None
-    _pin(0)
-    address = peer.stdout.readline().strip()
-    try:
-        return _compare(transport, address, options)
-    finally:
-        peer.kill()
-        peer.wait()
-
-
-def _compare(transport: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
-    nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
-    raw = RawGloo(address, nbytes) if transport == "gloo" else RawGrpc(address)
-    num_steps = -(-options.tokens // options.chunk) * NUM_LAYERS
-    work = Work(options.prefill_s / num_steps)
-    bulk, layered, idle = (
-        Driver(transport, address, push, options, work, is_pushing=is_pushing)
-        for push, is_pushing in (("bulk", True), ("layer", True), ("layer", False))
+def _link_part(transports: list[str], tokens: int, runs: int) -> list[dict[str, Any]]:
+    rows = [handoff_link.measure(name, tokens=tokens, runs=runs) for name in transports]
+    _table(
+        f"bulk transfer of {tokens} tokens beside the bare link; a computing thread with and without layer-wise push",
+        ("link", "MB", "raw GB/s", "bulk GB/s", "bulk / raw", "compute x", "CPU x", "ack after ms"),
+        [
+            (
+                row["transport"],
+                f"{row['kv_mb']:.0f}",
+                *(f"{row[key]:.2f}" for key in ("raw_gb_per_s", "bulk_gb_per_s", "bulk_over_raw")),
+                *(f"{row[key]:.3f}" for key in ("prefill_with_push_over_without", "cpu_with_push_over_without")),
+                f"{row['ack_after_prefill_ms']:.1f}",
+            )
+            for row in rows
+        ],
     )
-    raw_s, bulk_s = _medians([(raw.send(nbytes), bulk.transfer()) for _ in range(options.runs + 1)][1:])
-    runs = [(*layered.prefill(), *idle.prefill()) for _ in range(options.runs + 1)][1:]
-    with_s, ack_s, with_cpu_s, without_s, _, without_cpu_s = _medians(runs)
-    result = {
-        "transport": transport,
-        "kv_mb": nbytes / 1e6,
-        "raw_gb_per_s": nbytes / raw_s / 1e9,
-        "bulk_gb_per_s": nbytes / bulk_s / 1e9,
-        "bulk_over_raw": raw_s / bulk_s,
-        "prefill_s": without_s,
-        "prefill_with_push_over_without": with_s / without_s,
-        "cpu_with_push_over_without": with_cpu_s / without_cpu_s,
-        "ack_after_prefill_ms": ack_s * 1e3,
-    }
-    for driver in (bulk, layered, idle):
-        driver.outbox.close()
-    for name, value in result.items():
-        print(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")
-    return result
+    return rows
 
 
-def _medians(runs: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.median(values) for values in zip(*runs, strict=True)]
-
-
-def _spec(worker_id: str, role: Role, transport: str, push: str) -> WorkerSpec:
-    return WorkerSpec(
-        worker_id=worker_id,
-        role=role,
-        model="bench",
-        served_name="bench",
-        dtype="bfloat16",
-        device="cpu",
-        kv=KVSpec(transport=transport, push=push),
+def _engine_part(transports: list[str], pushes: list[str], lengths: list[int], rounds: int) -> list[dict[str, object]]:
+    rows: list[handoff_engine.Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_dummy(LLAMA_150M, Path(folder))
+        for transport in transports:
+            for push in pushes:
+                rows += asyncio.run(handoff_engine.measure(model, transport, push, lengths, rounds))
+    _table(
+        "hand-over of one prompt, 1 prefill + 1 decode worker",
+        ("link", "push", "tokens", "prefill ms", "with / without", "CPU x", "gap 1-2 ms", "step ms", "steps added"),
+        [
+            (
+                row.transport,
+                row.push,
+                str(row.num_tokens),
+                f"{row.prefill_ms:.0f}",
+                f"{row.prefill_ratio:.3f}",
+                f"{row.cpu_ratio:.3f}",
+                f"{row.gap_ms:.1f}",
+                f"{row.step_ms:.1f}",
+                f"{row.added_steps:.2f}",
+            )
+            for row in rows
+        ],
     )
+    return handoff_engine.as_json(rows)
 
 
-def _make_store(num_tokens: int) -> TorchKVStore:
-    num_blocks = -(-num_tokens // BLOCK_SIZE)
-    store = TorchKVStore(
-        [SHAPE] * NUM_LAYERS,
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-    )
-    for layer in store.layers:
-        layer.fill_(1)
-    return store
-
-
-def _blocks(num_tokens: int) -> list[int]:
-    """Scattered, as in a worker that has run for a while."""
-    generator = torch.Generator().manual_seed(0)
-    order: list[int] = torch.randperm(-(-num_tokens // BLOCK_SIZE), generator=generator).tolist()
-    return order
-
-
-class Driver:
-    """An engine's use of an outbox, with matrix products for a prefill."""
-
-    def __init__(
-        self, transport: str, address: str, push: str, options: argparse.Namespace, work: "Work", *, is_pushing: bool
-    ) -> None:
-        self._options = options
-        self._name = f"{push}-{is_pushing}"
-        self._store = _make_store(options.tokens)
-        self._blocks = _blocks(options.tokens)
-        self._changed = threading.Event()
-        self._is_pushing = is_pushing
-        self._work = work
-        self._num_offers = 0
-        self._route = DecodeRoute(worker_id="decode-0", incarnation="d", address=address)
-        self.outbox: Outbox = make_outbox(
-            runner_store=self._store,
-            spec=_spec(self._name, Role.PREFILL, transport, push),
-            incarnation="p",
-            fingerprint="w",
-            notify=self._changed.set,
-        )
-
-    def transfer(self) -> float:
-        """Seconds from the end of a prompt whose ticket is there to its ack."""
-        key = self._offer()
-        for layer in range(NUM_LAYERS):
-            self.outbox.computed(key, layer, self._options.tokens, self._blocks)
-        time.sleep(0.05)
-        began_s = time.perf_counter()
-        self._finish(key)
-        return time.perf_counter() - began_s
-
-    def prefill(self) -> tuple[float, float, float]:
-        """Seconds that the imitated prefill takes, from then to the ack, and of this process's CPU for both."""
-        key = self._offer() if self._is_pushing else None
-        chunk, tokens = self._options.chunk, self._options.tokens
-        began_s, cpu_s = time.perf_counter(), time.process_time()
-        for end in range(chunk, tokens + chunk, chunk):
-            for layer in range(NUM_LAYERS):
-                self._work.run()
-                if key is not None:
-                    self.outbox.computed(key, layer, min(end, tokens), self._blocks)
-        ended_s = time.perf_counter()
-        if key is not None:
-            self._finish(key)
-        return ended_s - began_s, time.perf_counter() - ended_s, time.process_time() - cpu_s
-
-    def _offer(self) -> TransferKey:
-        self._num_offers += 1
-        key = TransferKey(f"{self._name}-{self._num_offers}", 0, 0)
-        submit = Submit(
-            request_id=key.request_id,
-            prompt_token_ids=range(self._options.tokens),
-            choices=[ChoiceStart()],
-            timeout_s=60,
-        )
-        self.outbox.offer(key, submit, "bench", self._route)
-        self._wait(Ticketed)
-        return key
-
-    def _finish(self, key: TransferKey) -> None:
-        self.outbox.complete(key, self._options.tokens, [(0, 1)])
-        self._wait(Acked)
-
-    def _wait(self, kind: type) -> None:
-        while True:
-            self._changed.wait(60)
-            self._changed.clear()
-            for event in self.outbox.poll():
-                if isinstance(event, Ended):
-                    raise SystemExit(f"the transfer ended: {event.error}")
-                if isinstance(event, kind):
-                    return
-
-
-class Work:
-    """As many matrix products as last about `seconds` of CPU."""
-
-    def __init__(self, seconds: float) -> None:
-        self._a, self._b = torch.randn(512, 1024), torch.randn(1024, 1024)
-        self._out = torch.empty(512, 1024)
-        self._count = 5
-        for _ in range(2):
-            began_s = time.thread_time()
-            self.run()
-            self._count = max(1, round(self._count * seconds / (time.thread_time() - began_s)))
-
-    def run(self) -> None:
-        for _ in range(self._count):
-            torch.mm(self._a, self._b, out=self._out)
-
-
-class RawGloo:
-    """A buffer as large as the KV, sent in messages over a bare process group."""
-
-    def __init__(self, address: str, nbytes: int) -> None:
-        self._sender = TorchSender("gloo", host="127.0.0.1", timeout_s=10)
-        self._messages = torch.ones(nbytes, dtype=torch.uint8).split(TorchSender.max_message_bytes)  # type: ignore[no-untyped-call]
-        self._done = torch.zeros(1, dtype=torch.uint8)
-        channel = grpc.insecure_channel(address)
-        call = channel.unary_unary(RAW.replace("Stream", "Gloo"))
-        hello = f"{self._sender.store_address} {self._sender.store_prefix}".encode()
-        call(hello)
-        self._channel = channel
-        self._sender.connect()
-
-    def send(self, nbytes: int) -> float:
-        group = self._sender._group
-        began_s = time.perf_counter()
-        group.send([torch.tensor([nbytes])], 1, 0).wait()
-        for work in [group.send([message], 1, 0) for message in self._messages]:
-            work.wait()
-        group.recv([self._done], 1, 0).wait()
-        return time.perf_counter() - began_s
-
-
-class RawGrpc:
-    """One buffer, sent again and again as the messages of a bare stream."""
-
-    def __init__(self, address: str) -> None:
-        self._buffer = bytes(GrpcSender.max_message_bytes)
-        self._channel = grpc.insecure_channel(address)
-        self._call = self._channel.stream_unary(RAW)
-
-    def send(self, nbytes: int) -> float:
-        def messages() -> Iterator[bytes]:
-            for _ in range(-(-nbytes // len(self._buffer))):
-                yield self._buffer
-
-        began_s = time.perf_counter()
-        self._call(messages())
-        return time.perf_counter() - began_s
-
-
-async def _serve(transport: str, num_tokens: int) -> None:
-    """Grants every offer; takes raw streams and throws them away."""
-    _pin(1)
-    loop = asyncio.get_running_loop()
-    news = asyncio.Event()
-    inbox, servicer = make_inbox(
-        runner_store=_make_store(num_tokens),
-        spec=_spec("decode-0", Role.DECODE, transport, "layer"),
-        incarnation="d",
-        fingerprint="w",
-        notify=partial(_wake, loop, news),
-    )
-    server = grpc.aio.server()
-    add_KVTransferServicer_to_server(servicer, server)
-    server.add_generic_rpc_handlers((_raw_handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    blocks = _blocks(num_tokens)
-    while True:
-        await news.wait()
-        news.clear()
-        for event in inbox.poll():
-            if isinstance(event, Offered):
-                inbox.grant(event.key, blocks, 0)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
-    loop.call_soon_threadsafe(news.set)
-
-
-def _raw_handlers() -> Any:
-    async def stream(messages: AsyncIterator[bytes], _: Any) -> bytes:
-        async for _message in messages:
-            pass
-        return b""
-
-    async def gloo(hello: bytes, _: Any) -> bytes:
-        threading.Thread(target=_take_raw_gloo, args=(hello.decode(),), daemon=True).start()
-        return b""
-
-    handlers = {
-        "Stream": grpc.stream_unary_rpc_method_handler(stream),
-        "Gloo": grpc.unary_unary_rpc_method_handler(gloo),
-    }
-    return grpc.method_handlers_generic_handler("bench.Raw", handlers)
-
-
-def _take_raw_gloo(hello: str) -> None:
-    address, prefix = hello.split()
-    handshake = Handshake(store_address=address, store_prefix=prefix)
-    unused: Any = None
-    receiver = TorchReceiver("gloo", store=unused, host="127.0.0.1", timeout_s=600, handshake=handshake)
-    receiver.connect()
-    group = receiver._group
-    nbytes, buffer = torch.zeros(1, dtype=torch.int64), torch.ones(0, dtype=torch.uint8)
-    while True:
-        group.recv([nbytes], 0, 0).wait()
-        if buffer.numel() != int(nbytes):
-            buffer = torch.ones(int(nbytes), dtype=torch.uint8)
-        for work in [group.recv([message], 0, 0) for message in buffer.split(TorchSender.max_message_bytes)]:  # type: ignore[no-untyped-call]
-            work.wait()
-        group.send([torch.zeros(1, dtype=torch.uint8)], 0, 0).wait()
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("link", "push") else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

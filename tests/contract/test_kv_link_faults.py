@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -199,10 +200,10 @@ def test_a_read_that_raises_ends_the_link_by_name_and_the_next_offer_makes_a_new
     class Broken(TorchStore):
         is_broken = True
 
-        def read(self, *args: object) -> object:
+        def read(self, *args: Any, **options: Any) -> Any:
             if self.is_broken:
                 raise IndexError("no such block")
-            return super().read(*args)  # type: ignore[arg-type]
+            return super().read(*args, **options)
 
     store = Broken()
     with open_pair("grpc", sender=store) as pair:

@@ -27,13 +27,21 @@ class CudaIpcSender:
     store_address = ""
     store_prefix = ""
 
+    def __init__(self) -> None:
+        self._staging: Tensor | None = None  # one per message: the receiver holds it until it has copied
+
     def connect(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> FromSender:
-        staging = torch.cat(list(payloads))
+    def buffer(self, nbytes: int) -> Tensor:
+        self._staging = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+        return self._staging
+
+    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
+        assert self._staging is not None, "pack follows buffer"
         torch.cuda.current_stream().synchronize()
-        ranges[0].payload = encode_handle(staging)
+        ranges[0].payload = encode_handle(self._staging)
+        self._staging = None
         return FromSender(ranges=Ranges(ranges=ranges))
 
     def flush(self) -> None:

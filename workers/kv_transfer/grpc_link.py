@@ -46,7 +46,7 @@ def make_outbox(
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
         kv=spec.kv,
         dial=partial(GrpcWire, secret=spec.secret),
-        make_transport=partial(_sender_transport, spec),
+        make_transport=partial(_sender_transport, spec, runner_store),
         notify=notify,
         fence=fence,
     )
@@ -80,9 +80,9 @@ def _timeout_s(spec: WorkerSpec) -> float:
     return max(1.0, min(spec.kv.lease_s, CONNECT_TIMEOUT_S))
 
 
-def _sender_transport(spec: WorkerSpec, name: str, route: DecodeRoute) -> SenderTransport:
+def _sender_transport(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRoute) -> SenderTransport:
     if name == "grpc":
-        return GrpcSender()
+        return GrpcSender(store)
     _check_torch(spec, name)
     if name == "cuda_ipc":
         from workers.kv_transfer.cuda_ipc import CudaIpcSender
@@ -91,13 +91,13 @@ def _sender_transport(spec: WorkerSpec, name: str, route: DecodeRoute) -> Sender
     from workers.kv_transfer.torch_link import TorchSender, check_available
 
     check_available(name)
-    return TorchSender(name, host=spec.host, timeout_s=_timeout_s(spec))
+    return TorchSender(name, store=store, host=spec.host, timeout_s=_timeout_s(spec))
 
 
 def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> ReceiverTransport:
     name = handshake.transport
     if name == "grpc":
-        return GrpcReceiver(store)
+        return GrpcReceiver()
     _check_torch(spec, name)
     if name == "cuda_ipc":
         from workers.kv_transfer.cuda_ipc import CudaIpcReceiver

@@ -38,7 +38,7 @@ def local_pair(
         identity=_identify("local-sender", sender_store),
         kv=kv,
         dial=lambda _, link: LocalWire(inbox, link),
-        make_transport=lambda _name, _route: LocalSender(pipe),
+        make_transport=lambda _name, _route: LocalSender(pipe, sender_store),
         notify=notify_sender,
     )
     return outbox, inbox

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from baton.errors import BatonError, ConfigError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import AbortTransfer, FromReceiver, FromSender, HandshakeReply, Offer, Renew
 from baton.v1.worker_pb2 import DecodeRoute, Submit
-from workers.kv_transfer.handoff import Closing, HandoffError, SendLedger, State
+from workers.kv_transfer.handoff import Closing, HandoffError, SendLedger, Span, State
 from workers.kv_transfer.handshake import Identity, first_proposal, propose
 from workers.kv_transfer.link import Acked, Ended, OutboxEvent, Ticketed, TransferKey
 from workers.kv_transfer.transport import SenderTransport, TransportError
-from workers.kv_transfer.wire import complete_message, own_error, own_key, wire_key, wire_range
+from workers.kv_transfer.wire import complete_message, cut, own_error, own_key, wire_key, wire_range
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
@@ -318,28 +318,35 @@ class SenderLink(threading.Thread):
 
     def _push(self) -> None:
         """One message of the oldest keys' ranges, then the closing word of those that are done."""
-        pipe = self._pipe
-        room = pipe.max_message_bytes
-        ranges, payloads = [], []
+        room = self._pipe.max_message_bytes
+        spans: list[Span] = []
         closings: list[tuple[TransferKey, Closing]] = []
-        store = self._outbox.store
         for key in list(self._ready):
-            while room > 0 and (spans := self._ledger.take(key, room)):
-                for span in spans:
-                    payloads.append(store.read(span.layer, span.block_ids, span.start, span.end))
-                    ranges.append(wire_range(span))
-                    room -= store.payload_nbytes(span.layer, span.end - span.start)
+            while room > 0 and (taken := self._ledger.take(key, room)):
+                spans += taken
+                room -= sum(map(self._nbytes, taken))
             if room <= 0:
                 break
             del self._ready[key]
             if (closing := self._ledger.close(key, time.monotonic())) is not None:
                 closings.append((key, closing))
-        if ranges:
-            self._send(pipe.pack(ranges, payloads))
-            pipe.flush()
-            self._outbox.count_sent(pipe.max_message_bytes - room)
+        if spans:
+            self._push_spans(spans)
         for key, closing in closings:
             self._send(complete_message(key, closing))
+
+    def _push_spans(self, spans: Sequence[Span]) -> None:
+        pipe, store = self._pipe, self._outbox.store
+        sizes = [self._nbytes(span) for span in spans]
+        buffer = pipe.buffer(sum(sizes))
+        for span, (start, end) in zip(spans, cut(sizes), strict=True):
+            store.read(span.layer, span.block_ids, span.start, span.end, out=buffer[start:end])
+        self._send(pipe.pack([wire_range(span) for span in spans], sizes))
+        pipe.flush()
+        self._outbox.count_sent(sum(sizes))
+
+    def _nbytes(self, span: Span) -> int:
+        return self._outbox.store.payload_nbytes(span.layer, span.end - span.start)
 
     def _tick(self, now_s: float) -> None:
         if now_s - self._ticked_s < self._lease_s / 12:

@@ -24,6 +24,7 @@ from workers.kv_transfer.transport import TransportError
 from workers.kv_transfer.wire import cut
 from workers.model.contract import KVStore
 
+MAX_MESSAGE_BYTES = int(__import__("os").environ.get("MSG", 4096)) << 10
 MAX_IN_FLIGHT = 2  # messages handed to the group and not yet taken by the peer
 _SENDER, _RECEIVER = 0, 1
 
@@ -105,33 +106,60 @@ class _Group:
         self._store = None
 
 
-class TorchSender(_Group):
-    max_message_bytes = 4 << 20
+class _Buffers:
+    """Staging memory, used again: what is fresh from the system costs a fault per page."""
 
-    def __init__(self, name: str, *, host: str, timeout_s: float) -> None:
+    def __init__(self, store: KVStore) -> None:
+        self._store = store
+        self._free: list[Tensor] = []
+
+    def take(self, nbytes: int) -> Tensor:
+        """A free one that is large enough; one that is too small is let go."""
+        while self._free:
+            if (buffer := self._free.pop()).numel() >= nbytes:
+                return buffer
+        made: Tensor = self._store.empty_payload(max(nbytes, MAX_MESSAGE_BYTES))
+        return made
+
+    def give_back(self, buffer: Tensor) -> None:
+        self._free.append(buffer)
+
+
+class TorchSender(_Group):
+    max_message_bytes = MAX_MESSAGE_BYTES
+
+    def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float) -> None:
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._own_store, self.store_address = host_store(host, self._timeout)
         self.store_prefix = secrets.token_hex(8)
-        self._announced: Tensor | None = None
-        self._in_flight: deque[tuple[Any, Tensor]] = deque()  # the tensor must outlive its send
+        self._buffers = _Buffers(store)
+        self._filling: Tensor | None = None
+        self._announced_nbytes = 0
+        self._in_flight: deque[tuple[Any, Tensor]] = deque()
 
     def connect(self) -> None:
         self._join(self._own_store, self.store_prefix, _SENDER)
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Tensor]) -> FromSender:
-        self._announced = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
+    def buffer(self, nbytes: int) -> Tensor:
+        self._filling = self._buffers.take(nbytes)
+        return self._filling
+
+    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
+        self._announced_nbytes = sum(sizes)
         return FromSender(ranges=Ranges(ranges=ranges))
 
     def flush(self) -> None:
-        assert self._announced is not None, "flush follows pack"
+        assert self._filling is not None, "flush follows buffer and pack"
         try:
-            work = self._group.send([self._announced], _RECEIVER, 0)
+            work = self._group.send([self._filling[: self._announced_nbytes]], _RECEIVER, 0)
         except RuntimeError as fault:
             raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
-        self._in_flight.append((work, self._announced))
-        self._announced = None
+        self._in_flight.append((work, self._filling))
+        self._filling = None
         while len(self._in_flight) > MAX_IN_FLIGHT:
-            self._wait(self._in_flight.popleft()[0])
+            sent, buffer = self._in_flight.popleft()
+            self._wait(sent)
+            self._buffers.give_back(buffer)
 
 
 class TorchReceiver(_Group):
@@ -140,7 +168,7 @@ class TorchReceiver(_Group):
         self._kv_store = store
         self._handshake = handshake
         self._expected: deque[tuple[Any, Tensor]] = deque()  # receives that are posted, and where they go
-        self._free: list[Tensor] = []  # staging buffers
+        self._buffers = _Buffers(store)
 
     def connect(self) -> None:
         host, _, port = self._handshake.store_address.rpartition(":")
@@ -154,7 +182,7 @@ class TorchReceiver(_Group):
 
     def expect(self, message: Ranges) -> None:
         nbytes = sum(self._sizes(message))
-        buffer = self._buffer(nbytes)
+        buffer = self._buffers.take(nbytes)
         try:
             work = self._group.recv([buffer[:nbytes]], _SENDER, 0)
         except RuntimeError as fault:
@@ -166,18 +194,10 @@ class TorchReceiver(_Group):
         self._wait(work)
         for start, end in cut(self._sizes(message)):
             yield buffer[start:end]
-        self._free.append(buffer)
+        self._buffers.give_back(buffer)
 
     def _sizes(self, message: Ranges) -> list[int]:
         return [self._kv_store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
-
-    def _buffer(self, nbytes: int) -> Tensor:
-        """A free one that is large enough; one that is too small is let go."""
-        while self._free:
-            if (buffer := self._free.pop()).numel() >= nbytes:
-                return buffer
-        made: Tensor = self._kv_store.empty_payload(max(nbytes, TorchSender.max_message_bytes))
-        return made
 
 
 def _first_line(fault: Exception) -> str:

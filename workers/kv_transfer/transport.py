@@ -1,8 +1,9 @@
 """The seam between a link's bookkeeping and what moves its payloads.
 
-One object per link and side. The sender calls `pack`, puts the announcement on the control stream, then `flush`; the
-receiver calls `expect` as early as it can and then `unpack` for each announcement, both in the same order. Every
-announced range is sent, so that a receive is never cancelled: what nobody wants any more is received and dropped.
+One object per link and side. The sender fills a `buffer` with the payloads of one message, calls `pack`, puts the
+announcement on the control stream, then calls `flush`; the receiver calls `expect` as early as it can and then `unpack`
+for each announcement, both in the same order. Every announced range is sent, so that a receive is never cancelled:
+what nobody wants any more is received and dropped.
 """
 
 from collections import deque
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
-from workers.kv_transfer.wire import write_ranges
+from workers.kv_transfer.wire import cut, write_ranges
 from workers.model.contract import KVStore
 
 
@@ -28,8 +29,13 @@ class SenderTransport(Protocol):
         """After the peer agreed; blocks until the data path stands. Raises: TransportError."""
         ...
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender | bytes:
-        """The announcement, or how it is written. The payloads belong to the transport from now on."""
+    def buffer(self, nbytes: int) -> Any:
+        """Where to put the payloads of the next message, one after the other: `nbytes` or more of the store's kind."""
+        ...
+
+    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender | bytes:
+        """The announcement, or how it is written, of what was put into the last `buffer`, in payloads of `sizes`
+        bytes. The buffer belongs to the transport from now on."""
         ...
 
     def flush(self) -> None:
@@ -53,7 +59,7 @@ class ReceiverTransport(Protocol):
         ...
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
-        """One payload per range, as the store takes it, valid until the next one is taken. Raises: TransportError."""
+        """One payload per range, as the store writes it, valid until the next one is taken. Raises: TransportError."""
         ...
 
     def abort(self) -> None: ...
@@ -89,34 +95,30 @@ class GrpcSender(_Plain):
     name = "grpc"
     max_message_bytes = 2 << 20  # gRPC's default limit for a message is 4 MiB
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender | bytes:
-        return write_ranges(ranges, [to_buffer(payload) for payload in payloads])
+    def __init__(self, store: KVStore) -> None:
+        self._store = store
+        self._buffer: Any = None
+
+    def buffer(self, nbytes: int) -> Any:
+        if self._buffer is None or len(self._buffer) < nbytes:
+            self._buffer = self._store.empty_payload(max(nbytes, self.max_message_bytes))
+        return self._buffer
+
+    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender | bytes:
+        whole = to_buffer(self._buffer[: sum(sizes)])
+        return write_ranges(ranges, [whole[start:end] for start, end in cut(sizes)])
 
 
 class GrpcReceiver(_Plain):
     name = "grpc"
 
-    def __init__(self, store: KVStore) -> None:
-        self._store = store
-
     def unpack(self, message: Ranges) -> Iterable[Any]:
-        return (from_bytes(self._store, range_.payload) for range_ in message.ranges)
+        return (range_.payload for range_ in message.ranges)
 
 
 def to_buffer(payload: Any) -> memoryview:
     """Of a flat uint8 tensor on any device, or of anything with a buffer."""
     return memoryview(payload if isinstance(payload, bytes | bytearray | memoryview) else payload.cpu().numpy())
-
-
-def from_bytes(store: KVStore, data: bytes) -> Any:
-    """A payload of the store's own kind."""
-    buffer = store.empty_payload(len(data))
-    if isinstance(buffer, bytes | bytearray):
-        return data
-    import torch  # a store with tensors has imported it
-
-    host = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-    return host if buffer.device.type == "cpu" else buffer.copy_(host)
 
 
 class LocalPipe:
@@ -130,11 +132,17 @@ class LocalSender(_Plain):
     name = "inproc"
     max_message_bytes = 4 << 20
 
-    def __init__(self, pipe: LocalPipe) -> None:
+    def __init__(self, pipe: LocalPipe, store: KVStore) -> None:
         self._pipe = pipe
+        self._store = store
+        self._buffer: Any = None
 
-    def pack(self, ranges: Sequence[Range], payloads: Sequence[Any]) -> FromSender:
-        self._pipe.payloads.extend(payloads)
+    def buffer(self, nbytes: int) -> Any:
+        self._buffer = self._store.empty_payload(nbytes)
+        return self._buffer
+
+    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
+        self._pipe.payloads.extend(self._buffer[start:end] for start, end in cut(sizes))
         return FromSender(ranges=Ranges(ranges=ranges))
 
 

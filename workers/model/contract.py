@@ -71,14 +71,20 @@ class KVStore(Protocol):
 
     def payload_nbytes(self, layer: int, num_tokens: int) -> int: ...
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Any:
-        """A copy of tokens [start, end) of the sequence whose blocks are `block_ids` (from its token 0)."""
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        """A copy of tokens [start, end) of the sequence whose blocks are `block_ids` (from its token 0).
+
+        Args:
+            out: Part of an `empty_payload`, of the range's size, to copy into; None: a new one.
+        """
         ...
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None: ...
+    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+        """`payload` is as `read` gives it, part of an `empty_payload`, or `bytes`."""
+        ...
 
     def empty_payload(self, nbytes: int) -> Any:
-        """A buffer to receive into."""
+        """A buffer to receive into or to send from; a slice of it shares its memory."""
         ...
 
 

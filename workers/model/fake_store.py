@@ -30,14 +30,18 @@ class FakeStore:
     def payload_nbytes(self, layer: int, num_tokens: int) -> int:
         return num_tokens * TOKEN_NBYTES
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> bytes:
-        return bytes(self._kv[layer][self._slots(block_ids, start, end)].tobytes())
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        found = self._kv[layer][self._slots(block_ids, start, end)].tobytes()
+        if out is None:
+            return found
+        out[:] = found
+        return out
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         self._kv[layer][self._slots(block_ids, start, end)] = np.frombuffer(payload, dtype=np.int64)
 
-    def empty_payload(self, nbytes: int) -> bytearray:
-        return bytearray(nbytes)
+    def empty_payload(self, nbytes: int) -> memoryview:
+        return memoryview(bytearray(nbytes))
 
     def compute(self, layer: int, block_ids: Sequence[int], start: int, token_ids: Sequence[int]) -> None:
         """Writes one layer of `token_ids` at positions from `start` on."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baton.errors import ConfigError
+from workers.model import kv_copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +51,47 @@ class TorchKVStore:
             torch.zeros(2, num_blocks, block_size, s.num_kv_heads, s.head_dim, dtype=dtype, device=device)
             for s in self.shapes
         ]
+        self._has_kernel = device.type == "cpu" and kv_copy.available()
         self._rows = [layer.view(2, num_blocks * block_size, -1) for layer in self.layers]
 
     def payload_nbytes(self, layer: int, num_tokens: int) -> int:
         return num_tokens * self.shapes[layer].token_nbytes(self.dtype)
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Tensor:
-        rows = self._rows[layer]
-        slots = self._slots(block_ids, start, end)
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = self.empty_payload(self.payload_nbytes(layer, end - start))
+        self._check_size(layer, start, end, out.numel())
+        if self._has_kernel:
+            kv_copy.copy(self.layers[layer], block_ids, start, end, out, to_blocks=False)
+            return out
+        rows, slots = self._rows[layer], self._slots(block_ids, start, end)
+        values = out.view(self.dtype).view(2, end - start, rows.shape[2])
         if isinstance(slots, slice):
-            found = rows[:, slots].clone(memory_format=torch.contiguous_format)
+            values.copy_(rows[:, slots])
         else:
-            found = rows.index_select(1, slots)
-        return found.view(-1).view(torch.uint8)
+            torch.index_select(rows, 1, slots, out=values)
+        return out
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor) -> None:
-        nbytes = self.payload_nbytes(layer, end - start)
-        if payload.numel() != nbytes:
-            raise ValueError(f"payload has {payload.numel()} bytes; layer {layer}, [{start}, {end}) takes {nbytes}")
+    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes) -> None:
+        self._check_size(layer, start, end, payload.numel() if isinstance(payload, Tensor) else len(payload))
+        if self._has_kernel:
+            kv_copy.copy(self.layers[layer], block_ids, start, end, payload, to_blocks=True)
+            return
+        if not isinstance(payload, Tensor):
+            payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         if payload.storage_offset() % self.dtype.itemsize:
             payload = payload.clone()
-        rows = self._rows[layer]
+        rows, slots = self._rows[layer], self._slots(block_ids, start, end)
         values = payload.view(self.dtype).view(2, end - start, rows.shape[2]).to(self.device)
-        slots = self._slots(block_ids, start, end)
         if isinstance(slots, slice):
             rows[:, slots] = values
         else:
             rows.index_copy_(1, slots, values)
+
+    def _check_size(self, layer: int, start: int, end: int, nbytes: int) -> None:
+        needed = self.payload_nbytes(layer, end - start)
+        if nbytes != needed or end <= start:
+            raise ValueError(f"payload has {nbytes} bytes; layer {layer}, [{start}, {end}) takes {needed}")
 
     def empty_payload(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self.device)

@@ -39,11 +39,14 @@ class TorchStore:
     def payload_nbytes(self, layer: int, num_tokens: int) -> int:
         return self.widths[layer] * num_tokens
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Any:
-        return self.rows[layer][self._slots(block_ids, start, end)].view(-1)
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        out = self.empty_payload(self.payload_nbytes(layer, end - start)) if out is None else out
+        return out.copy_(self.rows[layer][self._slots(block_ids, start, end)].view(-1))
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         time.sleep(self.write_delay_s)
+        if isinstance(payload, bytes):
+            payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         self.rows[layer][self._slots(block_ids, start, end)] = payload.view(end - start, -1)
 
     def empty_payload(self, nbytes: int) -> Any:
@@ -58,17 +61,20 @@ class TorchStore:
 
 
 class BytesStore(TorchStore):
-    """Payloads are `bytes`, as the fake model's."""
+    """Payloads are plain buffers, as the fake model's."""
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int) -> Any:
-        return super().read(layer, block_ids, start, end).numpy().tobytes()
+    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        assert out is not None, "links read into a buffer"
+        found = super().read(layer, block_ids, start, end, torch.empty(len(out), dtype=torch.uint8))
+        out[:] = found.numpy().tobytes()
+        return out
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
-        assert isinstance(payload, bytes)
-        super().write(layer, block_ids, start, end, torch.frombuffer(bytearray(payload), dtype=torch.uint8))
+        assert isinstance(payload, bytes | memoryview)
+        super().write(layer, block_ids, start, end, bytes(payload))
 
     def empty_payload(self, nbytes: int) -> Any:
-        return bytearray(nbytes)
+        return memoryview(bytearray(nbytes))
 
 
 def content(store: TorchStore, key: TransferKey, num_tokens: int) -> list[torch.Tensor]:
