@@ -46,6 +46,30 @@ static void configure(int upper, int lower) {
     _tile_loadconfig(&config);
 }
 
+/* out[i * 16 + j] = rows[j][i] for 16 words of each of 16 rows. */
+INLINE void transpose(const uint32_t *const *rows, int64_t from, uint32_t *out) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(rows[i] + from);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; k++) {
+            a[i + 2 * k] = _mm512_unpacklo_epi64(b[i + k], b[i + k + 2]);
+            a[i + 2 * k + 1] = _mm512_unpackhi_epi64(b[i + k], b[i + k + 2]);
+        }
+    for (int k = 0; k < 4; k++) { /* a[4 g + k] holds words k, k + 4, k + 8, k + 12 of rows 4 g to 4 g + 3 */
+        __m512i low = _mm512_shuffle_i32x4(a[k], a[4 + k], 0x88), high = _mm512_shuffle_i32x4(a[k], a[4 + k], 0xdd);
+        __m512i low2 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0x88);
+        __m512i high2 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0xdd);
+        _mm512_storeu_si512(out + k * 16, _mm512_shuffle_i32x4(low, low2, 0x88));
+        _mm512_storeu_si512(out + (k + 4) * 16, _mm512_shuffle_i32x4(high, high2, 0x88));
+        _mm512_storeu_si512(out + (k + 8) * 16, _mm512_shuffle_i32x4(low, low2, 0xdd));
+        _mm512_storeu_si512(out + (k + 12) * 16, _mm512_shuffle_i32x4(high, high2, 0xdd));
+    }
+}
+
 /* Lays out 32 keys and values from local key `at` on; what is past the end is zero. */
 static void pack(const baton_attention_args *a, const chunk_t *c, int64_t head, int64_t at, uint32_t *words) {
     int64_t dim = a->head_dim, size = a->block_size;
@@ -54,15 +78,18 @@ static void pack(const baton_attention_args *a, const chunk_t *c, int64_t head, 
     const int32_t *table = a->block_tables + c->chunk * a->max_blocks;
     static const uint16_t nothing[MAX_DIM];
     const uint16_t *v_rows[32];
+    const uint32_t *k_rows[32];
     for (int j = 0; j < 32; j++) {
         int64_t key = c->first + at + j, block = key < c->end ? table[key / size] : 0, offset = key % size;
         const uint16_t *k = (const uint16_t *)a->k_cache + block * a->k_block_stride + offset * a->k_token_stride + head * dim;
         const uint16_t *v = (const uint16_t *)a->v_cache + block * a->v_block_stride + offset * a->v_token_stride + head * dim;
         if (key >= c->end) k = v = nothing;
         v_rows[j] = v;
-        uint32_t *to = keys + j / 16 * (dim / 32) * TILE_WORDS + j % 16;
-        for (int64_t pair = 0; pair < dim / 2; pair++) memcpy(to + pair * 16, k + pair * 2, 4);
+        k_rows[j] = (const uint32_t *)k;
     }
+    for (int half = 0; half < 2; half++)
+        for (int64_t step = 0; step < dim / 32; step++)
+            transpose(k_rows + half * 16, step * 16, keys + (half * (dim / 32) + step) * TILE_WORDS);
     for (int64_t tile = 0; tile < dim / 16; tile++)
         for (int pair = 0; pair < 16; pair++)
             for (int d = 0; d < 16; d++)

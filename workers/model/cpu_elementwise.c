@@ -64,12 +64,28 @@ void baton_rotary(const void *x, int64_t token_stride, int64_t head_stride, cons
 /* Rows of key and value, [tokens, heads, dim] by strides, to the rows `slots` of the caches; sizes in bytes. */
 void baton_write_kv(const char *key, int64_t k_token_stride, int64_t k_head_stride, const char *value,
                     int64_t v_token_stride, int64_t v_head_stride, char *k_cache, char *v_cache, const int64_t *slots,
-                    int64_t tokens, int64_t heads, int64_t head_nbytes) {
+                    int64_t tokens, int64_t heads, int64_t head_nbytes, int32_t num_threads) {
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && tokens * heads * head_nbytes >= PARALLEL_FROM)
     for (int64_t t = 0; t < tokens; t++) {
         int64_t row = slots[t] * heads * head_nbytes;
         for (int64_t h = 0; h < heads; h++) {
             memcpy(k_cache + row + h * head_nbytes, key + t * k_token_stride + h * k_head_stride, head_nbytes);
             memcpy(v_cache + row + h * head_nbytes, value + t * v_token_stride + h * v_head_stride, head_nbytes);
+        }
+    }
+}
+
+/* out[r] = silu(x[r][:width]) * x[r][width:], x: [rows, 2 * width] contiguous. */
+void baton_silu_mul(const void *x, void *out, int64_t rows, int64_t width, int32_t is_bf16, int32_t num_threads) {
+    int64_t whole = width - width % LANES;
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && rows * width >= PARALLEL_FROM)
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = 2 * r * width, to = r * width;
+        for (int64_t i = 0; i < whole; i += LANES)
+            store(out, to + i, silu_of(load(x, at + i, is_bf16)) * load(x, at + width + i, is_bf16), is_bf16);
+        for (int64_t i = whole; i < width; i++) {
+            float gate = load_one(x, at + i, is_bf16);
+            store_one(out, to + i, gate / (1.0f + expf(-gate)) * load_one(x, at + width + i, is_bf16), is_bf16);
         }
     }
 }

@@ -28,8 +28,9 @@ def _library() -> Any:
         tail = (ctypes.c_int32, ctypes.c_int32)
         library.baton_rms_norm.argtypes = (POINTER, POINTER, POINTER, INT, INT, ctypes.c_float, *tail)
         library.baton_rotary.argtypes = (POINTER, INT, INT, POINTER, POINTER, POINTER, INT, INT, INT, *tail)
-        library.baton_write_kv.argtypes = (POINTER, INT, INT, POINTER, INT, INT, POINTER, POINTER, POINTER, *[INT] * 3)
-        for name in ("baton_rms_norm", "baton_rotary", "baton_write_kv"):
+        library.baton_write_kv.argtypes = (POINTER, INT, INT, POINTER, INT, INT, *[POINTER] * 3, *[INT] * 3, tail[1])
+        library.baton_silu_mul.argtypes = (POINTER, POINTER, INT, INT, *tail)
+        for name in ("baton_rms_norm", "baton_rotary", "baton_write_kv", "baton_silu_mul"):
             getattr(library, name).restype = None
     return library
 
@@ -103,7 +104,23 @@ def write_kv(key: Tensor, value: Tensor, k_rows: Tensor, v_rows: Tensor, slots: 
         key.shape[2],
         key.shape[1],
         key.shape[3] * size,
+        torch.get_num_threads(),
     )
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """[..., width] from [..., 2 * width], contiguous: the silu of the first half times the second."""
+    width = x.shape[-1] // 2
+    out = torch.empty((*x.shape[:-1], width), dtype=x.dtype)
+    _library().baton_silu_mul(
+        x.data_ptr(),
+        out.data_ptr(),
+        out.numel() // width,
+        width,
+        x.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )
+    return out
 
 
 @torch.inference_mode()

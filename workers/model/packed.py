@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.model import cpu_elementwise
+
 logger = logging.getLogger(__name__)
 
 ROWS_HINT = 64  # the layout chosen for this many rows was the best or within 3 % from 1 to 512 rows
@@ -45,19 +47,20 @@ class PackedLinear(nn.Module):
 
 
 class PackedGatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), with both elementwise steps inside the products."""
+    """down(silu(gate(x)) * up(x)), gate and up as one product.
 
-    def __init__(self, gate: PackedLinear, up: PackedLinear, down: PackedLinear) -> None:
+    On a 2-core Xeon the two steps between, as one kernel, cost less than as parts of oneDNN's products (which would
+    take them): 1.0 against 2.3 ms for 2,048 rows of 2,816.
+    """
+
+    def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
-        self._apply_linear = torch.ops.mkldnn._linear_pointwise.default
-        self._multiply = torch.ops.mkldnn._linear_pointwise.binary
+        bias = torch.cat([gate.bias, up.bias]) if gate.bias is not None else None
+        self.gate_up_proj = PackedLinear(torch.cat([gate.weight, up.weight]), bias)
+        self.down_proj = PackedLinear(down.weight, down.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up, down = self.gate_proj, self.up_proj, self.down_proj
-        gated = self._apply_linear(x, gate.packed, gate.bias, "swish", [], "")
-        product = self._multiply(x, gated, up.packed, up.bias, "mul")
-        result: Tensor = self._apply_linear(product, down.packed, down.bias, "none", [], "")
+        result: Tensor = self.down_proj(cpu_elementwise.silu_mul(self.gate_up_proj(x)))
         return result
 
 
@@ -68,17 +71,17 @@ def pack_linears(model: nn.Module) -> None:
     The plain weight is freed unless another module shares it (tied embeddings keep their table). Outputs differ from
     the original's by rounding alone; no gradients, and the state dict no longer holds the weights.
     """
-    gated = {name for name, module in model.named_modules() if _is_gated_mlp(module)}
     num_packed = 0
+    if cpu_elementwise.available():
+        for name in [name for name, module in model.named_modules() if _is_gated_mlp(module)]:
+            mlp = model.get_submodule(name)
+            parts = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            _replace(model, name, PackedGatedMLP(*parts))  # type: ignore[arg-type]
+            num_packed += len(parts)
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and can_pack(module.weight.dtype):
             _replace(model, name, PackedLinear(module.weight, module.bias))
             num_packed += 1
-    for name in gated:
-        mlp = model.get_submodule(name)
-        parts = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        if all(isinstance(part, PackedLinear) for part in parts):
-            _replace(model, name, PackedGatedMLP(*parts))  # type: ignore[arg-type]
     logger.info("packed linear layers num_packed=%d", num_packed)
 
 
@@ -97,7 +100,9 @@ def _is_gated_mlp(module: nn.Module) -> bool:
     assert isinstance(gate, nn.Linear)
     assert isinstance(up, nn.Linear)
     assert isinstance(down, nn.Linear)
-    if gate.weight.device.type != "cpu" or gate.in_features != down.out_features:
+    if gate.weight.device.type != "cpu" or not can_pack(gate.weight.dtype) or gate.in_features != down.out_features:
+        return False
+    if gate.weight.shape != up.weight.shape or (gate.bias is None) != (up.bias is None):
         return False
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 2, gate.in_features, generator=generator).to(gate.weight.dtype)
