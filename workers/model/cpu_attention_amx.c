@@ -113,12 +113,13 @@ INLINE __m512 rough_exp2(__m512 x) {
 typedef struct {
     float scores[ROWS][ROUND] __attribute__((aligned(64)));
     uint16_t weights[ROWS][ROUND] __attribute__((aligned(64)));
-    float values[ROWS][MAX_DIM] __attribute__((aligned(64)));
+    float values[ROWS * MAX_DIM] __attribute__((aligned(64)));   /* [row][dim], as the queries: no gaps, since rows */
+    uint16_t query[ROWS * MAX_DIM] __attribute__((aligned(64))); /* at powers of two would share few cache lines */
     float maximum[ROWS], sum[ROWS];
 } work_t;
 
 /* scores[row][j] = query[row] . key[j] for `count` keys, a multiple of 32 */
-INLINE void score(work_t *w, const uint16_t *query, int64_t stride, const uint32_t *keys, int count, int64_t dim, int lower) {
+INLINE void score(work_t *w, const uint32_t *keys, int count, int64_t dim, int lower) {
     int64_t per_16 = dim / 32 * TILE_WORDS;
     for (int j = 0; j < count; j += 32) {
         const uint32_t *left = keys + j / 16 * per_16, *right = left + per_16;
@@ -127,13 +128,13 @@ INLINE void score(work_t *w, const uint16_t *query, int64_t stride, const uint32
         _tile_zero(2);
         _tile_zero(3);
         for (int64_t step = 0; step < dim / 32; step++) {
-            _tile_loadd(4, query + step * 32, stride * 2);
+            _tile_loadd(4, w->query + step * 32, dim * 2);
             _tile_loadd(6, left + step * TILE_WORDS, 64);
             _tile_loadd(7, right + step * TILE_WORDS, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
             if (lower) {
-                _tile_loadd(5, query + 16 * stride + step * 32, stride * 2);
+                _tile_loadd(5, w->query + 16 * dim + step * 32, dim * 2);
                 _tile_dpbf16ps(2, 5, 6);
                 _tile_dpbf16ps(3, 5, 7);
             }
@@ -177,7 +178,7 @@ INLINE void soften(work_t *w, int row, float unit, int count, int64_t dim) {
         w->maximum[row] = best;
         w->sum[row] *= correction;
         for (int64_t d = 0; d < dim; d += 16) {
-            float *value = &w->values[row][d];
+            float *value = w->values + row * dim + d;
             _mm512_store_ps(value, _mm512_mul_ps(_mm512_load_ps(value), _mm512_set1_ps(correction)));
         }
     }
@@ -187,11 +188,11 @@ INLINE void soften(work_t *w, int row, float unit, int count, int64_t dim) {
 /* values[row] += sum_j weights[row][j] * value[j] */
 INLINE void weigh(work_t *w, const uint32_t *values, int count, int64_t dim, int lower) {
     for (int64_t d = 0; d < dim; d += 32) {
-        _tile_loadd(0, &w->values[0][d], MAX_DIM * 4);
-        _tile_loadd(1, &w->values[0][d + 16], MAX_DIM * 4);
+        _tile_loadd(0, w->values + d, dim * 4);
+        _tile_loadd(1, w->values + d + 16, dim * 4);
         if (lower) {
-            _tile_loadd(2, &w->values[16][d], MAX_DIM * 4);
-            _tile_loadd(3, &w->values[16][d + 16], MAX_DIM * 4);
+            _tile_loadd(2, w->values + 16 * dim + d, dim * 4);
+            _tile_loadd(3, w->values + 16 * dim + d + 16, dim * 4);
         }
         for (int j = 0; j < count; j += 32) {
             const uint32_t *left = values + (j / 32 * (dim / 16) + d / 16) * TILE_WORDS;
@@ -206,11 +207,11 @@ INLINE void weigh(work_t *w, const uint32_t *values, int count, int64_t dim, int
                 _tile_dpbf16ps(3, 5, 7);
             }
         }
-        _tile_stored(0, &w->values[0][d], MAX_DIM * 4);
-        _tile_stored(1, &w->values[0][d + 16], MAX_DIM * 4);
+        _tile_stored(0, w->values + d, dim * 4);
+        _tile_stored(1, w->values + d + 16, dim * 4);
         if (lower) {
-            _tile_stored(2, &w->values[16][d], MAX_DIM * 4);
-            _tile_stored(3, &w->values[16][d + 16], MAX_DIM * 4);
+            _tile_stored(2, w->values + 16 * dim + d, dim * 4);
+            _tile_stored(3, w->values + 16 * dim + d + 16, dim * 4);
         }
     }
 }
@@ -228,7 +229,7 @@ static void finish(const baton_attention_args *a, work_t *w, int64_t token, int6
         __m512 share = _mm512_set1_ps(factor / sum);
         for (int64_t d = 0; d < a->head_dim; d += 16)
             _mm256_storeu_si256(
-                (__m256i *)(out + d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(&w->values[row][d]), share))
+                (__m256i *)(out + d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(w->values + row * a->head_dim + d), share))
             );
     }
 }
@@ -248,13 +249,14 @@ INLINE void attend(
     for (int row = 0; row < rows; row++) {
         w->maximum[row] = UNSEEN;
         w->sum[row] = 0;
-        memset(w->values[row], 0, dim * sizeof(float));
+        memset(w->values + row * dim, 0, dim * sizeof(float));
+        memcpy(w->query + row * dim, query + row * a->query_token_stride, dim * 2);
     }
     int64_t end = c->context + from + rows - c->first; /* local, of what the last row sees */
     int64_t begin = a->window ? c->context + from + 1 - a->window - c->first : 0;
     for (int64_t at = begin > 0 ? begin / 32 * 32 : 0; at < end; at += ROUND) {
         int count = end - at < ROUND ? (end - at + 31) / 32 * 32 : ROUND;
-        score(w, query, a->query_token_stride, keys + at * (dim / 2), count, dim, lower);
+        score(w, keys + at * (dim / 2), count, dim, lower);
         for (int row = 0; row < rows; row++) {
             int64_t position = c->context + from + row - c->first - at;
             int64_t low = a->window ? position - a->window + 1 : 0, high = position + 1;
