@@ -101,6 +101,13 @@ class Driver:
             time.sleep(0.0005)  # the links' threads are at work
         self.clock.now_s += 0.01
 
+    @property
+    def is_clean(self) -> bool:
+        """Nothing to do, and no block held."""
+        return all(
+            engine.is_idle and engine.blocks.num_free_blocks == engine.runner.num_blocks for engine in self.engines
+        )
+
     def run(self, max_steps: int = 3000) -> None:
         """Steps until nothing is left to do, then checks every block."""
         for _ in range(max_steps):
@@ -111,7 +118,7 @@ class Driver:
             raise AssertionError(f"still busy after {max_steps} steps")
         for engine in self.engines:
             engine.blocks.check_integrity()
-            assert engine.blocks.num_free_blocks == engine.runner.num_blocks
+        assert self.is_clean
 
     def answer(self, request_id: str, choice: int = 0) -> list[int]:
         """The tokens of one choice, checked to be without gap."""

@@ -110,6 +110,7 @@ def test_an_abort_frees_everything_at_any_moment() -> None:
                 driver.step()
             driver.abort("r")
             driver.run()
+            assert driver.is_clean
 
 
 def test_an_abort_may_overtake_its_request() -> None:
@@ -205,6 +206,7 @@ def test_an_ingress_that_is_gone_takes_its_requests_with_it() -> None:
     for engine in driver.engines:
         engine.disconnect(INGRESS)
     driver.run()
+    assert driver.is_clean
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -97,6 +97,7 @@ def test_prompts_run_whole_before_decodes(family: str) -> None:
     ask(driver)
     driver.run()
     check(driver, folder)
+    assert driver.engines[0].stats.num_output_tokens == len(LENGTHS) * NUM_OUTPUTS
 
 
 @pytest.mark.parametrize("make", [mixed, pair])
