@@ -1,6 +1,6 @@
 """The KV hand-over: links by themselves, and between two real workers.
 
-    python -m bench.handoff [--part link|engine|all] [--transports gloo,grpc] [--json out.json]
+    python -m bench.handoff [--part link|engine|all] [--transports shm,gloo,grpc] [--json out.json]
 
 Link: a bulk transfer beside as many bytes over the bare library, and what pushing costs a thread that computes.
 Engine: what the hand-over adds between first and second token, in decode steps, and what pushing costs the prefill,
@@ -32,7 +32,7 @@ class Part(StrEnum):
 
 def main(
     part: Annotated[Part, typer.Option(help="What to measure.")] = Part.ALL,
-    transports: Annotated[str, typer.Option(help="Comma-separated: gloo, grpc.")] = "gloo,grpc",
+    transports: Annotated[str, typer.Option(help="Comma-separated: shm, gloo, grpc.")] = "shm,gloo,grpc",
     lengths: Annotated[str, typer.Option(help="Engine: prompt lengths in tokens.")] = "64,256,1024,2048,4096",
     pushes: Annotated[str, typer.Option(help="Engine: layer, bulk.")] = "layer,bulk",
     rounds: Annotated[int, typer.Option(help="Engine: interleaved pairs per row.")] = 3,

@@ -2,7 +2,7 @@
 
 Two processes, each pinned to one core where there are two. The KV is that of a 12-layer Llama with 8 KV heads of 64
 in bf16 (24 KiB per token). Raw: as many bytes in the same message sizes over the bare library; gloo's from one large
-buffer into another, gRPC's thrown away on arrival.
+buffer into another, gRPC's thrown away on arrival, shared memory's copied whole.
 Both sides of each ratio come from one run, interleaved; medians are printed, and all of it as JSON at the end.
 """
 
@@ -16,10 +16,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+import numpy as np
 import torch
 
 from baton.v1.kv_pb2 import Handshake
@@ -30,6 +31,7 @@ from workers.kv_transfer.link import Acked, Ended, Inbox, Offered, Outbox, Ticke
 from workers.kv_transfer.torch_link import TorchReceiver, TorchSender
 from workers.kv_transfer.transport import GrpcSender
 from workers.model.kv_store import LayerShape, TorchKVStore
+from workers.model.shared_memory import SharedMemory, attach
 from workers.spec import KVSpec, Role, WorkerSpec
 
 CORE = 1  # the peer's
@@ -68,7 +70,7 @@ def measure(transport: str, *, tokens: int, runs: int) -> dict[str, Any]:
 
 def _compare(transport: str, address: str, options: Options) -> dict[str, Any]:
     nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
-    raw = RawGloo(address, nbytes) if transport == "gloo" else RawGrpc(address)
+    raw: Raw = {"gloo": RawGloo, "grpc": RawGrpc, "shm": RawShm}[transport](address, nbytes)
     num_steps = -(-options.tokens // options.chunk) * NUM_LAYERS
     work = Work(options.prefill_s / num_steps)
     bulk, layered, idle = (
@@ -226,6 +228,36 @@ class Work:
             torch.mm(self._a, self._b, out=self._out)
 
 
+class Raw(Protocol):
+    """A link's library without the link."""
+
+    def __init__(self, address: str, nbytes: int) -> None: ...
+
+    def send(self, nbytes: int) -> float:
+        """Seconds until the peer has `nbytes`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RawShm:
+    """A buffer as large as the KV, which the peer maps and copies whole into one of its own."""
+
+    def __init__(self, address: str, nbytes: int) -> None:
+        self._memory = SharedMemory(nbytes)
+        self._memory.view[:] = bytes([1]) * nbytes
+        self._channel = grpc.insecure_channel(address)
+        self._call = self._channel.unary_unary(RAW.replace("Stream", "Shm"))
+
+    def send(self, nbytes: int) -> float:
+        began_s = time.perf_counter()
+        self._call(f"{self._memory.handle}/{nbytes}".encode())
+        return time.perf_counter() - began_s
+
+    def close(self) -> None:
+        self._channel.close()
+
+
 class RawGloo:
     """A buffer as large as the KV, sent in messages over a bare process group."""
 
@@ -259,7 +291,7 @@ class RawGloo:
 class RawGrpc:
     """One buffer, sent again and again as the messages of a bare stream."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, nbytes: int) -> None:
         self._buffer = bytes(GrpcSender.max_message_bytes)
         self._channel = grpc.insecure_channel(address)
         self._call = self._channel.stream_unary(RAW)
@@ -325,7 +357,19 @@ def _raw_handlers() -> Any:
         threading.Thread(target=_take_raw_gloo, args=(hello.decode(),), daemon=True).start()
         return b""
 
+    mapped: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # (the sender's, our own)
+
+    async def shm(hello: bytes, _: Any) -> bytes:
+        if hello not in mapped:
+            handle, _sep, nbytes = hello.decode().partition("/")
+            source = np.frombuffer(attach(handle, int(nbytes)), dtype=np.uint8)
+            mapped[hello] = source, np.ones_like(source)
+        source, target = mapped[hello]
+        np.copyto(target, source)
+        return b""
+
     handlers = {
+        "Shm": grpc.unary_unary_rpc_method_handler(shm),
         "Stream": grpc.stream_unary_rpc_method_handler(stream),
         "Gloo": grpc.unary_unary_rpc_method_handler(gloo),
     }

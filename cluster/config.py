@@ -37,7 +37,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVConfig:
-    transport: str = "auto"  # auto | nccl | gloo | grpc | cuda_ipc
+    transport: str = "auto"  # auto | shm | nccl | gloo | grpc | cuda_ipc
     lease_s: float = 30.0
     max_pending: int = 256
     push: str = "layer"  # layer | bulk

@@ -25,7 +25,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVSpec:
-    transport: str = "auto"  # auto | nccl | gloo | grpc | cuda_ipc
+    transport: str = "auto"  # auto | shm | nccl | gloo | grpc | cuda_ipc
     lease_s: float = 30.0
     max_pending: int = 256  # offers that wait on the decode side for blocks
     push: str = "layer"  # layer: as soon as a layer of a chunk is computed; bulk: after the prompt (for comparison)

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,11 +21,25 @@ from workers.kv_transfer.local_link import LocalWire
 from workers.spec import KVSpec
 
 torch.set_num_threads(1)
-PROCESS_TRANSPORTS = ("grpc", "gloo")
+PROCESS_TRANSPORTS = ("grpc", "gloo", "shm")
 
 
-@pytest.mark.parametrize("transport", PROCESS_TRANSPORTS)
-@pytest.mark.parametrize("step", ["before", "offered", "granted", "streaming", "completed"])
+def _moments(steps: Sequence[str], usual: Mapping[str, str]) -> list[Any]:
+    """Every step over every transport; one of each transport is not slow (a peer takes seconds to import torch)."""
+    return [
+        pytest.param(transport, step, marks=() if usual[transport] == step else pytest.mark.slow)
+        for transport in PROCESS_TRANSPORTS
+        for step in steps
+    ]
+
+
+@pytest.mark.parametrize(
+    ("transport", "step"),
+    _moments(
+        ["before", "offered", "granted", "streaming", "completed"],
+        {"grpc": "granted", "gloo": "streaming", "shm": "completed"},
+    ),
+)
 def test_a_receiver_killed_at_any_step_ends_its_transfers_alone(transport: str, step: str) -> None:
     with _receiver(transport, "d", "no" if step == "offered" else "yes") as (first, pair):
         if step == "before":
@@ -53,8 +67,10 @@ def test_a_receiver_killed_at_any_step_ends_its_transfers_alone(transport: str, 
         pair.check_integrity()
 
 
-@pytest.mark.parametrize("transport", PROCESS_TRANSPORTS)
-@pytest.mark.parametrize("step", ["offered", "granted", "streaming"])
+@pytest.mark.parametrize(
+    ("transport", "step"),
+    _moments(["offered", "granted", "streaming"], {"grpc": "offered", "gloo": "granted", "shm": "streaming"}),
+)
 def test_a_sender_killed_at_any_step_loses_its_transfers_alone(transport: str, step: str) -> None:
     with open_pair(transport) as pair:
         assert pair.server is not None
@@ -260,7 +276,7 @@ def test_a_gpu_transport_without_a_gpu_is_refused_by_name(name: str) -> None:
         assert f"kv.transport: {name!r} needs device cuda, this worker's is 'cpu'" in error.message
 
 
-@pytest.mark.parametrize(("receiver_wants", "taken"), [("auto", "gloo"), ("grpc", "grpc"), ("gloo", "gloo")])
+@pytest.mark.parametrize(("receiver_wants", "taken"), [("auto", "shm"), ("grpc", "grpc"), ("gloo", "gloo")])
 def test_an_automatic_sender_takes_what_the_receiver_wants(receiver_wants: str, taken: str) -> None:
     with open_pair("auto", receiver_kv=KVSpec(transport=receiver_wants)) as pair:
         pair.offer(KEY, 9)
@@ -301,3 +317,29 @@ def test_an_abort_during_a_slow_write_frees_blocks_only_after_it(transport: str)
         pair.settle(0.5)
         assert all(torch.equal(a, b) for a, b in zip(before, pair.receiver.rows, strict=True))
         pair.until(lambda: not pair.sent_blocks)
+
+
+def test_memory_that_cannot_be_mapped_is_replaced_by_gloo_where_transports_are_automatic() -> None:
+    for name in ("auto", "shm"):
+        sender = TorchStore()
+        with open_pair(name, sender=sender, kv=KVSpec(transport=name)) as pair:
+            sender.memory = Unmappable()  # type: ignore[assignment]
+            pair.offer(KEY, 9)
+            if name == "shm":
+                error = pair.wait(Ended, KEY).error
+                assert isinstance(error, ConfigError)
+                assert "cannot map the sender's memory" in error.message
+            else:
+                pair.wait(Offered, KEY)
+                pair.grant(KEY, 9)
+                pair.compute(KEY, 9)
+                pair.outbox.complete(KEY, 9, [(0, 1)])
+                pair.check_arrived(KEY, 9)
+                pair.wait(Acked, KEY)
+            pair.check_integrity()
+
+
+class Unmappable:
+    """As of a process that cannot be seen from here."""
+
+    handle = f"{1 << 30}:0:0"

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baton.v1.kv_pb2 import FromSender, Range, Ranges
-from workers.kv_transfer.transport import TransportError
-from workers.kv_transfer.wire import cut
+from baton.v1.kv_pb2 import FromSender, Ranges
+from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.transport import MIN_PUSH_BYTES, TransportError, nbytes_of, read_into
+from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
 
 # storage bytes, offset in the allocation, offset of the reference counter, event needed, then lengths of three handles
@@ -24,24 +25,22 @@ _HEAD = struct.Struct("<QQQ?HHH")
 class CudaIpcSender:
     name = "cuda_ipc"
     max_message_bytes = 16 << 20  # only a handle crosses the stream
+    min_push_bytes = MIN_PUSH_BYTES
     store_address = ""
     store_prefix = ""
 
-    def __init__(self) -> None:
-        self._staging: Tensor | None = None  # one per message: the receiver holds it until it has copied
+    def __init__(self, store: KVStore) -> None:
+        self._store = store
 
     def connect(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
 
-    def buffer(self, nbytes: int) -> Tensor:
-        self._staging = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
-        return self._staging
-
-    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
-        assert self._staging is not None, "pack follows buffer"
+    def pack(self, spans: Sequence[Span]) -> FromSender:
+        staging = self._store.empty_payload(sum(nbytes_of(self._store, span) for span in spans))
+        read_into(self._store, spans, staging)
         torch.cuda.current_stream().synchronize()
-        ranges[0].payload = encode_handle(self._staging)
-        self._staging = None
+        ranges = [wire_range(span) for span in spans]
+        ranges[0].payload = encode_handle(staging)
         return FromSender(ranges=Ranges(ranges=ranges))
 
     def flush(self) -> None:
@@ -67,7 +66,7 @@ class CudaIpcReceiver:
         """The handle came with the announcement."""
 
     def unpack(self, message: Ranges) -> Iterable[Tensor]:
-        sizes = [self._store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
+        sizes = [nbytes_of(self._store, range_) for range_ in message.ranges]
         try:
             staging = decode_handle(message.ranges[0].payload, sum(sizes))
         except (RuntimeError, struct.error) as fault:

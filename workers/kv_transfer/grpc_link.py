@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -24,7 +24,7 @@ from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.receiver import Receiver, ReceiverLink
 from workers.kv_transfer.sender import CONNECT_TIMEOUT_S, LinkDownError, Sender, SenderLink
 from workers.kv_transfer.transport import GrpcReceiver, GrpcSender, ReceiverTransport, SenderTransport
-from workers.model.contract import KVStore
+from workers.model.contract import KVStore, SharedKVStore
 from workers.spec import WorkerSpec
 
 _METHOD = "/baton.v1.KVTransfer/Link"
@@ -84,10 +84,14 @@ def _sender_transport(spec: WorkerSpec, store: KVStore, name: str, route: Decode
     if name == "grpc":
         return GrpcSender(store)
     _check_torch(spec, name)
+    if name == "shm":
+        from workers.kv_transfer.shm_link import ShmSender
+
+        return ShmSender(cast(SharedKVStore, store))
     if name == "cuda_ipc":
         from workers.kv_transfer.cuda_ipc import CudaIpcSender
 
-        return CudaIpcSender()
+        return CudaIpcSender(store)
     from workers.kv_transfer.torch_link import TorchSender, check_available
 
     check_available(name)
@@ -99,6 +103,10 @@ def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) 
     if name == "grpc":
         return GrpcReceiver()
     _check_torch(spec, name)
+    if name == "shm":
+        from workers.kv_transfer.shm_link import ShmReceiver
+
+        return ShmReceiver(cast(SharedKVStore, store), handshake)
     if name == "cuda_ipc":
         from workers.kv_transfer.cuda_ipc import CudaIpcReceiver
 
@@ -110,12 +118,14 @@ def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) 
 
 
 def _check_torch(spec: WorkerSpec, name: str) -> None:
-    if name not in ("gloo", "nccl", "cuda_ipc"):
-        raise ConfigError(f"kv.transport: {name!r} is unknown; use auto, nccl, gloo, grpc or cuda_ipc")
+    if name not in ("shm", "gloo", "nccl", "cuda_ipc"):
+        raise ConfigError(f"kv.transport: {name!r} is unknown; use auto, shm, nccl, gloo, grpc or cuda_ipc")
     if spec.fake:
         raise ConfigError(f"kv.transport: {name!r} moves tensors, which a fake model has not; set kv.transport: grpc")
-    if name != "gloo" and not _is_cuda(spec):
+    if name in ("nccl", "cuda_ipc") and not _is_cuda(spec):
         raise ConfigError(f"kv.transport: {name!r} needs device cuda, this worker's is {spec.device!r}; set it to auto")
+    if name == "shm" and _is_cuda(spec):
+        raise ConfigError(f"kv.transport: 'shm' needs device cpu, this worker's is {spec.device!r}; set it to auto")
 
 
 def _write(message: FromSender | bytes) -> bytes:

@@ -12,6 +12,7 @@ from workers.model.contract import KVStore
 from workers.spec import WorkerSpec
 
 AUTO = "auto"
+NEXT_BEST = {"shm": "gloo"}  # where one side cannot do what its device could
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Identity:
     device: str  # "fake" (no torch), "cpu", or "cuda:" and the GPU's UUID
     host: str
     transport: str  # as configured: auto, or one by name
+    shares_memory: bool = False  # others on this machine can read the store's blocks
 
 
 def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint: str) -> Identity:
@@ -40,6 +42,7 @@ def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint:
         device=_device_name(spec),
         host=spec.host,
         transport=spec.kv.transport,
+        shares_memory=getattr(store, "memory", None) is not None,
     )
 
 
@@ -54,12 +57,12 @@ def _device_name(spec: WorkerSpec) -> str:
 
 
 def best_transport(a: str, b: str, *, same_host: bool) -> str:
-    """For devices `a` and `b`: NCCL between two GPUs, CUDA IPC on one (NCCL refuses that), gloo on one machine's
-    CPU, else gRPC."""
+    """For devices `a` and `b`: NCCL between two GPUs, CUDA IPC on one (NCCL refuses that), shared memory on one
+    machine's CPU, else gRPC."""
     if a.startswith("cuda:") and b.startswith("cuda:"):
         return "cuda_ipc" if a == b else "nccl"
     if a == b == "cpu" and same_host:
-        return "gloo"
+        return "shm"
     return "grpc"
 
 
@@ -68,7 +71,9 @@ def first_proposal(own: Identity, address: str) -> str:
     if own.transport != AUTO:
         return own.transport
     same_host = address.rpartition(":")[0] == own.host
-    return best_transport(own.device, "cuda:?" if own.device.startswith("cuda:") else own.device, same_host=same_host)
+    peer = "cuda:?" if own.device.startswith("cuda:") else own.device
+    best = best_transport(own.device, peer, same_host=same_host)
+    return NEXT_BEST[best] if best == "shm" and not own.shares_memory else best
 
 
 def propose(own: Identity, *, transport: str, store_address: str, store_prefix: str) -> Handshake:
@@ -98,6 +103,8 @@ def answer(own: Identity, offered: Handshake) -> HandshakeReply:
     wanted = own.transport
     if wanted == AUTO and offered.auto_transport:
         wanted = best_transport(offered.device, own.device, same_host=offered.host == own.host)
+        if offered.transport == NEXT_BEST.get(wanted):
+            wanted = offered.transport  # what is better was tried, or the sender knows that it cannot
     if wanted not in (AUTO, offered.transport):
         reply.refusal = f"kv.transport: {offered.transport!r} proposed, {wanted!r} wanted; set kv.transport: {wanted}"
         if offered.auto_transport:

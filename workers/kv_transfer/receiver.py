@@ -16,7 +16,7 @@ from typing import Any
 from baton.errors import BatonError, CancelledError, InternalError, OverloadedError, UnavailableError
 from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Handshake, HandshakeReply, Offer, Ranges
 from workers.kv_transfer.handoff import HandoffError, ReceiveLedger, State, Tombstones
-from workers.kv_transfer.handshake import Identity, answer
+from workers.kv_transfer.handshake import AUTO, NEXT_BEST, Identity, answer
 from workers.kv_transfer.link import Arrived, InboxEvent, Lost, Offered, TransferKey
 from workers.kv_transfer.transport import ReceiverTransport, TransportError
 from workers.kv_transfer.wire import ack_message, failed_message, first_tokens_of, own_key, ticket_message
@@ -76,6 +76,8 @@ class Receiver:
             transport = self._make_transport(handshake)
         except BatonError as error:
             told.refusal = error.message
+            if handshake.auto_transport and self.identity.transport == AUTO:
+                told.transport = NEXT_BEST.get(handshake.transport, "")
             return told, None
         link = ReceiverLink(self, handshake.worker_id, transport, reply)
         with self.lock:

@@ -18,12 +18,11 @@ from baton.v1.worker_pb2 import DecodeRoute, Submit
 from workers.kv_transfer.handoff import Closing, HandoffError, SendLedger, Span, State
 from workers.kv_transfer.handshake import Identity, first_proposal, propose
 from workers.kv_transfer.link import Acked, Ended, OutboxEvent, Ticketed, TransferKey
-from workers.kv_transfer.transport import SenderTransport, TransportError
-from workers.kv_transfer.wire import complete_message, cut, own_error, own_key, wire_key, wire_range
+from workers.kv_transfer.transport import SenderTransport, TransportError, nbytes_of
+from workers.kv_transfer.wire import complete_message, own_error, own_key, wire_key
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
-MIN_PUSH_BYTES = 512 << 10  # smaller pushes cost more per byte; the rest leaves with `complete`
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -172,13 +171,7 @@ class SenderLink(threading.Thread):
         self._outbox = outbox
         self._route = route
         self._lease_s = outbox.kv.lease_s
-        store = outbox.store
-        self._ledger = SendLedger(
-            token_nbytes=[store.payload_nbytes(layer, 1) for layer in range(len(store.layouts))],
-            lease_s=self._lease_s,
-            min_push_bytes=MIN_PUSH_BYTES,
-            bulk=outbox.kv.push == "bulk",
-        )
+        self._ledger: SendLedger  # made when the transport is known
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[FromReceiver | LinkDownError] = queue.SimpleQueue()  # while shaking hands
         self._ready: dict[TransferKey, None] = {}  # keys that may have something to push
@@ -234,6 +227,13 @@ class SenderLink(threading.Thread):
         if self._route.incarnation and reply.incarnation != self._route.incarnation:
             raise LinkDownError(f"{self._route.address} is {reply.worker_id}/{reply.incarnation} now")
         self._pipe.connect()
+        store = outbox.store
+        self._ledger = SendLedger(
+            token_nbytes=[store.payload_nbytes(layer, 1) for layer in range(len(store.layouts))],
+            lease_s=self._lease_s,
+            min_push_bytes=self._pipe.min_push_bytes,
+            bulk=outbox.kv.push == "bulk",
+        )
 
     def _shake_hands(self, name: str) -> HandshakeReply:
         if self._transport is not None:
@@ -324,29 +324,18 @@ class SenderLink(threading.Thread):
         for key in list(self._ready):
             while room > 0 and (taken := self._ledger.take(key, room)):
                 spans += taken
-                room -= sum(map(self._nbytes, taken))
+                room -= sum(nbytes_of(self._outbox.store, span) for span in taken)
             if room <= 0:
                 break
             del self._ready[key]
             if (closing := self._ledger.close(key, time.monotonic())) is not None:
                 closings.append((key, closing))
         if spans:
-            self._push_spans(spans)
+            self._send(self._pipe.pack(spans))
+            self._pipe.flush()
+            self._outbox.count_sent(self._pipe.max_message_bytes - room)
         for key, closing in closings:
             self._send(complete_message(key, closing))
-
-    def _push_spans(self, spans: Sequence[Span]) -> None:
-        pipe, store = self._pipe, self._outbox.store
-        sizes = [self._nbytes(span) for span in spans]
-        buffer = pipe.buffer(sum(sizes))
-        for span, (start, end) in zip(spans, cut(sizes), strict=True):
-            store.read(span.layer, span.block_ids, span.start, span.end, out=buffer[start:end])
-        self._send(pipe.pack([wire_range(span) for span in spans], sizes))
-        pipe.flush()
-        self._outbox.count_sent(sum(sizes))
-
-    def _nbytes(self, span: Span) -> int:
-        return self._outbox.store.payload_nbytes(span.layer, span.end - span.start)
 
     def _tick(self, now_s: float) -> None:
         if now_s - self._ticked_s < self._lease_s / 12:

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from baton.errors import ConfigError
-from baton.v1.kv_pb2 import FromSender, Handshake, Range, Ranges
-from workers.kv_transfer.transport import TransportError
-from workers.kv_transfer.wire import cut
+from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
+from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.transport import MIN_PUSH_BYTES, TransportError, nbytes_of, read_into
+from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
 
-MAX_MESSAGE_BYTES = int(__import__("os").environ.get("MSG", 4096)) << 10
+MAX_MESSAGE_BYTES = 4 << 20
 MAX_IN_FLIGHT = 2  # messages handed to the group and not yet taken by the peer
 _SENDER, _RECEIVER = 0, 1
 
@@ -127,35 +128,35 @@ class _Buffers:
 
 class TorchSender(_Group):
     max_message_bytes = MAX_MESSAGE_BYTES
+    min_push_bytes = MIN_PUSH_BYTES
 
     def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float) -> None:
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._own_store, self.store_address = host_store(host, self._timeout)
         self.store_prefix = secrets.token_hex(8)
+        self._kv_store = store
         self._buffers = _Buffers(store)
-        self._filling: Tensor | None = None
-        self._announced_nbytes = 0
+        self._filled: Tensor | None = None  # announced, to be sent
+        self._nbytes = 0  # of it
         self._in_flight: deque[tuple[Any, Tensor]] = deque()
 
     def connect(self) -> None:
         self._join(self._own_store, self.store_prefix, _SENDER)
 
-    def buffer(self, nbytes: int) -> Tensor:
-        self._filling = self._buffers.take(nbytes)
-        return self._filling
-
-    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
-        self._announced_nbytes = sum(sizes)
-        return FromSender(ranges=Ranges(ranges=ranges))
+    def pack(self, spans: Sequence[Span]) -> FromSender:
+        self._nbytes = sum(nbytes_of(self._kv_store, span) for span in spans)
+        self._filled = self._buffers.take(self._nbytes)
+        read_into(self._kv_store, spans, self._filled)
+        return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
 
     def flush(self) -> None:
-        assert self._filling is not None, "flush follows buffer and pack"
+        assert self._filled is not None, "flush follows pack"
         try:
-            work = self._group.send([self._filling[: self._announced_nbytes]], _RECEIVER, 0)
+            work = self._group.send([self._filled[: self._nbytes]], _RECEIVER, 0)
         except RuntimeError as fault:
             raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
-        self._in_flight.append((work, self._filling))
-        self._filling = None
+        self._in_flight.append((work, self._filled))
+        self._filled = None
         while len(self._in_flight) > MAX_IN_FLIGHT:
             sent, buffer = self._in_flight.popleft()
             self._wait(sent)
@@ -197,7 +198,7 @@ class TorchReceiver(_Group):
         self._buffers.give_back(buffer)
 
     def _sizes(self, message: Ranges) -> list[int]:
-        return [self._kv_store.payload_nbytes(r.layer, r.end - r.start) for r in message.ranges]
+        return [nbytes_of(self._kv_store, range_) for range_ in message.ranges]
 
 
 def _first_line(fault: Exception) -> str:

@@ -1,9 +1,8 @@
 """The seam between a link's bookkeeping and what moves its payloads.
 
-One object per link and side. The sender fills a `buffer` with the payloads of one message, calls `pack`, puts the
-announcement on the control stream, then calls `flush`; the receiver calls `expect` as early as it can and then `unpack`
-for each announcement, both in the same order. Every announced range is sent, so that a receive is never cancelled:
-what nobody wants any more is received and dropped.
+One object per link and side. The sender calls `pack`, puts the announcement on the control stream, then calls `flush`;
+the receiver calls `expect` as early as it can and then `unpack` for each announcement, both in the same order. Every
+announced range is sent, so that a receive is never cancelled: what nobody wants any more is received and dropped.
 """
 
 from collections import deque
@@ -11,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
-from workers.kv_transfer.wire import cut, write_ranges
+from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.wire import cut, wire_range, write_ranges
 from workers.model.contract import KVStore
 
 
@@ -22,20 +22,16 @@ class TransportError(Exception):
 class SenderTransport(Protocol):
     name: str
     max_message_bytes: int
-    store_address: str  # told in the handshake; "" where there is no store
+    min_push_bytes: int  # while a prompt is being computed, less waits for more
+    store_address: str  # told in the handshake: where the payloads' own path begins; "" where there is none
     store_prefix: str
 
     def connect(self) -> None:
         """After the peer agreed; blocks until the data path stands. Raises: TransportError."""
         ...
 
-    def buffer(self, nbytes: int) -> Any:
-        """Where to put the payloads of the next message, one after the other: `nbytes` or more of the store's kind."""
-        ...
-
-    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender | bytes:
-        """The announcement, or how it is written, of what was put into the last `buffer`, in payloads of `sizes`
-        bytes. The buffer belongs to the transport from now on."""
+    def pack(self, spans: Sequence[Span]) -> FromSender | bytes:
+        """Reads the spans' blocks; the announcement, or how it is written."""
         ...
 
     def flush(self) -> None:
@@ -67,11 +63,27 @@ class ReceiverTransport(Protocol):
     def close(self) -> None: ...
 
 
-class _Plain:
+MIN_PUSH_BYTES = 512 << 10  # smaller pushes cost more per byte; the rest leaves with `complete`
+
+
+def read_into(store: KVStore, spans: Sequence[Span], buffer: Any) -> list[tuple[int, int]]:
+    """Lays the spans' payloads one after the other; where in `buffer` each is, in bytes."""
+    places = cut([nbytes_of(store, span) for span in spans])
+    for span, (start, end) in zip(spans, places, strict=True):
+        store.read(span.layer, span.block_ids, span.start, span.end, out=buffer[start:end])
+    return places
+
+
+def nbytes_of(store: KVStore, span: Span | Range) -> int:
+    return store.payload_nbytes(span.layer, span.end - span.start)
+
+
+class Plain:
     """What transports without a connection of their own share."""
 
     store_address = ""
     store_prefix = ""
+    min_push_bytes = MIN_PUSH_BYTES
 
     def connect(self) -> None:
         """Nothing to connect: the control stream carries all."""
@@ -89,7 +101,7 @@ class _Plain:
         """Nothing is held."""
 
 
-class GrpcSender(_Plain):
+class GrpcSender(Plain):
     """Payload bytes inside the announcement; gRPC's flow control is the back-pressure."""
 
     name = "grpc"
@@ -97,19 +109,18 @@ class GrpcSender(_Plain):
 
     def __init__(self, store: KVStore) -> None:
         self._store = store
-        self._buffer: Any = None
+        self._buffer = store.empty_payload(self.max_message_bytes)
 
-    def buffer(self, nbytes: int) -> Any:
-        if self._buffer is None or len(self._buffer) < nbytes:
-            self._buffer = self._store.empty_payload(max(nbytes, self.max_message_bytes))
-        return self._buffer
+    def pack(self, spans: Sequence[Span]) -> FromSender | bytes:
+        nbytes = sum(nbytes_of(self._store, span) for span in spans)
+        if nbytes > len(self._buffer):  # one token that is larger than a message
+            self._buffer = self._store.empty_payload(nbytes)
+        places = read_into(self._store, spans, self._buffer)
+        whole = to_buffer(self._buffer[:nbytes])
+        return write_ranges([wire_range(span) for span in spans], [whole[start:end] for start, end in places])
 
-    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender | bytes:
-        whole = to_buffer(self._buffer[: sum(sizes)])
-        return write_ranges(ranges, [whole[start:end] for start, end in cut(sizes)])
 
-
-class GrpcReceiver(_Plain):
+class GrpcReceiver(Plain):
     name = "grpc"
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
@@ -128,25 +139,21 @@ class LocalPipe:
         self.payloads: deque[Any] = deque()
 
 
-class LocalSender(_Plain):
+class LocalSender(Plain):
     name = "inproc"
     max_message_bytes = 4 << 20
 
     def __init__(self, pipe: LocalPipe, store: KVStore) -> None:
         self._pipe = pipe
         self._store = store
-        self._buffer: Any = None
 
-    def buffer(self, nbytes: int) -> Any:
-        self._buffer = self._store.empty_payload(nbytes)
-        return self._buffer
-
-    def pack(self, ranges: Sequence[Range], sizes: Sequence[int]) -> FromSender:
-        self._pipe.payloads.extend(self._buffer[start:end] for start, end in cut(sizes))
-        return FromSender(ranges=Ranges(ranges=ranges))
+    def pack(self, spans: Sequence[Span]) -> FromSender:
+        buffer = self._store.empty_payload(sum(nbytes_of(self._store, span) for span in spans))
+        self._pipe.payloads.extend(buffer[start:end] for start, end in read_into(self._store, spans, buffer))
+        return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
 
 
-class LocalReceiver(_Plain):
+class LocalReceiver(Plain):
     name = "inproc"
 
     def __init__(self, pipe: LocalPipe) -> None:

@@ -88,6 +88,20 @@ class KVStore(Protocol):
         ...
 
 
+class SharedKVStore(KVStore, Protocol):
+    """A store whose blocks other workers of this machine can read, and that can write from theirs.
+
+    Its `write` takes a `workers.model.kv_copy.ForeignRange` too.
+    """
+
+    memory: Any  # workers.model.shared_memory.SharedMemory; None: not shared
+    num_blocks: int
+
+    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[Any], int]:
+        """How the layers of a worker with the same layouts lie in its `memory`, mapped here as `view`; and its size."""
+        ...
+
+
 class ModelRunner(Protocol):
     """Not thread-safe: one engine thread calls `run` and `copy_blocks`."""
 

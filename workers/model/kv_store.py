@@ -4,14 +4,21 @@ Invariant: the tensors are made once and never move, so that views, CUDA graphs 
 Which block belongs to whom is the business of `workers.engine`.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from baton.errors import ConfigError
-from workers.model import kv_copy
+from workers.model import kv_copy, shared_memory
+from workers.model.shared_memory import SharedMemory
+
+logger = logging.getLogger(__name__)
+PLANES = 2  # keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,19 @@ class TorchKVStore:
         self.device = device
         name = str(dtype).removeprefix("torch.")
         self.layouts = tuple(f"kv/heads={s.num_kv_heads}/dim={s.head_dim}/{name}" for s in self.shapes)
+        self._has_kernel = device.type == "cpu" and kv_copy.available()
+        self.memory = self._share() if self._has_kernel and shared_memory.is_available() else None
         # each: [2, num_blocks, block_size, num_kv_heads, head_dim]
         self.layers = [
-            torch.zeros(2, num_blocks, block_size, s.num_kv_heads, s.head_dim, dtype=dtype, device=device)
-            for s in self.shapes
+            torch.zeros(self._layer_shape(layer), dtype=dtype, device=device)
+            if self.memory is None
+            else self._mapped(layer, self.memory)
+            for layer in range(len(self.shapes))
         ]
-        self._has_kernel = device.type == "cpu" and kv_copy.available()
+        self._caches = [
+            kv_copy.Cache(cache.data_ptr(), PLANES, num_blocks, self._block_nbytes(layer))
+            for layer, cache in enumerate(self.layers)
+        ]
         self._rows = [layer.view(2, num_blocks * block_size, -1) for layer in self.layers]
 
     def payload_nbytes(self, layer: int, num_tokens: int) -> int:
@@ -62,7 +76,7 @@ class TorchKVStore:
             out = self.empty_payload(self.payload_nbytes(layer, end - start))
         self._check_size(layer, start, end, out.numel())
         if self._has_kernel:
-            kv_copy.copy(self.layers[layer], block_ids, start, end, out, to_blocks=False)
+            kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, out, to_blocks=False)
             return out
         rows, slots = self._rows[layer], self._slots(block_ids, start, end)
         values = out.view(self.dtype).view(2, end - start, rows.shape[2])
@@ -72,10 +86,15 @@ class TorchKVStore:
             torch.index_select(rows, 1, slots, out=values)
         return out
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes) -> None:
+    def write(
+        self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes | kv_copy.ForeignRange
+    ) -> None:
+        if isinstance(payload, kv_copy.ForeignRange):
+            kv_copy.copy_blocks(payload, self._caches[layer], self.block_size, block_ids, start, end)
+            return
         self._check_size(layer, start, end, payload.numel() if isinstance(payload, Tensor) else len(payload))
         if self._has_kernel:
-            kv_copy.copy(self.layers[layer], block_ids, start, end, payload, to_blocks=True)
+            kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, payload, to_blocks=True)
             return
         if not isinstance(payload, Tensor):
             payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
@@ -87,6 +106,37 @@ class TorchKVStore:
             rows[:, slots] = values
         else:
             rows.index_copy_(1, slots, values)
+
+    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
+        """How the layers of another worker with the same layouts and `num_blocks` blocks lie in its `memory`.
+
+        Args:
+            view: That memory, mapped here; None: only to learn how many bytes of it there are.
+        """
+        address = np.frombuffer(view, dtype=np.uint8).ctypes.data if view is not None else 0
+        block_nbytes = [self._block_nbytes(layer) for layer in range(len(self.shapes))]
+        return kv_copy.lay_out(block_nbytes, PLANES, num_blocks, address)
+
+    def _share(self) -> SharedMemory | None:
+        """Memory for all layers; None where the system gives none (it is anonymous memory all the same)."""
+        try:
+            return SharedMemory(self.foreign_caches(None, self.num_blocks)[1])
+        except OSError as error:
+            logger.warning("KV cannot be shared with workers beside this one error=%s", error)
+            return None
+
+    def _mapped(self, layer: int, memory: SharedMemory) -> Tensor:
+        shape = self._layer_shape(layer)
+        at = self.foreign_caches(None, self.num_blocks)[0][layer].address
+        return torch.frombuffer(memory.view, dtype=self.dtype, count=math.prod(shape), offset=at).view(shape)
+
+    def _layer_shape(self, layer: int) -> tuple[int, ...]:
+        shape = self.shapes[layer]
+        return PLANES, self.num_blocks, self.block_size, shape.num_kv_heads, shape.head_dim
+
+    def _block_nbytes(self, layer: int) -> int:
+        """Of one plane."""
+        return self.payload_nbytes(layer, self.block_size) // PLANES
 
     def _check_size(self, layer: int, start: int, end: int, nbytes: int) -> None:
         needed = self.payload_nbytes(layer, end - start)

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import torch
 
 from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
@@ -17,10 +18,12 @@ from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
 from workers.kv_transfer.local_link import local_pair
+from workers.model import kv_copy
+from workers.model.shared_memory import SharedMemory
 from workers.spec import KVSpec, Role, WorkerSpec
 
 SECRET = "hush"
-TRANSPORTS = ("inproc", "grpc", "gloo")
+TRANSPORTS = ("inproc", "grpc", "gloo", "shm")
 WAIT_S = 20.0
 
 
@@ -31,7 +34,14 @@ class TorchStore:
         self.block_size = block_size
         self.widths = tuple(widths)
         self.layouts = tuple(f"test/width={width}" for width in widths)
-        self.rows = [torch.zeros(num_blocks * block_size, width, dtype=torch.uint8) for width in widths]
+        caches, nbytes = self.foreign_caches(None, num_blocks)
+        self.memory = SharedMemory(nbytes)
+        self.rows = [
+            torch.frombuffer(self.memory.view, dtype=torch.uint8, count=cache.plane_nbytes, offset=cache.address).view(
+                -1, width
+            )
+            for cache, width in zip(caches, widths, strict=True)
+        ]
         self.free_blocks = list(range(num_blocks))[::-1]
         self.num_blocks = num_blocks
         self.write_delay_s = 0.0
@@ -45,12 +55,21 @@ class TorchStore:
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         time.sleep(self.write_delay_s)
+        if isinstance(payload, kv_copy.ForeignRange):
+            rows = self.rows[layer]
+            own = kv_copy.Cache(rows.data_ptr(), 1, self.num_blocks, rows.numel() // self.num_blocks)
+            kv_copy.copy_blocks(payload, own, self.block_size, block_ids, start, end)
+            return
         if isinstance(payload, bytes):
             payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         self.rows[layer][self._slots(block_ids, start, end)] = payload.view(end - start, -1)
 
     def empty_payload(self, nbytes: int) -> Any:
         return torch.empty(nbytes, dtype=torch.uint8)
+
+    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
+        address = np.frombuffer(view, dtype=np.uint8).ctypes.data if view is not None else 0
+        return kv_copy.lay_out([width * self.block_size for width in self.widths], 1, num_blocks, address)
 
     def allocate(self, num_tokens: int) -> list[int]:
         return [self.free_blocks.pop() for _ in range(-(-num_tokens // self.block_size))]
