@@ -18,7 +18,6 @@ typedef struct {
 } task_t;
 
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
-#include <immintrin.h>
 #define DOT_PAIRS 1
 INLINE vecf dot_pairs(vecf sum, const uint16_t *a, const void *base, int64_t i) {
     __m512bh x = (__m512bh)_mm512_loadu_si512(a), y = (__m512bh)_mm512_loadu_si512((const uint16_t *)base + i);
@@ -277,7 +276,7 @@ INLINE void run_task(
     int64_t group = a->num_heads / a->num_kv_heads;
     int rows = t->num_queries * group;
     start_rows(a, t, state, dim, is_bf16);
-    rows_t now = {{0}}, next;
+    rows_t now, next;
     locate(a, t, t->first_key, &next, is_bf16);
     for (int first = t->first_key; first < t->end_key; first += TILE) {
         now = next;

@@ -7,7 +7,6 @@
 #include "cpu_attention.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AMX_BF16__) && defined(__linux__)
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -98,17 +97,6 @@ static void pack(const baton_attention_args *a, const chunk_t *c, int64_t head, 
 }
 
 #define UNSEEN (-1e30f) /* a score that counts for nothing, and yet makes no NaN */
-
-/* 2^x for x <= 0, relative error under 1e-5, which the rounding to bfloat16 hides; 0 far below. */
-INLINE __m512 rough_exp2(__m512 x) {
-    __m512 n = _mm512_roundscale_ps(x, 8), r = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(9.6181291e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5504109e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022651e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314718e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
 
 typedef struct {
     float scores[ROWS][ROUND] __attribute__((aligned(64)));

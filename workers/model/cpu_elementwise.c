@@ -82,7 +82,7 @@ void baton_silu_mul(const void *x, void *out, int64_t rows, int64_t width, int32
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = 2 * r * width, to = r * width;
         for (int64_t i = 0; i < whole; i += LANES)
-            store(out, to + i, silu_of(load(x, at + i, is_bf16)) * load(x, at + width + i, is_bf16), is_bf16);
+            store(out, to + i, silu_of(load(x, at + i, is_bf16), is_bf16) * load(x, at + width + i, is_bf16), is_bf16);
         for (int64_t i = whole; i < width; i++) {
             float gate = load_one(x, at + i, is_bf16);
             store_one(out, to + i, gate / (1.0f + expf(-gate)) * load_one(x, at + width + i, is_bf16), is_bf16);

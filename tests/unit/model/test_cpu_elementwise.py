@@ -91,3 +91,16 @@ def test_keys_and_values_are_written_to_their_slots_alone(dtype: torch.dtype) ->
     assert k_rows[slots].equal(key[0].transpose(0, 1))
     assert v_rows[slots].equal(value[0])
     assert int(k_rows.count_nonzero()) == key.numel()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("width", [1, 16, 100])
+def test_silu_times_the_other_half_is_that_of_torch_from_far_below_zero_to_far_above(
+    width: int, dtype: torch.dtype
+) -> None:
+    x = _draw(3, 2 * width, dtype=dtype) * 40
+    x[0, 0], x[1, 0] = -1e4, 1e4
+    wanted = torch.nn.functional.silu(x[:, :width].double()) * x[:, width:].double()
+    torch.testing.assert_close(
+        cpu_elementwise.silu_mul(x).double(), wanted, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype]
+    )
