@@ -162,7 +162,8 @@ class Engine:
             self._run(plan)
             self.stats.step_done(self._clock(), now_s, plan, is_idle=not self.has_work)
         else:
-            self.stats.no_step(self._clock(), has_work=self.has_work)
+            # What waits for blocks that transfers hold is held back, not stuck: leases bound it.
+            self.stats.no_step(self._clock(), is_stuck=self.has_work and not self._in_transfer)
         self._report()
         return bool(plan.chunks or self._commands)
 

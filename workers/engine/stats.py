@@ -33,9 +33,9 @@ class EngineStats:
             self.prefill_tokens_per_s += (rate - self.prefill_tokens_per_s) * (1.0 if first else SMOOTHING)
         self.waiting_since_s = None if is_idle else now_s
 
-    def no_step(self, now_s: float, *, has_work: bool) -> None:
-        """Nothing could be scheduled."""
-        if not has_work:
+    def no_step(self, now_s: float, *, is_stuck: bool) -> None:
+        """Nothing could be scheduled; `is_stuck`: though there is work, and nothing else to wait for."""
+        if not is_stuck:
             self.waiting_since_s = None
         elif self.waiting_since_s is None:
             self.waiting_since_s = now_s

@@ -179,6 +179,22 @@ def test_a_step_that_fails_ends_its_requests_by_name_and_the_next_one_runs() -> 
     assert driver.answer("s") == expected(PROMPT)
 
 
+def test_prefill_that_waits_for_a_full_decode_worker_is_not_wedged() -> None:
+    driver = pair({"memory_bytes": 2048}, {"max_sequences": 1})
+    for index in range(12):
+        driver.submit(f"r{index}", [index + 1, *PROMPT], max_tokens=30)
+    prefill = driver.engines[0]
+    stalled = 0
+    for _ in range(400):
+        before = prefill.stats.num_steps
+        driver.step()
+        stalled += prefill.stats.num_steps == before and bool(prefill.scheduler.waiting)
+        assert prefill.stats.since_progress_s(driver.clock.now_s) < 0.1
+    assert stalled > 20
+    driver.run()
+    assert all(driver.answer(f"r{index}") == expected([index + 1, *PROMPT], 30) for index in range(12))
+
+
 def test_a_deadline_ends_a_request() -> None:
     driver = mixed()
     driver.submit("r", PROMPT, max_tokens=60)
