@@ -70,7 +70,8 @@ def measure(transport: str, *, tokens: int, runs: int) -> dict[str, Any]:
 
 def _compare(transport: str, address: str, options: Options) -> dict[str, Any]:
     nbytes = options.tokens * NUM_LAYERS * SHAPE.token_nbytes(torch.bfloat16)
-    raw: Raw = {"gloo": RawGloo, "grpc": RawGrpc, "shm": RawShm}[transport](address, nbytes)
+    kinds: dict[str, type[Raw]] = {"gloo": RawGloo, "grpc": RawGrpc, "shm": RawShm}
+    raw = kinds[transport](address, nbytes)
     num_steps = -(-options.tokens // options.chunk) * NUM_LAYERS
     work = Work(options.prefill_s / num_steps)
     bulk, layered, idle = (

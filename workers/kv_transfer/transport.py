@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
 from workers.kv_transfer.handoff import Span
-from workers.kv_transfer.wire import cut, wire_range, write_ranges
+from workers.kv_transfer.wire import cut, open_message, wire_range
 from workers.model.contract import KVStore
 
 
@@ -109,15 +109,13 @@ class GrpcSender(Plain):
 
     def __init__(self, store: KVStore) -> None:
         self._store = store
-        self._buffer = store.empty_payload(self.max_message_bytes)
 
-    def pack(self, spans: Sequence[Span]) -> FromSender | bytes:
-        nbytes = sum(nbytes_of(self._store, span) for span in spans)
-        if nbytes > len(self._buffer):  # one token that is larger than a message
-            self._buffer = self._store.empty_payload(nbytes)
-        places = read_into(self._store, spans, self._buffer)
-        whole = to_buffer(self._buffer[:nbytes])
-        return write_ranges([wire_range(span) for span in spans], [whole[start:end] for start, end in places])
+    def pack(self, spans: Sequence[Span]) -> bytes:
+        sizes = [nbytes_of(self._store, span) for span in spans]
+        message, places = open_message([wire_range(span) for span in spans], sizes)
+        for span, place in zip(spans, places, strict=True):
+            self._store.read(span.layer, span.block_ids, span.start, span.end, out=place)
+        return message
 
 
 class GrpcReceiver(Plain):
@@ -125,11 +123,6 @@ class GrpcReceiver(Plain):
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
         return (range_.payload for range_ in message.ranges)
-
-
-def to_buffer(payload: Any) -> memoryview:
-    """Of a flat uint8 tensor on any device, or of anything with a buffer."""
-    return memoryview(payload if isinstance(payload, bytes | bytearray | memoryview) else payload.cpu().numpy())
 
 
 class LocalPipe:

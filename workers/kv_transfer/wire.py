@@ -1,6 +1,8 @@
 """Keys, ranges and errors as `kv.proto` writes them."""
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 from baton.errors import BatonError, from_code
 from baton.v1.kv_pb2 import Ack, Complete, FirstToken, FromReceiver, FromSender, Range, Ranges, Ticket, TransferFailed
@@ -8,6 +10,11 @@ from baton.v1.kv_pb2 import TransferKey as WireKey
 from baton.v1.worker_pb2 import WorkerError
 from workers.kv_transfer.handoff import Closing, Span
 from workers.kv_transfer.link import TransferKey
+
+_PyBytes_FromStringAndSize: Any = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+_PyBytes_AsString: Any = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
 
 
 def wire_key(key: TransferKey) -> WireKey:
@@ -22,20 +29,37 @@ def wire_range(span: Span) -> Range:
     return Range(key=wire_key(span.key), layer=span.layer, start=span.start, end=span.end)
 
 
-def write_ranges(ranges: Sequence[Range], payloads: Sequence[memoryview]) -> bytes:
-    """FromSender(ranges=...) with the payloads in place, as protobuf writes it, but copying each payload once only.
+def open_message(ranges: Sequence[Range], sizes: Sequence[int]) -> tuple[bytes, list[memoryview]]:
+    """FromSender(ranges=...) as protobuf writes it, and where in it the payloads of `sizes` bytes are to be put.
 
+    Fill the views before the message goes anywhere: bytes are not expected to change. So no payload is copied twice.
     Fields are a tag (number << 3 | 2 for what has a length), the length, and the bytes:
     protobuf.dev/programming-guides/encoding.
     """
-    parts: list[bytes | memoryview] = []
+    heads = []
     total = 0
-    for range_, payload in zip(ranges, payloads, strict=True):
-        head = range_.SerializeToString() + _tag(Range.PAYLOAD_FIELD_NUMBER, len(payload))
-        opening = _tag(Ranges.RANGES_FIELD_NUMBER, len(head) + len(payload))
-        parts += (opening, head, payload)
-        total += len(opening) + len(head) + len(payload)
-    return b"".join((_tag(FromSender.RANGES_FIELD_NUMBER, total), *parts))
+    for range_, size in zip(ranges, sizes, strict=True):
+        head = range_.SerializeToString() + _tag(Range.PAYLOAD_FIELD_NUMBER, size)
+        heads.append(_tag(Ranges.RANGES_FIELD_NUMBER, len(head) + size) + head)
+        total += len(heads[-1]) + size
+    opening = _tag(FromSender.RANGES_FIELD_NUMBER, total)
+    message, view = _new_bytes(len(opening) + total)
+    view[: len(opening)] = opening
+    at = len(opening)
+    places = []
+    for head, size in zip(heads, sizes, strict=True):
+        view[at : at + len(head)] = head
+        at += len(head) + size
+        places.append(view[at - size : at])
+    return message, places
+
+
+def _new_bytes(nbytes: int) -> tuple[bytes, memoryview]:
+    """Bytes that are not set yet, which C's interface allows for as long as nobody else has them; and a view to set
+    them by, valid while they live."""
+    message = _PyBytes_FromStringAndSize(None, nbytes)
+    address = _PyBytes_AsString(message)
+    return message, memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
 
 
 def _tag(field: int, length: int) -> bytes:

@@ -75,7 +75,7 @@ class KVStore(Protocol):
         """A copy of tokens [start, end) of the sequence whose blocks are `block_ids` (from its token 0).
 
         Args:
-            out: Part of an `empty_payload`, of the range's size, to copy into; None: a new one.
+            out: Of the range's size, to copy into: part of an `empty_payload`, or any memoryview; None: a new one.
         """
         ...
 

@@ -71,19 +71,19 @@ class TorchKVStore:
     def payload_nbytes(self, layer: int, num_tokens: int) -> int:
         return num_tokens * self.shapes[layer].token_nbytes(self.dtype)
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | None = None) -> Tensor:
+    def read(
+        self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | memoryview | None = None
+    ) -> Tensor | memoryview:
         if out is None:
             out = self.empty_payload(self.payload_nbytes(layer, end - start))
-        self._check_size(layer, start, end, out.numel())
+        self._check_size(layer, start, end, len(out))
         if self._has_kernel:
             kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, out, to_blocks=False)
             return out
         rows, slots = self._rows[layer], self._slots(block_ids, start, end)
-        values = out.view(self.dtype).view(2, end - start, rows.shape[2])
-        if isinstance(slots, slice):
-            values.copy_(rows[:, slots])
-        else:
-            torch.index_select(rows, 1, slots, out=values)
+        found = rows[:, slots] if isinstance(slots, slice) else rows.index_select(1, slots)
+        flat = found.contiguous().view(-1).view(torch.uint8)
+        (out if isinstance(out, Tensor) else torch.frombuffer(out, dtype=torch.uint8)).copy_(flat)
         return out
 
     def write(
@@ -92,7 +92,7 @@ class TorchKVStore:
         if isinstance(payload, kv_copy.ForeignRange):
             kv_copy.copy_blocks(payload, self._caches[layer], self.block_size, block_ids, start, end)
             return
-        self._check_size(layer, start, end, payload.numel() if isinstance(payload, Tensor) else len(payload))
+        self._check_size(layer, start, end, len(payload))
         if self._has_kernel:
             kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, payload, to_blocks=True)
             return

@@ -51,7 +51,9 @@ class TorchStore:
 
     def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         out = self.empty_payload(self.payload_nbytes(layer, end - start)) if out is None else out
-        return out.copy_(self.rows[layer][self._slots(block_ids, start, end)].view(-1))
+        target = out if isinstance(out, torch.Tensor) else torch.frombuffer(out, dtype=torch.uint8)
+        target.copy_(self.rows[layer][self._slots(block_ids, start, end)].view(-1))
+        return out
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         time.sleep(self.write_delay_s)
@@ -83,10 +85,8 @@ class BytesStore(TorchStore):
     """Payloads are plain buffers, as the fake model's."""
 
     def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
-        assert out is not None, "links read into a buffer"
-        found = super().read(layer, block_ids, start, end, torch.empty(len(out), dtype=torch.uint8))
-        out[:] = found.numpy().tobytes()
-        return out
+        assert isinstance(out, memoryview), "links read into a buffer of the store's kind"
+        return super().read(layer, block_ids, start, end, out)
 
     def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         assert isinstance(payload, bytes | memoryview)
