@@ -30,7 +30,6 @@ FLAGS = (
     "-shared",
 )
 COMPILE_TIMEOUT_S = 120.0
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @functools.cache
@@ -82,18 +81,3 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
     lines = info.read_text().split("\n\n")[0].splitlines()
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Lets the C library keep the memory of temporaries for the next step, where it is glibc.
-
-    By default it maps each block of some megabytes anew and gives it back when freed; the page faults of a step's
-    temporaries cost a 2,048-token prefill of a 156 M-parameter model 120 of 690 ms on a 2-core Xeon.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    largest = 1 << 30
-    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        library.mallopt(parameter, largest)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
-from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, native, packed, specs
+from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, cpu_memory, packed, specs
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
@@ -188,7 +188,7 @@ class TorchRunner:
             layer[:, blocks] = 0
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
-        native.keep_freed_memory()
+        cpu_memory.keep_freed_memory()
         if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
         if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
@@ -196,6 +196,7 @@ class TorchRunner:
             self._write_kv = cpu_elementwise.write_kv
         if packed.can_pack(loaded.dtype):
             packed.pack_linears(loaded.model)
+        cpu_memory.use_huge_pages()
 
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
         head_dims = {shape.head_dim for shape in loaded.shapes}
