@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3 has no venv module: install it (Debian: apt install python3-venv)' >&2; exit 1; }
 	@echo 'installing into .venv (some minutes the first time)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m workers.model.native
 	@touch $@
 
 serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml

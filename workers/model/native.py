@@ -39,7 +39,7 @@ def load(name: str) -> ctypes.CDLL | None:
     torch must have been imported before: the library then shares its OpenMP threads.
     """
     source = Path(__file__).with_name(f"{name}.c")
-    compiler = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
+    compiler = _compiler()
     if compiler is None:
         logger.warning("no C compiler, serving with torch kernels: install gcc for speed source=%s", source.name)
         return None
@@ -49,6 +49,22 @@ def load(name: str) -> ctypes.CDLL | None:
         detail = getattr(error, "stderr", "") or str(error)
         logger.warning("C kernel not built, serving with torch source=%s error=%s", source.name, detail[-500:])
         return None
+
+
+def build_all() -> None:
+    """Compiles what `load` would, so that the first start need not; a kernel that cannot be made is left to `load`."""
+    compiler = _compiler()
+    if compiler is None:
+        return
+    for source in sorted(Path(__file__).parent.glob("*.c")):
+        try:
+            _library(source, compiler)
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("C kernel not built source=%s error=%s", source.name, error)
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
 
 
 def _library(source: Path, compiler: str) -> Path:
@@ -81,3 +97,7 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
     lines = info.read_text().split("\n\n")[0].splitlines()
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+
+
+if __name__ == "__main__":
+    build_all()
