@@ -58,7 +58,7 @@ def _link_part(transports: list[str], tokens: int, runs: int) -> list[dict[str, 
     rows = [handoff_link.measure(name, tokens=tokens, runs=runs) for name in transports]
     _table(
         f"bulk transfer of {tokens} tokens beside the bare link; a computing thread with and without layer-wise push",
-        ("link", "MB", "raw GB/s", "bulk GB/s", "bulk / raw", "compute x", "CPU x", "ack after ms"),
+        ("link", "MB", "raw GB/s", "bulk GB/s", "ratio", "time x", "CPU x", "ack ms"),
         [
             (
                 row["transport"],
@@ -81,8 +81,8 @@ def _engine_part(transports: list[str], pushes: list[str], lengths: list[int], r
             for push in pushes:
                 rows += asyncio.run(handoff_engine.measure(model, transport, push, lengths, rounds))
     _table(
-        "hand-over of one prompt, 1 prefill + 1 decode worker",
-        ("link", "push", "tokens", "prefill ms", "with / without", "CPU x", "gap 1-2 ms", "step ms", "steps added"),
+        "prefill without hand-over, and with it (x); gap from first to second token, in steps of decode",
+        ("link", "push", "tokens", "prefill ms", "time x", "CPU x", "gap ms", "step ms", "+ steps"),
         [
             (
                 row.transport,
