@@ -162,7 +162,9 @@ def usage(message: pb.Usage) -> Usage:
 
 
 def models(response: pb.ListModelsResponse) -> list[Model]:
-    return [Model(id=model.id, max_model_len=model.max_model_len) for model in response.models]
+    return [
+        Model(id=model.id, max_model_len=model.max_model_len, vocab_size=model.vocab_size) for model in response.models
+    ]
 
 
 class Answer:

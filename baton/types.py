@@ -133,7 +133,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """`max_model_len` bounds prompt plus output, in tokens."""
+    """`max_model_len` bounds prompt plus output, in tokens; token ids are below `vocab_size`."""
 
     id: str
     max_model_len: int
+    vocab_size: int

@@ -93,7 +93,7 @@ class _Servicer(InferenceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         await self._unary(request, context)
-        return pb.ListModelsResponse(models=[pb.Model(id="fake", max_model_len=2048)])
+        return pb.ListModelsResponse(models=[pb.Model(id="fake", max_model_len=2048, vocab_size=500)])
 
 
 def _default(request: pb.GenerateRequest) -> list[Step]:

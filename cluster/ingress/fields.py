@@ -106,7 +106,7 @@ def _check_off(name: str, value: Any, body: Mapping[str, Any]) -> None:
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, [*known, *HARMLESS, *UNSUPPORTED], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*known, *HARMLESS], n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "leave it out"
     return f"{name} is not a field of this request; {hint}"
 

@@ -62,10 +62,13 @@ class GRPCRoutes:
         try:
             self._service.check_model(request.model)
             tokenizer = self._service.tokenizer
-            if request.WhichOneof("input") == "chat":
+            kind = request.WhichOneof("input")
+            if kind is None:
+                raise InvalidRequestError("input is missing; set text or chat", field="input")
+            if kind == "chat":
                 token_ids = await tokenizer.encode_chat(_messages(request.chat))
             else:
-                token_ids = await tokenizer.encode_async(request.text)
+                token_ids = await tokenizer.encode_async(request.text, name="text")
             limit = self._service.limits().max_model_len
             return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
         except BatonError as error:
@@ -84,7 +87,12 @@ class GRPCRoutes:
             return inference_pb2.DetokenizeResponse()
 
     async def list_models(self) -> inference_pb2.ListModelsResponse:
-        model = inference_pb2.Model(id=self._service.model, max_model_len=self._service.dispatcher.max_model_len)
+        service = self._service
+        model = inference_pb2.Model(
+            id=service.model,
+            max_model_len=service.dispatcher.max_model_len,
+            vocab_size=service.tokenizer.vocab_size,
+        )
         return inference_pb2.ListModelsResponse(models=[model])
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
@@ -118,7 +126,7 @@ class GRPCRoutes:
         limits = service.limits()
         kind = request.WhichOneof("input")
         if kind == "chat":
-            token_ids: Sequence[int] = await service.tokenizer.encode_chat(_messages(request.chat))
+            token_ids: Sequence[int] = await service.chat_token_ids(_messages(request.chat), limits)
         elif kind == "prompt":
             if not request.prompt:
                 raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")

@@ -1,5 +1,6 @@
 """The HTTP routes: OpenAI's API, tokenizing, health and metrics. What a route does is `cluster.ingress.service`'s."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -56,7 +57,10 @@ class HTTPRoutes:
         body = parse_body(await read_object(request), CompletionBody)
         service.check_model(body.model)
         limits = service.limits()
-        prompts = [await service.token_ids(prompt, limits) for prompt in parse_prompts(body.prompt)]
+        prompts = []
+        for prompt in parse_prompts(body.prompt):
+            prompts.append(await service.token_ids(prompt, limits))
+            await asyncio.sleep(0)  # streams go on between the prompts of a long batch
         call = service.call(prompts, body.options(), route="completions")
         shape = CompletionFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
@@ -67,7 +71,7 @@ class HTTPRoutes:
         service = self._service
         body = parse_body(await read_object(request), ChatBody)
         service.check_model(body.model)
-        prompt = await service.tokenizer.encode_chat(parse_messages(body.messages))
+        prompt = await service.chat_token_ids(parse_messages(body.messages), service.limits())
         call = service.call([prompt], body.options(), route="chat", prompt_field="messages")
         shape = ChatFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
@@ -122,9 +126,14 @@ class HTTPRoutes:
     async def on_http_error(self, request: Request, error: Exception) -> Response:
         """An unknown path or method, in OpenAI's shape."""
         assert isinstance(error, HTTPException)
-        message = f"{request.method} {request.url.path}: {error.detail}; see /v1/models for what is served"
-        body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}
-        return json_response(body, error.status_code, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        path, allowed = request.url.path, headers.get("Allow")
+        if allowed:
+            code, message = "method_not_allowed", f"{request.method} {path}: this path takes {allowed} alone"
+        else:
+            code, message = "not_found", f"{request.method} {path}: no such path; the API is below /v1"
+        body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+        return json_response(body, error.status_code, headers)
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -133,6 +142,7 @@ class HTTPRoutes:
             "created": self._service.created,
             "owned_by": "baton",
             "max_model_len": self._service.dispatcher.max_model_len or None,
+            "vocab_size": self._service.tokenizer.vocab_size,
         }
 
 

@@ -29,6 +29,9 @@ _EXPECTED = {
 }
 
 
+_EXPECTED_OF = {"stop": "a string or a list of strings"}
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -204,5 +207,5 @@ def _invalid(error: ValidationError) -> InvalidRequestError:
         return InvalidRequestError(f"{path} is missing; send it", field=top)
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"{path} is not a field of {top}; leave it out", field=top)
-    expected = _EXPECTED.get(first["type"], first["msg"])
+    expected = _EXPECTED_OF.get(path) or _EXPECTED.get(first["type"], first["msg"])
     return InvalidRequestError(f"{path} is {shorten(first['input'])}; it must be {expected}", field=top)

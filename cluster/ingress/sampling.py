@@ -6,7 +6,7 @@ A caller's options come in as plain values, None where nothing was said; what go
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from baton.v1 import inference_pb2
 T = TypeVar("T", int, float)
 
 MAX_CHOICES = 128
+MAX_ANSWERS = 1024  # of all prompts of one request: each is state and a share of every step
 MAX_LOGPROBS = 20
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
@@ -76,10 +77,10 @@ class _Range:
 _RANGES = {
     "temperature": _Range(0, math.inf, "0 (greedy) or more; 1 is the default"),
     "top_p": _Range(0, 1, "above 0 and at most 1; 1 turns it off", includes_low=False),
-    "top_k": _Range(-1, 2**31 - 1, "0 or -1 (off), or 1 and more"),
+    "top_k": _Range(-1, 2**31 - 1, "0 or -1 (off), or 1 to 2147483647"),
     "min_p": _Range(0, 1, "between 0 and 1; 0 turns it off"),
     "n": _Range(1, MAX_CHOICES, f"between 1 and {MAX_CHOICES}"),
-    "min_tokens": _Range(0, 2**31 - 1, "0 or more"),
+    "min_tokens": _Range(0, 2**31 - 1, "between 0 and max_tokens"),
     "seed": _Range(-(2**63), 2**64 - 1, "between -2^63 and 2^64 - 1"),
     "presence_penalty": _Range(-2, 2, "between -2 and 2; 0 turns it off"),
     "frequency_penalty": _Range(-2, 2, "between -2 and 2; 0 turns it off"),
@@ -104,7 +105,18 @@ def check_prompt(num_tokens: int, limits: Limits, name: str = "prompt") -> None:
     )
 
 
-def check_token_ids(token_ids: list[int] | tuple[int, ...], limits: Limits, name: str) -> None:
+def check_answers(num_prompts: int, options: SamplingOptions) -> None:
+    """Raises: InvalidRequestError: so many prompts and choices that one request would hold up all others."""
+    num_answers = num_prompts * (options.n or 1)
+    if num_answers > MAX_ANSWERS:
+        raise InvalidRequestError(
+            f"n is {options.n or 1}, which for {num_prompts} prompts makes {num_answers} answers; "
+            f"ask for at most {MAX_ANSWERS} in one request",
+            field="n",
+        )
+
+
+def check_token_ids(token_ids: Sequence[int], limits: Limits, name: str) -> None:
     for token_id in token_ids:
         if not 0 <= token_id < limits.vocab_size:
             raise InvalidRequestError(
@@ -118,7 +130,8 @@ def check_options(options: SamplingOptions, limits: Limits) -> None:
     for name, allowed in _RANGES.items():
         value = getattr(options, name)
         if value is not None and not allowed.holds(value):
-            raise InvalidRequestError(f"{name} is {value:g}; it must be {allowed.text}", field=name)
+            shown = value if isinstance(value, int) else f"{value:g}"
+            raise InvalidRequestError(f"{name} is {shown}; it must be {allowed.text}", field=name)
     _check_logprobs(options)
     _check_stops(options)
     check_token_ids(options.stop_token_ids, limits, "stop_token_ids")

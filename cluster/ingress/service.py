@@ -6,7 +6,7 @@ Owns the checks against the model that is served, the deadline of every request,
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,7 +17,15 @@ from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.openai import Prompt
-from cluster.ingress.sampling import Limits, SamplingOptions, check_options, check_prompt, check_token_ids, to_message
+from cluster.ingress.sampling import (
+    Limits,
+    SamplingOptions,
+    check_answers,
+    check_options,
+    check_prompt,
+    check_token_ids,
+    to_message,
+)
 from cluster.ingress.tokenizer import Tokenizer
 
 
@@ -63,9 +71,13 @@ class Service:
     async def token_ids(self, prompt: Prompt, limits: Limits) -> Sequence[int]:
         """Raises: InvalidRequestError: an id outside the vocabulary."""
         if prompt.text is not None:
-            return await self.tokenizer.encode_async(prompt.text)
+            return await self.tokenizer.encode_async(prompt.text, max_tokens=limits.max_tokens)
         check_token_ids(prompt.token_ids, limits, "prompt")
         return prompt.token_ids
+
+    async def chat_token_ids(self, messages: Sequence[Mapping[str, str]], limits: Limits) -> Sequence[int]:
+        """Raises: InvalidRequestError: the chat template refuses the messages."""
+        return await self.tokenizer.encode_chat(messages, max_tokens=limits.max_tokens)
 
     def call(
         self,
@@ -82,6 +94,7 @@ class Service:
         """
         limits = self.limits()
         check_options(options, limits)
+        check_answers(len(prompts), options)
         now_s = time.monotonic()
         bound_s = self._router.request_timeout_s
         deadline_s = now_s + (min(timeout_s, bound_s) if timeout_s > 0 else bound_s)
@@ -89,6 +102,8 @@ class Service:
         jobs: list[Job] = []
         for index, token_ids in enumerate(prompts):
             check_prompt(len(token_ids), limits, prompt_field)
+            if self.tokenizer.exceeds_model:
+                check_token_ids(token_ids, limits, prompt_field)
             sampling = to_message(options, len(token_ids), limits)
             job = Job(
                 request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",

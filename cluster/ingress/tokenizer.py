@@ -21,6 +21,8 @@ from cluster.ingress.detokenizer import ByteLevelDetokenizer, Detokenizer, Token
 
 # Longer texts are encoded on a thread: the library takes about 1 ms for 4,000 characters, a token's time on 64 streams.
 INLINE_CHARACTERS = 4096
+# Normalizing (NFC) makes at most this many characters one.
+MAX_COMPOSED = 4
 
 
 class Tokenizer:
@@ -39,22 +41,27 @@ class Tokenizer:
             token_id for token_id, token in self._fast.get_added_tokens_decoder().items() if token.special
         )
         self._bytes = TokenBytes(self._fast, self._special_ids)
-        self.vocab_size = max(self._fast.get_vocab_size(with_added_tokens=True), _model_vocab_size(Path(folder)))
+        num_tokens = self._fast.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = _model_vocab_size(Path(folder)) or num_tokens
+        self.exceeds_model = num_tokens > self.vocab_size  # tokens were added for which there is no embedding
+        self._max_token_characters = max(map(len, self._fast.get_vocab(with_added_tokens=True)), default=1)
 
     @property
     def special_ids(self) -> frozenset[int]:
         return self._special_ids
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, name: str = "prompt") -> list[int]:
         """Token ids of a prompt; with its beginning-of-text token where the model wants one.
 
+        Args:
+            name: The request's field that the text comes from, for messages.
         Raises: InvalidRequestError: half a surrogate pair, which JSON can write and no text has.
         """
         try:
             ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError(
-                f"prompt is not Unicode text ({error}); send it without lone surrogates", field="prompt"
+                f"{name} is not Unicode text ({error}); send it without lone surrogates", field=name
             ) from error
         if not add_special_tokens or self._bos_id is None or self._add_bos is None:
             return ids
@@ -65,11 +72,22 @@ class Tokenizer:
             return ids[1:]
         return ids
 
-    async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Like `encode`; a long text is read on a thread, so that streams go on meanwhile."""
+    async def encode_async(
+        self, text: str, *, add_special_tokens: bool = True, name: str = "prompt", max_tokens: int | None = None
+    ) -> list[int]:
+        """Like `encode`; a long text is read on a thread, so that streams go on meanwhile.
+
+        Raises: InvalidRequestError: as `encode`, or so long that it has more than `max_tokens` whatever it says: that
+            is known at once, where reading it would keep a core busy for a minute.
+        """
         if len(text) <= INLINE_CHARACTERS:
-            return self.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+            return self.encode(text, add_special_tokens=add_special_tokens, name=name)
+        if max_tokens is not None and len(text) > (limit := max_tokens * self._max_token_characters * MAX_COMPOSED):
+            raise InvalidRequestError(
+                f"{name} has {len(text)} characters, and over {limit} never fit in {max_tokens} tokens; shorten it",
+                field=name,
+            )
+        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens, name=name)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the model's chat template makes of the messages, up to where the answer begins.
@@ -96,9 +114,10 @@ class Tokenizer:
                 field="messages",
             ) from error
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    async def encode_chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int | None = None) -> list[int]:
         """Token ids of the rendered chat; the template writes the special tokens itself."""
-        return await self.encode_async(self.render_chat(messages), add_special_tokens=False)
+        text = self.render_chat(messages)
+        return await self.encode_async(text, add_special_tokens=False, name="messages", max_tokens=max_tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a finished sequence, special tokens left out."""
@@ -139,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _model_vocab_size(folder: Path) -> int:
-    """The rows of the embedding, which may exceed the tokenizer's vocabulary; 0 where config.json does not say."""
+    """The rows of the embedding, often more than the tokenizer's tokens; 0 where config.json does not say."""
     config = _read_json(folder / "config.json")
     size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
     return size if isinstance(size, int) else 0

@@ -1,12 +1,20 @@
 """Every refusal names the field, the value and the fix, in OpenAI's shape, and reaches no worker."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from baton.errors import InvalidRequestError
+from cluster.config import RouterConfig
+from cluster.ingress.openai import Prompt
+from cluster.ingress.sampling import SamplingOptions
+from cluster.ingress.service import Service
+from cluster.ingress.tokenizer import Tokenizer
 from tests.unit.ingress.fakes import FakeDispatcher
+from tests.unit.ingress.tokenizers import byte_level, save
 
 COMPLETION = {"model": "demo", "prompt": "Once"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -43,14 +51,18 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"min_p": 2}, "min_p", "min_p is 2; it must be between 0 and 1"),
     ({"n": 0}, "n", "n is 0; it must be between 1 and 128"),
     ({"n": 129}, "n", "n is 129"),
+    ({"prompt": ["a"] * 20, "n": 64}, "n", "n is 64, which for 20 prompts makes 1280 answers; ask for at most 1024"),
+    ({"prompt": "word " * 10**6}, "prompt", "prompt has 5000000 characters, and over "),
     ({"stop": ""}, "stop", "stop has an empty string; leave it out"),
+    ({"stop": 5}, "stop", "stop is 5; it must be a string or a list of strings"),
     ({"stop": ["a", 5]}, "stop", "stop[1] is 5; it must be a string"),
     ({"stop": ["x"] * 65}, "stop", "stop has 65 strings; send at most 64"),
     ({"stop": "x" * 2000}, "stop", "stop has a string of 2000 characters; use at most 1024"),
     ({"stop_token_ids": [99999]}, "stop_token_ids", "stop_token_ids has token id 99999"),
-    ({"min_tokens": -1}, "min_tokens", "min_tokens is -1; it must be 0 or more"),
+    ({"min_tokens": -1}, "min_tokens", "min_tokens is -1; it must be between 0 and max_tokens"),
     ({"min_tokens": 9, "max_tokens": 5}, "min_tokens", "min_tokens is 9, above max_tokens of 5; lower it"),
-    ({"seed": 2**64}, "seed", "seed is 1.84467e+19; it must be between"),
+    ({"seed": 2**64}, "seed", "seed is 18446744073709551616; it must be between"),
+    ({"top_k": 10**12}, "top_k", "top_k is 1000000000000; it must be 0 or -1 (off), or 1 to 2147483647"),
     ({"logit_bias": {"x": 1}}, "logit_bias", 'logit_bias has the key "x"; keys are token ids'),
     ({"logit_bias": {"5000": 1}}, "logit_bias", "logit_bias has token id 5000"),
     ({"logit_bias": {"5": 101}}, "logit_bias", "logit_bias of token 5 is 101; it must be between -100 and 100"),
@@ -92,6 +104,8 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
         "messages",
         "messages[0].tool_calls is [{}]; this server does not support it",
     ),
+    ({"messages": [{"role": "user", "content": "word " * 10**6}]}, "messages", "messages has 5000"),
+    ({"prompt": "x"}, "prompt", "prompt is not a field of this request; leave it out"),
     ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens is 0; it must be at least 1"),
     ({"max_tokens": 4, "max_completion_tokens": 5}, "max_tokens", "max_tokens is 4 and max_completion_tokens is 5"),
     ({"top_logprobs": 2}, "top_logprobs", "top_logprobs is 2 but logprobs is not true"),
@@ -159,6 +173,33 @@ async def test_an_unknown_model_is_404(http: httpx.AsyncClient) -> None:
         assert reply.json()["error"]["code"] == "model_not_found"
 
 
+async def test_half_a_surrogate_pair_in_a_message_is_refused_as_messages(http: httpx.AsyncClient) -> None:
+    body = CHAT | {"messages": [{"role": "user", "content": "\ud800"}]}
+    reply = await http.post("/v1/chat/completions", content=json.dumps(body))
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages")
+    assert "messages is not Unicode text" in reply.json()["error"]["message"]
+
+
+async def test_a_text_with_a_token_that_the_model_has_no_embedding_for_is_refused(tmp_path: Path) -> None:
+    folder = save(byte_level(), tmp_path)
+    (folder / "config.json").write_text('{"vocab_size": 300}')
+    tokenizer = Tokenizer(str(folder))
+    service = Service(dispatcher=FakeDispatcher(tokenizer), tokenizer=tokenizer, model="m", router=RouterConfig())
+    token_ids = await service.token_ids(Prompt(text="\N{RIGHTWARDS ARROW}added"), service.limits())
+    with pytest.raises(InvalidRequestError, match=r"prompt has token id .*; ids of this model are between 0 and 299"):
+        service.call([token_ids], SamplingOptions(), route="completions")
+
+
+async def test_an_unknown_path_or_method_says_what_there_is(http: httpx.AsyncClient) -> None:
+    wrong_method = await http.get("/v1/completions")
+    assert (wrong_method.status_code, wrong_method.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong_method.json()["error"]["type"] == "invalid_request_error"
+    assert wrong_method.json()["error"]["message"] == "GET /v1/completions: this path takes POST alone"
+    wrong_path = await http.get("/v2/models")
+    assert (wrong_path.status_code, wrong_path.json()["error"]["code"]) == (404, "not_found")
+    assert wrong_path.json()["error"]["message"] == "GET /v2/models: no such path; the API is below /v1"
+
+
 async def test_values_that_mean_off_are_accepted(http: httpx.AsyncClient, fake: FakeDispatcher) -> None:
     off = {"echo": False, "suffix": None, "best_of": 2, "n": 2, "logprobs": None, "use_beam_search": False}
     assert (await http.post("/v1/completions", json=COMPLETION | off)).status_code == 200
@@ -179,10 +220,3 @@ async def test_before_a_worker_has_reported_the_answer_is_503_with_retry_after(
     assert reply.status_code == 503
     assert reply.headers["retry-after"] == "1"
     assert "no worker has reported" in reply.json()["error"]["message"]
-
-
-async def test_unknown_paths_and_methods_answer_in_openais_shape(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/v1/nothing")).json()["error"]["message"].startswith("GET /v1/nothing: Not Found")
-    reply = await http.get("/v1/completions")
-    assert reply.status_code == 405
-    assert reply.json()["error"]["type"] == "invalid_request_error"

@@ -14,7 +14,7 @@ from baton.v1 import inference_pb2_grpc
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.service import Service
 from cluster.router.table import Health
-from tests.unit.ingress.fakes import FakeDispatcher
+from tests.unit.ingress.fakes import FakeDispatcher, demo_tokenizer
 
 
 class Servicer(inference_pb2_grpc.InferenceServicer, health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -160,9 +160,15 @@ async def test_tokens_come_back_as_text_and_models_are_listed(stub: Any) -> None
     back = await stub.Detokenize(pb.DetokenizeRequest(token_ids=reply.token_ids))
     assert back.text == "Once upon"
     (model,) = (await stub.ListModels(pb.ListModelsRequest())).models
-    assert (model.id, model.max_model_len) == ("demo", 2048)
+    assert (model.id, model.max_model_len, model.vocab_size) == ("demo", 2048, demo_tokenizer().vocab_size)
     with pytest.raises(grpc.aio.AioRpcError, match="token id 5000"):
         await stub.Detokenize(pb.DetokenizeRequest(token_ids=[5000]))
+
+
+async def test_tokenizing_nothing_is_refused_and_an_empty_text_has_no_tokens(stub: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="input is missing; set text or chat"):
+        await stub.Tokenize(pb.TokenizeRequest())
+    assert (await stub.Tokenize(pb.TokenizeRequest(text=""))).token_ids == []
 
 
 async def test_standard_health_follows_the_dispatchers(channel: grpc.aio.Channel, fake: FakeDispatcher) -> None:

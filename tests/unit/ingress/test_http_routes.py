@@ -3,7 +3,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from baton.errors import OverloadedError
 from cluster.router.table import Health
-from tests.unit.ingress.fakes import FakeDispatcher
+from tests.unit.ingress.fakes import FakeDispatcher, demo_tokenizer
 
 
 async def test_tokenize_and_detokenize_are_inverse(http: httpx.AsyncClient) -> None:
@@ -18,6 +18,11 @@ async def test_tokenize_takes_messages_through_the_template(http: httpx.AsyncCli
     chat = await http.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]})
     plain = await http.post("/tokenize", json={"prompt": "hi\n"})
     assert chat.json()["tokens"] == plain.json()["tokens"]
+
+
+async def test_models_say_their_context_and_vocabulary(http: httpx.AsyncClient) -> None:
+    (model,) = (await http.get("/v1/models")).json()["data"]
+    assert (model["id"], model["max_model_len"], model["vocab_size"]) == ("demo", 2048, demo_tokenizer().vocab_size)
 
 
 async def test_tokenize_needs_exactly_one_input(http: httpx.AsyncClient) -> None:

@@ -44,6 +44,26 @@ def test_any_text_comes_back_as_it_went_in(tokenizer: Tokenizer, text: str) -> N
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+def test_token_ids_end_where_the_models_embedding_does(tmp_path: Path) -> None:
+    folder = save(byte_level(), tmp_path)
+    assert Tokenizer(str(folder)).vocab_size == byte_level().get_vocab_size()
+    (folder / "config.json").write_text('{"vocab_size": 300}')
+    smaller = Tokenizer(str(folder))
+    assert (smaller.vocab_size, smaller.exceeds_model) == (300, True)
+    (folder / "config.json").write_text('{"vocab_size": 512}')
+    larger = Tokenizer(str(folder))
+    assert (larger.vocab_size, larger.exceeds_model) == (512, False)
+
+
+async def test_a_text_that_can_never_fit_is_refused_unread_and_one_that_fits_never(tokenizer: Tokenizer) -> None:
+    longest = max((tokenizer.token_text(token_id) for token_id in range(tokenizer.vocab_size)), key=len)
+    text = longest * 5000
+    token_ids = tokenizer.encode(text)
+    assert await tokenizer.encode_async(text, max_tokens=len(token_ids)) == token_ids
+    with pytest.raises(InvalidRequestError, match=r"messages has .* characters, and over .* never fit in 9 tokens"):
+        await tokenizer.encode_async(text, max_tokens=9, name="messages")
+
+
 def test_a_character_of_several_tokens_is_one_piece() -> None:
     tokenizer = Tokenizer(str(DEMO))
     token_ids = tokenizer.encode("a🙂")

@@ -11,7 +11,7 @@ from bench.load.options import LoadOptions
 from bench.load.record import Record
 from bench.load.session import Measurement, Progress, measure
 from cluster.ingress.http_api import build_app
-from tests.unit.ingress.fakes import FakeDispatcher, demo_service, serving
+from tests.unit.ingress.fakes import FakeDispatcher, demo_service, demo_tokenizer, serving
 from tests.unit.ingress.test_grpc_api import Servicer
 
 ANSWER = "The best of times 0."
@@ -40,7 +40,8 @@ async def test_the_sdk_reads_what_the_ingress_writes(addresses: tuple[FakeDispat
         assert completion.usage is not None
         assert completion.usage.completion_tokens == sum(len(choice.token_ids) for choice in completion.choices)
         assert await client.detokenize(await client.tokenize("Once upon")) == "Once upon"
-        assert await client.models() == [baton.Model(id="demo", max_model_len=2048)]
+        vocab_size = demo_tokenizer().vocab_size
+        assert await client.models() == [baton.Model(id="demo", max_model_len=2048, vocab_size=vocab_size)]
 
 
 async def test_a_stop_string_is_named_by_the_ingress(addresses: tuple[FakeDispatcher, str, str]) -> None:

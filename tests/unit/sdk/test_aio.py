@@ -90,7 +90,7 @@ async def test_unary_calls_work_and_are_tried_again(client: baton.AsyncClient, s
     server.unary_scripts.append(Fail(status=grpc.StatusCode.UNAVAILABLE))
     assert await client.tokenize("On") == [79, 110]
     assert await client.detokenize([79, 110]) == "On"
-    assert await client.models() == [baton.Model(id="fake", max_model_len=2048)]
+    assert await client.models() == [baton.Model(id="fake", max_model_len=2048, vocab_size=500)]
     assert await client.health() == "serving"
     assert len(server.requests) == 4
 

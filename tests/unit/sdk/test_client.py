@@ -218,7 +218,7 @@ def test_tokenize_refuses_token_ids(client: baton.Client) -> None:
 
 
 def test_models_lists_what_is_served(client: baton.Client) -> None:
-    assert client.models() == [baton.Model(id="fake", max_model_len=2048)]
+    assert client.models() == [baton.Model(id="fake", max_model_len=2048, vocab_size=500)]
 
 
 def test_unary_calls_are_tried_again_too(client: baton.Client, server: FakeGrpcServer) -> None:
