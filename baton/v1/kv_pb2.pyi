@@ -134,16 +134,18 @@ class FirstToken(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., token_id: _Optional[int] = ...) -> None: ...
 
 class Complete(_message.Message):
-    __slots__ = ("key", "num_tokens", "num_ranges", "first_tokens")
+    __slots__ = ("key", "num_tokens", "num_ranges", "first_tokens", "seal")
     KEY_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_RANGES_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     key: TransferKey
     num_tokens: int
     num_ranges: int
     first_tokens: _containers.RepeatedCompositeFieldContainer[FirstToken]
-    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., num_tokens: _Optional[int] = ..., num_ranges: _Optional[int] = ..., first_tokens: _Optional[_Iterable[_Union[FirstToken, _Mapping]]] = ...) -> None: ...
+    seal: int
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., num_tokens: _Optional[int] = ..., num_ranges: _Optional[int] = ..., first_tokens: _Optional[_Iterable[_Union[FirstToken, _Mapping]]] = ..., seal: _Optional[int] = ...) -> None: ...
 
 class AbortTransfer(_message.Message):
     __slots__ = ("key",)

@@ -342,6 +342,10 @@ class ReceiverLink(threading.Thread):
     def _complete(self, complete: Complete) -> None:
         key = own_key(complete.key)
         self._settle()
+        if not self._transport.is_sealed(complete.seal):
+            error = UnavailableError(f"{key.request_id}: {self._worker_id} reused its blocks before they were read")
+            self._fail(key, State.FAILED, error)
+            return
         try:
             with self._inbox.lock:
                 is_whole = self.ledger.complete(key, complete.num_tokens, complete.num_ranges)

@@ -212,6 +212,8 @@ class SenderLink(threading.Thread):
         except Exception as bug:  # the thread's top: whatever it was, it ends this link's transfers by name
             error = InternalError(f"the link to {self._route.worker_id} failed: {type(bug).__name__}: {bug}")
         finally:
+            if self._transport is not None:
+                self._transport.unseal(None)
             self._outbox.forget(self, error)
             self._close()
 
@@ -310,10 +312,12 @@ class SenderLink(threading.Thread):
         elif kind == "ack":
             key = own_key(message.ack.key)
             if self._ledger.end(key, State.COMPLETE):
+                self._pipe.unseal(key)
                 self._outbox.tell(Acked(key))
         elif kind == "failed":
             key = own_key(message.failed.key)
             if self._ledger.end(key, State.FAILED):
+                self._pipe.unseal(key)
                 self._outbox.tell(Ended(key, own_error(message.failed.error)))
 
     def _push(self) -> None:
@@ -335,7 +339,7 @@ class SenderLink(threading.Thread):
             self._pipe.flush()
             self._outbox.count_sent(self._pipe.max_message_bytes - room)
         for key, closing in closings:
-            self._send(complete_message(key, closing))
+            self._send(complete_message(key, closing, self._pipe.seal(key)))
 
     def _tick(self, now_s: float) -> None:
         if now_s - self._ticked_s < self._lease_s / 12:
@@ -351,6 +355,7 @@ class SenderLink(threading.Thread):
 
     def _fail(self, key: TransferKey, state: State, error: BatonError | None) -> None:
         if self._ledger.end(key, state):
+            self._pipe.unseal(key)
             self._send(FromSender(abort=AbortTransfer(key=wire_key(key))))
             self._outbox.tell(Ended(key, error))
 

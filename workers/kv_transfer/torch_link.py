@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
 from workers.kv_transfer.handoff import Span
-from workers.kv_transfer.transport import MIN_PUSH_BYTES, TransportError, nbytes_of, read_into
+from workers.kv_transfer.transport import MIN_PUSH_BYTES, Copied, TransportError, nbytes_of, read_into
 from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
 
@@ -67,7 +67,7 @@ def _make_group(name: str, store: Store, prefix: str, rank: int, host: str, time
     return dist.ProcessGroupNCCL(prefixed, rank, 2, nccl_options)
 
 
-class _Group:
+class _Group(Copied):
     """One end of the pair."""
 
     def __init__(self, name: str, *, host: str, timeout_s: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
 from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.link import TransferKey
 from workers.kv_transfer.wire import cut, open_message, wire_range
 from workers.model.contract import KVStore
 
@@ -38,6 +39,14 @@ class SenderTransport(Protocol):
         """Sends what was announced; blocks while the peer is slow. Raises: TransportError."""
         ...
 
+    def seal(self, key: TransferKey) -> int:
+        """All of `key` is announced and its blocks stay as they are until `unseal`; told to the receiver."""
+        ...
+
+    def unseal(self, key: TransferKey | None) -> None:
+        """The blocks of `key` (None: of all keys) may be reused from now on."""
+        ...
+
     def abort(self) -> None:
         """From any thread, when the peer is known to be gone: frees a blocked call where the library can."""
         ...
@@ -56,6 +65,10 @@ class ReceiverTransport(Protocol):
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
         """One payload per range, as the store writes it, valid until the next one is taken. Raises: TransportError."""
+        ...
+
+    def is_sealed(self, seal: int) -> bool:
+        """Whether what was read of the sender's blocks is what it announced; asked when all of it was read."""
         ...
 
     def abort(self) -> None: ...
@@ -78,7 +91,21 @@ def nbytes_of(store: KVStore, span: Span | Range) -> int:
     return store.payload_nbytes(span.layer, span.end - span.start)
 
 
-class Plain:
+class Copied:
+    """Transports that read a block once, when they pack it: what becomes of it afterwards is no matter."""
+
+    def seal(self, key: TransferKey) -> int:
+        """Nothing to promise: the payloads were copied when they were packed."""
+        return 0
+
+    def unseal(self, key: TransferKey | None) -> None:
+        """Nothing was promised."""
+
+    def is_sealed(self, seal: int) -> bool:
+        return True
+
+
+class Plain(Copied):
     """What transports without a connection of their own share."""
 
     store_address = ""

@@ -72,7 +72,7 @@ def _tag(field: int, length: int) -> bytes:
     return bytes(out)
 
 
-def complete_message(key: TransferKey, closing: Closing) -> FromSender:
+def complete_message(key: TransferKey, closing: Closing, seal: int) -> FromSender:
     first_tokens = [FirstToken(choice=choice, token_id=token_id) for choice, token_id in closing.first_tokens]
     return FromSender(
         complete=Complete(
@@ -80,6 +80,7 @@ def complete_message(key: TransferKey, closing: Closing) -> FromSender:
             num_tokens=closing.num_tokens,
             num_ranges=closing.num_ranges,
             first_tokens=first_tokens,
+            seal=seal,
         )
     )
 
