@@ -125,6 +125,11 @@ def test_no_server_is_one_line_and_exit_code_1() -> None:
     assert result.stderr.startswith(f"error: no server answers at {url}; start one with `baton up`")
 
 
+def _heed_sigint() -> None:
+    """A process that a shell starts with `&` ignores SIGINT, and so would all it starts: tests, and what they test."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_prints_what_there_is(http: FakeOpenAIServer) -> None:
     program = (
         "import typer; from cluster.commands import bench; app = typer.Typer(); app.command()(bench.command); app()"
@@ -138,10 +143,14 @@ def test_ctrl_c_prints_what_there_is(http: FakeOpenAIServer) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_heed_sigint,
     ) as process:
-        assert http.hanging.wait(60)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        try:
+            assert http.hanging.wait(60)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, output
     assert "1 completed" in output
     assert "1 requests still running when interrupted are left out" in output
