@@ -18,6 +18,7 @@ from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster import local_ray, ports, state
 from cluster.config import BatonConfig
 from cluster.ingress.environment import serve_environment
+from cluster.signals import uninterrupted
 from cluster.state import ClusterState
 from workers.model.registry import resolve_model
 
@@ -76,7 +77,8 @@ class _Start:
         try:
             served_name = self._all(cluster)
         except BaseException:
-            self._clear()
+            with uninterrupted():
+                self._clear()
             raise
         self._timings["in all"] = time.monotonic() - begin
         return Running(cluster=_noted(), served_name=served_name, fresh=True, timings=self._timings)
@@ -156,7 +158,7 @@ class _Start:
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"health.start_timeout_s: workers not ready after {self._config.health.start_timeout_s:g} s "
-                    f"({counts}); raise it, or see {_noted().folder}/session_latest/logs"
+                    f"({counts}); raise it, or see {_noted().folder}/{local_ray.RAY_FOLDER}/session_latest/logs"
                 )
             time.sleep(POLL_S)
 
@@ -193,8 +195,7 @@ class _Start:
             return
         if not cluster.folder and ray.is_initialized():
             _end_in_external_ray(0.0)
-        if ray.is_initialized():
-            ray.shutdown()
+        local_ray.disconnect()
         local_ray.stop(cluster)
 
     @contextmanager
@@ -204,23 +205,26 @@ class _Start:
         self._timings[step] = time.monotonic() - begin
 
 
-def take_down(drain_timeout_s: float, report: Report) -> bool:
-    """Drains and ends what `bring_up` started; whether there was anything."""
-    with state.lock():
+def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0) -> bool:
+    """Drains and ends what `bring_up` started; whether there was anything.
+
+    Args:
+        drain_timeout_s: 0: a Ray of our own is ended without a word to its workers.
+        wait_s: For another `up` or `down` to end first.
+    """
+    with state.lock(wait_s):
         cluster = state.read()
         if cluster is None:
             return False
-        if local_ray.is_running(cluster):
+        if local_ray.is_running(cluster) and (drain_timeout_s > 0 or not cluster.folder):
             try:
                 local_ray.connect(cluster, namespace="baton")
                 report("finishing what runs")
                 _end_in_external_ray(drain_timeout_s, undeploy=not cluster.folder)
             except BatonError as error:
                 report(f"not drained: {error.message}")
-            import ray
-
-            ray.shutdown()
         report("ending processes")
+        local_ray.disconnect()
         local_ray.stop(cluster)
         return True
 

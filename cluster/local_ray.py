@@ -16,16 +16,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from baton.errors import UnavailableError
 from cluster import state
+from cluster.signals import sigterm_kept
 from cluster.state import ClusterState
 
 CLUSTER_ID = "BATON_CLUSTER_ID"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+RAY_FOLDER = "ray"  # of its own in the cluster's private folder: Ray opens the one it is given to everybody
 NUM_CPUS = 64  # of Ray's accounting: cores are shared out by `cluster.fleet.cores`
 OBJECT_STORE_BYTES = 100 << 20  # tokens and tensors do not pass through it
 
@@ -50,7 +53,8 @@ def start(cluster: ClusterState, extra_env: Mapping[str, str]) -> ClusterState:
     """
     env = {**os.environ, **extra_env, **ray_env(), CLUSTER_ID: cluster.cluster_id}
     log_path = Path(cluster.folder) / "keeper.log"
-    command = [sys.executable, "-m", "cluster.local_head", cluster.folder, str(NUM_CPUS), str(OBJECT_STORE_BYTES)]
+    ray_folder = f"{cluster.folder}/{RAY_FOLDER}"
+    command = [sys.executable, "-m", "cluster.local_head", ray_folder, str(NUM_CPUS), str(OBJECT_STORE_BYTES)]
     with log_path.open("wb") as log:
         keeper = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -103,18 +107,38 @@ def connect(cluster: ClusterState, namespace: str) -> None:
 
     if ray.is_initialized():
         return
+    _keep_errors_off_stdout()
     try:
-        ray.init(
-            address=cluster.address,
-            namespace=namespace,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with sigterm_kept():
+            ray.init(
+                address=cluster.address,
+                namespace=namespace,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     except (ConnectionError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise UnavailableError(
             f"Ray at {cluster.address} does not answer ({reason}); run `baton down`, then up"
         ) from error
+
+
+def disconnect() -> None:
+    """Of this process; does nothing where it is not connected."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
+def _keep_errors_off_stdout() -> None:
+    """Ray prints what its raylets report on the standard output of whoever is connected, `baton status --json` too."""
+    from ray._private import worker
+
+    def log(data: Any, ignore_prefix: bool) -> None:
+        logger.info("ray reports lines=%s", data.get("lines"))
+
+    worker.print_to_stdstream = log
 
 
 def is_running(cluster: ClusterState) -> bool:

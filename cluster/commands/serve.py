@@ -1,7 +1,7 @@
 """`baton serve`: a cluster for as long as the command runs."""
 
 import signal
-import threading
+import time
 from typing import Annotated
 
 import typer
@@ -9,8 +9,10 @@ import typer
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.options import ConfigPath, DrainTimeout, Overrides, load_config
 from cluster.commands.up import bring_up_shown, print_ready
+from cluster.signals import uninterrupted
 
 LOOK_S = 1.0
+DOWN_TIMEOUT_S = 60.0  # that a `baton down` in another terminal may take
 
 
 def command(
@@ -26,25 +28,40 @@ def command(
     baton serve cluster.yaml --set http.port=8080
     """
     from cluster import local_ray, state
-    from cluster.bring_up import take_down
 
     loaded = load_config(config, overrides)
     found = state.read()
     if found is not None and local_ray.is_running(found):
         raise ConfigError(f"BATON_HOME: a cluster runs already at {found.http}; `baton down` first, or use `baton up`")
-    asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
     try:
         running = bring_up_shown(loaded)
         print_ready(running, end="Ctrl-C", timings=timings)
-        while not asked.wait(LOOK_S):
-            if not local_ray.is_running(running.cluster):
-                raise UnavailableError("Ray has ended by itself; start again, and see `baton doctor` when it repeats")
+        while local_ray.is_running(running.cluster):
+            time.sleep(LOOK_S)
+        with state.lock(DOWN_TIMEOUT_S):
+            is_down = state.read() is None
+        if not is_down:
+            raise UnavailableError("Ray has ended by itself; start again, and see `baton doctor` when it repeats")
+        typer.echo("ended by `baton down`", err=True)
     except KeyboardInterrupt:
-        typer.echo("ending", err=True)
+        typer.echo("ending; Ctrl-C again does not wait for running requests", err=True)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        take_down(drain_timeout_s, lambda text: typer.echo(text, err=True))
+        _end(drain_timeout_s)
+
+
+def _end(drain_timeout_s: float) -> None:
+    from cluster.bring_up import take_down
+
+    def report(text: str) -> None:
+        typer.echo(text, err=True)
+
+    try:
+        take_down(drain_timeout_s, report, wait_s=DOWN_TIMEOUT_S)
+    except KeyboardInterrupt:
+        with uninterrupted():
+            take_down(0.0, report, wait_s=DOWN_TIMEOUT_S)
 
 
 def _interrupt() -> None:

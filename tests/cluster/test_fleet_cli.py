@@ -135,14 +135,41 @@ def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_ctrl_c_ends_a_cluster_in_the_foreground(baton: Baton) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param((signal.SIGINT,), id="ctrl-c"),
+        pytest.param((signal.SIGINT, signal.SIGINT, signal.SIGINT), id="ctrl-c-three-times"),
+        pytest.param((signal.SIGTERM,), id="sigterm"),
+    ],
+)
+def test_a_signal_ends_a_cluster_in_the_foreground(baton: Baton, signals: tuple[signal.Signals, ...]) -> None:
     process = baton.start("serve", str(baton.config))
     state = wait_for_file(baton.home / "cluster.json", "http")
+    folder = Path(state["folder"])
+    assert folder.stat().st_mode & 0o777 == 0o700, "others could put programs in there"
     time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.5)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "SIGTERM received" not in err, "Ray's handler, which aborts"
     assert of_session(state["keeper_pid"]) == []
     assert not (baton.home / "cluster.json").exists()
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_down_in_another_terminal_ends_a_cluster_in_the_foreground(baton: Baton) -> None:
+    process = baton.start("serve", str(baton.config))
+    state = wait_for_file(baton.home / "cluster.json", "http")
+    baton("down")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err.strip().splitlines()[-1] == "ended by `baton down`"
+    assert of_session(state["keeper_pid"]) == []
 
 
 @pytest.mark.parametrize(

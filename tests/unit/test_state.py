@@ -1,3 +1,5 @@
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,21 @@ def test_a_broken_state_file_is_named_with_the_fix(home: Path) -> None:
 def test_two_ups_at_once_are_refused() -> None:
     with state.lock(), pytest.raises(ConfigError, match="another `baton up` or `down` is at work"), state.lock():
         pass
+
+
+def test_a_lock_that_may_be_waited_for_is_had_once_it_is_free() -> None:
+    has_begun = threading.Event()
+
+    def hold() -> None:
+        with state.lock():
+            has_begun.set()
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    has_begun.wait()
+    with pytest.raises(ConfigError), state.lock():
+        pass
+    with state.lock(wait_s=30.0):
+        holder.join(5.0)
+        assert not holder.is_alive()
