@@ -4,6 +4,7 @@ Invariant: running <= max_running, queued <= max_queue, and nobody waits while a
 Holds ids and times alone; what a request is belongs to `cluster.router.lifecycle`.
 """
 
+import math
 from collections import deque
 
 from baton.errors import OverloadedError
@@ -21,7 +22,7 @@ class Admission:
         self._max_queue = max_queue
         self._running: set[str] = set()
         self._queued: dict[str, float] = {}  # id -> deadline, in order of arrival
-        self._departures: deque[float] = deque(maxlen=_NUM_DEPARTURES)
+        self._departures: deque[float] = deque(maxlen=_NUM_DEPARTURES)  # since somebody waits
         self.num_shed = 0
 
     @property
@@ -49,9 +50,11 @@ class Admission:
             self.num_shed += 1
             retry_after_s = self._retry_after_s(now_s)
             raise OverloadedError(
-                f"router.max_queue: {self._max_queue} requests wait already; try again in {retry_after_s:.0f} s",
+                f"router.max_queue: {self._max_queue} requests wait already; try again in {math.ceil(retry_after_s)} s",
                 retry_after_s,
             )
+        if not self._queued:
+            self._departures.clear()  # the pause before says nothing of how fast a queue drains
         self._queued[request_id] = deadline_s
         return False
 

@@ -9,6 +9,22 @@ from baton.errors import OverloadedError
 from cluster.router.admission import MAX_RETRY_AFTER_S, MIN_RETRY_AFTER_S, Admission
 
 
+def test_a_pause_before_the_queue_is_not_part_of_its_drain_rate() -> None:
+    admission = Admission(max_running=2, max_queue=2)
+    admission.arrive("early", deadline_s=1e9, now_s=0.0)
+    admission.leave("early", now_s=1.0)
+    for number in range(4):
+        admission.arrive(f"r{number}", deadline_s=1e9, now_s=500.0)
+    with pytest.raises(OverloadedError) as at_once:
+        admission.arrive("x", deadline_s=1e9, now_s=500.0)
+    assert at_once.value.retry_after_s == MIN_RETRY_AFTER_S
+    admission.leave("r0", now_s=503.0)
+    admission.arrive("r4", deadline_s=1e9, now_s=503.0)
+    with pytest.raises(OverloadedError, match="try again in 2 s") as measured:
+        admission.arrive("x", deadline_s=1e9, now_s=503.9)
+    assert measured.value.retry_after_s == pytest.approx(2 * 0.9)
+
+
 def test_requests_run_up_to_the_bound_then_wait_in_order() -> None:
     admission = Admission(max_running=1, max_queue=2)
     assert admission.arrive("a", deadline_s=9.0, now_s=0.0)
