@@ -86,14 +86,20 @@ def _not_called() -> None:
     """Stands for a command that these arguments do not call."""
 
 
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
 
-        typer.echo(installed("baton-serve"))
+        typer.echo(version("baton-serve"))
         raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Options of `baton` itself."""
 
 
 if __name__ == "__main__":

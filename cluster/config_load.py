@@ -76,6 +76,20 @@ def flatten(config: BatonConfig) -> dict[str, Any]:
     return flat
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: of a key that stands twice, PyYAML would drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{key}: stands twice in one section, again at line {line}; remove one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -88,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -234,6 +248,8 @@ def _check_pools(pools: PoolsConfig) -> None:
 
 
 def _check_together(config: BatonConfig) -> None:
+    if not config.model:
+        raise ConfigError("model: is empty; give `demo`, a folder, or a Hub id")
     length = config.engine.max_model_len
     if length is not None and length < config.engine.block_size:
         raise ConfigError(

@@ -12,6 +12,7 @@ MAX_TRIES = 200
 
 def check_port(host: str, port: int, key: str) -> None:
     """Raises: ConfigError: the port is taken, or the host is not this machine's."""
+    check_host(host)
     with _socket(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -23,8 +24,24 @@ def check_port(host: str, port: int, key: str) -> None:
             ) from error
 
 
+def check_host(host: str) -> None:
+    """Raises: ConfigError: `http.host` is no address that servers on this machine can have."""
+    with _socket(host) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise ConfigError(
+                f"http.host: {host!r} is no address of this machine ({error.strerror}); "
+                "give 127.0.0.1, 0.0.0.0 for all of them, or one of its own"
+            ) from error
+
+
 def free_port(host: str) -> int:
-    """A port that nothing listens on now, and that no outgoing connection will take before its server binds it."""
+    """A port that nothing listens on now, and that no outgoing connection will take before its server binds it.
+
+    Raises: ConfigError: the host is not this machine's.
+    """
+    check_host(host)
     return free_ports(host, 1)[0]
 
 

@@ -179,7 +179,7 @@ def test_down_in_another_terminal_ends_a_cluster_in_the_foreground(baton: Baton)
         (("up", "--set", "http.port"), "error: --set http.port: is not KEY=VALUE"),
         (("up", "--set", "model=/nowhere"), "error: model: '/nowhere' is no folder"),
         (("up", "no.yaml"), "error: no.yaml: cannot be read"),
-        (("up", "--set", "http.host=192.0.2.77"), "error: http.port: 8000 cannot be bound on 192.0.2.77"),
+        (("up", "--set", "http.host=192.0.2.77"), "error: http.host: '192.0.2.77' is no address of this machine"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
@@ -197,6 +197,11 @@ def test_help_names_every_command_without_importing_ray_or_torch(tmp_path: Path)
     code += "print(sorted({'ray', 'torch', 'yaml', 'grpc'} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().splitlines()[-1] == "[]"
+
+
+def test_version_and_an_unknown_command_end_at_once(tmp_path: Path) -> None:
+    assert Baton(tmp_path)("--version").count(".") == 2
+    assert "No such command" in Baton(tmp_path)("serf", code=2)
 
 
 def test_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:

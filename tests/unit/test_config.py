@@ -61,7 +61,10 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("http: {port: 70000}", "http.port: 70000 is out of range; give 0 to 65535"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
-        ("kv: {transport: rdma}", "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc"),
+        (
+            "kv: {transport: rdma}",
+            "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",
+        ),
         ("pools: {draft: {workers: 1}}", "pools.draft: {'workers': 1} is not supported yet; leave it out"),
         ("pools: {decode: {tensor_parallel: 2}}", "pools.decode.tensor_parallel: 2 is not supported yet"),
         ("pools: {prefill: {sequence_parallel: 4}}", "pools.prefill.sequence_parallel: 4 is not supported yet"),
@@ -76,6 +79,9 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("- model", "the config: holds \\['model'\\], not keys"),
         ("model: [", "the config: is no YAML at line 1"),
         ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),
+        ("http: {port: 1}\nmodel: demo\nhttp: {port: 2}", "http: stands twice in one section, again at line 3"),
+        ("engine: {memory: 1GiB, memory: 2GiB}", "memory: stands twice in one section, again at line 1"),
+        ("model: ''", "model: is empty; give `demo`, a folder, or a Hub id"),
     ],
 )
 def test_an_error_names_key_value_and_fix(text: str, message: str) -> None:
