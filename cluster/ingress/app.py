@@ -11,6 +11,7 @@ import socket
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -138,13 +139,15 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     """Starts Serve on the connected Ray cluster, deploys the ingress and returns once it answers.
 
     Calling it again changes the replicas of a running ingress, not its ports.
-    Raises: ConfigError: a port is taken, or a replica could not start.
+    Raises: ConfigError: a port is taken, the model's tokenizer cannot be read, or a replica could not start.
     """
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions, gRPCOptions
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
+    if Path(model_path).is_dir():
+        Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
     is_running = _is_running()
     if not is_running:
         check_ports(config)

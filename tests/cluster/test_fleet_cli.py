@@ -133,6 +133,14 @@ def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -
     assert not (baton.home / "cluster.json").exists()
 
 
+def test_a_model_without_a_tokenizer_is_refused_by_name(baton: Baton, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    err = baton("up", str(baton.config), "--set", f"model={tmp_path / 'model'}", code=2)
+    assert err.strip().splitlines()[-1].startswith(f"error: model: {tmp_path / 'model'} has no tokenizer.json; use a")
+    assert not (baton.home / "cluster.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
