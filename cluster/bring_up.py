@@ -4,6 +4,7 @@ Also applies a changed config to a cluster that runs. A first start that fails l
 """
 
 import logging
+import os
 import threading
 import time
 import urllib.error
@@ -53,6 +54,8 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
     """
     with state.lock():
         resolve_model(config.model)
+        if not local_ray.external_address():
+            _check_cores(config)
         found = state.read()
         if found is not None and local_ray.is_running(found):
             return _Start(_with_ports_of(config, found), report).change(found)
@@ -240,6 +243,24 @@ def _end_in_external_ray(drain_timeout_s: float, *, undeploy: bool = True) -> No
         from cluster.ingress.app import undeploy as end_ingress
 
         end_ingress()
+
+
+def _check_cores(config: BatonConfig) -> None:
+    """Raises: ConfigError: a core that this machine does not have; a worker would run on all cores instead."""
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    available = os.sched_getaffinity(0)
+    for name, pool in (
+        ("prefill", config.pools.prefill),
+        ("decode", config.pools.decode),
+        ("mixed", config.pools.mixed),
+    ):
+        missing = sorted({core for cores in pool.cores or () for core in cores} - available)
+        if missing:
+            raise ConfigError(
+                f"pools.{name}.cores: {missing[0]} is no core of this machine; choose among "
+                f"{', '.join(map(str, sorted(available)))}, or leave it out"
+            )
 
 
 def _with_free_ports(config: BatonConfig) -> BatonConfig:

@@ -186,6 +186,7 @@ def test_down_in_another_terminal_ends_a_cluster_in_the_foreground(baton: Baton)
         (("up", "--set", "http.prot=1"), "error: http.prot: unknown key; did you mean `port`?"),
         (("up", "--set", "http.port"), "error: --set http.port: is not KEY=VALUE"),
         (("up", "--set", "model=/nowhere"), "error: model: '/nowhere' is no folder"),
+        (("up", "--set", "pools.decode.cores=[[4096]]"), "error: pools.decode.cores: 4096 is no core of this machine"),
         (("up", "no.yaml"), "error: no.yaml: cannot be read"),
         (("up", "--set", "http.host=192.0.2.77"), "error: http.host: '192.0.2.77' is no address of this machine"),
     ],
