@@ -72,6 +72,10 @@ def _from_status(status: str, details: str, target: str) -> BatonError:
         return InternalError(f"{target} does not serve baton.v1.Inference ({details}); is it Baton's gRPC port?")
     if status == "UNAVAILABLE" and "connect" in details:
         return UnavailableError(f"no server answers at {target}; start one with `baton up` or `make serve` ({details})")
+    if status == "UNAVAILABLE" and "resol" in details:
+        return UnavailableError(f"target {target!r} is no address; give host:port ({details})")
+    if status == "DEADLINE_EXCEEDED":
+        return DeadlineExceededError(f"{target} did not answer within timeout_s; raise it ({details})")
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in details:  # gRPC's own limit, not admission's
         return InvalidRequestError(f"the request is too large for {target}: {details}")
     return _BY_STATUS.get(status, InternalError)(details)

@@ -7,16 +7,30 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from baton.errors import InternalError, InvalidRequestError
 from baton.types import Choice, Completion, Delta, FinishReason, Model, Prompt, TokenLogprob, TokenLogprobs, Usage
 from baton.v1 import inference_pb2 as pb
 
+_KINDS = {
+    FieldDescriptor.TYPE_BOOL: "True or False",
+    FieldDescriptor.TYPE_FLOAT: "a number",
+    FieldDescriptor.TYPE_INT32: "a whole number from -2**31 to 2**31 - 1",
+    FieldDescriptor.TYPE_MESSAGE: "a dict of token ids to numbers",
+    FieldDescriptor.TYPE_STRING: "Unicode text",
+    FieldDescriptor.TYPE_UINT32: "a whole number from 0 to 2**32 - 1",
+    FieldDescriptor.TYPE_UINT64: "a whole number from 0 to 2**64 - 1",
+}
 _FINISH: dict[int, FinishReason] = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_ABORT: "abort",
     pb.FINISH_REASON_ERROR: "error",
 }
+
+
+_PROMPT = "a text, a list of token ids >= 0, or a list of messages"
 
 
 def sampling_params(
@@ -52,19 +66,29 @@ def sampling_params(
 def _fill(message: Any, name: str, value: Any) -> None:
     try:
         message.MergeFrom(type(message)(**{name: value}))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequestError(f"{name}={value!r} cannot be sent: {error}", field=name) from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        expected = _expected(message.DESCRIPTOR.fields_by_name[name])
+        raise InvalidRequestError(f"{name} is {_brief(value)}; it must be {expected}", field=name) from error
+
+
+def _expected(field: FieldDescriptor) -> str:
+    kind = _KINDS[field.type]
+    if field.message_type is not None or not field.is_repeated:
+        return kind
+    return f"a list, each of it {kind}"
 
 
 def generate_request(
     prompt: Prompt, *, model: str, sampling: pb.SamplingParams, timeout_s: float
 ) -> pb.GenerateRequest:
-    """Raises InvalidRequestError for a prompt that is empty or of mixed kinds."""
+    """Raises InvalidRequestError for a prompt that is empty, of mixed kinds, or none at all."""
     request = pb.GenerateRequest(model=model, sampling=sampling, timeout_s=timeout_s)
+    if not _is_list(prompt) and not isinstance(prompt, str):
+        raise InvalidRequestError(f"prompt is {_brief(prompt)}; give {_PROMPT}", field="prompt")
     if len(prompt) == 0:
         raise InvalidRequestError("the prompt is empty; give at least one token", field="prompt")
     if isinstance(prompt, str):
-        request.prompt = prompt
+        _set_text(request, "prompt", prompt)
     elif is_chat(prompt):
         request.chat.CopyFrom(chat(prompt))
     else:
@@ -75,14 +99,32 @@ def generate_request(
 def tokenize_request(text: Prompt, *, model: str) -> pb.TokenizeRequest:
     """Raises InvalidRequestError for anything but a text or messages."""
     if isinstance(text, str):
-        return pb.TokenizeRequest(model=model, text=text)
-    if is_chat(text):
+        request = pb.TokenizeRequest(model=model)
+        _set_text(request, "text", text)
+        return request
+    if _is_list(text) and is_chat(text):
         return pb.TokenizeRequest(model=model, chat=chat(text))
     raise InvalidRequestError(f"tokenize takes a text or a list of messages, not {_brief(text)}", field="text")
 
 
 def detokenize_request(token_ids: Sequence[int], *, model: str) -> pb.DetokenizeRequest:
-    return pb.DetokenizeRequest(model=model, token_ids=_token_ids(token_ids).ids)
+    if not _is_list(token_ids):
+        raise InvalidRequestError(f"token_ids is {_brief(token_ids)}; give a list of token ids >= 0", field="token_ids")
+    return pb.DetokenizeRequest(model=model, token_ids=_token_ids(token_ids, "token_ids").ids)
+
+
+def _is_list(value: object) -> bool:
+    """Arrays too; bytes are numbers to Python, but nobody's token ids."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | Mapping)
+
+
+def _set_text(request: Any, name: str, text: str) -> None:
+    try:
+        setattr(request, name, text)
+    except (UnicodeEncodeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"{name} is not Unicode text ({error}); give it without lone surrogates", field=name
+        ) from error
 
 
 def is_chat(prompt: Sequence[Any]) -> bool:
@@ -99,24 +141,21 @@ def chat(messages: Sequence[Any]) -> pb.Chat:
             )
         try:
             converted.append(pb.ChatMessage(role=message["role"], content=message["content"]))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidRequestError(
-                f"messages[{position}] is {_brief(message)}; 'role' and 'content' are texts", field="messages"
+                f"messages[{position}] is {_brief(message)}; 'role' and 'content' are Unicode texts", field="messages"
             ) from error
     return pb.Chat(messages=converted)
 
 
-def _token_ids(token_ids: Sequence[Any]) -> pb.TokenIds:
+def _token_ids(token_ids: Sequence[Any], name: str = "prompt") -> pb.TokenIds:
     """Raises InvalidRequestError that names the first wrong id by its place."""
     try:
         return pb.TokenIds(ids=token_ids)
     except (TypeError, ValueError, OverflowError) as error:
         wrong = next((place for place, token_id in enumerate(token_ids) if not _is_token_id(token_id)), 0)
-        raise InvalidRequestError(
-            f"prompt[{wrong}] is {_brief(token_ids[wrong])}; a prompt is a text, a list of token ids >= 0, "
-            "or a list of messages",
-            field="prompt",
-        ) from error
+        what = f"a prompt is {_PROMPT}" if name == "prompt" else "a token id is a whole number >= 0"
+        raise InvalidRequestError(f"{name}[{wrong}] is {_brief(token_ids[wrong])}; {what}", field=name) from error
 
 
 def _is_token_id(value: Any) -> bool:

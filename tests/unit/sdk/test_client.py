@@ -124,6 +124,12 @@ def test_token_ids_and_messages_are_prompts_too(client: baton.Client, server: Fa
         ([1, "two"], r"prompt\[1\] is 'two'"),
         ([{"role": "user"}], r"messages\[0\]"),
         ([{"role": "user", "content": 3}], r"messages\[0\]"),
+        ([{"role": "user", "content": "\ud800"}], r"messages\[0\]"),
+        (None, "prompt is None; give a text, a list of token ids >= 0, or a list of messages"),
+        (5, "prompt is 5; give a text"),
+        (b"bytes", "prompt is b'bytes'; give a text"),
+        ({"role": "user", "content": "hi"}, "prompt is {'role': 'user', .*; give a text"),
+        ("\ud800", "prompt is not Unicode text"),
     ],
 )
 def test_a_prompt_no_message_can_hold_is_refused(client: baton.Client, prompt: Any, message: str) -> None:
@@ -132,10 +138,22 @@ def test_a_prompt_no_message_can_hold_is_refused(client: baton.Client, prompt: A
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_tokens", -1), ("seed", -1), ("temperature", "warm"), ("stop_token_ids", [1 << 40])]
+    ("name", "value", "message"),
+    [
+        ("max_tokens", -1, r"max_tokens is -1; it must be a whole number from 0 to 2\*\*32 - 1"),
+        ("max_tokens", 1.5, r"max_tokens is 1.5; it must be a whole number from 0 to 2\*\*32 - 1"),
+        ("seed", -1, r"seed is -1; it must be a whole number from 0 to 2\*\*64 - 1"),
+        ("temperature", "warm", "temperature is 'warm'; it must be a number"),
+        ("stop_token_ids", [1 << 40], r"stop_token_ids is .*; it must be a list, each of it a whole number"),
+        ("stop", 5, "stop is 5; it must be a list, each of it Unicode text"),
+        ("stop", "\ud800", "stop is .*; it must be a list, each of it Unicode text"),
+        ("logit_bias", {-5: 1}, "logit_bias is {-5: 1}; it must be a dict of token ids to numbers"),
+        ("logit_bias", [5], r"logit_bias is \[5\]; it must be a dict of token ids to numbers"),
+        ("ignore_eos", "yes", "ignore_eos is 'yes'; it must be True or False"),
+    ],
 )
-def test_a_value_no_message_can_hold_names_its_field(client: baton.Client, name: str, value: Any) -> None:
-    with pytest.raises(baton.InvalidRequestError, match=name) as caught:
+def test_a_value_no_message_can_hold_names_its_field(client: baton.Client, name: str, value: Any, message: str) -> None:
+    with pytest.raises(baton.InvalidRequestError, match=message) as caught:
         client.generate("Once", **{name: value})
     assert caught.value.field == name
 
@@ -161,7 +179,7 @@ def test_leaving_a_stream_cancels_the_request(client: baton.Client, server: Fake
 
 def test_a_deadline_is_sent_and_kept(client: baton.Client, server: FakeGrpcServer) -> None:
     server.scripts.append([Hang()])
-    with pytest.raises(baton.DeadlineExceededError):
+    with pytest.raises(baton.DeadlineExceededError, match="did not answer within timeout_s; raise it"):
         client.generate("Once", timeout_s=0.2)
     assert 0 < server.requests[0].timeout_s <= 0.2
     assert 0 < server.deadlines_s[0] < 1  # gRPC rounds up
@@ -210,6 +228,26 @@ def test_tokenize_and_detokenize_are_inverse(client: baton.Client) -> None:
     assert client.detokenize(token_ids) == "Once"
     messages: list[baton.Message] = [{"role": "user", "content": "On"}]
     assert client.tokenize(messages) == [79, 110]
+
+
+def test_detokenize_refuses_what_is_no_list_of_token_ids(client: baton.Client) -> None:
+    wrong: Any
+    for wrong, message in (
+        (None, "token_ids is None"),
+        ("text", "token_ids is 'text'"),
+        ([-1], r"token_ids\[0\] is -1"),
+    ):
+        with pytest.raises(baton.InvalidRequestError, match=message) as caught:
+            client.detokenize(wrong)
+        assert caught.value.field == "token_ids"
+
+
+def test_a_target_that_is_no_address_says_so() -> None:
+    with (
+        baton.Client("http://127.0.0.1:9", max_retries=0, timeout_s=20) as client,
+        pytest.raises(baton.UnavailableError, match=r"target 'http://127\.0\.0\.1:9' is no address; give host:port"),
+    ):
+        client.generate("Once")
 
 
 def test_tokenize_refuses_token_ids(client: baton.Client) -> None:
