@@ -284,7 +284,10 @@ def _with_ports(config: BatonConfig, http: int, grpc: int) -> BatonConfig:
 
 
 def _raise_failure(status: "FleetStatus") -> None:
+    """Of the workers that do not serve: one that failed before and is back may well stay."""
     for worker in status.workers:
+        if worker.phase == "ready":
+            continue
         if worker.error_is_final:
             raise ConfigError(f"{worker.worker_id} cannot start: {worker.error}")
         if worker.num_failures >= MAX_FAILURES:

@@ -157,10 +157,11 @@ def _memory(config: BatonConfig) -> Iterator[Check]:
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         yield _model(config, folder, weights)
     num_workers = _num_workers(config)
-    needed = num_workers * (config.engine.memory_bytes + weights + WORKER_BYTES)
+    on_cpu = 0 if config.device == "cuda" else config.engine.memory_bytes + weights
+    needed = num_workers * (on_cpu + WORKER_BYTES)
     available = psutil.virtual_memory().available
     found = f"{available / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed by {num_workers} workers"
-    if available >= needed or config.device == "cuda":
+    if available >= needed:
         yield Check("memory", Verdict.GOOD, found)
     else:
         yield Check("memory", Verdict.BAD, found, "lower engine.memory or pools.*.workers, or end other programs")

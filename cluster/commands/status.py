@@ -11,6 +11,7 @@ from baton.errors import UnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
     from cluster.fleet.client import ControllerClient
     from cluster.fleet.status import FleetStatus, WorkerStatus
@@ -80,12 +81,17 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
         table.add_column(heading, justify="right", no_wrap=True)
     for worker in status.workers:
         table.add_row(*_row(worker))
-    trouble = [
-        Text(f"{worker.worker_id} failed {worker.num_failures} times: {worker.error}", style="red")
-        for worker in status.workers
-        if worker.error
-    ]
+    trouble = [_trouble(worker) for worker in status.workers if worker.error]
     return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *trouble)
+
+
+def _trouble(worker: "WorkerStatus") -> "Text":
+    from rich.text import Text
+
+    times = "once" if worker.num_failures == 1 else f"{worker.num_failures} times in a row"
+    if worker.phase == "ready":
+        return Text(f"{worker.worker_id} is back after it failed {times}: {worker.error}", style="yellow")
+    return Text(f"{worker.worker_id} failed {times}: {worker.error}", style="red")
 
 
 def _row(worker: "WorkerStatus") -> list[str]:

@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass
 
+from ray.exceptions import ActorDiedError
+
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.launch import Launched
 from cluster.fleet.shell import WorkerFacts
@@ -94,5 +96,7 @@ class WorkerRecord:
 
 
 def first_line(error: BaseException) -> str:
+    if isinstance(error, ActorDiedError) and "unexpectedly" in str(error):
+        return "its process ended by itself: killed, out of memory, or a crash that its log tells"
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
