@@ -17,7 +17,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old: install 3.11 or newer, or name one: make install PYTHON=python3.12" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3 has no venv module: install it (Debian: apt install python3-venv)' >&2; exit 1; }
 	@echo 'installing into .venv (some minutes the first time)'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# compat: else a script beside a checkout that is called baton would import the folder as `baton`
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
 	@$(BIN)/python -m workers.model.native
 	@touch $@
 
