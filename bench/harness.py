@@ -125,6 +125,12 @@ class LocalCluster:
             await asyncio.to_thread(worker.wait_ready)
             self.workers[worker.spec.worker_id] = worker
 
+    async def all_up(self, timeout_s: float = 10.0) -> None:
+        """Waits until the dispatcher has heard from every worker: what is sent before goes to those it has."""
+        async with asyncio.timeout(timeout_s):
+            while sum(view.up and view.state is not None for view in self.dispatcher.states()) < len(self.workers):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def generate(
         self, prompt: Sequence[int], sampling: SamplingParams, timeout_s: float = 120.0, request_id: str = ""
     ) -> AsyncIterator[list[TokenOutput]]:
@@ -165,6 +171,7 @@ async def local_cluster(
     try:
         await cluster.start(specs, log)
         await cluster.dispatcher.start()
+        await cluster.all_up()
         yield cluster
     finally:
         await cluster.close()

@@ -36,8 +36,8 @@ PREFILL_CORE, DECODE_CORE = 0, 1
 class Load:
     num_decodes: int = 8
     prompt_tokens: int = 2000
-    num_prompts: int = 12
-    gap_s: float = 0.7  # between prompts
+    num_prompts: int = 24
+    gap_s: float = 0.35  # between prompts
     prompt_outputs: int = 4  # tokens that each arriving prompt asks for
     warm_up_s: float = 1.0
 
