@@ -32,7 +32,10 @@ class GrpcBackend:
             reply = await self._stub.ListModels(pb.ListModelsRequest(), timeout=_CONNECT_TIMEOUT_S)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from error
-        return [ServedModel(id=model.id, max_model_len=model.max_model_len or None) for model in reply.models]
+        return [
+            ServedModel(id=model.id, max_model_len=model.max_model_len or None, vocab_size=model.vocab_size or None)
+            for model in reply.models
+        ]
 
     def encode(self, request: LoadRequest, sampling: Sampling) -> pb.GenerateRequest:
         params = _convert.sampling_params(
