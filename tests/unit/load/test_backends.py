@@ -127,7 +127,7 @@ async def test_the_served_models_are_listed(http: FakeOpenAIServer, grpc_server:
     async with aclosing(_Closing(_openai(http))) as closing:
         assert await closing.backend.models() == [ServedModel(id="fake", max_model_len=2048, vocab_size=500)]
     async with aclosing(_Closing(GrpcBackend(grpc_server.target))) as closing:
-        assert await closing.backend.models() == [ServedModel(id="fake", max_model_len=2048)]
+        assert await closing.backend.models() == [ServedModel(id="fake", max_model_len=2048, vocab_size=500)]
 
 
 class _Closing:
