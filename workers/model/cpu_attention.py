@@ -1,7 +1,7 @@
 """Paged attention on CPU cores, over the blocks where they lie, on torch's threads.
 
 Two C kernels, compiled on first use (see `workers.model.native`): `cpu_attention.c` for chunks of few queries, which
-wait for memory, and `cpu_attention_amx.c` for chunks of many in bfloat16, which are matrix products. Where the second
+wait for memory, and `cpu_attention_tiles.c` for chunks of many in bfloat16, which are matrix products. Where the second
 cannot run, torch's scaled dot product attention takes the long chunks; where the first cannot be built, `available()`
 is False and `workers.model.attention_torch` serves.
 """
@@ -20,9 +20,11 @@ from workers.model.attention import PagedMeta
 DTYPES = (torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
 # Up to this many queries of a chunk the kernel for few is the faster one; above, matrix products are. 512 queries after
-# 1,536 keys, 16/8 heads of 64, on a 2-core Xeon: bfloat16 31 ms by the kernel for few queries, 10 ms by torch, 5 ms by
-# the AMX kernel; float32 35 ms and 29 ms by torch. torch knows neither caps nor sinks.
-MAX_QUERIES_BESIDE_AMX = 8
+# 1,536 keys, 16/8 heads of 64, bfloat16 on two cores: 31 ms by the kernel for few queries, 10 ms by torch, 5 ms by AMX
+# tiles (a Xeon); 24 ms and 5 ms by AVX-512's dot products, 29 ms by torch (an EPYC). float32 on the Xeon: 35 ms and 29 ms
+# by torch. torch knows neither caps nor sinks.
+MOST_TILES = 2  # 2: AMX, 1: AVX-512's dot products
+MAX_QUERIES_BESIDE_TILES = 8
 MAX_QUERIES = {torch.bfloat16: 24, torch.float32: 256}
 
 
@@ -65,17 +67,17 @@ def _kernel() -> Kernel | None:
 
 
 @functools.cache
-def _amx_kernel() -> Kernel | None:
-    """None on a processor without AMX, or where the operating system does not grant it."""
-    library = native.load("cpu_attention_amx")
-    if library is None or not library.baton_attention_amx_available():
+def _tile_kernel() -> Kernel | None:
+    """None on a processor without bfloat16 products; AMX's are taken where the operating system grants them."""
+    library = native.load("cpu_attention_tiles")
+    if library is None or not library.baton_attention_tiles_choose(MOST_TILES):
         return None
-    return _function("cpu_attention_amx", "baton_paged_attention_amx")
+    return _function("cpu_attention_tiles", "baton_paged_attention_tiles")
 
 
 def available() -> bool:
     """Whether the kernel for few queries is there; compiles both on the first call (some seconds)."""
-    _amx_kernel()
+    _tile_kernel()
     return _kernel() is not None
 
 
@@ -107,9 +109,9 @@ def paged_attention(
         out = torch.empty(query.shape, dtype=query.dtype)
     if sinks is not None:
         sinks = sinks.float().contiguous()
-    amx = _amx_kernel() if query.dtype == torch.bfloat16 and query.shape[2] in range(32, 257, 32) else None
-    if amx is not None:
-        limit = MAX_QUERIES_BESIDE_AMX
+    tiles = _tile_kernel() if query.dtype == torch.bfloat16 and query.shape[2] in range(32, 257, 32) else None
+    if tiles is not None:
+        limit = MAX_QUERIES_BESIDE_TILES
     else:
         limit = MAX_QUERIES[query.dtype] if softcap is None and sinks is None else NO_LIMIT
     long, others = _split(meta, limit)
@@ -142,8 +144,8 @@ def paged_attention(
         torch.get_num_threads(),
     )
     failed = others and kernel(ctypes.byref(args))
-    if long and amx is not None:
-        failed |= amx(ctypes.byref(args))
+    if long and tiles is not None:
+        failed |= tiles(ctypes.byref(args))
     elif long:
         for chunk in long:
             _by_matrix_products(chunk, query, k_cache, v_cache, meta, scale, window, out)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.model import cpu_attention
+from workers.model import cpu_attention, native
 from workers.model.attention import PagedMeta, build_meta
 from workers.model.contract import Chunk
 
@@ -113,3 +113,17 @@ def test_a_ragged_batch_over_shuffled_blocks_gives_what_the_definition_gives(
         torch.set_num_threads(before)
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_dot_products_give_what_the_definition_gives_where_amx_would_be_taken(seed: int) -> None:
+    library = native.load("cpu_attention_tiles")
+    assert library is not None
+    if library.baton_attention_tiles_choose(cpu_attention.MOST_TILES) != 2:
+        pytest.skip("no AMX: the other test is of the dot products already")
+    try:
+        assert library.baton_attention_tiles_choose(1) == 1
+        found, expected = run_case(seed, torch.bfloat16)
+    finally:
+        library.baton_attention_tiles_choose(cpu_attention.MOST_TILES)
+    assert (found.double() - expected).abs().max() < TOLERANCE[torch.bfloat16]

@@ -1,4 +1,5 @@
-/* Attention of chunks of many queries, in bfloat16 on AMX tiles; see cpu_attention.py.
+/* Attention of chunks of many queries, in bfloat16 by products of tiles; see cpu_attention.py. Tiles are AMX's where the
+ * processor has them and the system grants them, else blocks of registers under AVX-512's dot products of pairs.
  *
  * Keys and values of a chunk are first laid out as tiles, once per KV head and for all queries: keys as 16 pairs of
  * dimensions x 16 keys, values as 16 pairs of keys x 16 dimensions. A task is then 32 queries of one head against
@@ -6,9 +7,16 @@
  */
 #include "cpu_attention.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if defined(__AMX_BF16__) && defined(__linux__)
+#define AMX 1
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#define AMX 0
+#endif
+
+static int use_amx; /* set by choose() alone */
 
 enum { ROWS = 32, ROUND = 256, TILE_WORDS = 256, MAX_DIM = 256 };
 
@@ -20,30 +28,6 @@ typedef struct {
     int64_t tiles;                  /* where its packed keys begin, in words; values follow */
     int64_t first_task;
 } chunk_t;
-
-/* 1 where the kernel may use AMX: the operating system grants it to the process on request. */
-int baton_attention_amx_available(void) {
-    const long request_permission = 0x1023, tile_data = 18;
-    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-}
-
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-} tile_config;
-
-/* Tiles 0-3: sums of (upper, lower rows) x (left, right columns); 4, 5: upper and lower rows; 6, 7: columns. */
-static void configure(int upper, int lower) {
-    tile_config config = {.palette = 1};
-    if (!lower) lower = 1;
-    const int rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
-    for (int i = 0; i < 8; i++) {
-        config.rows[i] = rows[i];
-        config.bytes_per_row[i] = 64;
-    }
-    _tile_loadconfig(&config);
-}
 
 /* out[i * 16 + j] = rows[j][i] for 16 words of each of 16 rows. */
 INLINE void transpose(const uint32_t *const *rows, int64_t from, uint32_t *out) {
@@ -106,8 +90,26 @@ typedef struct {
     float maximum[ROWS], sum[ROWS];
 } work_t;
 
-/* scores[row][j] = query[row] . key[j] for `count` keys, a multiple of 32 */
-INLINE void score(work_t *w, const uint32_t *keys, int count, int64_t dim, int lower) {
+#if AMX
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[16];
+    uint8_t rows[16];
+} tile_config;
+
+/* Tiles 0-3: sums of (upper, lower rows) x (left, right columns); 4, 5: upper and lower rows; 6, 7: columns. */
+static void configure(int upper, int lower) {
+    tile_config config = {.palette = 1};
+    if (!lower) lower = 1;
+    const int rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
+    for (int i = 0; i < 8; i++) {
+        config.rows[i] = rows[i];
+        config.bytes_per_row[i] = 64;
+    }
+    _tile_loadconfig(&config);
+}
+
+INLINE void score_amx(work_t *w, const uint32_t *keys, int count, int64_t dim, int lower) {
     int64_t per_16 = dim / 32 * TILE_WORDS;
     for (int j = 0; j < count; j += 32) {
         const uint32_t *left = keys + j / 16 * per_16, *right = left + per_16;
@@ -134,6 +136,115 @@ INLINE void score(work_t *w, const uint32_t *keys, int count, int64_t dim, int l
             _tile_stored(3, &w->scores[16][j + 16], ROUND * 4);
         }
     }
+}
+
+INLINE void weigh_amx(work_t *w, const uint32_t *values, int count, int64_t dim, int lower) {
+    for (int64_t d = 0; d < dim; d += 32) {
+        _tile_loadd(0, w->values + d, dim * 4);
+        _tile_loadd(1, w->values + d + 16, dim * 4);
+        if (lower) {
+            _tile_loadd(2, w->values + 16 * dim + d, dim * 4);
+            _tile_loadd(3, w->values + 16 * dim + d + 16, dim * 4);
+        }
+        for (int j = 0; j < count; j += 32) {
+            const uint32_t *left = values + (j / 32 * (dim / 16) + d / 16) * TILE_WORDS;
+            _tile_loadd(4, &w->weights[0][j], ROUND * 2);
+            _tile_loadd(6, left, 64);
+            _tile_loadd(7, left + TILE_WORDS, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            if (lower) {
+                _tile_loadd(5, &w->weights[16][j], ROUND * 2);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, w->values + d, dim * 4);
+        _tile_stored(1, w->values + d + 16, dim * 4);
+        if (lower) {
+            _tile_stored(2, w->values + 16 * dim + d, dim * 4);
+            _tile_stored(3, w->values + 16 * dim + d + 16, dim * 4);
+        }
+    }
+}
+
+static int granted(void) { /* the operating system grants the tiles' registers to the process on request */
+    const long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
+/* `sums[i][c]` += rows i of pairs against columns of pairs: 8 rows x 32 columns, `depth` pairs.
+ *
+ * rows: [8] of `row_stride` words; left, right: [depth][16] words, 16 columns each; both go on at `tile_stride` words
+ * after each 16 pairs.
+ */
+INLINE void multiply(
+    __m512 sums[8][2], const uint32_t *rows, int64_t row_stride, const uint32_t *left, const uint32_t *right,
+    int64_t tile_stride, int64_t depth
+) {
+    for (int64_t tile = 0; tile < depth / 16; tile++)
+        for (int pair = 0; pair < 16; pair++) {
+            __m512bh l = (__m512bh)_mm512_load_si512(left + tile * tile_stride + pair * 16);
+            __m512bh r = (__m512bh)_mm512_load_si512(right + tile * tile_stride + pair * 16);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                __m512bh x = (__m512bh)_mm512_set1_epi32(rows[i * row_stride + tile * 16 + pair]);
+                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, l);
+                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, r);
+            }
+        }
+}
+
+INLINE void score_dots(work_t *w, const uint32_t *keys, int count, int64_t dim, int rows) {
+    int64_t per_16 = dim / 32 * TILE_WORDS;
+    for (int j = 0; j < count; j += 32)
+        for (int row = 0; row < rows; row += 8) {
+            const uint32_t *left = keys + j / 16 * per_16;
+            __m512 sums[8][2] = {0};
+            multiply(sums, (const uint32_t *)(w->query + row * dim), dim / 2, left, left + per_16, TILE_WORDS, dim / 2);
+            for (int i = 0; i < 8; i++)
+                for (int c = 0; c < 2; c++) _mm512_store_ps(&w->scores[row + i][j + 16 * c], sums[i][c]);
+        }
+}
+
+INLINE void weigh_dots(work_t *w, const uint32_t *values, int count, int64_t dim, int rows) {
+    for (int64_t d = 0; d < dim; d += 32)
+        for (int row = 0; row < rows; row += 8) {
+            const uint32_t *left = values + d / 16 * TILE_WORDS;
+            float *at = w->values + row * dim + d;
+            __m512 sums[8][2];
+            for (int i = 0; i < 8; i++)
+                for (int c = 0; c < 2; c++) sums[i][c] = _mm512_load_ps(at + i * dim + 16 * c);
+            multiply(
+                sums, (const uint32_t *)w->weights[row], ROUND / 2, left, left + TILE_WORDS, dim / 16 * TILE_WORDS,
+                count / 2
+            );
+            for (int i = 0; i < 8; i++)
+                for (int c = 0; c < 2; c++) _mm512_store_ps(at + i * dim + 16 * c, sums[i][c]);
+        }
+}
+
+/* scores[row][j] = query[row] . key[j] for `count` keys, a multiple of 32 */
+INLINE void score(work_t *w, const uint32_t *keys, int count, int64_t dim, int rows) {
+#if AMX
+    if (use_amx) {
+        score_amx(w, keys, count, dim, rows > 16);
+        return;
+    }
+#endif
+    score_dots(w, keys, count, dim, rows);
+}
+
+/* values[row] += sum_j weights[row][j] * value[j] */
+INLINE void weigh(work_t *w, const uint32_t *values, int count, int64_t dim, int rows) {
+#if AMX
+    if (use_amx) {
+        weigh_amx(w, values, count, dim, rows > 16);
+        return;
+    }
+#endif
+    weigh_dots(w, values, count, dim, rows);
 }
 
 /* Keys outside [low, high) of this round do not count for this row. */
@@ -173,37 +284,6 @@ INLINE void soften(work_t *w, int row, float unit, int count, int64_t dim) {
     w->sum[row] += _mm512_reduce_add_ps(_mm512_add_ps(total, rest));
 }
 
-/* values[row] += sum_j weights[row][j] * value[j] */
-INLINE void weigh(work_t *w, const uint32_t *values, int count, int64_t dim, int lower) {
-    for (int64_t d = 0; d < dim; d += 32) {
-        _tile_loadd(0, w->values + d, dim * 4);
-        _tile_loadd(1, w->values + d + 16, dim * 4);
-        if (lower) {
-            _tile_loadd(2, w->values + 16 * dim + d, dim * 4);
-            _tile_loadd(3, w->values + 16 * dim + d + 16, dim * 4);
-        }
-        for (int j = 0; j < count; j += 32) {
-            const uint32_t *left = values + (j / 32 * (dim / 16) + d / 16) * TILE_WORDS;
-            _tile_loadd(4, &w->weights[0][j], ROUND * 2);
-            _tile_loadd(6, left, 64);
-            _tile_loadd(7, left + TILE_WORDS, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            if (lower) {
-                _tile_loadd(5, &w->weights[16][j], ROUND * 2);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-        }
-        _tile_stored(0, w->values + d, dim * 4);
-        _tile_stored(1, w->values + d + 16, dim * 4);
-        if (lower) {
-            _tile_stored(2, w->values + 16 * dim + d, dim * 4);
-            _tile_stored(3, w->values + 16 * dim + d + 16, dim * 4);
-        }
-    }
-}
-
 static void finish(const baton_attention_args *a, work_t *w, int64_t token, int64_t head, int rows) {
     float scale = a->softcap != 0 ? 1 : a->scale;
     for (int row = 0; row < rows; row++) {
@@ -231,9 +311,10 @@ INLINE void attend(
     const uint32_t *keys = words + c->tiles + kv_head * c->num_keys * (dim / 2);
     const uint32_t *values = keys + a->num_kv_heads * c->num_keys * (dim / 2);
     const uint16_t *query = (const uint16_t *)a->query + token * a->query_token_stride + head * a->query_head_stride;
-    int lower = rows > 16;
     float unit = (a->softcap != 0 ? 1 : a->scale) * 1.44269504f;
-    configure(lower ? 16 : rows, lower ? rows - 16 : 0);
+#if AMX
+    if (use_amx) configure(rows > 16 ? 16 : rows, rows > 16 ? rows - 16 : 0);
+#endif
     for (int row = 0; row < rows; row++) {
         w->maximum[row] = UNSEEN;
         w->sum[row] = 0;
@@ -244,7 +325,7 @@ INLINE void attend(
     int64_t begin = a->window ? c->context + from + 1 - a->window - c->first : 0;
     for (int64_t at = begin > 0 ? begin / 32 * 32 : 0; at < end; at += ROUND) {
         int count = end - at < ROUND ? (end - at + 31) / 32 * 32 : ROUND;
-        score(w, keys + at * (dim / 2), count, dim, lower);
+        score(w, keys + at * (dim / 2), count, dim, rows);
         for (int row = 0; row < rows; row++) {
             int64_t position = c->context + from + row - c->first - at;
             int64_t low = a->window ? position - a->window + 1 : 0, high = position + 1;
@@ -254,7 +335,7 @@ INLINE void attend(
             if (low > 0 || high < count) hide(w->scores[row], low < count ? low : count, high < 0 ? 0 : high, count);
             soften(w, row, unit, count, dim);
         }
-        weigh(w, values + at * (dim / 2), count, dim, lower);
+        weigh(w, values + at * (dim / 2), count, dim, rows);
     }
     finish(a, w, token, head, rows);
 }
@@ -288,8 +369,16 @@ static void run_task(
     else attend(a, c, words, w, head, from, rows, a->head_dim);
 }
 
+/* Which products serve from now on, `most` at most: 2 AMX, 1 AVX-512, 0 none. */
+int baton_attention_tiles_choose(int most) {
+#if AMX
+    use_amx = most >= 2 && granted();
+#endif
+    return most < 1 ? 0 : 1 + use_amx;
+}
+
 /* head_dim is a multiple of 32, at most MAX_DIM. Returns 0, or 1 when there is no memory for the tiles. */
-int baton_paged_attention_amx(const baton_attention_args *a) {
+int baton_paged_attention_tiles(const baton_attention_args *a) {
     int64_t num_words, num_tasks, failed = 0;
     chunk_t *chunks = malloc(a->num_chunks * sizeof(chunk_t));
     if (!chunks) return 1;
@@ -309,14 +398,17 @@ int baton_paged_attention_amx(const baton_attention_args *a) {
         }
 #pragma omp barrier
         work_t *w = aligned_alloc(64, sizeof(work_t));
-        if (!w) {
+        if (w) memset(w, 0, sizeof(work_t)); /* products take rows in groups: the last of a group may be no query's */
+        else {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < num_tasks; task++)
             if (w) run_task(a, chunks, count, words, task, w);
-        _tile_release();
+#if AMX
+        if (use_amx) _tile_release();
+#endif
         free(w);
     }
     free(words);
@@ -326,7 +418,7 @@ int baton_paged_attention_amx(const baton_attention_args *a) {
 
 #else
 
-int baton_attention_amx_available(void) { return 0; }
-int baton_paged_attention_amx(const baton_attention_args *a) { return a != NULL; }
+int baton_attention_tiles_choose(int most) { return most < 0; }
+int baton_paged_attention_tiles(const baton_attention_args *a) { return a != NULL; }
 
 #endif
