@@ -255,6 +255,12 @@ def _check_together(config: BatonConfig) -> None:
         raise ConfigError(
             f"engine.max_model_len: {length} is below engine.block_size {config.engine.block_size}; use auto"
         )
+    budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
+    if budget <= sequences:
+        raise ConfigError(
+            f"engine.max_batched_tokens: {budget} leaves prompts nothing beside the tokens of engine.max_sequences "
+            f"{sequences} answers; set it above that, or lower engine.max_sequences"
+        )
     if config.http.port and config.http.port == config.grpc.port:
         raise ConfigError(f"grpc.port: {config.grpc.port} is http.port too; give another, or 0 for a free one")
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from baton.errors import ConfigError
 
@@ -50,6 +51,9 @@ def check(options: LoadOptions) -> None:
     """Raises ConfigError for a value out of range, or two options that contradict each other."""
     if options.backend not in BACKENDS:
         raise ConfigError(f"--backend {options.backend} is unknown; choose one of {', '.join(BACKENDS)}")
+    parts = urlsplit(options.address)
+    if options.backend != "grpc" and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ConfigError(f"--url {options.address} is no URL; give one such as http://127.0.0.1:8000")
     _check_ranges(options)
     _check_pacing(options)
     _check_workload(options)

@@ -7,7 +7,6 @@ are imported when called, because Serve reads its environment (`serve_environmen
 import asyncio
 import logging
 import os
-import socket
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.ports import check_port
 from cluster.router.dispatcher import Dispatcher
 from cluster.router.workers import WorkerEntry
 
@@ -200,18 +200,5 @@ def _is_loopback(host: str) -> bool:
 
 def check_ports(config: BatonConfig) -> None:
     """Raises: ConfigError: something on this machine holds one of the two public ports."""
-    _check_port(config.http.host, config.http.port, "http.port")
-    _check_port(config.http.host, config.grpc.port, "grpc.port")
-
-
-def _check_port(host: str, port: int, key: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"{key} is {port}, which cannot be bound on {host} ({error.strerror}); "
-                "choose another port, or stop what uses it"
-            ) from error
+    check_port(config.http.host, config.http.port, "http.port")
+    check_port(config.http.host, config.grpc.port, "grpc.port")

@@ -14,6 +14,7 @@ from workers.spec import Role
 
 PREFIX_WEIGHT = 0.5  # a wholly cached prompt makes up for half of a decode worker's sequences or blocks in use
 
+NEAR = 0.02  # decode costs are told apart in such steps: a block more or less must not send each prompt to one of two
 NO_ROOM_COST = 2.0  # what a worker with room costs at most, waiting prompts aside
 
 
@@ -48,7 +49,9 @@ class Policy:
         if not decodes:
             return None
         cached = {load.worker_id: _num_cached_tokens(request, load, prefix) for load in decodes}
-        decode = _cheapest(decodes, lambda load: _decode_cost(request, load, cached[load.worker_id], now_s), rng)
+        decode = _cheapest(
+            decodes, lambda load: round(_decode_cost(request, load, cached[load.worker_id], now_s) / NEAR), rng
+        )
         alone = Route(prefill_id=None, decode_id=decode.worker_id, num_cached_tokens=cached[decode.worker_id])
         short = request.num_tokens - alone.num_cached_tokens <= self._disaggregate_over_tokens
         if short or decode.role is Role.MIXED:

@@ -76,6 +76,7 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("pools: 3", "pools: 3 is not a section"),
         ("grpc: {port: 8000}", "grpc.port: 8000 is http.port too"),
         ("engine: {max_model_len: 8}", "engine.max_model_len: 8 is below engine.block_size 16"),
+        ("engine: {max_batched_tokens: 64}", "engine.max_batched_tokens: 64 leaves prompts nothing"),
         ("- model", "the config: holds \\['model'\\], not keys"),
         ("model: [", "the config: is no YAML at line 1"),
         ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),

@@ -29,7 +29,7 @@ _ID = "i"  # block ids as they travel: int32 of this machine
 
 class ShmSender(Plain):
     name = NAME
-    max_message_bytes = 32 << 20  # only block ids cross the stream
+    max_message_bytes = 256 << 20  # only block ids cross the stream
     min_push_bytes = 2 << 20  # the receiver copies so much in half a millisecond
 
     def __init__(self, store: SharedKVStore) -> None:

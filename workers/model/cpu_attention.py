@@ -20,9 +20,9 @@ from workers.model.attention import PagedMeta
 DTYPES = (torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
 # Up to this many queries of a chunk the kernel for few is the faster one; above, matrix products are. 512 queries after
-# 1,536 keys, 16/8 heads of 64, bfloat16 on two cores: 31 ms by the kernel for few queries, 10 ms by torch, 5 ms by AMX
-# tiles (a Xeon); 24 ms and 5 ms by AVX-512's dot products, 29 ms by torch (an EPYC). float32 on the Xeon: 35 ms and 29 ms
-# by torch. torch knows neither caps nor sinks.
+# 1,536 keys, 16/8 heads of 64, bfloat16 on two cores, by the kernel for few, by torch, by tiles: 31, 10 and 5 ms on a
+# Xeon with AMX; 24, 29 and 5 ms on an EPYC without. float32 on the Xeon: 35 ms, and 29 ms by torch. torch knows neither
+# caps nor sinks.
 MOST_TILES = 2  # 2: AMX, 1: AVX-512's dot products
 MAX_QUERIES_BESIDE_TILES = 8
 MAX_QUERIES = {torch.bfloat16: 24, torch.float32: 256}

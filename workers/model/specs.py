@@ -107,12 +107,22 @@ def num_parameters(files: list[Path]) -> int:
 
 
 def _header(path: Path) -> Iterator[dict[str, Any]]:
+    """One entry per weight. Raises: ConfigError: the file is shorter than its header says, or has none."""
+    cut_short = ConfigError(f"model: {path} is cut short or no safetensors file; fetch it again")
+    length = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > path.stat().st_size:
-            raise ConfigError(f"model: {path} is cut short or no safetensors file; fetch it again")
-        header = json.loads(file.read(size))
-    yield from (entry for name, entry in header.items() if name != "__metadata__")
+        if 8 + size > length:
+            raise cut_short
+        try:
+            header = json.loads(file.read(size))
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((entry["data_offsets"][1] for entry in entries), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise cut_short from error
+    if 8 + size + end > length:
+        raise cut_short
+    yield from entries
 
 
 def _product(shape: list[int]) -> int:

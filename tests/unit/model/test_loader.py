@@ -92,6 +92,16 @@ def test_a_weight_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
         load_model(make_spec(folder))
 
 
+@pytest.mark.parametrize("keep", [0, 7, 900, -1])
+def test_a_copy_that_broke_off_is_refused_by_name(tmp_path: Path, keep: int) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny("llama"), folder)
+    (path,) = folder.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is cut short"):
+        load_model(make_spec(folder))
+
+
 def test_missing_weights_are_counted_and_named(tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(tiny("llama"), folder)
