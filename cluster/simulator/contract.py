@@ -23,10 +23,10 @@ class SimCluster:
     """`engine.memory_bytes` is not read: `SimPool.num_blocks` says it. One ingress replica."""
 
     pools: Sequence[SimPool]
-    engine: EngineConfig = EngineConfig()
-    router: RouterConfig = RouterConfig()
-    kv: KVConfig = KVConfig()
-    health: HealthConfig = HealthConfig()
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    kv: KVConfig = field(default_factory=KVConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     max_model_len: int = 1 << 20
     num_layers: int = 1  # that hold KV: the granularity of pushing
     token_bytes: int = 0  # KV of one token, all layers
@@ -49,7 +49,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A named one at a time, see `cluster.simulator.faults.KINDS`; text form `kill_decode@30s` or `kill:decode-1@30s`."""
+    """One thing that goes wrong; kinds and text form are those of `cluster.simulator.faults`."""
 
     kind: str
     at_s: float
