@@ -133,7 +133,13 @@ def plot(gaps: dict[str, list[float]], path: Path) -> None:
     for name, values in gaps.items():
         ordered = np.sort(np.array(values) * 1000)
         axes.plot(ordered, 1 - np.arange(len(ordered)) / len(ordered), label=name)
-    axes.set(xscale="log", yscale="log", xlim=(2, None), xlabel="gap between two tokens (ms)", ylabel="share of gaps that are longer")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(2, None),
+        xlabel="gap between two tokens (ms)",
+        ylabel="share of gaps that are longer",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
