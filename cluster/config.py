@@ -6,6 +6,12 @@ ConfigError that names the key, the value and the fix.
 
 from dataclasses import dataclass, field
 
+from workers.spec import EngineSpec, KVSpec
+
+# These two sections are what each worker is told.
+EngineConfig = EngineSpec
+KVConfig = KVSpec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
@@ -22,25 +28,6 @@ class PoolsConfig:
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
     mixed: PoolConfig = PoolConfig()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    block_size: int = 16
-    memory_bytes: int = 1 << 30  # YAML key: memory
-    max_model_len: int | None = None  # YAML: auto
-    max_batched_tokens: int = 512
-    max_sequences: int = 64
-    prefix_cache: bool = True
-    chunked_prefill: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KVConfig:
-    transport: str = "auto"  # auto | shm | nccl | gloo | grpc | cuda_ipc
-    lease_s: float = 30.0
-    max_pending: int = 256
-    push: str = "layer"  # layer | bulk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +76,8 @@ class BatonConfig:
     pools: PoolsConfig = field(
         default_factory=lambda: PoolsConfig(prefill=PoolConfig(workers=1), decode=PoolConfig(workers=1))
     )
-    engine: EngineConfig = EngineConfig()
-    kv: KVConfig = KVConfig()
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    kv: KVConfig = field(default_factory=KVConfig)
     slo: SLOConfig = SLOConfig()
     router: RouterConfig = RouterConfig()
     http: HTTPConfig = HTTPConfig()

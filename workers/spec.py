@@ -15,8 +15,8 @@ class Role(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     block_size: int = 16
-    memory_bytes: int = 1 << 30  # of KV blocks
-    max_model_len: int | None = None  # None: the model's own limit, or what `memory_bytes` holds if that is less
+    memory_bytes: int = 1 << 30  # of KV blocks; YAML key: memory
+    max_model_len: int | None = None  # YAML: auto; the model's own limit, or what `memory_bytes` holds if that is less
     max_batched_tokens: int = 512
     max_sequences: int = 64
     prefix_cache: bool = True

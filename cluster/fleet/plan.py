@@ -3,14 +3,14 @@ the controller; and the worker specs that follow from it.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from baton.errors import ConfigError
 from cluster.config import BatonConfig, PoolConfig
 from cluster.config_load import dump, flatten, loads
-from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+from workers.spec import Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"
 
@@ -86,8 +86,8 @@ def worker_spec(
         dtype=config.dtype,
         device=config.device,
         load_format="auto" if config.load_format == "fake" else config.load_format,
-        engine=EngineSpec(**asdict(config.engine)),
-        kv=KVSpec(**asdict(config.kv)),
+        engine=config.engine,
+        kv=config.kv,
         secret=secret,
         cores=cores,
         num_threads=len(cores),
