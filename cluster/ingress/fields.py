@@ -70,7 +70,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError includes bytes that are not UTF-8
         raise InvalidRequestError(f"the body is not JSON ({error}); send one JSON object in UTF-8") from error
     if not isinstance(value, dict):
-        raise InvalidRequestError(f"the body is a JSON {type(value).__name__}; send one JSON object")
+        raise InvalidRequestError(f"the body is {shorten(value)}; send one JSON object")
     return value
 
 

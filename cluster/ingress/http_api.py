@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from baton.errors import BatonError, InvalidRequestError
+from baton.errors import BatonError, InternalError, InvalidRequestError
 from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.fields import parse_object
 from cluster.ingress.formats import ChatFormat, CompletionFormat
@@ -45,6 +45,7 @@ def build_app(service: Service) -> FastAPI:
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     app.add_exception_handler(BatonError, routes.on_error)
     app.add_exception_handler(HTTPException, routes.on_http_error)
+    app.add_exception_handler(Exception, routes.on_fault)
     return app
 
 
@@ -122,6 +123,12 @@ class HTTPRoutes:
         assert isinstance(error, BatonError)
         self._service.metrics.requests.labels(route_name(request.url.path), error.code).inc()
         return json_response(error_body(error), error.http_status, error_headers(error))
+
+    async def on_fault(self, request: Request, error: Exception) -> Response:
+        """A fault of our own, in OpenAI's shape; the server logs its traceback."""
+        return await self.on_error(
+            request, InternalError(f"{request.method} {request.url.path} failed: {type(error).__name__}")
+        )
 
     async def on_http_error(self, request: Request, error: Exception) -> Response:
         """An unknown path or method, in OpenAI's shape."""

@@ -15,6 +15,7 @@ from cluster.ingress.fields import check_fields, shorten
 from cluster.ingress.sampling import SamplingOptions
 
 MAX_PROMPTS = 1024
+MAX_ID_DIGITS = 10  # int() refuses thousands of them
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -194,7 +195,7 @@ def _shared(body: _SamplingBody) -> dict[str, Any]:
 
 
 def _bias_token(key: str) -> int:
-    if not key.isdecimal():
+    if not (key.isascii() and key.isdecimal() and len(key) <= MAX_ID_DIGITS):
         raise InvalidRequestError(f"logit_bias has the key {shorten(key)}; keys are token ids", field="logit_bias")
     return int(key)
 

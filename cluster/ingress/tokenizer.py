@@ -61,7 +61,8 @@ class Tokenizer:
             ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError(
-                f"{name} is not Unicode text ({error}); send it without lone surrogates", field=name
+                f"{name} is not Unicode text: it has half a surrogate pair (\\ud800 to \\udfff); leave it out",
+                field=name,
             ) from error
         if not add_special_tokens or self._bos_id is None or self._add_bos is None:
             return ids

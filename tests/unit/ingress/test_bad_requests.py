@@ -64,6 +64,8 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**64}, "seed", "seed is 18446744073709551616; it must be between"),
     ({"top_k": 10**12}, "top_k", "top_k is 1000000000000; it must be 0 or -1 (off), or 1 to 2147483647"),
     ({"logit_bias": {"x": 1}}, "logit_bias", 'logit_bias has the key "x"; keys are token ids'),
+    ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", 'logit_bias has the key "999'),
+    ({"logit_bias": {"\N{ARABIC-INDIC DIGIT THREE}": 1}}, "logit_bias", "; keys are token ids"),
     ({"logit_bias": {"5000": 1}}, "logit_bias", "logit_bias has token id 5000"),
     ({"logit_bias": {"5": 101}}, "logit_bias", "logit_bias of token 5 is 101; it must be between -100 and 100"),
     ({"logit_bias": [1]}, "logit_bias", "logit_bias is [1]; it must be an object"),
@@ -154,7 +156,8 @@ async def test_a_bad_chat_is_refused_by_name(
         (b"", "the body is not JSON"),
         (b'{"prompt": ', "the body is not JSON"),
         (b"\xff\xfe", "the body is not JSON"),
-        (b"[1]", "the body is a JSON list; send one JSON object"),
+        (b"[1]", "the body is [1]; send one JSON object"),
+        (b"null", "the body is null; send one JSON object"),
         (b"[" * 100_000, "the body is not JSON"),
         (b'{"temperature": NaN}', "NaN is not a JSON number"),
     ],
@@ -220,3 +223,17 @@ async def test_before_a_worker_has_reported_the_answer_is_503_with_retry_after(
     assert reply.status_code == 503
     assert reply.headers["retry-after"] == "1"
     assert "no worker has reported" in reply.json()["error"]["message"]
+
+
+async def test_a_fault_of_the_server_is_an_error_in_openai_shape_too(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(Service, "check_model", fail)
+    reply = await http.post("/v1/completions", json=COMPLETION)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
+    assert reply.json()["error"]["message"] == "POST /v1/completions failed: RuntimeError"
+    counted = 'baton_requests_total{route="completions",status="internal"} 1.0'
+    assert counted in (await http.get("/metrics")).text
