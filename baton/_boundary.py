@@ -68,6 +68,8 @@ def from_rpc_error(rpc_error: Any, target: str) -> BatonError:
 
 
 def _from_status(status: str, details: str, target: str) -> BatonError:
+    if "RST_STREAM" in details:  # neither the caller nor Baton ends a call so: what stood between, or the process, did
+        return UnavailableError(f"{target} lost the request ({details}); try again")
     if status == "UNIMPLEMENTED":
         return InternalError(f"{target} does not serve baton.v1.Inference ({details}); is it Baton's gRPC port?")
     if status == "UNAVAILABLE" and "connect" in details:

@@ -34,6 +34,7 @@ class AsyncStream(AsyncIterator[Delta]):
         self._answer = _convert.Answer()
         self._pending: deque[Delta] = deque()
         self._is_closed = False
+        self._is_whole = False  # nobody sees a part: one that is cut off may begin anew
         self._call = start(attempts.remaining_s())
 
     @property
@@ -70,13 +71,15 @@ class AsyncStream(AsyncIterator[Delta]):
 
     async def _send_again(self, rpc_error: grpc.RpcError) -> None:
         error = from_rpc_error(rpc_error, self._target)
-        if self._answer.has_begun:
+        if self._answer.has_begun and not self._is_whole:
             raise error
         await asyncio.sleep(self._attempts.pause_s(error))
+        self._answer = _convert.Answer()
         self._call = self._start(self._attempts.remaining_s())
 
     async def completion(self) -> Completion:
         """Reads to the end and gives the whole answer, deltas already iterated included."""
+        self._is_whole = not self._answer.has_begun
         async for _ in self:
             continue
         return self._answer.completion()

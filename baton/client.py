@@ -36,6 +36,7 @@ class Stream(Iterator[Delta]):
         self._answer = _convert.Answer()
         self._pending: deque[Delta] = deque()
         self._is_closed = False
+        self._is_whole = False  # nobody sees a part: one that is cut off may begin anew
         self._call = start(attempts.remaining_s())
 
     @property
@@ -74,13 +75,18 @@ class Stream(Iterator[Delta]):
 
     def _send_again(self, rpc_error: grpc.RpcError) -> None:
         error = from_rpc_error(rpc_error, self._target)
-        if self._answer.has_begun:
+        if self._answer.has_begun and not self._is_whole:
             raise error
         time.sleep(self._attempts.pause_s(error))
+        self._answer = _convert.Answer()
         self._call = self._start(self._attempts.remaining_s())
 
     def completion(self) -> Completion:
-        """Reads to the end and gives the whole answer, deltas already iterated included."""
+        """Reads to the end and gives the whole answer, deltas already iterated included.
+
+        Where none was iterated, a request that is cut off half-way is sent again too.
+        """
+        self._is_whole = not self._answer.has_begun
         deque(self, maxlen=0)
         return self._answer.completion()
 

@@ -8,7 +8,7 @@ from grpc import StatusCode as Code
 
 import baton
 from baton._retry import Attempts
-from tests.grpc_server import Fail, FakeGrpcServer
+from tests.grpc_server import Fail, FakeGrpcServer, token
 
 
 @pytest.mark.parametrize(
@@ -160,3 +160,31 @@ def test_pauses_end_at_the_deadline() -> None:
         attempts.pause_s(baton.UnavailableError("gone"))
     clock.now_s += 1
     assert attempts.remaining_s() == 0.0
+
+
+CUT_OFF = Fail(status=Code.CANCELLED, details="Stream removed (RST_STREAM (Received RST_STREAM with error code 8))")
+
+
+def test_generate_begins_anew_when_the_server_is_lost_half_way(server: FakeGrpcServer) -> None:
+    server.scripts.append([token(7), token(8), CUT_OFF])
+    with baton.Client(server.target, timeout_s=20) as client:
+        answer = client.generate("Once", max_tokens=3)
+    assert answer.choices[0].token_ids == (100, 101, 102)
+    assert len(server.requests) == 2
+
+
+async def test_the_asyncio_client_begins_anew_too(server: FakeGrpcServer) -> None:
+    server.scripts.append([token(7), CUT_OFF])
+    async with baton.AsyncClient(server.target, timeout_s=20) as client:
+        answer = await client.generate("Once", max_tokens=3)
+    assert answer.choices[0].token_ids == (100, 101, 102)
+    assert len(server.requests) == 2
+
+
+def test_a_stream_that_was_read_in_part_is_not_sent_again(server: FakeGrpcServer) -> None:
+    server.scripts.append([token(7), CUT_OFF])
+    with baton.Client(server.target, timeout_s=20) as client, client.stream("Once") as stream:
+        assert next(stream).token_ids == (107,)
+        with pytest.raises(baton.UnavailableError, match="lost the request"):
+            next(stream)
+    assert len(server.requests) == 1
