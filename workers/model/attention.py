@@ -1,27 +1,32 @@
 """What every attention path is told about a step, and the one signature they share.
 
-A path is a function `paged_attention(query, k_cache, v_cache, meta, *, scale, window, softcap, sinks) -> output`:
+A path is a function `paged_attention(query, k_cache, v_cache, meta, scoring) -> output`:
 
     query, output: [T, num_heads, head_dim], chunks one after the other
     k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], views of one layer's blocks; the last two
         dimensions are contiguous, and the chunks' own keys and values are in them already
-    scale: factor of q.k (before the cap)
-    window: a token at position p sees positions (p - window, p]; None: all of [0, p]
-    softcap: scores become softcap * tanh(scores / softcap); None: no cap
-    sinks: [num_heads] logits that take part in the softmax and carry no value; None: none
 
 Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query, cache and output is the same.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from workers.model.contract import Chunk
+
+
+class Scoring(NamedTuple):
+    """How a layer scores its keys."""
+
+    scale: float  # factor of q.k, before the cap
+    window: int | None = None  # a token at position p sees positions (p - window, p]; None: all of [0, p]
+    softcap: float | None = None  # scores become softcap * tanh(scores / softcap); None: no cap
+    sinks: Tensor | None = None  # [num_heads] logits that take part in the softmax and carry no value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +64,7 @@ class PagedAttention(Protocol):
         k_cache: Tensor,
         v_cache: Tensor,
         meta: PagedMeta,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
+        scoring: Scoring,
     ) -> Tensor: ...
 
 

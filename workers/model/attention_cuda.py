@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.model import attention_torch
-from workers.model.attention import PagedAttention, PagedMeta
+from workers.model.attention import PagedAttention, PagedMeta, Scoring
 
 FLASHINFER_HEAD_DIMS = frozenset({64, 128, 256})
 FLASHINFER_DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -73,25 +73,21 @@ class FlashInfer:
         k_cache: Tensor,
         v_cache: Tensor,
         meta: PagedMeta,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
+        scoring: Scoring,
     ) -> Tensor:
         """See `workers.model.attention`."""
         if meta is not self._meta:
             self.begin(meta)
-        kind = Kind(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, scale, window, softcap)
+        kind = Kind(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, *scoring[:3])
         if kind not in self._planned:
             self._plan(kind, meta)
         wrapper = self._wrappers[kind]
-        if sinks is None:
+        if scoring.sinks is None:
             found: Tensor = wrapper.run(query.contiguous(), (k_cache, v_cache))
             return found
         found, lse = wrapper.run(query.contiguous(), (k_cache, v_cache), return_lse=True)  # lse: [T, num_heads], log2
         # a sink adds exp(sink) to the softmax's sum: everything else shrinks by sum / (sum + exp(sink))
-        share = torch.sigmoid(lse * math.log(2) - sinks.float())
+        share = torch.sigmoid(lse * math.log(2) - scoring.sinks.float())
         return (found * share[..., None]).to(query.dtype)
 
     def _plan(self, kind: Kind, meta: PagedMeta) -> None:
@@ -150,11 +146,7 @@ def gathered(
     v_cache: Tensor,
     tables: Tensor,
     lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    scoring: Scoring,
 ) -> Tensor:
     """Attention of one token per sequence over gathered blocks; no shape depends on a value, nothing synchronizes.
 
@@ -163,6 +155,7 @@ def gathered(
         tables: [batch, width] int32, on the device; blocks past a sequence's end may be any that exist.
         lengths: [batch] int64, on the device: tokens of each sequence, its new one included, >= 1.
     """
+    scale, window, softcap, sinks = scoring
     batch, num_heads, head_dim = query.shape
     num_kv_heads = k_cache.shape[2]
     flat = tables.reshape(-1)

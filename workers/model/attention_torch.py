@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.model.attention import PagedMeta
+from workers.model.attention import PagedMeta, Scoring
 
 
 def paged_attention(
@@ -18,13 +18,10 @@ def paged_attention(
     k_cache: Tensor,
     v_cache: Tensor,
     meta: PagedMeta,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    scoring: Scoring,
 ) -> Tensor:
     """See `workers.model.attention`."""
+    window = scoring.window
     output = torch.empty_like(query)
     for i, blocks in enumerate(meta.block_ids):
         begin, end = meta.query_starts[i], meta.query_starts[i + 1]
@@ -34,15 +31,17 @@ def paged_attention(
         length = context + end - begin
         keys, values = _tokens(k_cache, blocks, oldest, length), _tokens(v_cache, blocks, oldest, length)
         mine, out = query[begin:end], output[begin:end]
-        if softcap is not None or sinks is not None:
+        if scoring.softcap is not None or scoring.sinks is not None:
             mask = None if end - begin == 1 else _mask(context - oldest, end - begin, window, query.device)
-            _written_out(mine, keys, values, mask, scale, softcap, sinks, out)
+            _written_out(mine, keys, values, mask, scoring, out)
         elif end - begin == 1:
-            _one_row(mine, keys, values, scale, out)
+            _one_row(mine, keys, values, scoring.scale, out)
         elif context == 0 and (window is None or length <= window):
-            _many_rows(mine, keys, values, None, scale, out)
+            _many_rows(mine, keys, values, None, scoring.scale, out)
         else:
-            _many_rows(mine, keys, values, _mask(context - oldest, end - begin, window, query.device), scale, out)
+            _many_rows(
+                mine, keys, values, _mask(context - oldest, end - begin, window, query.device), scoring.scale, out
+            )
     return output
 
 
@@ -95,11 +94,10 @@ def _written_out(
     keys: Tensor,
     values: Tensor,
     mask: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
+    scoring: Scoring,
     output: Tensor,
 ) -> None:
+    scale, _, softcap, sinks = scoring
     q, k, v = _by_kv_head(query, keys, values)
     scores = torch.matmul(q.float(), k.float().transpose(2, 3)) * scale  # [num_kv_heads, group, n, length]
     if softcap is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
+from workers.model.attention import Scoring
 from workers.model.kv_store import LayerShape
 
 ATTENTION = "baton_paged"
@@ -25,10 +26,7 @@ class AttentionStep(Protocol):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
+        scoring: Scoring,
     ) -> Tensor:
         """Query, key, value and result are [1, heads, T, head_dim] but for the result: [1, T, heads, head_dim]."""
         ...
@@ -63,7 +61,7 @@ def forward(
         step.check(module, key, value, attention_mask, others)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return step.attend(layer, query, key, value, scale, sliding_window, softcap, s_aux), None
+    return step.attend(layer, query, key, value, Scoring(scale, sliding_window, softcap, s_aux)), None
 
 
 class Probe:
@@ -94,10 +92,7 @@ class Probe:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
+        scoring: Scoring,
     ) -> Tensor:
         self.shapes.append(LayerShape(num_kv_heads=key.shape[1], head_dim=key.shape[3]))
         return torch.zeros_like(query).transpose(1, 2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.model import attention_torch, native
-from workers.model.attention import PagedMeta
+from workers.model.attention import PagedMeta, Scoring
 
 DTYPES = (torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
@@ -81,23 +81,11 @@ def available() -> bool:
     return _kernel() is not None
 
 
-def paged_attention(
-    query: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    meta: PagedMeta,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    out: Tensor | None = None,
-) -> Tensor:
+def paged_attention(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
     """See `workers.model.attention`; only where `available()`.
 
     Args:
         query: bfloat16 or float32 as the caches; any strides but for the last, which must be 1.
-        out: Where to write, contiguous, [T, num_heads, head_dim].
     """
     kernel = _kernel()
     assert kernel is not None, "paged_attention without its kernel: ask available() first"
@@ -105,17 +93,32 @@ def paged_attention(
     assert query.dtype == k_cache.dtype == v_cache.dtype
     if query.stride(2) != 1:
         query = query.contiguous()
-    if out is None:
-        out = torch.empty(query.shape, dtype=query.dtype)
-    if sinks is not None:
-        sinks = sinks.float().contiguous()
+    if scoring.sinks is not None:
+        scoring = scoring._replace(sinks=scoring.sinks.float().contiguous())
     tiles = _tile_kernel() if query.dtype == torch.bfloat16 and query.shape[2] in range(32, 257, 32) else None
     if tiles is not None:
         limit = MAX_QUERIES_BESIDE_TILES
     else:
-        limit = MAX_QUERIES[query.dtype] if softcap is None and sinks is None else NO_LIMIT
+        limit = MAX_QUERIES[query.dtype] if scoring.softcap is None and scoring.sinks is None else NO_LIMIT
+    out = torch.empty(query.shape, dtype=query.dtype)
     long, others = _split(meta, limit)
-    args = _Args(
+    args = ctypes.byref(_args(query, k_cache, v_cache, meta, scoring, out, limit))
+    failed = others and kernel(args)
+    if long and tiles is not None:
+        failed |= tiles(args)
+    elif long:
+        for chunk in long:
+            _by_matrix_products(chunk, query, k_cache, v_cache, meta, scoring, out)
+    if failed:
+        raise MemoryError(f"no memory for the partial results of attention to {meta.num_tokens} tokens")
+    return out
+
+
+def _args(
+    query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring, out: Tensor, limit: int
+) -> _Args:
+    """The tensors must outlive what is done with it."""
+    return _Args(
         query.data_ptr(),
         k_cache.data_ptr(),
         v_cache.data_ptr(),
@@ -123,7 +126,7 @@ def paged_attention(
         meta.query_start.data_ptr(),
         meta.num_context.data_ptr(),
         meta.block_tables.data_ptr(),
-        sinks.data_ptr() if sinks is not None else None,
+        scoring.sinks.data_ptr() if scoring.sinks is not None else None,
         meta.block_tables.shape[0],
         meta.block_tables.shape[1],
         meta.block_size,
@@ -136,22 +139,13 @@ def paged_attention(
         k_cache.stride(1),
         v_cache.stride(0),
         v_cache.stride(1),
-        window or 0,
-        scale,
-        softcap or 0.0,
+        scoring.window or 0,
+        scoring.scale,
+        scoring.softcap or 0.0,
         limit,
         query.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
-    failed = others and kernel(ctypes.byref(args))
-    if long and tiles is not None:
-        failed |= tiles(ctypes.byref(args))
-    elif long:
-        for chunk in long:
-            _by_matrix_products(chunk, query, k_cache, v_cache, meta, scale, window, out)
-    if failed:
-        raise MemoryError(f"no memory for the partial results of attention to {meta.num_tokens} tokens")
-    return out
 
 
 def _split(meta: PagedMeta, limit: int) -> tuple[list[int], bool]:
@@ -169,8 +163,7 @@ def _by_matrix_products(
     k_cache: Tensor,
     v_cache: Tensor,
     meta: PagedMeta,
-    scale: float,
-    window: int | None,
+    scoring: Scoring,
     out: Tensor,
 ) -> None:
     begin, end = meta.query_starts[chunk], meta.query_starts[chunk + 1]
@@ -180,6 +173,4 @@ def _by_matrix_products(
         num_contexts=(meta.num_contexts[chunk],),
         block_ids=(meta.block_ids[chunk],),
     )
-    out[begin:end] = attention_torch.paged_attention(
-        query[begin:end], k_cache, v_cache, alone, scale=scale, window=window, softcap=None, sinks=None
-    )
+    out[begin:end] = attention_torch.paged_attention(query[begin:end], k_cache, v_cache, alone, scoring)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.model.attention import PagedAttention, PagedMeta, build_meta
+from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.attention_cuda import FlashInfer, gathered
 from workers.model.contract import Chunk
 
@@ -140,19 +140,7 @@ def padded(num_sequences: int, max_batch: int) -> int | None:
 def over_tables(tables: Tensor, lengths: Tensor) -> PagedAttention:
     """`gathered` over tables that stay where they are while their values change."""
 
-    def attend(
-        query: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        meta: PagedMeta,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
-        return gathered(
-            query, k_cache, v_cache, tables, lengths, scale=scale, window=window, softcap=softcap, sinks=sinks
-        )
+    def attend(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+        return gathered(query, k_cache, v_cache, tables, lengths, scoring)
 
     return attend

@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.engine.sampler import sample
 from workers.engine.sequence import SamplingParams
 from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, cpu_memory, packed, specs
-from workers.model.attention import PagedAttention, PagedMeta, build_meta
+from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
 from workers.model.kv_store import TorchKVStore, count_blocks
@@ -56,20 +56,14 @@ class Step:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
+        scoring: Scoring,
     ) -> Tensor:
         k_rows, v_rows, k_cache, v_cache = self.caches[layer]
         self.write_kv(key, value, k_rows, v_rows, self.slots)
         if self.on_layer is not None:
             self.on_layer(layer)
         rows = query[0].transpose(0, 1)
-        found = self.attention(
-            rows, k_cache, v_cache, self.meta, scale=scale, window=window, softcap=softcap, sinks=sinks
-        )
-        return found[None]
+        return self.attention(rows, k_cache, v_cache, self.meta, scoring)[None]
 
 
 class TorchRunner:

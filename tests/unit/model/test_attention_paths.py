@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workers.model import attention_torch
-from workers.model.attention import PagedMeta, build_meta
+from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.attention_cuda import gathered
 from workers.model.contract import Chunk
 from workers.model.cuda_graphs import padded
@@ -48,11 +48,9 @@ def plain(
     k_cache: Tensor,
     v_cache: Tensor,
     meta: PagedMeta,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
+    scoring: Scoring,
 ) -> Tensor:
+    scale, window, softcap, sinks = scoring
     output = torch.zeros(query.shape, dtype=torch.float64)
     for i, blocks in enumerate(meta.block_ids):
         for row in range(meta.query_starts[i], meta.query_starts[i + 1]):
@@ -71,16 +69,16 @@ def plain(
     return output.float()
 
 
-def _options(features: dict[str, object]) -> dict[str, object]:
+def _scoring(features: dict[str, object]) -> Scoring:
     sinks = torch.linspace(-1, 2, HEADS) if features.get("sinks") else None
-    return {"scale": 0.3, "window": None, "softcap": None, **features, "sinks": sinks}
+    return Scoring(**{"scale": 0.3, **features, "sinks": sinks})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("features", FEATURES, ids=str)
 def test_the_portable_path_attends_to_a_ragged_mix(features: dict[str, object]) -> None:
     case = make_case([(0, 1), (8, 9), (0, 7), (5, 11), (3, 4), (0, 4)], seed=1)
-    found = attention_torch.paged_attention(*case, **_options(features))  # type: ignore[arg-type]
-    assert found == pytest.approx(plain(*case, **_options(features)), abs=2e-6)  # type: ignore[arg-type]
+    found = attention_torch.paged_attention(*case, _scoring(features))
+    assert found == pytest.approx(plain(*case, _scoring(features)), abs=2e-6)
 
 
 @pytest.mark.parametrize("features", FEATURES, ids=str)
@@ -88,8 +86,8 @@ def test_the_gathered_path_attends_to_decodes_and_to_padding(features: dict[str,
     query, k_cache, v_cache, meta = make_case([(0, 1), (8, 9), (3, 4), (12, 13)], seed=2)
     tables = torch.zeros(4, 8, dtype=torch.int32)
     tables[:, : meta.block_tables.shape[1]] = meta.block_tables
-    found = gathered(query, k_cache, v_cache, tables, meta.positions + 1, **_options(features))  # type: ignore[arg-type]
-    want = plain(query, k_cache, v_cache, meta, **_options(features))  # type: ignore[arg-type]
+    found = gathered(query, k_cache, v_cache, tables, meta.positions + 1, _scoring(features))
+    want = plain(query, k_cache, v_cache, meta, _scoring(features))
     assert found == pytest.approx(want, abs=2e-6)
 
 
@@ -100,11 +98,9 @@ def test_blocks_that_lie_in_a_row_give_what_scattered_ones_give() -> None:
     for target, source in enumerate(blocks, start=20):
         moved_k[target], moved_v[target] = k_cache[source], v_cache[source]
     row = Chunk(token_ids=[0] * 9, start=0, block_ids=[20, 21, 22], num_sequence_tokens=9)
-    options = _options({})
-    scattered = attention_torch.paged_attention(query, k_cache, v_cache, meta, **options)  # type: ignore[arg-type]
-    in_a_row = attention_torch.paged_attention(  # type: ignore[call-arg]
-        query, moved_k, moved_v, build_meta([row], BLOCK), **options
-    )
+    scoring = _scoring({})
+    scattered = attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring)
+    in_a_row = attention_torch.paged_attention(query, moved_k, moved_v, build_meta([row], BLOCK), scoring)
     assert in_a_row.equal(scattered)
 
 

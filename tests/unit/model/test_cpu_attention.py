@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.model import cpu_attention, native
-from workers.model.attention import PagedMeta, build_meta
+from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
 
 pytestmark = pytest.mark.skipif(not cpu_attention.available(), reason="no C compiler: the kernel is not there")
@@ -35,12 +35,10 @@ def defined(
     k_cache: Tensor,
     v_cache: Tensor,
     meta: PagedMeta,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
+    scoring: Scoring,
 ) -> Tensor:
     """Token by token, head by head, in float64."""
+    scale, window, softcap, sinks = scoring
     output = torch.zeros(query.shape, dtype=torch.float64)
     num_heads, num_kv_heads = query.shape[1], k_cache.shape[2]
     for i, blocks in enumerate(meta.block_ids):
@@ -94,9 +92,9 @@ def run_case(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     cache = torch.randn(2, num_blocks, block_size, num_kv_heads, head_dim, generator=generator).to(dtype)
     query = torch.randn(num_heads, meta.num_tokens, head_dim, generator=generator).to(dtype).transpose(0, 1) * 3
     sinks = torch.randn(num_heads, generator=generator) if options["sinks"] else None
-    settings = {"scale": head_dim**-0.5, "window": options["window"], "softcap": options["softcap"], "sinks": sinks}
-    found = cpu_attention.paged_attention(query, cache[0], cache[1], meta, **settings)  # type: ignore[arg-type]
-    return found, defined(query, cache[0], cache[1], meta, **settings)  # type: ignore[arg-type]
+    scoring = Scoring(head_dim**-0.5, options["window"], options["softcap"], sinks)  # type: ignore[arg-type]
+    found = cpu_attention.paged_attention(query, cache[0], cache[1], meta, scoring)
+    return found, defined(query, cache[0], cache[1], meta, scoring)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
