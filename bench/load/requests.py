@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEGMENT_TOKENS = (
-    512  # of a Mooncake trace's hashed blocks; draws are of whole segments, so that equal keys share prefixes
-)
+from cluster.planner.traces import HASHED_TOKENS
+
+SEGMENT_TOKENS = HASHED_TOKENS  # draws are of whole segments, so that equal keys share prefixes
 
 # One token each in common vocabularies: what a chat says instead of token ids.
 _WORD_LIST = (

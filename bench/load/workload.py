@@ -14,7 +14,8 @@ from baton.errors import ConfigError
 from bench.load.arrival import gamma_arrivals_s
 from bench.load.options import LoadOptions
 from bench.load.requests import SEGMENT_TOKENS, LoadRequest, Segment
-from bench.load.trace import TraceRow, read_trace, spread_ticks
+from cluster.planner.traces import TraceRow, spread_ticks
+from cluster.trace_file import read_trace
 
 DEFAULT_NUM_PROMPTS = 100
 DEFAULT_INPUT_LEN = 512

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from baton.errors import ConfigError
-from bench.load.trace import TraceRow, read_trace, spread_ticks
+from cluster.planner.traces import TraceRow, spread_ticks
+from cluster.trace_file import read_trace
 
 DATA = Path(os.environ.get("BATON_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
@@ -72,7 +73,11 @@ GOOD = _mooncake(0, 5, 5, [0])
         ("t.jsonl", GOOD + "{", r"t\.jsonl:2 is not JSON"),
         ("t.jsonl", "[1]\n", "lacks 'timestamp'"),
         ("t.jsonl", '{"timestamp": 0, "input_length": 3}\n', "lacks 'output_length'"),
+        ("t.csv", AZURE + "2023-11-16 18:15:46,1,\0\n" + "x" * 200_000, r"t\.csv:\d"),
         ("t.jsonl", _mooncake(-1, 5, 5, [0]), "timestamp -1 must be"),
+        ("t.jsonl", _mooncake(float("inf"), 5, 5, [0]), "timestamp inf must be"),
+        ("t.jsonl", _mooncake(float("nan"), 5, 5, [0]), "timestamp nan must be"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl:1 is not JSON"),
         ("t.jsonl", _mooncake(0, 0, 5, []), "input_length 0 must be"),
         ("t.jsonl", _mooncake(0, 5, 0, [0]), "output_length 0 must be"),
         ("t.jsonl", _mooncake(0, 600, 5, [0]), "hash_ids must be 2 whole numbers"),
