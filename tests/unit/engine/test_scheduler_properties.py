@@ -1,5 +1,6 @@
 """Scheduler and block manager under random work: blocks add up and hold what they should, and everyone finishes."""
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.unit.engine.sequences import make_sequence
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
-from workers.engine.scheduler import Scheduler, StepPlan
+from workers.engine.scheduler import Scheduler, StepPlan, is_decode
 from workers.engine.sequence import Sequence, Status
 
 BLOCK_SIZE = 4
@@ -31,6 +32,7 @@ class World:
     num_added: int = 0
     num_finished: int = 0
     num_preempted: int = 0
+    now_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.blocks = BlockManager(num_blocks=self.num_blocks, block_size=BLOCK_SIZE, prefix_cache=self.prefix_cache)
@@ -51,7 +53,7 @@ class World:
     def live(self) -> list[Sequence]:
         return [*self.scheduler.running, *self.scheduler.waiting, *self.receiving]
 
-    def new(self, prompt: list[int], num_outputs: int, num_siblings: int = 0) -> Sequence:
+    def new(self, prompt: list[int], num_outputs: int, num_siblings: int = 0, patience_s: float = math.inf) -> Sequence:
         self.num_added += 1
         prompt = prompt[: self.max_tokens - 1]
         return make_sequence(
@@ -59,12 +61,14 @@ class World:
             name=str(self.num_added),
             max_tokens=min(num_outputs, self.max_tokens - len(prompt)),
             arrived_s=float(self.num_added),
+            deadline_s=self.now_s + patience_s,
             siblings=tuple(range(1, num_siblings + 1)),
         )
 
     def receive(self, seq: Sequence) -> bool:
         if not self.scheduler.can_receive(seq, len(self.receiving)):
             return False
+        assert all(older.arrived_s >= seq.arrived_s for older in self.scheduler.waiting), "passed an older one"
         self.blocks.allocate(seq)
         self.blocks.grow(seq, seq.num_tokens + 1)
         seq.status = Status.RECEIVING
@@ -90,8 +94,13 @@ class World:
             self.blocks.free(seq)
 
     def step(self) -> StepPlan:
-        plan = self.scheduler.plan(0.0)
+        before = list(self.scheduler.running)
+        decodes = [seq for seq in before if is_decode(seq)]
+        plan = self.scheduler.plan(self.now_s)
         self.check_plan(plan)
+        self.check_seniority(plan, before)
+        self.check_decodes(plan, decodes)
+        self.now_s += 1.0
         for chunk in plan.chunks:
             start = chunk.seq.num_computed_tokens
             self.write(chunk.seq, start, start + chunk.num_tokens)
@@ -114,6 +123,33 @@ class World:
             assert num_tokens <= max(self.budget, sum(decodes))
         for chunk in plan.chunks:
             assert chunk.seq.num_computed_tokens + chunk.num_tokens <= len(chunk.seq.block_ids) * BLOCK_SIZE
+
+    def check_seniority(self, plan: StepPlan, before: list[Sequence]) -> None:
+        """Blocks are lost to older ones alone, and nobody passes an older one that waits."""
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        stayed = [seq for seq in before if seq in running]
+        assert stayed + plan.preempted[::-1] == before
+        patient = [seq.arrived_s for seq in waiting if seq.deadline_s > self.now_s]
+        for seq in plan.admitted:
+            assert seq.deadline_s > self.now_s
+            assert seq.arrived_s <= min(patient, default=math.inf)
+        assert not (plan.admitted and plan.preempted)
+        if plan.admitted and len(running) > 1:
+            assert sum(1 + len(seq.siblings) for seq in running) <= self.max_sequences
+
+    def check_decodes(self, plan: StepPlan, decodes: list[Sequence]) -> None:
+        """Each decode that keeps its blocks gets on, before all prompts; only one that runs alone may lack a block."""
+        chunks = [chunk.seq for chunk in plan.chunks]
+        going = [seq for seq in decodes if seq not in plan.preempted]
+        if not self.chunked and plan.admitted:
+            assert chunks == plan.admitted
+        elif len(self.scheduler.running) > 1:
+            assert chunks[: len(going)] == going
+
+    def expire(self) -> None:
+        """What an engine does with the overdue."""
+        for seq in [seq for seq in self.live if seq.deadline_s <= self.now_s]:
+            self.abort(seq)
 
     def write(self, seq: Sequence, start: int, end: int) -> None:
         """Computes positions [start, end); what it builds on must be in the blocks."""
@@ -144,6 +180,7 @@ class World:
             choice=choice,
             max_tokens=parent.params.max_tokens,
             arrived_s=parent.arrived_s,
+            deadline_s=parent.deadline_s,
         )
         child.output_token_ids.append((child.num_tokens + choice) % 3)
         self.num_added += 1
@@ -189,9 +226,10 @@ class World:
         for _ in range(2 * bound):
             if not self.live:
                 break
+            self.expire()
             oldest = self.scheduler.running[:1]
             plan = self.step()
-            assert plan.chunks, "nobody got on"
+            assert plan.chunks or not self.live, "nobody got on"
             if self.chunked:
                 assert {chunk.seq.key for chunk in plan.chunks} >= {seq.key for seq in oldest}, "the oldest waits"
             self.check()
@@ -214,9 +252,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(self, num_blocks: int, budget: int, max_sequences: int, chunked: bool, prefix_cache: bool) -> None:
         self.world = World(num_blocks, max(budget, max_sequences + 1), max_sequences, chunked, prefix_cache)
 
-    @rule(prompt=prompts, num_outputs=st.integers(1, 20), num_siblings=st.integers(0, 3))
-    def add(self, prompt: list[int], num_outputs: int, num_siblings: int) -> None:
-        self.world.scheduler.add(self.world.new(prompt, num_outputs, num_siblings))
+    @rule(
+        prompt=prompts,
+        num_outputs=st.integers(1, 20),
+        num_siblings=st.integers(0, 3),
+        patience_s=st.sampled_from([math.inf, math.inf, 3.0, 10.0]),
+    )
+    def add(self, prompt: list[int], num_outputs: int, num_siblings: int, patience_s: float) -> None:
+        self.world.scheduler.add(self.world.new(prompt, num_outputs, num_siblings, patience_s))
+
+    @rule()
+    def expire(self) -> None:
+        self.world.expire()
 
     @rule(prompt=prompts, num_outputs=st.integers(1, 20), num_siblings=st.integers(0, 2))
     def receive(self, prompt: list[int], num_outputs: int, num_siblings: int) -> None:
