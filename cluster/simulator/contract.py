@@ -16,6 +16,7 @@ class SimPool:
     num_workers: int
     latency: LatencyModel
     num_blocks: int  # KV blocks of each
+    receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
