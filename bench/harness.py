@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from baton.v1.inference_pb2 import SamplingParams
 from baton.v1.worker_pb2 import TokenOutput
@@ -27,10 +28,15 @@ START_TIMEOUT_S = 120.0
 
 
 class WorkerProcess:
-    """One worker in its own process. Not thread-safe."""
+    """One worker in its own process. Not thread-safe.
 
-    def __init__(self, spec: WorkerSpec, log: Path | None = None) -> None:
+    Args:
+        module: What runs; it speaks as `workers.process` does.
+    """
+
+    def __init__(self, spec: WorkerSpec, log: Path | None = None, module: str = "workers.process") -> None:
         self.spec = spec
+        self.facts: dict[str, Any] = {}  # what it said of itself when it was ready
         self.incarnation = uuid.uuid4().hex[:8]
         self.address = ""
         self._log_path = log or Path(tempfile.gettempdir()) / f"baton-bench-{os.getpid()}-{spec.worker_id}.log"
@@ -38,7 +44,7 @@ class WorkerProcess:
         if spec.cores or spec.num_threads:
             env["OMP_NUM_THREADS"] = str(spec.num_threads or len(spec.cores))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workers.process"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_path.open("ab"),
@@ -62,8 +68,20 @@ class WorkerProcess:
         timer.cancel()
         if not line:
             raise RuntimeError(f"worker {self.spec.worker_id} ended while it started; see {self._log_path}")
-        self.address = json.loads(line)["address"]
+        self.facts = json.loads(line)
+        self.address = self.facts["address"]
         return self.entry
+
+    def ask(self) -> Any:
+        """What the process answers to a line; blocks. Only for modules that do."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"worker {self.spec.worker_id} ended; see {self._log_path}")
+        return json.loads(answer)
 
     @property
     def entry(self) -> WorkerEntry:
@@ -118,9 +136,11 @@ class LocalCluster:
     async def entries(self) -> Sequence[WorkerEntry]:
         return [worker.entry for worker in self.workers.values() if worker.address]
 
-    async def start(self, specs: Sequence[WorkerSpec], log: Path | None = None) -> None:
+    async def start(
+        self, specs: Sequence[WorkerSpec], log: Path | None = None, module: str = "workers.process"
+    ) -> None:
         """Starts workers side by side; the dispatcher sees each once it serves."""
-        started = [WorkerProcess(spec, log) for spec in specs]
+        started = [WorkerProcess(spec, log, module) for spec in specs]
         for worker in started:
             await asyncio.to_thread(worker.wait_ready)
             self.workers[worker.spec.worker_id] = worker
@@ -164,12 +184,15 @@ class LocalCluster:
 
 @contextlib.asynccontextmanager
 async def local_cluster(
-    specs: Sequence[WorkerSpec], router: RouterConfig | None = None, log: Path | None = None
+    specs: Sequence[WorkerSpec],
+    router: RouterConfig | None = None,
+    log: Path | None = None,
+    module: str = "workers.process",
 ) -> AsyncIterator[LocalCluster]:
     """A running cluster; the specs' secret must be the cluster's ("s3cret")."""
     cluster = LocalCluster(router)
     try:
-        await cluster.start(specs, log)
+        await cluster.start(specs, log, module)
         await cluster.dispatcher.start()
         await cluster.all_up()
         yield cluster

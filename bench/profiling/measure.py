@@ -1,0 +1,286 @@
+"""Runs real workers, has them compute what the scenarios ask for, and takes down what each step took.
+
+Steps are measured on one worker, behind its own stream and a dispatcher as production has them. Each KV transport has a
+prefill worker of its own that hands over to that same worker. All are pinned as their pools' workers would be; this
+process keeps off the measured worker's cores where there are others.
+"""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from baton.errors import UnavailableError
+from baton.v1.inference_pb2 import SamplingParams
+from bench.harness import LocalCluster, WorkerProcess
+from bench.profiling.points import Round, Step, StepPoint, TransferPoint, step_points, transfer_points
+from bench.profiling.scenarios import Ask, Limits, Scenario, scenarios
+from cluster.config import RouterConfig
+from workers.spec import Role, WorkerSpec
+
+MODULE = "bench.profiling.worker"
+MEASURED = "decode-0"
+REQUEST_TIMEOUT_S = 120.0
+QUIET_S = 0.02  # after a hand-over: acks, and what the workers tidy up
+MAX_BATCHED_TOKENS = 2048  # steps of up to so many tokens are measured, whatever the config's own budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much to measure: `num_rounds` of everything, fewer when `budget_s` is over before (the first is whole)."""
+
+    quick: bool
+    num_rounds: int
+    budget_s: float  # from the workers' readiness on
+
+
+QUICK = Effort(quick=True, num_rounds=3, budget_s=20.0)
+FULL = Effort(quick=False, num_rounds=5, budget_s=85.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a display is told, if there is one."""
+
+    phase: Callable[[str, int], None]  # a phase of so many parts begins
+    advance: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    facts: dict[str, Any]  # as `bench.profiling.worker.facts`
+    steps: list[StepPoint]
+    transfers: list[TransferPoint]
+    to_worker_s: float  # from the caller to the worker's step
+    to_client_s: float  # from the end of a step to the caller
+    waited: float  # share of its steps' time that the measured worker waited for a core, over all rounds
+    num_rounds: int
+    rounds: list[Round]
+
+
+def measure(
+    spec: WorkerSpec, *, transports: Sequence[str], cores: Sequence[int], effort: Effort, progress: Progress
+) -> Measured:
+    """Of workers like `spec`; hand-overs come from workers on `cores`.
+
+    Raises:
+        UnavailableError: A worker did not start, or failed a request.
+    """
+    with _kept_off(spec.cores):
+        return asyncio.run(_measure(spec, transports, tuple(cores), effort, progress))
+
+
+@contextlib.contextmanager
+def _kept_off(cores: Sequence[int]) -> Iterator[None]:
+    """Pins this process to the other cores, where there are some; its children pin themselves."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before - set(cores) or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def _measure(
+    spec: WorkerSpec, transports: Sequence[str], cores: tuple[int, ...], effort: Effort, progress: Progress
+) -> Measured:
+    engine = replace(
+        spec.engine,
+        max_batched_tokens=max(spec.engine.max_batched_tokens, MAX_BATCHED_TOKENS),
+        chunked_prefill=True,
+        prefix_cache=True,
+    )
+    measured = replace(spec, worker_id=MEASURED, role=Role.DECODE, engine=engine)
+    sender = replace(measured, role=Role.PREFILL, cores=cores, num_threads=len(cores))
+    senders = [
+        replace(sender, worker_id=f"prefill-{name}", kv=replace(spec.kv, transport=name, push="bulk"))
+        for name in transports
+    ]
+    progress.phase("starting workers", 1)
+    async with _workers([measured, *senders]) as workers:
+        session = _Session(workers, progress, effort)
+        await session.steps()
+        for name in transports:
+            await session.transfers(name)
+        return session.measured()
+
+
+@contextlib.asynccontextmanager
+async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, WorkerProcess]]:
+    started = {spec.worker_id: WorkerProcess(spec, module=MODULE) for spec in specs}
+    try:
+        for worker in started.values():
+            try:
+                await asyncio.to_thread(worker.wait_ready)
+            except RuntimeError as error:
+                raise UnavailableError(str(error)) from error
+        yield started
+    finally:
+        for worker in started.values():
+            await asyncio.to_thread(worker.stop)
+
+
+class _Session:
+    def __init__(self, workers: dict[str, WorkerProcess], progress: Progress, effort: Effort) -> None:
+        self._workers = workers
+        self._worker = workers[MEASURED]
+        self._progress = progress
+        self._effort = effort
+        self._deadline_s = time.monotonic() + effort.budget_s
+        self._rng = np.random.default_rng(0)
+        self._rounds: list[Round] = []
+        self._transfers: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._to_worker_s: list[float] = []
+        self._to_client_s: list[float] = []
+
+    @property
+    def _limits(self) -> Limits:
+        facts, engine = self._worker.facts, self._worker.spec.engine
+        return Limits(
+            max_model_len=facts["max_model_len"],
+            num_kv_tokens=facts["num_blocks"] * engine.block_size,
+            max_batched_tokens=engine.max_batched_tokens,
+            max_sequences=engine.max_sequences,
+            block_size=engine.block_size,
+        )
+
+    async def steps(self) -> None:
+        """All scenarios, round by round, so that a slow moment of the machine meets them all."""
+        plan = scenarios(self._limits, quick=self._effort.quick)
+        self._progress.phase("steps", len(plan) * self._effort.num_rounds)
+        async with _dispatching([self._worker], disaggregate_over_tokens=0) as cluster:
+            await self._run(cluster, plan[3])  # what first steps pay for
+            await self._taken()
+            for number in range(self._effort.num_rounds):
+                for scenario in plan:
+                    if number and time.monotonic() > self._deadline_s:
+                        return
+                    await self._round(cluster, scenario)
+                    self._progress.advance()
+
+    async def _round(self, cluster: LocalCluster, scenario: Scenario) -> None:
+        sent_s, arrived_s = await self._run(cluster, scenario)
+        steps, waited_s = await self._taken()
+        in_steps_s = sum(step.ended_s - step.began_s for step in steps)
+        self._rounds.append(Round(scenario=scenario.name, steps=tuple(steps), waited=waited_s / max(in_steps_s, 1e-9)))
+        if len(scenario.waves) == len(scenario.waves[0]) == 1:
+            self._to_worker_s.append(steps[0].began_s - sent_s)
+            self._to_client_s.append(arrived_s - steps[-1].ended_s)
+
+    async def _run(self, cluster: LocalCluster, scenario: Scenario) -> tuple[float, float]:
+        """When the first request left and the last token came, as this process saw it."""
+        prefix = self._tokens(self._limits.max_model_len)
+        tasks: list[asyncio.Task[float]] = []
+        sent_s = time.monotonic()
+        for wave in scenario.waves:
+            begun = [asyncio.Event() for _ in wave]
+            tasks += [
+                asyncio.create_task(self._answer(cluster, ask, prefix, event))
+                for ask, event in zip(wave, begun, strict=True)
+            ]
+            await _all_begun(begun, tasks)
+        return sent_s, max(await asyncio.gather(*tasks))
+
+    async def _answer(self, cluster: LocalCluster, ask: Ask, prefix: list[int], begun: asyncio.Event) -> float:
+        prompt = prefix[: ask.num_prefix_tokens] + self._tokens(ask.num_prompt_tokens - ask.num_prefix_tokens)
+        arrived_s = 0.0
+        async for _ in cluster.generate(prompt, _greedy(ask.num_outputs), REQUEST_TIMEOUT_S):
+            arrived_s = time.monotonic()
+            begun.set()
+        return arrived_s
+
+    async def transfers(self, transport: str) -> None:
+        """Bulk hand-overs of several sizes: what lies between the prompt's last step and the first one after it."""
+        sender = self._workers[f"prefill-{transport}"]
+        sizes = _sizes(self._limits, quick=self._effort.quick)
+        num_rounds = 3 if self._effort.quick else 5
+        self._progress.phase(f"KV over {transport}", len(sizes) * num_rounds)
+        async with _dispatching([sender, self._worker], disaggregate_over_tokens=0) as cluster:
+            for number in range(num_rounds + 1):
+                for num_tokens in sizes:
+                    took_s = await self._transfer(cluster, sender, num_tokens)
+                    if number:  # the first one opens the link
+                        self._transfers[transport, num_tokens * self._worker.facts["token_bytes"]].append(took_s)
+                        self._progress.advance()
+
+    async def _transfer(self, cluster: LocalCluster, sender: WorkerProcess, num_tokens: int) -> float:
+        async for _ in cluster.generate(self._tokens(num_tokens), _greedy(3), REQUEST_TIMEOUT_S):
+            pass
+        await asyncio.sleep(QUIET_S)
+        read, _ = await _taken(sender)
+        written, _ = await self._taken()
+        return written[0].began_s - read[-1].ended_s
+
+    async def _taken(self) -> tuple[list[Step], float]:
+        return await _taken(self._worker)
+
+    def _tokens(self, count: int) -> list[int]:
+        tokens: list[int] = self._rng.integers(1, self._worker.facts["vocab_size"], count).tolist()
+        return tokens
+
+    def measured(self) -> Measured:
+        in_steps_s = [sum(step.ended_s - step.began_s for step in one.steps) for one in self._rounds]
+        waited_s = sum(one.waited * s for one, s in zip(self._rounds, in_steps_s, strict=True))
+        return Measured(
+            facts=self._worker.facts,
+            steps=step_points(self._rounds),
+            transfers=transfer_points(self._transfers),
+            to_worker_s=statistics.median(self._to_worker_s),
+            to_client_s=statistics.median(self._to_client_s),
+            waited=waited_s / sum(in_steps_s),
+            num_rounds=-(-len(self._rounds) // len({one.scenario for one in self._rounds})),
+            rounds=self._rounds,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _dispatching(
+    workers: Sequence[WorkerProcess], *, disaggregate_over_tokens: int
+) -> AsyncIterator[LocalCluster]:
+    """A dispatcher of its own over workers that run already, and go on running."""
+    cluster = LocalCluster(RouterConfig(disaggregate_over_tokens=disaggregate_over_tokens), workers[0].spec.secret)
+    cluster.workers = {worker.spec.worker_id: worker for worker in workers}
+    try:
+        await cluster.dispatcher.start()
+        await cluster.all_up()
+        yield cluster
+    finally:
+        await cluster.dispatcher.close()
+
+
+async def _all_begun(begun: Sequence[asyncio.Event], tasks: Sequence[asyncio.Task[float]]) -> None:
+    """Returns when all events are set; a task that fails before raises here."""
+    while not all(event.is_set() for event in begun):
+        next_one = asyncio.create_task(next(event for event in begun if not event.is_set()).wait())
+        running = [task for task in tasks if not task.done()]
+        await asyncio.wait([next_one, *running], return_when=asyncio.FIRST_COMPLETED)
+        next_one.cancel()
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+async def _taken(worker: WorkerProcess) -> tuple[list[Step], float]:
+    """The worker's steps since it was asked last, and seconds for which its engine waited for a core."""
+    answer = await asyncio.to_thread(worker.ask)
+    return [Step(*step) for step in answer["steps"]], answer["waited_s"]
+
+
+def _greedy(num_outputs: int) -> SamplingParams:
+    return SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
+
+
+def _sizes(limits: Limits, *, quick: bool) -> list[int]:
+    """Prompts in tokens."""
+    longest = limits.max_model_len * 7 // 8
+    return sorted({min(size, longest) for size in ((128, 1024, longest) if quick else (64, 256, 512, 1024, longest))})
