@@ -63,9 +63,16 @@ class Choice:
         """
         if self.phase not in LIVE:
             return set()
-        handed_over = len(self.tokens) >= self.num_inherited + 2
-        keys = (self.decode,) if handed_over else (self.decode, self.prefill)
+        keys = (self.decode,) if self._is_handed_over else (self.decode, self.prefill)
         return {key for key in keys if key is not None}
+
+    def has_left(self, worker: WorkerKey) -> bool:
+        """Whether it was handed over by `worker`, whose troubles are none of its any more: an ack that was lost."""
+        return self._is_handed_over and worker == self.prefill
+
+    @property
+    def _is_handed_over(self) -> bool:
+        return len(self.tokens) >= self.num_inherited + 2
 
     def accept(self, output: TokenOutput) -> list[TokenOutput]:
         """What the live attempt's `output` makes deliverable, in order; after a gap it waits."""

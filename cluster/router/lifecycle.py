@@ -128,6 +128,8 @@ class Lifecycle:
         if choice.phase not in LIVE or output.attempt != choice.attempt:
             return []
         if output.finish_reason == FINISH_REASON_ERROR:
+            if choice.has_left(sender):
+                return []
             return self._end_attempt(choice, output.error, sender, now_s)
         return choice.accept(output)
 

@@ -160,6 +160,17 @@ def test_prefill_counts_until_decode_has_spoken() -> None:
     assert lifecycle.excluded == set()
 
 
+def test_a_lost_ack_is_no_loss_once_decode_has_spoken() -> None:
+    lifecycle = _lifecycle(max_retries=0)
+    _dispatch(lifecycle)
+    lifecycle.accept(_tokens(0, 10), P0, 0.0)
+    lifecycle.accept(_tokens(1, 11), D0, 0.0)
+    assert lifecycle.accept(_error("unavailable"), P0, 30.0) == []
+    assert lifecycle.phase(0) is Phase.RUNNING
+    assert (lifecycle.failure, lifecycle.excluded, lifecycle.take_aborts()) == (None, set(), [])
+    assert _read(lifecycle.accept(_tokens(2, 12), D0, 31.0)) == [12]
+
+
 def test_decode_alone_is_not_enough_when_the_first_token_is_missing() -> None:
     lifecycle = _lifecycle()
     _dispatch(lifecycle)
