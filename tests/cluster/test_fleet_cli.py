@@ -53,6 +53,13 @@ class Baton:
         return state
 
 
+def served_model(url: str) -> dict[str, Any]:
+    """`created` is when the ingress started."""
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        model: dict[str, Any] = json.load(answer)["data"][0]
+    return model
+
+
 def of_session(keeper_pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -79,14 +86,15 @@ def test_a_cluster_comes_up_is_changed_while_it_runs_and_leaves_nothing(baton: B
     assert status["http"] in said
     assert [worker["role"] for worker in status["workers"]] == ["prefill", "decode"]
     assert (baton.home / "secret").stat().st_mode & 0o777 == 0o600
-    with urllib.request.urlopen(f"{status['http']}/v1/models", timeout=10) as answer:
-        assert json.load(answer)["data"][0]["id"] == "demo"
+    model = served_model(status["http"])
+    assert model["id"] == "demo"
 
     baton("up", str(baton.config), "--set", "pools.decode.workers=2")
     changed = baton.status()
     assert [pool["num_ready"] for pool in changed["pools"]] == [1, 2]
     assert changed["http"] == status["http"]
     assert changed["workers"][0]["incarnation"] == status["workers"][0]["incarnation"]
+    assert served_model(status["http"]) == model, "another ingress, which cut the streams of the first"
     refused = baton("up", str(baton.config), "--set", "engine.block_size=32", code=2)
     assert "engine.block_size: 16 cannot become 32 while the cluster runs" in refused
     assert "decode-1" in baton("status")
@@ -119,6 +127,15 @@ def test_down_clears_away_an_up_that_was_killed_half_way(baton: Baton) -> None:
     baton("down", "--drain-timeout-s", "0")
     assert of_session(state["keeper_pid"]) == []
     assert not Path(state["folder"]).exists()
+
+
+def test_serve_beside_an_up_that_is_at_work_is_refused_and_ends_nothing(baton: Baton) -> None:
+    process = baton.start("up", str(baton.config))
+    wait_for_file(baton.home / "cluster.json", "keeper_pid")
+    assert "another `baton up` or `down` is at work" in baton("serve", str(baton.config), code=2)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    assert baton.status()["ready"]
 
 
 def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -> None:
