@@ -28,6 +28,7 @@ class ClusterState:
         address: Of Ray's GCS; empty until Ray runs.
         keeper_pid: Of the process that holds the local Ray cluster; 0: Ray is somebody else's.
         folder: Ray's temporary files and logs; empty where Ray is somebody else's.
+        starter_pid: Of the process that called for it.
         http: URL; empty until the ingress answers.
         grpc: host:port; the same.
     """
@@ -36,6 +37,7 @@ class ClusterState:
     address: str = ""
     keeper_pid: int = 0
     folder: str = ""
+    starter_pid: int = 0
     http: str = ""
     grpc: str = ""
 

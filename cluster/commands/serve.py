@@ -1,5 +1,6 @@
 """`baton serve`: a cluster for as long as the command runs."""
 
+import os
 import signal
 import time
 from typing import Annotated
@@ -10,6 +11,7 @@ from baton.errors import ConfigError, UnavailableError
 from cluster.commands.options import ConfigPath, DrainTimeout, Overrides, load_config
 from cluster.commands.up import bring_up_shown, print_ready
 from cluster.signals import uninterrupted
+from cluster.state import ClusterState
 
 LOOK_S = 1.0
 DOWN_TIMEOUT_S = 60.0  # that a `baton down` in another terminal may take
@@ -32,10 +34,12 @@ def command(
     loaded = load_config(config, overrides)
     found = state.read()
     if found is not None and local_ray.is_running(found):
-        raise ConfigError(f"BATON_HOME: a cluster runs already at {found.http}; `baton down` first, or use `baton up`")
+        raise _runs_already(found)
     signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
     try:
         running = bring_up_shown(loaded)
+        if not running.fresh:
+            raise _runs_already(running.cluster)
         print_ready(running, end="Ctrl-C", timings=timings)
         while local_ray.is_running(running.cluster):
             time.sleep(LOOK_S)
@@ -51,6 +55,10 @@ def command(
         _end(drain_timeout_s)
 
 
+def _runs_already(cluster: ClusterState) -> ConfigError:
+    return ConfigError(f"BATON_HOME: a cluster runs already at {cluster.http}; `baton down` first, or use `baton up`")
+
+
 def _end(drain_timeout_s: float) -> None:
     from cluster.bring_up import take_down
 
@@ -58,10 +66,10 @@ def _end(drain_timeout_s: float) -> None:
         typer.echo(text, err=True)
 
     try:
-        take_down(drain_timeout_s, report, wait_s=DOWN_TIMEOUT_S)
+        take_down(drain_timeout_s, report, wait_s=DOWN_TIMEOUT_S, starter_pid=os.getpid())
     except KeyboardInterrupt:
         with uninterrupted():
-            take_down(0.0, report, wait_s=DOWN_TIMEOUT_S)
+            take_down(0.0, report, wait_s=DOWN_TIMEOUT_S, starter_pid=os.getpid())
 
 
 def _interrupt() -> None:
