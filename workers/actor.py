@@ -53,9 +53,13 @@ class WorkerActor:
         """
         pin(self.spec)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        from workers.kv_transfer.grpc_link import check_transport, make_inbox, make_outbox
+        from workers.kv_transfer.handshake import AUTO
+
+        if self.spec.kv.transport != AUTO:
+            check_transport(self.spec, self.spec.kv.transport)
         runner = await asyncio.to_thread(build_runner, self.spec)
         from workers.engine.engine import Engine
-        from workers.kv_transfer.grpc_link import make_inbox, make_outbox
         from workers.service import SecretInterceptor, WorkerService
 
         gc.collect()

@@ -15,10 +15,11 @@ from baton.v1.kv_pb2 import FromReceiver, FromSender
 from baton.v1.worker_pb2 import DecodeRoute
 from tests.unit.kv_transfer.harness import Pair, TorchStore, open_pair
 from tests.unit.kv_transfer.peer import KEY, NUM_TOKENS, line_of, start
+from workers.actor import WorkerActor
 from workers.kv_transfer import sender as sender_module
 from workers.kv_transfer.link import Acked, Ended, Lost, Offered, Ticketed, TransferKey
 from workers.kv_transfer.local_link import LocalWire
-from workers.spec import KVSpec
+from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 torch.set_num_threads(1)
 PROCESS_TRANSPORTS = ("grpc", "gloo", "shm")
@@ -274,6 +275,23 @@ def test_a_gpu_transport_without_a_gpu_is_refused_by_name(name: str) -> None:
         error = pair.wait(Ended, KEY).error
         assert isinstance(error, ConfigError)
         assert f"kv.transport: {name!r} needs device cuda, this worker's is 'cpu'" in error.message
+
+
+@pytest.mark.parametrize("name", ["nccl", "cuda_ipc"])
+async def test_a_worker_that_cannot_move_kv_as_told_does_not_start(name: str) -> None:
+    spec = WorkerSpec(
+        worker_id="prefill-0",
+        role=Role.PREFILL,
+        model="nowhere",
+        served_name="demo",
+        dtype="float32",
+        device="cpu",
+        engine=EngineSpec(),
+        kv=KVSpec(transport=name),
+        secret="s3cret",
+    )
+    with pytest.raises(ConfigError, match=f"kv.transport: '{name}' needs device cuda, this worker's is 'cpu'"):
+        await WorkerActor(spec, "1").start()
 
 
 @pytest.mark.parametrize(("receiver_wants", "taken"), [("auto", "shm"), ("grpc", "grpc"), ("gloo", "gloo")])

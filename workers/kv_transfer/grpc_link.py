@@ -83,7 +83,7 @@ def _timeout_s(spec: WorkerSpec) -> float:
 def _sender_transport(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRoute) -> SenderTransport:
     if name == "grpc":
         return GrpcSender(store)
-    _check_torch(spec, name)
+    check_transport(spec, name)
     if name == "shm":
         from workers.kv_transfer.shm_link import ShmSender
 
@@ -102,7 +102,7 @@ def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) 
     name = handshake.transport
     if name == "grpc":
         return GrpcReceiver()
-    _check_torch(spec, name)
+    check_transport(spec, name)
     if name == "shm":
         from workers.kv_transfer.shm_link import ShmReceiver
 
@@ -117,7 +117,10 @@ def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) 
     return TorchReceiver(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), handshake=handshake)
 
 
-def _check_torch(spec: WorkerSpec, name: str) -> None:
+def check_transport(spec: WorkerSpec, name: str) -> None:
+    """Raises: ConfigError: this worker cannot move KV by `name`."""
+    if name == "grpc":
+        return
     if name not in ("shm", "gloo", "nccl", "cuda_ipc"):
         raise ConfigError(f"kv.transport: {name!r} is unknown; use auto, shm, nccl, gloo, grpc or cuda_ipc")
     if spec.fake:
