@@ -1,0 +1,156 @@
+"""Devices that the planner knows: what their makers say of them, and how much of it kernels reach.
+
+FLOP/s are dense ones (makers' tables with sparsity, halved); bandwidths are of one direction, in bytes/s. Memory is
+what the driver reports as total where that is known, else the maker's figure.
+"""
+
+from dataclasses import dataclass
+
+from baton.errors import ConfigError
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """What kernels reach of a device, and what a step takes beside them; one set per family of devices.
+
+    Shares are of the maker's figures; `bench.roofline_error` shows how far the whole is from measured points.
+    """
+
+    compute: float  # of FLOP/s, in matrix products of many rows
+    attention_compute: float  # of FLOP/s, in attention over prompts
+    memory: float  # of memory bandwidth, reading weights
+    kv_memory: float  # of memory bandwidth, reading KV
+    link: float  # of link bandwidth, in all-reduce and transfers
+    all_reduce_s: float  # latency of one
+    layer_s: float  # launches and small kernels of one layer
+    step_s: float  # scheduler, sampling, inputs and outputs of one step
+    token_s: float  # the same for each sequence that decodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """`price_per_h` in US$; None: not known. `fp8_flops` None: 8-bit weights are computed in bfloat16."""
+
+    name: str
+    memory_bytes: int
+    bf16_flops: float
+    memory_bandwidth: float
+    link_bandwidth: float  # to another device of its node
+    network_bandwidth: float  # to a device of another node
+    efficiency: Efficiency
+    fp8_flops: float | None = None
+    link_latency_s: float = 10e-6
+    network_latency_s: float = 30e-6
+    price_per_h: float | None = None
+
+
+def known_device(name: str) -> DeviceSpec:
+    """The device of that name, whatever its case.
+
+    Raises:
+        ConfigError: The name is unknown; the message lists the known.
+    """
+    device = DEVICES.get(name.lower())
+    if device is None:
+        raise ConfigError(f"hardware {name!r} is not known; give one of: {', '.join(DEVICES)}")
+    return device
+
+
+_AMPERE = Efficiency(
+    compute=0.72,
+    attention_compute=0.45,
+    memory=0.8,
+    kv_memory=0.7,
+    link=0.6,
+    all_reduce_s=15e-6,
+    layer_s=25e-6,
+    step_s=1.5e-3,
+    token_s=10e-6,
+)
+_HOPPER = Efficiency(
+    compute=0.62,
+    attention_compute=0.4,
+    memory=0.8,
+    kv_memory=0.7,
+    link=0.6,
+    all_reduce_s=10e-6,
+    layer_s=20e-6,
+    step_s=1.0e-3,
+    token_s=10e-6,
+)
+_CPU = Efficiency(
+    compute=0.5,
+    attention_compute=0.2,
+    memory=0.8,
+    kv_memory=0.5,
+    link=0.8,
+    all_reduce_s=50e-6,
+    layer_s=50e-6,
+    step_s=0.5e-3,
+    token_s=20e-6,
+)
+
+_ALL = (
+    # NVIDIA A100 80GB data sheet (SXM): 312 TFLOPS bf16, 2,039 GB/s, NVLink 600 GB/s both ways; DGX A100 data sheet:
+    # one 200 Gb/s ConnectX-6 per GPU. nvidia-smi: 81,920 MiB.
+    DeviceSpec(
+        name="a100-80g",
+        memory_bytes=81_920 * MIB,
+        bf16_flops=312e12,
+        memory_bandwidth=2.039e12,
+        link_bandwidth=300e9,
+        network_bandwidth=25e9,
+        efficiency=_AMPERE,
+    ),
+    # NVIDIA H100 data sheet (SXM): 1,979 TFLOPS bf16 and 3,958 fp8 with sparsity, 3.35 TB/s, NVLink 900 GB/s both ways;
+    # DGX H100 data sheet: one 400 Gb/s ConnectX-7 per GPU. nvidia-smi: 81,559 MiB.
+    DeviceSpec(
+        name="h100",
+        memory_bytes=81_559 * MIB,
+        bf16_flops=989.5e12,
+        fp8_flops=1979e12,
+        memory_bandwidth=3.35e12,
+        link_bandwidth=450e9,
+        network_bandwidth=50e9,
+        efficiency=_HOPPER,
+    ),
+    # NVIDIA H200 data sheet (SXM): as H100, with 141 GB at 4.8 TB/s; DGX H200 data sheet: 400 Gb/s per GPU.
+    DeviceSpec(
+        name="h200",
+        memory_bytes=141 * 10**9,
+        bf16_flops=989.5e12,
+        fp8_flops=1979e12,
+        memory_bandwidth=4.8e12,
+        link_bandwidth=450e9,
+        network_bandwidth=50e9,
+        efficiency=_HOPPER,
+    ),
+    # NVIDIA DGX B200 data sheet, an eighth of the system: 1,440 GB at 64 TB/s, 72 PFLOPS fp8 with sparsity (bf16 is
+    # half), NVLink 14.4 TB/s both ways, 400 Gb/s per GPU. Its efficiencies are Hopper's: none were measured.
+    DeviceSpec(
+        name="b200",
+        memory_bytes=180 * 10**9,
+        bf16_flops=2.25e15,
+        fp8_flops=4.5e15,
+        memory_bandwidth=8e12,
+        link_bandwidth=900e9,
+        network_bandwidth=50e9,
+        efficiency=_HOPPER,
+    ),
+    # NVIDIA L4 data sheet: 242 TFLOPS bf16 and 485 fp8 with sparsity, 24 GB at 300 GB/s, PCIe 4.0 x16 (64 GB/s both
+    # ways). Network: a 100 Gb/s card for eight. Its efficiencies are Ampere's: none were measured.
+    DeviceSpec(
+        name="l4",
+        memory_bytes=24 * 10**9,
+        bf16_flops=121e12,
+        fp8_flops=242.5e12,
+        memory_bandwidth=300e9,
+        link_bandwidth=32e9,
+        network_bandwidth=1.5e9,
+        efficiency=_AMPERE,
+    ),
+)
+DEVICES = {device.name: device for device in _ALL}
