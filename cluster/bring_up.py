@@ -57,7 +57,6 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         if not local_ray.external_address():
             _check_cores(config)
         found = state.read()
-        _check_address(found)
         if found is not None and local_ray.is_running(found):
             return _Start(_with_ports_of(config, found), report).change(found)
         if found is not None:
@@ -89,13 +88,13 @@ class _Start:
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
-        self._connect(cluster, self._serve_env(cluster))
+        local_ray.connect(cluster, namespace="baton")
         served_name = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
         return Running(cluster=_noted(), served_name=served_name, fresh=False, timings=self._timings)
 
     def _all(self, cluster: ClusterState) -> str:
-        serve_env = self._serve_env(cluster)
+        serve_env = serve_environment(cluster.folder or str(state.home()), self._config.http.host)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray, daemon=True)
         imports.start()
@@ -105,31 +104,8 @@ class _Start:
                 cluster = local_ray.start(cluster, serve_env)
         imports.join()
         with self._timed("connect"):
-            self._connect(cluster, serve_env)
-        self._clear_leftovers()
+            local_ray.connect(cluster, namespace="baton")
         return self._fleet_and_ingress()
-
-    def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
-        """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
-        host = self._config.http.host
-        return serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
-
-    def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
-        local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
-
-    def _clear_leftovers(self) -> None:
-        """Of this home on a Ray that is somebody else's, when its state was lost.
-
-        Raises: ConfigError: another home's cluster is there.
-        """
-        from cluster.fleet.client import ControllerClient
-        from cluster.fleet.owner import Owner
-
-        controller = ControllerClient.find()
-        if controller is not None:
-            controller.check_owner(Owner.here(state.cluster_secret()))
-            self._report("clearing away what the last cluster left")
-            _end_in_external_ray(0.0)
 
     def _fleet_and_ingress(self) -> str:
         from cluster.fleet.client import ControllerClient
@@ -191,7 +167,7 @@ class _Start:
 
     def _publish(self) -> None:
         host = self._config.http.host
-        shown = _reachable_host(_noted()) if host in ("0.0.0.0", "::") else host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         state.write(
             replace(
@@ -264,42 +240,16 @@ def _may_end(cluster: ClusterState | None, starter_pid: int | None) -> bool:
 
 
 def _end_in_external_ray(drain_timeout_s: float, *, undeploy: bool = True) -> None:
-    """Workers first: their requests' answers still go through the ingress. A local Ray ends the ingress by itself.
-
-    Another home's cluster is let alone.
-    """
+    """Workers first: their requests' answers still go through the ingress. A local Ray ends the ingress by itself."""
     from cluster.fleet.client import ControllerClient
-    from cluster.fleet.owner import Owner
 
     controller = ControllerClient.find()
     if controller is not None:
-        if not controller.owner().is_same(Owner.here(state.cluster_secret())):
-            return
         controller.shutdown(drain_timeout_s)
     if undeploy:
         from cluster.ingress.app import undeploy as end_ingress
 
         end_ingress()
-
-
-def _check_address(found: ClusterState | None) -> None:
-    """Raises: ConfigError: RAY_ADDRESS names another Ray than that on which this home's cluster runs."""
-    address = local_ray.external_address()
-    if address and found is not None and local_ray.is_running(found) and found.address != address:
-        where = "a Ray of its own" if found.folder else f"the Ray at {found.address}"
-        raise ConfigError(
-            f"RAY_ADDRESS: {address}, but the cluster of BATON_HOME={state.home()} runs on {where}; "
-            "run `baton down` first, or choose another BATON_HOME"
-        )
-
-
-def _reachable_host(cluster: ClusterState) -> str:
-    """Where a proxy that binds every address is reached: on the head node of a Ray that is somebody else's."""
-    if cluster.folder:
-        return "127.0.0.1"
-    from cluster.fleet import nodes
-
-    return nodes.alive()[0].address
 
 
 def _check_cores(config: BatonConfig) -> None:

@@ -63,13 +63,12 @@ class IngressReplica:
 
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
-        ingress_id = uuid.uuid4().hex
         self._dispatcher = Dispatcher(
-            ingress_id=ingress_id,
+            ingress_id=uuid.uuid4().hex,
             secret=spec.secret,
             config=spec.router,
             health=spec.health,
-            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name, ingress_id),
+            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name),
         )
         tokenizer = await asyncio.to_thread(Tokenizer, spec.model_path)
         self._service = Service(dispatcher=self._dispatcher, tokenizer=tokenizer, model=spec.model, router=spec.router)
@@ -114,8 +113,7 @@ class IngressReplica:
 class WorkerTableClient:
     """Asks the controller for its table; its absence is an UnavailableError, which the dispatcher lives with."""
 
-    def __init__(self, namespace: str, controller_name: str, ingress_id: str) -> None:
-        self._ingress_id = ingress_id
+    def __init__(self, namespace: str, controller_name: str) -> None:
         self._namespace = namespace
         self._controller_name = controller_name
         self._controller: Any = None
@@ -129,7 +127,7 @@ class WorkerTableClient:
                 self._controller = await asyncio.to_thread(
                     ray.get_actor, self._controller_name, namespace=self._namespace
                 )
-            reference = self._controller.workers.remote(self._ingress_id)
+            reference = self._controller.workers.remote()
             table: list[WorkerEntry] = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _FETCH_TIMEOUT_S)
         except (RayError, ValueError, TimeoutError) as error:
             self._controller = None  # a new controller is a new actor
@@ -148,19 +146,15 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import ApplicationStatus
 
-    from cluster.fleet.nodes import ON_HEAD
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
     if Path(model_path).is_dir():
         Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
     status = serve.status()
     if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
         return
-    _check_applications(list(status.applications))
     is_running = bool(status.proxies)
     if not is_running:
         check_ports(config)
-    location = _proxy_location(config.http.host)
     spec = IngressSpec(
         model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
         model_path=model_path,
@@ -171,20 +165,18 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         router=config.router,
         health=config.health,
     )
-    place = {"resources": ON_HEAD} if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0, **place},
+        ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=5,
         health_check_period_s=2,
-        health_check_timeout_s=3,
     )(serve.ingress()(IngressReplica))
     try:
         if not is_running:
             serve.start(
-                proxy_location=location,
+                proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
                 http_options=HTTPOptions(host=config.http.host, port=config.http.port),
                 grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
             )
@@ -194,42 +186,14 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
 
 
 def undeploy() -> None:
-    """Stops Serve: replicas, proxies and its controller; the ingress alone where other applications run on it."""
+    """Stops Serve: replicas, proxies and its controller. Does nothing where none runs."""
     from ray import serve
 
-    if set(serve.status().applications) - {APP_NAME}:
-        serve.delete(APP_NAME)
-    else:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _check_applications(running: Sequence[str]) -> None:
-    """Raises: ConfigError: Serve runs, and not for Baton: its proxies have one host and one pair of ports for all."""
-    if running and APP_NAME not in running:
-        raise ConfigError(
-            f"RAY_ADDRESS: Ray Serve runs on that cluster already, for {', '.join(running)}, and its host and ports "
-            "cannot be changed; end it with `serve shutdown`, or give another Ray cluster"
-        )
-
-
-def _proxy_location(host: str) -> str:
-    """One address is one machine's; all of them are every node's that holds a replica, and the head's.
-
-    Raises: ConfigError: the address is this machine's, and the head node is another.
-    """
-    if host in ("0.0.0.0", "::"):
-        return "EveryNode"
-    import ray
-
-    from cluster.fleet import nodes
-
-    head = nodes.alive()[0]
-    if head.node_id != ray.get_runtime_context().get_node_id():
-        raise ConfigError(
-            f"http.host: {host} is this machine's, but Serve's proxy runs on Ray's head node {head.address}; "
-            "set http.host: 0.0.0.0, or run `baton up` there"
-        )
-    return "HeadOnly"
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def check_ports(config: BatonConfig) -> None:
