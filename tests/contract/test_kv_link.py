@@ -121,7 +121,7 @@ def test_the_sender_may_abort_at_every_step(pair: Pair, step: str) -> None:
     pair.poll()
     lost = [e for e in pair.events if isinstance(e, Lost)]
     assert isinstance(ended, Acked) or not lost or isinstance(lost[0].error, CancelledError | None)
-    assert pair.outbox.num_failed == 0
+    assert pair.outbox.num_failed == pair.inbox.num_failed == 0
 
 
 @pytest.mark.parametrize("step", ["offered", "granted", "computed", "completed"])
@@ -134,6 +134,7 @@ def test_the_receiver_may_abort_at_every_step(pair: Pair, step: str) -> None:
     assert isinstance(event, Arrived) or event.error is None
     end = pair.until(lambda: next((e for e in pair.events if isinstance(e, Acked | Ended)), None))
     assert isinstance(end, Acked) or isinstance(end.error, CancelledError)
+    assert pair.outbox.num_failed == pair.inbox.num_failed == 0
 
 
 def _advance(pair: Pair, step: str) -> None:

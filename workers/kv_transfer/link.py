@@ -54,7 +54,7 @@ OutboxEvent = Ticketed | Acked | Ended
 
 class Outbox(Protocol):
     bytes_sent: int
-    num_failed: int  # transfers that ended with an error
+    num_failed: int  # transfers that ended with an error; an abort on either side is none
 
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None: ...
 

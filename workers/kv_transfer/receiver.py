@@ -171,7 +171,7 @@ class Receiver:
                 return
             error = None if key in self._aborted else error
             self._drop(key)
-            self.num_failed += error is not None
+            self.num_failed += error is not None and not isinstance(error, CancelledError)
             unseen = [event for event in self._events if isinstance(event, Offered) and event.key == key]
             for event in unseen:
                 self._events.remove(event)

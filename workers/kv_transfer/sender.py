@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from baton.errors import BatonError, ConfigError, InternalError, UnavailableError
+from baton.errors import BatonError, CancelledError, ConfigError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import AbortTransfer, FromReceiver, FromSender, HandshakeReply, Offer, Renew
 from baton.v1.worker_pb2 import DecodeRoute, Submit
 from workers.kv_transfer.handoff import Closing, HandoffError, SendLedger, Span, State
@@ -145,7 +145,8 @@ class Sender:
                 if isinstance(event, Ended) and event.key in self._aborted:
                     event = Ended(event.key, None)
                 self._aborted.discard(event.key)
-                self.num_failed += isinstance(event, Ended) and event.error is not None
+                if isinstance(event, Ended):
+                    self.num_failed += event.error is not None and not isinstance(event.error, CancelledError)
         self._events.append(event)
         self._notify()
 
