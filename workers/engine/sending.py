@@ -23,6 +23,11 @@ class Sending:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def jobs(self) -> list[Job]:
+        """Offered and not settled yet."""
+        return list(self._jobs.values())
+
     def begin(self, job: Job) -> None:
         """Offers the job to the decode worker of its route."""
         assert job.submit is not None
