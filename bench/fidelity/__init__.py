@@ -1,0 +1,1 @@
+"""Predicted beside measured: the parts of `bench.planner_fidelity`."""

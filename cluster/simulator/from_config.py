@@ -1,0 +1,97 @@
+"""The simulated cluster that a config describes: the same YAML as `baton up`, with latency models for its workers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from baton.errors import ConfigError
+from cluster.config import BatonConfig, PoolConfig
+from cluster.planner.latency import LatencyModel, TransferModel
+from cluster.simulator.contract import SimCluster, SimPool
+from workers.spec import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVShape:
+    """What a worker's blocks hold of the model."""
+
+    token_bytes: int  # of one token, all layers
+    num_layers: int
+    max_positions: int  # tokens up to which the model's positions are defined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overheads:
+    """What lies around the workers' steps."""
+
+    ingress_s: float = 0.0  # each way
+    start_s: float = 5.0  # of a worker that is replaced
+
+
+def sim_cluster(
+    config: BatonConfig,
+    *,
+    latency: LatencyModel | Mapping[Role, LatencyModel],
+    transfer: TransferModel | None,
+    shape: KVShape,
+    overheads: Overheads,
+) -> SimCluster:
+    """
+    Args:
+        latency: Of every worker, or by role.
+        transfer: None: hand-overs take no time.
+    Raises:
+        ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
+    """
+    blocks = num_blocks(config, shape)
+    pools = tuple(
+        SimPool(
+            role=role,
+            num_workers=pool_of(config, role).workers,
+            latency=latency[role] if isinstance(latency, Mapping) else latency,
+            num_blocks=blocks,
+        )
+        for role in Role
+        if pool_of(config, role).workers
+    )
+    return SimCluster(
+        pools=pools,
+        engine=config.engine,
+        router=config.router,
+        kv=config.kv,
+        health=config.health,
+        max_model_len=max_model_len(config, shape),
+        num_layers=shape.num_layers,
+        token_bytes=shape.token_bytes,
+        transfer=transfer,
+        ingress_s=overheads.ingress_s,
+        start_s=overheads.start_s,
+    )
+
+
+def pool_of(config: BatonConfig, role: Role) -> PoolConfig:
+    pool: PoolConfig = getattr(config.pools, role.value)
+    return pool
+
+
+def worker_roles(config: BatonConfig) -> dict[str, Role]:
+    """Ids as the fleet gives them."""
+    return {f"{role}-{index}": role for role in Role for index in range(pool_of(config, role).workers)}
+
+
+def num_blocks(config: BatonConfig, shape: KVShape) -> int:
+    """As a worker counts them."""
+    engine = config.engine
+    block_bytes = engine.block_size * shape.token_bytes
+    found = engine.memory_bytes // block_bytes
+    needed = -(-engine.max_model_len // engine.block_size) if engine.max_model_len is not None else 1
+    if found < needed:
+        raise ConfigError(
+            f"engine.memory: {engine.memory_bytes} bytes hold {found} KV blocks of {block_bytes} bytes, "
+            f"{needed} are needed; raise engine.memory or lower engine.max_model_len"
+        )
+    return found
+
+
+def max_model_len(config: BatonConfig, shape: KVShape) -> int:
+    held = num_blocks(config, shape) * config.engine.block_size
+    return config.engine.max_model_len or min(shape.max_positions, held)
