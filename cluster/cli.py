@@ -23,15 +23,15 @@ COMMANDS = {
 
 HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
 
-  baton up                                  the bundled demo model, HTTP on :8000, gRPC on :9000
+  baton up                         the demo model, HTTP on :8000, gRPC on :9000
 
-  baton up cluster.yaml --set http.port=0   a file, one key changed
+  baton up cluster.yaml --set http.port=0    a file, one key changed
 
-  baton generate "Once upon"                ask it
+  baton generate "Once upon"       ask it
 
-  baton status --watch                      see what it does
+  baton status --watch             see what it does
 
-  baton down                                end it
+  baton down                       end it
 
 BATON_HOME (~/.baton) holds a cluster's state; another folder is another cluster beside it.
 RAY_ADDRESS joins a Ray cluster that runs. BATON_DEBUG=1 shows tracebacks.

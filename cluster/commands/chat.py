@@ -15,7 +15,7 @@ _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an 
 
 def command(
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of each answer. Default: as much as fits.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Of each answer; all turns share the model's context.")] = 512,
     temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal answers.")] = None,
@@ -73,8 +73,9 @@ class Conversation:
                     sys.stdout.flush()
         except KeyboardInterrupt:
             typer.echo(" [stopped]", nl=False, err=True)
-        except baton.InvalidRequestError as error:  # such as a history over the context: /reset helps
-            typer.echo(f"error: {error.message}", err=True)
+        except baton.InvalidRequestError as error:  # such as a history over the context
+            hint = "; /reset forgets the conversation" if len(self.history) > len(self._opening) else ""
+            typer.echo(f"error: {error.message}{hint}", err=True)
             return
         typer.echo()
         self.history += [question, {"role": "assistant", "content": "".join(written)}]

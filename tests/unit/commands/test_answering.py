@@ -11,12 +11,13 @@ import typer
 from typer.testing import CliRunner, Result
 
 from baton.errors import ConfigError
+from baton.v1.inference_pb2 import FINISH_REASON_STOP
 from cluster import state
 from cluster.commands import chat, generate
 from cluster.commands.answers import Ask
 from cluster.commands.endpoint import Endpoint, default_endpoint
 from tests import http_server as fake_http
-from tests.grpc_server import Fail, FakeGrpcServer
+from tests.grpc_server import Fail, FakeGrpcServer, last, token
 from tests.http_server import FakeOpenAIServer
 
 
@@ -136,6 +137,16 @@ def test_a_refused_turn_is_not_kept_and_the_chat_goes_on(server: FakeGrpcServer)
     assert result.exit_code == 0
     assert "error: messages: 9000 tokens are too many" in result.stderr
     assert [message.content for message in server.requests[1].chat.messages] == ["Little"]
+
+
+def test_a_turn_refused_after_others_says_how_to_begin_anew(server: FakeGrpcServer) -> None:
+    server.scripts += [
+        [token(0, finish=FINISH_REASON_STOP), last()],
+        [Fail(status=grpc.StatusCode.INVALID_ARGUMENT, details="chat is too long")],
+    ]
+    result = _invoke(chat.command, "--grpc", server.target, typed="Hello\nMore\n")
+    assert "error: chat is too long; /reset forgets the conversation" in result.stderr
+    assert server.requests[0].sampling.max_tokens == 512, "an answer may not take the whole context"
 
 
 def test_chat_works_over_http_too(http: FakeOpenAIServer) -> None:
