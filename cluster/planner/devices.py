@@ -20,9 +20,11 @@ class Efficiency:
     """
 
     compute: float  # of FLOP/s, in matrix products of many rows
+    fp8_compute: float  # of fp8 FLOP/s, the same
     attention_compute: float  # of FLOP/s, in attention over prompts
     memory: float  # of memory bandwidth, reading weights
     kv_memory: float  # of memory bandwidth, reading KV
+    experts: float  # of what other products reach, in those of routed experts
     link: float  # of link bandwidth, in all-reduce and transfers
     all_reduce_s: float  # latency of one
     layer_s: float  # launches and small kernels of one layer
@@ -59,33 +61,44 @@ def known_device(name: str) -> DeviceSpec:
     return device
 
 
+# Shares from the kernel tables of NVIDIA's aiconfigurator (systems/data, vLLM 0.14 to 0.24, medians of large shapes):
+# matrix products 0.87 of FLOP/s less a tenth for the norms, rotations and activations around them, weights 0.7 of
+# bandwidth, attention over prompts 0.5, KV 0.6, NCCL's large all-reduces 0.7 of the link, small ones 6 us.
 _AMPERE = Efficiency(
-    compute=0.72,
-    attention_compute=0.45,
-    memory=0.8,
-    kv_memory=0.7,
-    link=0.6,
-    all_reduce_s=15e-6,
+    compute=0.75,
+    fp8_compute=0.5,
+    attention_compute=0.5,
+    memory=0.7,
+    kv_memory=0.6,
+    experts=0.6,
+    link=0.7,
+    all_reduce_s=8e-6,
     layer_s=25e-6,
-    step_s=1.5e-3,
-    token_s=10e-6,
-)
-_HOPPER = Efficiency(
-    compute=0.62,
-    attention_compute=0.4,
-    memory=0.8,
-    kv_memory=0.7,
-    link=0.6,
-    all_reduce_s=10e-6,
-    layer_s=20e-6,
     step_s=1.0e-3,
     token_s=10e-6,
 )
+# As above: matrix products 0.78 (fp8 0.5) less a tenth, weights 0.78, attention over prompts 0.53, KV 0.68, NCCL's
+# large all-reduces 0.7 to 1 of the link, small ones 3 to 5 us.
+_HOPPER = Efficiency(
+    compute=0.7,
+    fp8_compute=0.45,
+    attention_compute=0.53,
+    memory=0.78,
+    kv_memory=0.68,
+    experts=0.6,
+    link=0.75,
+    all_reduce_s=5e-6,
+    layer_s=20e-6,
+    step_s=0.5e-3,
+    token_s=5e-6,
+)
 _CPU = Efficiency(
     compute=0.5,
+    fp8_compute=0.5,
     attention_compute=0.2,
     memory=0.8,
     kv_memory=0.5,
+    experts=0.6,
     link=0.8,
     all_reduce_s=50e-6,
     layer_s=50e-6,

@@ -23,6 +23,8 @@ class _Layer:
 
     spec: LayerSpec
     count: int
+    num_dense: int  # parameters that every token meets
+    expert_stretch: float  # how much longer a routed expert's parameter takes than another
     token_flop_s: float  # matrix products of one token
     pair_flop_s: float  # one (query, key) pair in a prompt
     seen_s: float  # one key that a decode looks at: reading or computing, the longer
@@ -77,7 +79,7 @@ class RooflineLatency:
             parallelism=parallelism,
             weight_read_s=model.weight_element_bytes / tensor / (device.memory_bandwidth * reach.memory),
             head_parameters=model.head_parameters,
-            head_flop_s=2 * model.head_parameters / tensor / (_flops(model, device) * reach.compute),
+            head_flop_s=2 * model.head_parameters / tensor / _flops(model, device),
             all_reduce_s=2 * model.num_layers * reach.all_reduce_s if tensor > 1 else 0.0,
             all_reduced_token_s=2 * model.num_layers * ring * activation_bytes * link_s,
             passed_token_s=model.kv_bytes_per_token / tensor * (ranks - 1) / ranks * link_s,
@@ -125,8 +127,9 @@ class RooflineLatency:
         layers_s = 0.0
         for layer in self.layers:
             spec = layer.spec
-            read = spec.attention.num_parameters + spec.feed_forward.num_touched(num_prompt_tokens + num_decodes)
-            products_s = max(num_tokens * layer.token_flop_s, read * self.weight_read_s)
+            touched = spec.feed_forward.num_touched(num_prompt_tokens + num_decodes) - spec.feed_forward.num_parameters
+            read_s = (layer.num_dense + touched * layer.expert_stretch) * self.weight_read_s
+            products_s = max(num_tokens * layer.token_flop_s, read_s)
             layers_s += (products_s + num_decodes * layer.state_s) * layer.count
         head_s = max(num_rows * self.head_flop_s, self.head_parameters * self.weight_read_s)
         moved_s = self.all_reduce_s + num_tokens * self.all_reduced_token_s + num_tokens * self.stage_token_s
@@ -151,11 +154,14 @@ def _layer(model: ModelSpec, device: DeviceSpec, parallelism: Parallelism, spec:
     kv_read_s = 1 / (device.memory_bandwidth * reach.kv_memory)
     key_bytes = spec.attention.kv_elements * model.kv_element_bytes * model.num_kv_copies(tensor) / tensor
     state_bytes = spec.attention.state_elements * STATE_BYTES / tensor
-    product_flops = 2 * spec.num_active + spec.attention.recurrence_flops
+    num_dense = spec.attention.num_parameters + spec.feed_forward.num_parameters
+    product_flops = 2 * num_dense + 2 * (spec.num_active - num_dense) / reach.experts + spec.attention.recurrence_flops
     return _Layer(
         spec=spec,
         count=count,
-        token_flop_s=product_flops / tensor / (_flops(model, device) * reach.compute),
+        num_dense=num_dense,
+        expert_stretch=1 / reach.experts,
+        token_flop_s=product_flops / tensor / _flops(model, device),
         pair_flop_s=spec.attention.pair_flops * attention_s,
         seen_s=max(key_bytes * kv_read_s, spec.attention.decode_pair_flops * attention_s),
         key_read_s=key_bytes * kv_read_s,
@@ -164,4 +170,7 @@ def _layer(model: ModelSpec, device: DeviceSpec, parallelism: Parallelism, spec:
 
 
 def _flops(model: ModelSpec, device: DeviceSpec) -> float:
-    return device.fp8_flops if device.fp8_flops and model.weight_element_bytes == 1.0 else device.bf16_flops
+    """That matrix products reach."""
+    if device.fp8_flops and model.weight_element_bytes == 1.0:
+        return device.fp8_flops * device.efficiency.fp8_compute
+    return device.bf16_flops * device.efficiency.compute
