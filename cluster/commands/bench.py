@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,8 @@ import typer
 
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.endpoint import default_endpoint, one_line_errors
+from cluster.commands.files import check_picture, check_writable
 
-_PICTURES = (".png", ".svg", ".pdf")
 _SERVER, _LOAD, _WORKLOAD, _OUTPUT = "Server", "Load (one of)", "Workload", "Output"
 
 
@@ -129,9 +128,9 @@ def command(
             timeout_s=timeout_s,
             goodput=parse_goodput([*(goodput or ()), *(targets or ())]),
         )
-        _check_writable(json_path, "--json")
-        _check_writable(plot, "--plot")
-        _check_picture(plot)
+        check_writable(json_path, "--json")
+        check_writable(plot, "--plot")
+        check_picture(plot, "--plot")
         _report(options, json_path, plot, save_detailed=save_detailed)
 
 
@@ -143,21 +142,6 @@ def _address(backend: str, url: str | None, grpc: str | None) -> str:
     if grpc is not None:
         raise ConfigError(f"--grpc needs --backend grpc; --backend {backend} takes --url")
     return url or default_endpoint().http
-
-
-def _check_writable(path: Path | None, flag: str) -> None:
-    """Before the run: a result must not be lost for a typing error."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise ConfigError(f"{flag} {path} cannot be written: its folder does not exist, or it is a folder")
-
-
-def _check_picture(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix not in _PICTURES:
-        raise ConfigError(f"--plot {path}: unknown kind {path.suffix!r}; choose one of {', '.join(_PICTURES)}")
-    if find_spec("matplotlib") is None:
-        raise ConfigError(f"--plot {path} needs matplotlib; pip install 'baton-serve[bench]'")
 
 
 def _report(options: Any, json_path: Path | None, plot: Path | None, *, save_detailed: bool) -> None:
