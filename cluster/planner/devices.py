@@ -153,6 +153,17 @@ _ALL = (
         network_bandwidth=50e9,
         efficiency=_HOPPER,
     ),
+    # Two cores of an AMD EPYC 9005 (Zen 5, AVX-512), as rented; measured here: a bfloat16 product of 2048 x 2048 by torch,
+    # and a copy of mapped memory (docs/kv_transfer.md). Links are its own memory. Network: 10 Gb/s.
+    DeviceSpec(
+        name="epyc-2c",
+        memory_bytes=16 * GIB,
+        bf16_flops=370e9,
+        memory_bandwidth=14.4e9,
+        link_bandwidth=14.4e9,
+        network_bandwidth=1.25e9,
+        efficiency=_CPU,
+    ),
     # NVIDIA L4 data sheet: 242 TFLOPS bf16 and 485 fp8 with sparsity, 24 GB at 300 GB/s, PCIe 4.0 x16 (64 GB/s both
     # ways). Network: a 100 Gb/s card for eight. Its efficiencies are Ampere's: none were measured.
     DeviceSpec(
