@@ -96,7 +96,7 @@ class _Start:
     def _all(self, cluster: ClusterState) -> str:
         serve_env = serve_environment(cluster.folder or str(state.home()), self._config.http.host)
         local_ray.prepare(cluster, serve_env)
-        imports = threading.Thread(target=self._import_ray, daemon=True)
+        imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
         imports.start()
         if cluster.folder:
             self._report("starting Ray on this machine")
