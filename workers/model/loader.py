@@ -144,10 +144,14 @@ def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device) ->
     needed = weights_bytes + spec.engine.memory_bytes
     if needed > available:
         raise ConfigError(
-            f"engine.memory: {weights_bytes} bytes of weights and {spec.engine.memory_bytes} of KV blocks make "
-            f"{needed}, but only {available} are available on {device.type}; "
+            f"engine.memory: {_mib(spec.engine.memory_bytes)} of KV blocks and {_mib(weights_bytes)} of weights make "
+            f"{_mib(needed)}, but only {_mib(available)} are available on {device.type}; "
             "lower engine.memory, or give a smaller model"
         )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def available_bytes(device: torch.device) -> int:

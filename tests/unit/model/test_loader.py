@@ -126,9 +126,12 @@ def test_an_unknown_setting_is_refused(field: str, value: str, message: str) -> 
         load_model(make_spec(tiny("llama"), **{field: value}))
 
 
-def test_too_little_memory_names_the_bytes() -> None:
-    engine = EngineSpec(memory_bytes=1 << 60)
-    with pytest.raises(ConfigError, match=rf"and {1 << 60} of KV blocks make \d+, but only \d+ are available on cpu"):
+def test_too_little_memory_says_how_much_is_needed_and_there() -> None:
+    engine = EngineSpec(memory_bytes=500 << 30)
+    message = (
+        r"512,000 MiB of KV blocks and 0 MiB of weights make 512,000 MiB, but only [\d,]+ MiB are available on cpu"
+    )
+    with pytest.raises(ConfigError, match=message):
         load_model(make_spec(tiny("llama"), engine=engine))
 
 
