@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 import baton
-from baton.errors import BatonError, ModelNotFoundError, UnavailableError, from_code
+from baton.errors import BatonError, ConfigError, ModelNotFoundError, UnavailableError, from_code
 from cluster.commands.answers import Ask
 
 _TIMEOUT_S = 600.0
@@ -20,6 +20,9 @@ class HTTPSource:
     """One connection to the server at `url`, with or without /v1."""
 
     def __init__(self, url: str) -> None:
+        """Raises: ConfigError: `url` is none."""
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"--url {url} is no URL; give one such as http://127.0.0.1:8000")
         self._url = url.rstrip("/").removesuffix("/v1")
         self._client = httpx.Client(timeout=httpx.Timeout(_TIMEOUT_S, connect=10.0))
 

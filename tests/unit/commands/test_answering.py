@@ -105,6 +105,11 @@ def test_wrong_usage_is_exit_code_2(server: FakeGrpcServer) -> None:
     both = _invoke(generate.command, "Once", "--grpc", server.target, "--url", "http://127.0.0.1:1")
     assert both.exit_code == 2
     assert "give one of them" in both.stderr
+    no_url = _invoke(generate.command, "Once", "--url", "localhost:8000")
+    assert (no_url.exit_code, no_url.stderr) == (
+        2,
+        "error: --url localhost:8000 is no URL; give one such as http://127.0.0.1:8000\n",
+    )
     empty = _invoke(generate.command, "", "--grpc", server.target)
     assert (empty.exit_code, empty.stderr) == (2, "error: the prompt is empty; give at least one token\n")
 
