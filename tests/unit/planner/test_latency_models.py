@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from baton.errors import ConfigError
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.devices import DEVICES, known_device
+from cluster.planner.fitted import FittedLatency
 from cluster.planner.known_models import known_model
 from cluster.planner.latency import LatencyModel, Parallelism, PromptChunk
 from cluster.planner.roofline import RooflineLatency
@@ -29,6 +30,19 @@ DISTSERVE = CoefficientLatency(
     overhead_s=1e-3,
 )
 
+FITTED = FittedLatency(
+    base_s=2e-3,
+    prompt_s=1e-4,
+    decode_s=1e-3,
+    knots=(0, 8, 128),
+    slopes_s=(3e-5, 5e-5, 1e-5),
+    chunk_s=2e-4,
+    pair_s=3e-9,
+    read_s=1e-7,
+    sequence_s=2e-5,
+    context_s=4e-8,
+)
+
 
 def roofline(model: str, device: str = "h100", **degrees: int) -> RooflineLatency:
     return RooflineLatency.of(known_model(model), known_device(device), Parallelism(**degrees))
@@ -36,6 +50,7 @@ def roofline(model: str, device: str = "h100", **degrees: int) -> RooflineLatenc
 
 MODELS: dict[str, LatencyModel] = {
     "coefficients": DISTSERVE,
+    "fitted": FITTED,
     "roofline, dense": roofline("meta-llama/Llama-3.1-8B"),
     "roofline, windows": roofline("mistralai/Mistral-7B-v0.1"),
     "roofline, experts": roofline("Qwen/Qwen3-30B-A3B", tensor=2),
