@@ -115,6 +115,8 @@ class Profile:
     to_worker_s: float = 0.0  # from the caller to the worker's step
     to_client_s: float = 0.0  # from the end of a step to the caller
     start_s: float = 0.0  # of a worker
+    num_cores: int = 1  # of each worker; on a GPU, of what drives it
+    points: Mapping[str, Any] = field(default_factory=dict)  # what was fitted, as measured; kept, not read
 
     def check_model(self, model: str, *, fingerprint: str | None = None) -> None:
         """
@@ -135,7 +137,7 @@ class Profile:
         tree: dict[str, Any] = {"version": VERSION}
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and each.name != "points":
                 value = {
                     key: one.to_dict() if isinstance(one, FittedLatency) else asdict(one) for key, one in value.items()
                 }
@@ -151,8 +153,8 @@ class Profile:
         if isinstance(tree, Mapping) and tree.get("version") != VERSION:
             raise ConfigError(f"{source}: version {tree.get('version')!r}; this baton reads version {VERSION}; {AGAIN}")
         texts = ("model", "fingerprint", "dtype", "machine")
-        numbers = ("token_bytes", "num_layers", "max_model_len", "to_worker_s", "to_client_s", "start_s")
-        groups = ("latencies", "transfers", "drafts", "errors")
+        numbers = ("token_bytes", "num_layers", "max_model_len", "to_worker_s", "to_client_s", "start_s", "num_cores")
+        groups = ("latencies", "transfers", "drafts", "errors", "points")
         checked = _tree(tree, source, ["version", *texts, *numbers, *groups])
         for name in texts:
             if not isinstance(checked[name], str):
@@ -164,7 +166,7 @@ class Profile:
             raise ConfigError(f"{source}: latencies is empty; {AGAIN}")
         values: dict[str, Any] = {name: checked[name] for name in texts}
         values |= {name: _number(checked[name], f"{source}: {name}") for name in numbers}
-        for name in ("token_bytes", "num_layers", "max_model_len"):
+        for name in ("token_bytes", "num_layers", "max_model_len", "num_cores"):
             values[name] = int(values[name])
         for name in ("latencies", "drafts"):
             values[name] = {
@@ -179,7 +181,7 @@ class Profile:
             key: FitError(num_points=int(one["num_points"]), median=one["median"], p90=one["p90"])
             for key, one in errors.items()
         }
-        return cls(**values)
+        return cls(**values, points=checked["points"])
 
     def to_text(self) -> str:
         return json.dumps(self.to_dict(), indent=1) + "\n"
