@@ -1,0 +1,211 @@
+"""`simulate`: a cluster, its requests and its faults under a virtual clock.
+
+Owns the workers, the ingress and the fleet, and passes messages between them. Decisions are production's: see
+`worker`, `ingress` and `links` for which of its classes they drive, and what they leave out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from baton.errors import ConfigError
+from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
+from cluster.fleet.tick import worker_id
+from cluster.router.workers import WorkerEntry, WorkerKey
+from cluster.simulator.contract import Arrival, Fault, RequestRecord, SimCluster, SimPool, SimResult
+from cluster.simulator.events import ARRIVAL, MESSAGE, REPORT, EventQueue
+from cluster.simulator.ingress import SimIngress
+from cluster.simulator.links import Network
+from cluster.simulator.worker import SimWorker
+
+JUMP = 1 << 62  # as many steps at once as there are
+_OWN_HASHES = 1 << 63  # names of blocks that a request shares with nobody begin here
+
+
+class World:
+    def __init__(
+        self, cluster: SimCluster, arrivals: Sequence[Arrival], *, seed: int, check_every: int | None, max_jump: int
+    ) -> None:
+        self.cluster = cluster
+        self.queue = EventQueue()
+        self.network = Network(queue=self.queue, transfer=cluster.transfer, kv=cluster.kv)
+        self.workers: dict[str, SimWorker] = {}  # by worker id; those alive
+        self.records: list[RequestRecord] = []
+        self.ingress = SimIngress(
+            cluster=cluster,
+            queue=self.queue,
+            rng=Random(seed),
+            submit=self._submit,
+            abort=self._abort,
+            flush=self._flush,
+        )
+        self._arrivals = arrivals
+        self._check_every = check_every
+        self._max_jump = max_jump
+        self._slots = [
+            (pool, worker_id(pool.role, index)) for pool in cluster.pools for index in range(pool.num_workers)
+        ]
+        for index, (pool, name) in enumerate(self._slots):
+            self._start(index, name, pool)
+        self._tell_workers()
+        for worker in self.workers.values():
+            self.ingress.report(worker.key, worker.report())
+
+    def run(self) -> None:
+        self._expect_arrival()
+        queue = self.queue
+        while queue.num_pending or self.ingress.num_open:
+            if not queue.run_next():
+                break
+            if self._check_every is not None and queue.num_events % self._check_every == 0:
+                self.check_integrity()
+        assert not self.ingress.num_open, f"{self.ingress.num_open} requests never ended"
+        self.check_integrity()
+
+    def check_integrity(self) -> None:
+        for worker in self.workers.values():
+            worker.blocks.check_integrity()
+
+    def result(self) -> SimResult:
+        return SimResult(
+            records=self.records,
+            end_s=self.queue.now_s,
+            num_events=self.queue.num_events,
+            trace_hash=self.queue.trace_hash(),
+            busy_s={name: worker.busy_s for name, worker in self.workers.items()},
+            peak_blocks={name: worker.peak_blocks for name, worker in self.workers.items()},
+            bytes_sent=self.network.bytes_sent,
+            num_preemptions=sum(worker.stats.num_preemptions for worker in self.workers.values()),
+        )
+
+    # Arrivals.
+
+    def _expect_arrival(self) -> None:
+        index = len(self.records)
+        if index < len(self._arrivals):
+            arrival = self._arrivals[index]
+            _check_arrival(index, arrival, self.queue.now_s, self.cluster.engine.block_size)
+            self.queue.push(arrival.at_s, ARRIVAL, index, self._arrive, arrival)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        record = RequestRecord(
+            index=len(self.records),
+            arrived_s=self.queue.now_s,
+            num_prompt_tokens=arrival.num_prompt_tokens,
+            num_output_tokens=arrival.num_output_tokens,
+        )
+        self.records.append(record)
+        self._expect_arrival()
+        self.ingress.arrive(record, arrival, self._block_hashes(record.index, arrival))
+
+    def _block_hashes(self, index: int, arrival: Arrival) -> list[int]:
+        if not self.cluster.engine.prefix_cache:
+            return []
+        num_blocks = (arrival.num_prompt_tokens + arrival.num_output_tokens) // self.cluster.engine.block_size
+        first = _OWN_HASHES + (index << 24)
+        return [*arrival.block_hashes, *range(first + len(arrival.block_hashes), first + num_blocks)]
+
+    # Between ingress and workers.
+
+    def _start(self, index: int, name: str, pool: SimPool, incarnation: int = 0) -> None:
+        self.workers[name] = SimWorker(
+            key=WorkerKey(name, str(incarnation)),
+            index=index,
+            pool=pool,
+            cluster=self.cluster,
+            queue=self.queue,
+            network=self.network,
+            request=self.ingress.request,
+            tell=self._tell_ingress,
+            report_soon=self._report_soon,
+            max_jump=self._max_jump,
+        )
+
+    def _tell_workers(self) -> None:
+        self.ingress.set_workers(
+            [
+                WorkerEntry(worker_id=name, incarnation=worker.key.incarnation, role=worker.role, address="")
+                for name, worker in self.workers.items()
+            ]
+        )
+
+    def _submit(self, key: WorkerKey, submit: Submit) -> None:
+        worker = self.workers[key.worker_id]
+        self._later(worker.index, worker.submit, submit)
+
+    def _abort(self, key: WorkerKey, abort: Abort) -> None:
+        worker = self.workers.get(key.worker_id)
+        if worker is not None and worker.key == key:
+            self._later(worker.index, worker.abort, abort)
+
+    def _tell_ingress(self, key: WorkerKey, outputs: list[TokenOutput]) -> None:
+        self._later(self.workers[key.worker_id].index, self.ingress.take_outputs, (key, outputs))
+
+    def _later(self, subject: int, handle: Callable[[Any], None], argument: Any) -> None:
+        if self.cluster.ingress_s == 0.0:
+            handle(argument)
+        else:
+            self.queue.push(self.queue.now_s + self.cluster.ingress_s, MESSAGE, subject, handle, argument)
+
+    def _flush(self, key: WorkerKey, request_id: str) -> TokenOutput | None:
+        worker = self.workers.get(key.worker_id)
+        return worker.flush(request_id) if worker is not None and worker.key == key else None
+
+    # Load reports: every interval, each worker at its own moment; an idle one has nothing to add.
+
+    def _report_soon(self, worker: SimWorker) -> None:
+        worker.is_reporting = True
+        interval_s = self.cluster.report_interval_s
+        first_s = interval_s * worker.index / len(self._slots)
+        at_s = first_s + interval_s * (math.floor((self.queue.now_s - first_s) / interval_s) + 1)
+        at_s = at_s if at_s > self.queue.now_s else at_s + interval_s
+        self.queue.push(at_s, REPORT, worker.index, self._report, worker, keeps_running=False)
+
+    def _report(self, worker: SimWorker) -> None:
+        worker.is_reporting = False
+        if not worker.is_alive:
+            return
+        self.ingress.report(worker.key, worker.report())
+        if not worker.is_idle:
+            self._report_soon(worker)
+
+
+def simulate(
+    cluster: SimCluster,
+    arrivals: Sequence[Arrival],
+    *,
+    seed: int = 0,
+    faults: Sequence[Fault] = (),
+    check_every: int | None = None,
+    spans: bool = False,
+    max_jump: int = JUMP,
+) -> SimResult:
+    """Runs a workload to its end.
+
+    Args:
+        seed: Of ties between equal workers, and of faults by lot.
+        check_every: Full integrity every so many events; None: at the end alone. Counters are checked always.
+        spans: Whether to note what every worker and request did when.
+        max_jump: For tests: decode steps taken at once; the records are the same for any.
+    Raises:
+        ConfigError: an arrival, a pool or a fault that cannot be.
+    """
+    world = World(cluster, arrivals, seed=seed, check_every=check_every, max_jump=max_jump)
+    world.run()
+    return world.result()
+
+
+def _check_arrival(index: int, arrival: Arrival, now_s: float, block_size: int) -> None:
+    if not arrival.at_s >= now_s:
+        raise ConfigError(f"arrivals[{index}].at_s: {arrival.at_s}, after one at {now_s}; sort them by time")
+    for name in ("num_prompt_tokens", "num_output_tokens"):
+        value = getattr(arrival, name)
+        if value < 1:
+            raise ConfigError(f"arrivals[{index}].{name}: {value}; give at least 1")
+    num_full = arrival.num_prompt_tokens // block_size
+    if len(arrival.block_hashes) > num_full:
+        raise ConfigError(
+            f"arrivals[{index}].block_hashes: {len(arrival.block_hashes)}, but the prompt fills {num_full} blocks of "
+            f"{block_size} tokens; give one per full block"
+        )
