@@ -2,12 +2,13 @@
 
 DATA holds aiconfigurator/silicon_sample.csv (serving runs, by NVIDIA's aiconfigurator project), distserve_ground_truth/
 profile_data (fits of kernels' times) and splitwise_sim/perf_model.csv (single batches). The constants per family of
-devices are in `cluster.planner.devices`; nothing here is fitted.
+devices are in `cluster.planner.devices`; nothing is fitted here. Splitwise's engine of 2023 is another system than the
+one the constants stand for, and shown to say how far that goes.
 """
 
+import argparse
 import csv
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -126,4 +127,6 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="the folder with the three data sets")
+    main(parser.parse_args().data)

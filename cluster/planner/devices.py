@@ -61,24 +61,25 @@ def known_device(name: str) -> DeviceSpec:
     return device
 
 
-# Shares from the kernel tables of NVIDIA's aiconfigurator (systems/data, vLLM 0.14 to 0.24, medians of large shapes):
-# matrix products 0.87 of FLOP/s less a tenth for the norms, rotations and activations around them, weights 0.7 of
-# bandwidth, attention over prompts 0.5, KV 0.6, NCCL's large all-reduces 0.7 of the link, small ones 6 us.
+# Shares from the kernel tables of NVIDIA's aiconfigurator (systems/data, vLLM 0.14, medians of large shapes): weights
+# 0.7 of bandwidth, attention over prompts 0.5, KV 0.6, NCCL's large all-reduces 0.7 of the link. Products are 0.87 of
+# FLOP/s alone; 0.65, launches and small all-reduces (NCCL: 10 to 20 us) lean towards DistServe's fits of an engine.
 _AMPERE = Efficiency(
-    compute=0.75,
+    compute=0.65,
     fp8_compute=0.5,
     attention_compute=0.5,
     memory=0.7,
     kv_memory=0.6,
     experts=0.6,
     link=0.7,
-    all_reduce_s=8e-6,
-    layer_s=25e-6,
-    step_s=1.0e-3,
+    all_reduce_s=15e-6,
+    layer_s=40e-6,
+    step_s=1.5e-3,
     token_s=10e-6,
 )
-# As above: matrix products 0.78 (fp8 0.5) less a tenth, weights 0.78, attention over prompts 0.53, KV 0.68, NCCL's
-# large all-reduces 0.7 to 1 of the link, small ones 3 to 5 us.
+# As above, vLLM 0.14 to 0.24: products 0.78 (fp8 0.5) less a tenth for the norms, rotations and activations around
+# them, weights 0.78, attention over prompts 0.53, KV 0.68, large all-reduces 0.7 to 1 of the link, small ones 3 to
+# 5 us. Routed experts, launches and the step by serving runs of TensorRT-LLM, vLLM and SGLang (silicon_sample.csv).
 _HOPPER = Efficiency(
     compute=0.7,
     fp8_compute=0.45,
@@ -153,8 +154,8 @@ _ALL = (
         network_bandwidth=50e9,
         efficiency=_HOPPER,
     ),
-    # Two cores of an AMD EPYC 9005 (Zen 5, AVX-512), as rented; measured here: a bfloat16 product of 2048 x 2048 by torch,
-    # and a copy of mapped memory (docs/kv_transfer.md). Links are its own memory. Network: 10 Gb/s.
+    # Two cores of an AMD EPYC 9005 (Zen 5, AVX-512) in a virtual machine, measured: torch's bfloat16 product of 2048 x
+    # 2048, and a copy of mapped memory (docs/kv_transfer.md). Links are its own memory. Network: 10 Gb/s.
     DeviceSpec(
         name="epyc-2c",
         memory_bytes=16 * GIB,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.errors import ConfigError
+from bench.roofline_error import Point, all_points
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.devices import DEVICES, known_device
 from cluster.planner.fitted import FittedLatency
@@ -185,6 +187,11 @@ def test_unknown_hardware_is_refused_with_the_known() -> None:
     assert known_device("H200").name == "h200"
 
 
+@cache
+def measured_points() -> list[Point]:
+    return list(all_points(DATA))
+
+
 @pytest.mark.parametrize(
     ("source", "limit"),
     [  # median of |predicted / measured - 1|; what `python -m bench.roofline_error` prints, and some room
@@ -196,8 +203,6 @@ def test_unknown_hardware_is_refused_with_the_known() -> None:
 def test_the_roofline_stays_near_measured_points(source: str, limit: float) -> None:
     if not (DATA / "aiconfigurator" / "silicon_sample.csv").exists() or not PROFILE.exists():
         pytest.skip(f"aiconfigurator and distserve_ground_truth are not below {DATA}")
-    from bench.roofline_error import all_points
-
-    errors = [point.predicted_s / point.measured_s - 1 for point in all_points(DATA) if point.source == source]
+    errors = [point.predicted_s / point.measured_s - 1 for point in measured_points() if point.source == source]
     assert errors
     assert np.median(np.abs(errors)) < limit
