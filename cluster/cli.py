@@ -18,6 +18,8 @@ COMMANDS = {
     "generate": "Continue a text.",
     "chat": "Talk to the model.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "profile": "Measure what this machine's prefill, decode and KV transfer take, for plan and simulate.",
+    "simulate": "Run a cluster's policies under a virtual clock, with faults if asked.",
     "doctor": "Check this machine: Python, torch, CUDA, Ray, ports, memory, model.",
 }
 

@@ -60,6 +60,7 @@ class Measured:
     transfers: list[TransferPoint]
     to_worker_s: float  # from the caller to the worker's step
     to_client_s: float  # from the end of a step to the caller
+    start_s: float  # until all workers served, side by side
     waited: float  # share of its steps' time that the measured worker waited for a core, over all rounds
     num_rounds: int
     rounds: list[Round]
@@ -107,8 +108,9 @@ async def _measure(
         for name in transports
     ]
     progress.phase("starting workers", 1)
+    began_s = time.monotonic()
     async with _workers([measured, *senders]) as workers:
-        session = _Session(workers, progress, effort)
+        session = _Session(workers, progress, effort, start_s=time.monotonic() - began_s)
         await session.steps()
         for name in transports:
             await session.transfers(name)
@@ -131,11 +133,12 @@ async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, Worke
 
 
 class _Session:
-    def __init__(self, workers: dict[str, WorkerProcess], progress: Progress, effort: Effort) -> None:
+    def __init__(self, workers: dict[str, WorkerProcess], progress: Progress, effort: Effort, start_s: float) -> None:
         self._workers = workers
         self._worker = workers[MEASURED]
         self._progress = progress
         self._effort = effort
+        self._start_s = start_s
         self._deadline_s = time.monotonic() + effort.budget_s
         self._rng = np.random.default_rng(0)
         self._rounds: list[Round] = []
@@ -237,6 +240,7 @@ class _Session:
             transfers=transfer_points(self._transfers),
             to_worker_s=statistics.median(self._to_worker_s),
             to_client_s=statistics.median(self._to_client_s),
+            start_s=self._start_s,
             waited=waited_s / sum(in_steps_s),
             num_rounds=-(-len(self._rounds) // len({one.scenario for one in self._rounds})),
             rounds=self._rounds,

@@ -1,0 +1,112 @@
+"""A config's profile on this machine: measured by `measure`, fitted by the planner."""
+
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from baton.errors import ConfigError
+from bench.profiling.measure import FULL, QUICK, Measured, Progress, measure
+from bench.profiling.points import TransferPoint
+from bench.specs import available_cores, worker_specs
+from cluster.config import BatonConfig
+from cluster.planner.fitted import Profile
+from cluster.planner.fitting import fit_errors, fit_steps, fit_transfer
+from cluster.planner.latency import Parallelism
+from workers.spec import Role, WorkerSpec
+
+OTHER_TRANSPORTS = {"cpu": ("gloo", "grpc"), "cuda": ("grpc",)}  # by device; `auto` is shm or nccl there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    profile: Profile
+    measured: Measured
+
+
+def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Taken:
+    """Of one worker of the config's pools.
+
+    Raises:
+        ConfigError: Pools whose workers have different numbers of cores, or what a worker says of the config.
+        UnavailableError: A worker did not start, or failed.
+    """
+    specs = worker_specs(config)
+    sizes = {spec.worker_id: len(spec.cores) for spec in specs}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{worker_id} {size}" for worker_id, size in sizes.items())
+        raise ConfigError(
+            f"pools.*.cores: workers have different numbers of cores ({told}); profile one size at a time"
+        )
+    measured_spec = _of(specs, Role.DECODE) or specs[0]
+    sender = _of(specs, Role.PREFILL)
+    measured = measure(
+        measured_spec,
+        transports=_transports(config, measured_spec, quick=quick) if sender is not None else (),
+        cores=(sender or measured_spec).cores,
+        effort=QUICK if quick else FULL,
+        progress=progress,
+    )
+    return Taken(profile=fitted(config, measured_spec, measured), measured=measured)
+
+
+def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured) -> Profile:
+    """
+    Raises:
+        ConfigError: Too few points to fit.
+    """
+    facts = measured.facts
+    latency = fit_steps(measured.steps)
+    by_transport: dict[str, list[TransferPoint]] = defaultdict(list)
+    for point in measured.transfers:
+        by_transport[point.transport].append(point)
+    return Profile(
+        model=config.model,
+        fingerprint=facts["fingerprint"],
+        dtype=spec.dtype,
+        machine=machine(),
+        num_cores=len(spec.cores),
+        token_bytes=facts["token_bytes"],
+        num_layers=facts["num_layers"],
+        max_model_len=facts["max_model_len"],
+        latencies={str(Parallelism()): latency},
+        transfers={name: fit_transfer(points) for name, points in by_transport.items()},
+        errors=fit_errors(latency, measured.steps),
+        to_worker_s=measured.to_worker_s,
+        to_client_s=measured.to_client_s,
+        start_s=measured.start_s,
+        points=raw_points(measured),
+    )
+
+
+def raw_points(measured: Measured) -> dict[str, list[dict[str, Any]]]:
+    """As they go into the file beside the fits."""
+    return {
+        "steps": [asdict(point) for point in measured.steps],
+        "transfers": [asdict(point) for point in measured.transfers],
+    }
+
+
+def machine() -> str:
+    """In words: processor, cores, memory."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return (
+        f"{name}, {platform.machine()}, {len(available_cores())} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    )
+
+
+def _of(specs: Sequence[WorkerSpec], role: Role) -> WorkerSpec | None:
+    return next((spec for spec in specs if spec.role is role), None)
+
+
+def _transports(config: BatonConfig, spec: WorkerSpec, *, quick: bool) -> tuple[str, ...]:
+    """The config's own, and the others that this machine has."""
+    others = () if quick else OTHER_TRANSPORTS[spec.device]
+    return tuple(dict.fromkeys((config.kv.transport, *others)))

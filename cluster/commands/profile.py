@@ -1,0 +1,102 @@
+"""`baton profile`: options in, a file and a picture out; the measuring is `bench.profiling`'s."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.commands.files import check_picture, check_writable
+from cluster.commands.options import Overrides, load_config
+
+if TYPE_CHECKING:
+    from bench.profiling.measure import Progress
+    from bench.profiling.profile import Taken
+
+BUSY = 0.05  # share of its time that the measured worker may wait for its core before that is worth a word
+
+
+def command(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CLUSTER.YAML]", help="For model, engine, dtype, pools and cores; default: as `up`."),
+    ] = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Instead of the file's model.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the profile goes.")] = Path("profile.json"),
+    plot: Annotated[Path | None, typer.Option(help="Picture of the fits: .png, .svg, .pdf.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer points and rounds, the file's KV transport alone.")
+    ] = False,
+) -> None:
+    """Measure this machine: what prefill, decode and KV transfer take, for `baton plan` and `baton simulate`.
+
+    Runs real workers of the model, pinned as `baton up` pins them, and ends them. Best on a quiet machine.
+
+    baton profile --model demo --out profile.json --plot fits.png
+
+    baton profile cluster.yaml --quick
+    """
+    from rich.console import Console
+
+    from bench.profiling.profile import take_profile
+
+    check_writable(out, "--out")
+    check_writable(plot, "--plot")
+    check_picture(plot, "--plot")
+    pairs = [*(overrides or ()), *([f"model={model}"] if model is not None else [])]
+    console = Console(highlight=False, soft_wrap=True)
+    with _progress(console) as progress:
+        taken = take_profile(load_config(config, pairs), quick=quick, progress=progress)
+    out.write_text(taken.profile.to_text(), encoding="utf-8")
+    if plot is not None:
+        from bench.profiling.picture import draw
+
+        draw(taken.profile, taken.measured.steps, taken.measured.transfers, plot)
+    _print(console, taken, out)
+
+
+@contextmanager
+def _progress(console: Any) -> Iterator["Progress"]:
+    """A bar per phase; a phase that ends early, because time was over, ends with what it has."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    from bench.profiling.measure import Progress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+
+        def phase(name: str, num_parts: int) -> None:
+            for task_id in bar.task_ids:
+                bar.stop_task(task_id)
+            bar.add_task(name, total=num_parts)
+
+        yield Progress(phase=phase, advance=lambda: bar.advance(bar.task_ids[-1]))
+
+
+def _print(console: Any, taken: "Taken", out: Path) -> None:
+    from rich.table import Table
+
+    profile, measured = taken.profile, taken.measured
+    console.print(f"{profile.model} ({profile.dtype}) on {profile.machine}, {profile.num_cores} per worker")
+    table = Table(title="fits, off from the measured steps by", title_justify="left")
+    table.add_column("steps")
+    for name in ("points", "median", "p90"):
+        table.add_column(name, justify="right")
+    for kind, error in profile.errors.items():
+        table.add_row(kind, str(error.num_points), f"{error.median:.1%}", f"{error.p90:.1%}")
+    console.print(table)
+    for name, path in profile.transfers.items():
+        console.print(f"KV over {name}: {path.latency_s * 1e3:.2f} ms + {path.bandwidth / 1e9:.2f} GB/s")
+    console.print(
+        f"to the worker {profile.to_worker_s * 1e3:.2f} ms, back {profile.to_client_s * 1e3:.2f} ms; "
+        f"workers started in {profile.start_s:.1f} s; medians of up to {measured.num_rounds} rounds"
+    )
+    if measured.waited > BUSY:
+        console.print(
+            f"note: the measured worker waited for its core {measured.waited:.0%} of the time: other programs run "
+            "here; the calmer half of the rounds was taken, a quiet machine gives a better profile"
+        )
+    console.print(f"written to {out}")

@@ -1,0 +1,169 @@
+"""`baton simulate`: options in, a table and files out; the work is `cluster.simulator`'s."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.commands.files import check_picture, check_writable
+from cluster.commands.options import ConfigPath, Overrides, load_config
+
+if TYPE_CHECKING:
+    from cluster.commands.simulate_inputs import Inputs
+    from cluster.simulator.contract import SimResult
+    from cluster.simulator.report import Report
+
+_COSTS, _LOAD, _OUTPUT = "Costs of a step (one of)", "Load", "Run and output"
+
+
+def command(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    profile: Annotated[Path | None, typer.Option(help="What `baton profile` measured.", rich_help_panel=_COSTS)] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="A device by name, from its data sheet: h100, ...", rich_help_panel=_COSTS)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --hardware: instead of the file's model.", rich_help_panel=_COSTS)
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Azure .csv or Mooncake .jsonl.", rich_help_panel=_LOAD)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows read of --trace.", rich_help_panel=_LOAD)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests/s (default: the trace's own).", rich_help_panel=_LOAD)
+    ] = None,
+    num_requests: Annotated[
+        int | None, typer.Option(min=1, help="Without --trace (default: 300).", rich_help_panel=_LOAD)
+    ] = None,
+    input_len: Annotated[
+        int | None,
+        typer.Option(min=1, help="Without --trace: mean prompt tokens (default: 512).", rich_help_panel=_LOAD),
+    ] = None,
+    output_len: Annotated[
+        int | None,
+        typer.Option(min=1, help="Without --trace: mean output tokens (default: 128).", rich_help_panel=_LOAD),
+    ] = None,
+    gap_cv: Annotated[
+        float | None, typer.Option(help="Without --trace: of gaps; 1 (default) is Poisson.", rich_help_panel=_LOAD)
+    ] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Cut requests that exceed the context.", rich_help_panel=_LOAD)
+    ] = False,
+    faults: Annotated[
+        str, typer.Option(help="KIND[:WORKER]@TIME[*FACTOR][/DURATION], ...", rich_help_panel=_OUTPUT)
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_OUTPUT)] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON with a record per request.", rich_help_panel=_OUTPUT)] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Picture of workers and requests: .png, .svg, .pdf.", rich_help_panel=_OUTPUT)
+    ] = None,
+) -> None:
+    """Run a cluster's policies under a virtual clock: what would this file do under that load?
+
+    baton simulate cluster.yaml --profile profile.json --rate 10
+
+    baton simulate cluster.yaml --profile profile.json --trace t.csv --rate 10 --faults kill_decode@30s --out run.json
+
+    baton simulate cluster.yaml --hardware h100 --model meta-llama/Llama-3.1-8B --trace azure_conv.csv
+    """
+    from cluster.commands.simulate_inputs import Load, read_inputs
+    from cluster.simulator.report import summarize, to_json
+    from cluster.simulator.world import simulate
+
+    check_writable(out, "--out")
+    check_writable(timeline, "--timeline")
+    check_picture(timeline, "--timeline")
+    load = Load(
+        trace=trace,
+        limit=limit,
+        rate=rate,
+        num_requests=num_requests,
+        input_len=input_len,
+        output_len=output_len,
+        gap_cv=gap_cv,
+        clip=clip,
+        faults=faults,
+        seed=seed,
+    )
+    inputs = read_inputs(load_config(config, overrides), load, profile=profile, hardware=hardware, model=model)
+    result = simulate(inputs.cluster, inputs.arrivals, seed=seed, faults=inputs.faults, spans=timeline is not None)
+    report = summarize(result, inputs.cluster, inputs.slo)
+    calm = None
+    if inputs.faults:
+        calm = summarize(simulate(inputs.cluster, inputs.arrivals, seed=seed), inputs.cluster, inputs.slo)
+    _print(inputs, result, report, calm)
+    if out is not None:
+        content = to_json(report, result, seed=seed, faults=inputs.faults, without_faults=calm, about=inputs.about)
+        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if timeline is not None:
+        from cluster.commands.timeline_picture import draw
+
+        draw(result, timeline, faults=inputs.faults, title=inputs.title)
+
+
+def _print(inputs: "Inputs", result: "SimResult", report: "Report", calm: "Report | None") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for note in inputs.notes:
+        console.print(f"note: {note}")
+    console.print(f"{inputs.title}, seed {inputs.about['load']['seed']}")
+    for table in (_times(report, calm), _counts(report, calm, inputs), _workers(report)):
+        console.print(table)
+    console.print(f"{result.num_events} events in {result.end_s:.1f} s of virtual time, trace hash {result.trace_hash}")
+
+
+def _times(report: "Report", calm: "Report | None") -> Any:
+    from rich.table import Table
+
+    table = Table(title="times in ms", title_justify="left")
+    table.add_column("")
+    for name in ("mean", "p50", "p90", "p99"):
+        table.add_column(name, justify="right")
+    for label, one in [("", report)] + ([(", without faults", calm)] if calm is not None else []):
+        for name, times in (("TTFT", one.ttft), ("TPOT", one.tpot), ("E2E", one.e2e)):
+            table.add_row(name + label, *(f"{value:.2f}" for value in (times.mean, times.p50, times.p90, times.p99)))
+    return table
+
+
+def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
+    from rich.table import Table
+
+    shown = [report] if calm is None else [report, calm]
+    limits = f"TTFT {inputs.slo.ttft_s * 1e3:g} ms and TPOT {inputs.slo.tpot_s * 1e3:g} ms"
+    table = Table(show_header=calm is not None)
+    table.add_column("")
+    for label in ("", "without faults")[: len(shown)]:
+        table.add_column(label or "with faults", justify="right")
+
+    def row(name: str, values: Sequence[str]) -> None:
+        table.add_row(name, *values)
+
+    row("requests finished", [f"{one.num_finished} of {one.num_requests}" for one in shown])
+    if any(one.errors for one in shown):
+        row("errors", [", ".join(f"{count} {code}" for code, count in one.errors.items()) or "none" for one in shown])
+    row(f"within {limits}", [f"{one.attainment:.1%} (wanted: {inputs.slo.attainment:.0%})" for one in shown])
+    row("within TTFT, within TPOT", [f"{one.ttft_attainment:.1%}, {one.tpot_attainment:.1%}" for one in shown])
+    row("requests/s, output tokens/s", [f"{one.requests_per_s:.2f}, {one.output_tokens_per_s:.0f}" for one in shown])
+    row("read by prefill workers", [str(one.num_disaggregated) for one in shown])
+    row("prompt tokens from prefix caches", [f"{one.cached:.1%}" for one in shown])
+    row("retried, preempted", [f"{one.num_retried}, {one.num_preemptions}" for one in shown])
+    row("KV sent", [f"{one.bytes_sent / 1e6:.1f} MB" for one in shown])
+    return table
+
+
+def _workers(report: "Report") -> Any:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("worker")
+    for name in ("time in steps", "blocks at most"):
+        table.add_column(name, justify="right")
+    shown = report.workers[:16]
+    for worker in shown:
+        table.add_row(worker.worker_id, f"{worker.busy:.1%}", f"{worker.peak_blocks:.1%}")
+    if len(report.workers) > len(shown):
+        rest = report.workers[len(shown) :]
+        table.add_row(f"{len(rest)} more, mean", f"{sum(w.busy for w in rest) / len(rest):.1%}", "")
+    return table

@@ -1,0 +1,108 @@
+"""Where a simulated worker's costs come from: a measured profile, or a device's data sheet."""
+
+from pathlib import Path
+
+from baton.errors import ConfigError
+from cluster.config import BatonConfig
+from cluster.model_file import read_model_spec
+from cluster.planner.devices import known_device
+from cluster.planner.fitted import Profile
+from cluster.planner.latency import Parallelism, TransferModel
+from cluster.planner.roofline import RooflineLatency
+from cluster.planner.transfer import path_between
+from cluster.simulator.contract import SimCluster
+from cluster.simulator.from_config import KVShape, Overheads, sim_cluster
+
+# From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
+# dispatcher and worker on a small CPU machine.
+INGRESS_S = 5e-4
+
+
+def from_profile(config: BatonConfig, path: Path) -> tuple[SimCluster, str]:
+    """
+    Raises:
+        ConfigError: No profile can be read there, or it is of another model, dtype, transport or number of cores.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"--profile {path} cannot be read: {reason}; make one with `baton profile`") from error
+    return profiled_cluster(config, Profile.from_text(text, f"--profile {path}")), f"measured on {path}"
+
+
+def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
+    """
+    Raises:
+        ConfigError: The profile does not fit the config.
+    """
+    profile.check_model(config.model)
+    if config.dtype not in ("auto", profile.dtype):
+        raise ConfigError(
+            f"dtype: {config.dtype} in the config, the profile is of {profile.dtype}; "
+            "run `baton profile` with the config"
+        )
+    _check_cores(config, profile)
+    latency = profile.latencies.get(str(Parallelism()))
+    if latency is None:
+        raise ConfigError("the profile has no latencies of parallelism 1; run `baton profile` again")
+    return sim_cluster(
+        config,
+        latency=latency,
+        transfer=_transfer(config, profile),
+        shape=KVShape(
+            token_bytes=profile.token_bytes, num_layers=profile.num_layers, max_positions=profile.max_model_len
+        ),
+        overheads=Overheads(ingress_s=(profile.to_worker_s + profile.to_client_s) / 2, start_s=profile.start_s),
+    )
+
+
+def _check_cores(config: BatonConfig, profile: Profile) -> None:
+    for name in ("prefill", "decode", "mixed"):
+        for cores in getattr(config.pools, name).cores or ():
+            if len(cores) != profile.num_cores:
+                raise ConfigError(
+                    f"pools.{name}.cores: {len(cores)} per worker, the profile is of {profile.num_cores}; "
+                    "run `baton profile` with the config"
+                )
+
+
+def _transfer(config: BatonConfig, profile: Profile) -> TransferModel | None:
+    if config.pools.mixed.workers:
+        return None
+    found = profile.transfers.get(config.kv.transport)
+    if found is None:
+        known = ", ".join(profile.transfers) or "none"
+        raise ConfigError(
+            f"kv.transport: {config.kv.transport} was not measured, the profile has {known}; choose among them, or run "
+            "`baton profile` with the config"
+        )
+    return found
+
+
+def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
+    """One device per worker, as the runtime has it; KV goes over the link between two devices of a node.
+
+    Raises:
+        ConfigError: Unknown hardware or model, or weights and blocks that the device cannot hold.
+    """
+    device = known_device(hardware)
+    model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
+    needed = model.weight_bytes + config.engine.memory_bytes
+    if needed > device.memory_bytes:
+        raise ConfigError(
+            f"engine.memory: {config.engine.memory_bytes} bytes and {model.weight_bytes} bytes of {config.model}'s "
+            f"weights are {needed}, {device.name} has {device.memory_bytes}; lower engine.memory, or give "
+            "larger hardware"
+        )
+    parallelism = Parallelism()
+    cluster = sim_cluster(
+        config,
+        latency=RooflineLatency.of(model, device, parallelism),
+        transfer=path_between(device, parallelism, parallelism, within_node=True),
+        shape=KVShape(
+            token_bytes=model.kv_bytes_per_token, num_layers=model.num_kv_layers, max_positions=model.max_model_len
+        ),
+        overheads=Overheads(ingress_s=INGRESS_S),
+    )
+    return cluster, f"{device.name} by its data sheet"
