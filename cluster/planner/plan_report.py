@@ -1,0 +1,223 @@
+"""What a plan says of itself: rows of the table, reasons in sentences, comments of its YAML, plain data for JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from cluster.planner.planning import Answer
+from cluster.planner.refine import Plan
+from cluster.planner.robustness import Robustness
+from cluster.planner.trial import Question
+
+PERCENTS = (50, 90, 99)
+CLOSE = 0.03  # goodputs nearer than this are told apart by noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One plan, in the units that people read: ms, GB/s, shares."""
+
+    layout: str
+    kind: str  # disaggregated | co-located
+    num_devices: int
+    num_nodes: int
+    goodput: float  # requests/s
+    goodput_per_device: float
+    ttft_ms: tuple[float, ...]  # P50, P90, P99
+    tpot_ms: tuple[float, ...]
+    attainment: float
+    kv_needed_gbps: float  # GB/s over the busiest node's links
+    kv_available_gbps: float
+    memory_headroom: float  # the smallest of the pools
+    price_per_h: float | None
+    budget: int
+    is_chunked: bool
+    missing: tuple[str, ...]
+
+    @property
+    def is_runnable(self) -> bool:
+        return not self.missing
+
+
+def row(question: Question, plan: Plan) -> Row:
+    layout, outcome, price = plan.layout, plan.outcome, question.site.device_price_per_h
+    return Row(
+        layout=str(layout),
+        kind=kind(plan),
+        num_devices=layout.num_devices,
+        num_nodes=plan.num_nodes,
+        goodput=plan.goodput,
+        goodput_per_device=plan.goodput_per_device,
+        ttft_ms=tuple(outcome.ttft_percentile(percent) * 1000 for percent in PERCENTS),
+        tpot_ms=tuple(outcome.tpot_percentile(percent) * 1000 for percent in PERCENTS),
+        attainment=outcome.attainment,
+        kv_needed_gbps=plan.kv.needed / 1e9,
+        kv_available_gbps=plan.kv.available / 1e9,
+        memory_headroom=min(pool.shape.fit.headroom_share for pool in layout.pools),
+        price_per_h=None if price is None else price * layout.num_devices,
+        budget=layout.engine.max_batched_tokens,
+        is_chunked=layout.engine.chunked_prefill,
+        missing=tuple(layout.missing_features),
+    )
+
+
+def kind(plan: Plan) -> str:
+    return "disaggregated" if plan.layout.is_disaggregated else "co-located"
+
+
+def verdict(question: Question, answer: Answer) -> str:
+    """Which kind wins, and why, in one or two plain sentences."""
+    split, together = answer.best_disaggregated, answer.best_colocated
+    if together is None:
+        return (
+            "Disaggregated wins: no co-located plan holds the SLO here, because prompts and answers that share "
+            "workers delay each other."
+        )
+    if split is None:
+        why = _why_together(question, together)
+        return f"Co-located wins: no disaggregated plan holds the SLO on these devices. {why}"
+    winner, other = (split, together) if answer.best.layout.is_disaggregated else (together, split)
+    compared = _compared(question, winner, other)
+    if winner is together:
+        return f"Co-located wins: {compared}. {_why_together(question, together)}"
+    return f"Disaggregated wins: {compared}. {_why_split(question, together)}"
+
+
+def _compared(question: Question, winner: Plan, other: Plan) -> str:
+    ours, theirs = winner.layout.num_devices, other.layout.num_devices
+    name = question.site.device_name
+    if ours != theirs:
+        return f"it takes {ours} {name} for {question.rate:g} requests/s, {kind(other)} takes {theirs}"
+    if winner.layout.missing_features != other.layout.missing_features and not winner.layout.missing_features:
+        return f"both take {ours} {name}, and it can be started by this version"
+    ratio = winner.goodput_per_device / max(other.goodput_per_device, 1e-9)
+    if ratio < 1 + CLOSE:
+        return f"both take {ours} {name} and serve about as much; the difference is within the noise"
+    return f"both take {ours} {name}, and it serves {ratio:.2f} times as much before the SLO breaks"
+
+
+def _why_together(question: Question, plan: Plan) -> str:
+    """With one pool nothing is rounded up twice; it costs TPOT, of which there is enough."""
+    tpot_ms, limit_ms = plan.outcome.tpot_percentile(90) * 1000, question.slo.tpot_s * 1000
+    return (
+        f"Prompts in chunks of {plan.layout.engine.max_batched_tokens} tokens beside the answers leave TPOT at "
+        f"{tpot_ms:.1f} ms (P90) of {limit_ms:g} allowed, and every device does whichever work there is: two pools "
+        "would each be rounded up to whole workers."
+    )
+
+
+def _why_split(question: Question, together: Plan) -> str:
+    outcome = together.outcome
+    limit = "TPOT" if outcome.tpot_attainment <= outcome.ttft_attainment else "TTFT"
+    return f"Co-located workers come to their limit by {limit}: prompts and answers share each step there."
+
+
+def affinity(question: Question, answer: Answer) -> str:
+    """Which of the two algorithms placed the pools, and by what bandwidth."""
+    demand = answer.across_nodes
+    if demand is None:
+        return "Only co-located plans meet the SLO: no KV moves."
+    if question.site.num_nodes == 1 or not demand.needed:
+        return "One node holds the plan: KV stays inside it."
+    needed, available = demand.needed / 1e9, demand.available / 1e9
+    if demand.is_affordable:
+        return (
+            f"High node affinity: KV needs {needed:.2f} GB/s of the {available:.1f} GB/s that a node sends, so pools "
+            "were sized apart and may lie on any node."
+        )
+    return (
+        f"Low node affinity: KV would need {needed:.2f} GB/s of the {available:.1f} GB/s that a node sends, so prefill "
+        "and decode lie side by side, and KV stays inside nodes."
+    )
+
+
+def robustness_lines(robustness: Robustness) -> list[str]:
+    lines = [f"margin: goodput is {robustness.margin:+.0%} of the rate asked for"]
+    for trouble in robustness.troubles:
+        holds = "holds" if trouble.meets else "does not hold"
+        note = f"; {trouble.note}" if trouble.note else ""
+        lines.append(f"{trouble.name}: {trouble.attainment:.1%} of requests, the SLO {holds}{note}")
+    return lines
+
+
+def verification(plan: Plan) -> str:
+    """How much was simulated."""
+    outcome = plan.outcome
+    whole = "the whole plan" if outcome.share == 1 else f"a slice of {outcome.share:.1%} of the plan, equally loaded,"
+    return f"simulated jointly: {whole} with {outcome.num_requests} requests counted, after those that warm it up"
+
+
+def comments(question: Question, answer: Answer, *, command: str, about: str) -> list[str]:
+    """The head of plan.yaml: command, prediction, reasons."""
+    best, shown = answer.best, row(question, answer.best)
+    lines = [
+        f"Made by: {command}",
+        about,
+        "",
+        f"Plan: {shown.layout} ({shown.kind}, {shown.num_devices} {question.site.device_name})",
+        f"Predicted at {question.rate:g} requests/s: {shown.attainment:.1%} of requests within TTFT "
+        f"{question.slo.ttft_s * 1000:g} ms and TPOT {question.slo.tpot_s * 1000:g} ms "
+        f"(wanted: {question.slo.attainment:.1%})",
+        f"  TTFT P50 / P90 / P99: {_three(shown.ttft_ms)} ms",
+        f"  TPOT P50 / P90 / P99: {_three(shown.tpot_ms)} ms",
+        f"  goodput: {shown.goodput:.3g} requests/s, {shown.goodput_per_device:.3g} per device",
+        f"  {verification(best)}",
+        "",
+        f"Why: {verdict(question, answer)}",
+        affinity(question, answer),
+        *robustness_lines(answer.robustness),
+    ]
+    if shown.missing:
+        lines += ["", "NOT YET RUNNABLE: this version cannot start " + "; ".join(shown.missing) + "."]
+        lines.append("`baton up` refuses this file; `baton plan --runnable-only` finds the best that it starts.")
+    if best.layout.num_replicas > 1:
+        count = best.layout.num_replicas
+        lines += ["", f"Start {count} such clusters, each on devices of one node, and share the requests out evenly."]
+    return lines
+
+
+def _three(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.1f}" if isfinite(value) else "never" for value in values)
+
+
+def as_data(question: Question, answer: Answer) -> dict[str, Any]:
+    """For --json: everything the table shows, and what was considered."""
+    return {
+        "rate": question.rate,
+        "slo": {"ttft_ms": question.slo.ttft_s * 1000, "tpot_ms": question.slo.tpot_s * 1000}
+        | {"attainment": question.slo.attainment},
+        "seed": question.seed,
+        "plans": [_plan_data(question, plan) for plan in answer.plans],
+        "verdict": verdict(question, answer),
+        "affinity": affinity(question, answer),
+        "robustness": asdict(answer.robustness),
+        "num_candidates": answer.num_candidates,
+        "workers_simulated": [
+            {
+                "role": str(one.candidate.role),
+                "worker": str(one.candidate.shape),
+                "max_batched_tokens": one.candidate.engine.max_batched_tokens,
+                "goodput": one.goodput,
+                "goodput_per_device": one.goodput_per_device,
+            }
+            for one in answer.scored
+        ],
+    }
+
+
+def _plan_data(question: Question, plan: Plan) -> dict[str, Any]:
+    shown = {key: _finite(value) for key, value in asdict(row(question, plan)).items()}
+    pools = {
+        str(pool.role): {"workers": pool.num_workers, "worker": str(pool.shape), "kv_blocks": pool.shape.fit.num_blocks}
+        for pool in plan.layout.pools
+    }
+    simulated = {"requests_counted": plan.outcome.num_requests, "share_simulated": plan.outcome.share}
+    return shown | {"clusters": plan.layout.num_replicas, "pools": pools} | simulated
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

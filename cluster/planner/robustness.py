@@ -1,0 +1,66 @@
+"""What a plan does when there is more load than planned, or a worker less."""
+
+from dataclasses import dataclass, replace
+
+from cluster.planner.placement import Layout
+from cluster.planner.refine import Plan
+from cluster.planner.trial import Question, run_layout
+from workers.spec import Role
+
+MORE_LOAD = 1.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Attributes:
+    attainment: With the trouble all the time, nothing replaced.
+    note: What happens beyond slower answers; empty if nothing.
+    """
+
+    name: str
+    attainment: float
+    meets: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robustness:
+    """`margin`: by how much of the rate the goodput is above it."""
+
+    margin: float
+    troubles: tuple[Trouble, ...]
+
+
+def examine(question: Question, plan: Plan) -> Robustness:
+    """The plan at 20 % more requests, and without one worker of each pool."""
+    more = run_layout(question, plan.layout, question.rate * MORE_LOAD).attainment
+    troubles = [_trouble(question, f"{MORE_LOAD - 1:.0%} more requests".replace("%", " %"), more)]
+    for pool in plan.layout.pools:
+        attainment, note = _without_one(question, plan, pool.role)
+        troubles.append(_trouble(question, f"one {pool.role} worker lost", attainment, note))
+    return Robustness(margin=plan.goodput / question.rate - 1, troubles=tuple(troubles))
+
+
+def _trouble(question: Question, name: str, attainment: float, note: str = "") -> Trouble:
+    return Trouble(name=name, attainment=attainment, meets=attainment >= question.slo.attainment, note=note)
+
+
+def _without_one(question: Question, plan: Plan, role: Role) -> tuple[float, str]:
+    """Attainment over all clusters, of which one has lost a worker."""
+    layout, num_clusters = plan.layout, plan.layout.num_replicas
+    hit, note = _less_one(replace(layout, num_replicas=1), role)
+    attained = run_layout(question, hit, question.rate / num_clusters).attainment if hit else 0.0
+    return (attained + (num_clusters - 1) * plan.outcome.attainment) / num_clusters, note
+
+
+def _less_one(layout: Layout, role: Role) -> tuple[Layout | None, str]:
+    pool = layout.pool(role)
+    assert pool is not None
+    if pool.num_workers > 1:
+        fewer = replace(pool, num_workers=pool.num_workers - 1)
+        return replace(layout, pools=tuple(fewer if one is pool else one for one in layout.pools)), ""
+    decode = layout.pool(Role.DECODE)
+    if role is Role.PREFILL and decode is not None:
+        alone = replace(decode, shape=replace(decode.shape, role=Role.MIXED))
+        return replace(layout, pools=(alone,)), "decode workers read the prompts meanwhile"
+    return None, f"it is the only {role} worker: nothing is served until it is replaced"
