@@ -30,6 +30,7 @@ class Efficiency:
     layer_s: float  # launches and small kernels of one layer
     step_s: float  # scheduler, sampling, inputs and outputs of one step
     token_s: float  # the same for each sequence that decodes
+    overlaps: bool = True  # weights are read while others are computed with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,18 +94,21 @@ _HOPPER = Efficiency(
     step_s=0.5e-3,
     token_s=5e-6,
 )
+# By `python -m bench.engine` on a quiet machine (the README, 150 M parameters): 7.1, 13.6 and 36.9 ms per decode
+# step at batch 1, 16 and 64, 816 ms for a prompt of 2,048 tokens.
 _CPU = Efficiency(
-    compute=0.5,
-    fp8_compute=0.5,
-    attention_compute=0.2,
-    memory=0.8,
+    compute=0.85,
+    fp8_compute=0.85,
+    attention_compute=0.7,
+    memory=1.0,
     kv_memory=0.5,
     experts=0.6,
     link=0.8,
     all_reduce_s=50e-6,
     layer_s=50e-6,
     step_s=0.5e-3,
-    token_s=20e-6,
+    token_s=0.06e-3,
+    overlaps=False,
 )
 
 _ALL = (
@@ -154,14 +158,15 @@ _ALL = (
         network_bandwidth=50e9,
         efficiency=_HOPPER,
     ),
-    # Two cores of an AMD EPYC 9005 (Zen 5, AVX-512) in a virtual machine, measured: torch's bfloat16 product of 2048 x
-    # 2048, and a copy of mapped memory (docs/kv_transfer.md). Links are its own memory. Network: 10 Gb/s.
+    # Two cores of an AMD EPYC 9005 (Zen 5) in a virtual machine: 128 bfloat16 operations a cycle and core (two AVX-512
+    # dot products of 32 pairs) at 4.1 GHz; bandwidth as its decode steps read weights, between workers as they copy
+    # shared memory (docs/kv_transfer.md, quiet machine). Network: 10 Gb/s.
     DeviceSpec(
         name="epyc-2c",
         memory_bytes=16 * GIB,
-        bf16_flops=370e9,
-        memory_bandwidth=14.4e9,
-        link_bandwidth=14.4e9,
+        bf16_flops=1.05e12,
+        memory_bandwidth=52e9,
+        link_bandwidth=10.9e9,
         network_bandwidth=1.25e9,
         efficiency=_CPU,
     ),

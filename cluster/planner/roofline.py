@@ -1,5 +1,5 @@
 """Latencies from specs alone, for hardware one has not got: each part takes its operations or its bytes, whichever
-is longer.
+is longer, or both where a device does not do them at once.
 
 A layer is matrix products over weights, attention, and two all-reduces where it is tensor-parallel; beside them come
 launches per layer and a constant per step. Pipeline stages hold ceil(layers / stages) layers. Sequence parallelism
@@ -48,6 +48,7 @@ class RooflineLatency:
     fixed_s: float  # launches, step, stages' latencies
     sequence_s: float  # each decode
     stretch: float  # of the layers' time: stages that hold more layers than their share
+    overlaps: bool  # see `Efficiency`
 
     @classmethod
     def of(cls, model: ModelSpec, device: DeviceSpec, parallelism: Parallelism, *, within_node: bool = True) -> Self:
@@ -87,6 +88,7 @@ class RooflineLatency:
             fixed_s=reach.step_s + model.num_layers * reach.layer_s + (stages - 1) * hop_latency_s,
             sequence_s=reach.token_s,
             stretch=stages * -(-model.num_layers // stages) / model.num_layers,
+            overlaps=reach.overlaps,
         )
 
     @property
@@ -129,12 +131,15 @@ class RooflineLatency:
             spec = layer.spec
             touched = spec.feed_forward.num_touched(num_prompt_tokens + num_decodes) - spec.feed_forward.num_parameters
             read_s = (layer.num_dense + touched * layer.expert_stretch) * self.weight_read_s
-            products_s = max(num_tokens * layer.token_flop_s, read_s)
+            products_s = self._together_s(num_tokens * layer.token_flop_s, read_s)
             layers_s += (products_s + num_decodes * layer.state_s) * layer.count
-        head_s = max(num_rows * self.head_flop_s, self.head_parameters * self.weight_read_s)
+        head_s = self._together_s(num_rows * self.head_flop_s, self.head_parameters * self.weight_read_s)
         moved_s = self.all_reduce_s + num_tokens * self.all_reduced_token_s + num_tokens * self.stage_token_s
         moved_s += num_prompt_tokens * self.passed_token_s
         return layers_s * self.stretch + head_s + moved_s + self.fixed_s + num_decodes * self.sequence_s
+
+    def _together_s(self, computed_s: float, read_s: float) -> float:
+        return max(computed_s, read_s) if self.overlaps else computed_s + read_s
 
     def _prompt_attention_s(self, layer: _Layer, num_tokens: int, num_before: int) -> float:
         window = layer.spec.attention.window

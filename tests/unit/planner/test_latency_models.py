@@ -18,6 +18,7 @@ from cluster.planner.devices import DEVICES, known_device
 from cluster.planner.fitted import FittedLatency
 from cluster.planner.known_models import known_model
 from cluster.planner.latency import LatencyModel, Parallelism, PromptChunk
+from cluster.planner.model_spec import ModelSpec
 from cluster.planner.roofline import RooflineLatency
 
 DATA = Path(os.environ.get("BATON_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
@@ -185,6 +186,17 @@ def test_unknown_hardware_is_refused_with_the_known() -> None:
     with pytest.raises(ConfigError, match=rf"hardware 'h800' is not known; give one of: {', '.join(DEVICES)}"):
         known_device("h800")
     assert known_device("H200").name == "h200"
+
+
+def test_the_cpus_constants_give_the_figures_they_come_from() -> None:
+    """The README's, of `python -m bench.engine`: a Llama of 150 M parameters on two cores."""
+    fields = {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 8}
+    others = {"intermediate_size": 2816, "vocab_size": 4096, "max_position_embeddings": 8192}
+    model = ModelSpec.from_config({**fields, **others, "tie_word_embeddings": True})
+    latency = RooflineLatency.of(model, known_device("epyc-2c"), Parallelism())
+    steps_ms = [1000 * latency.step_s((), batch, 100 * batch) for batch in (1, 16, 64)]
+    assert steps_ms == pytest.approx([7.1, 13.6, 36.9], rel=0.1)
+    assert 1000 * latency.step_s((PromptChunk(2048, 0),), 0, 0) == pytest.approx(816, rel=0.1)
 
 
 @cache
