@@ -120,7 +120,7 @@ class Controller:
     def __init__(self, entries: list[WorkerEntry]) -> None:
         self._entries = entries
 
-    def workers(self) -> list[WorkerEntry]:
+    def workers(self, ingress_id: str = "") -> list[WorkerEntry]:
         return self._entries
 
 

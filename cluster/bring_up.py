@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from baton.errors import BatonError, ConfigError, UnavailableError
-from cluster import local_ray, ports, state
+from cluster import external_ray, local_ray, ports, state
 from cluster.config import BatonConfig
 from cluster.ingress.environment import serve_environment
 from cluster.signals import uninterrupted
@@ -57,6 +57,7 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         if not local_ray.external_address():
             _check_cores(config)
         found = state.read()
+        external_ray.check_address(found)
         if found is not None and local_ray.is_running(found):
             return _Start(_with_ports_of(config, found), report).change(found)
         if found is not None:
@@ -88,13 +89,13 @@ class _Start:
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
-        local_ray.connect(cluster, namespace="baton")
+        self._connect(cluster, self._serve_env(cluster))
         served_name = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
         return Running(cluster=_noted(), served_name=served_name, fresh=False, timings=self._timings)
 
     def _all(self, cluster: ClusterState) -> str:
-        serve_env = serve_environment(cluster.folder or str(state.home()), self._config.http.host)
+        serve_env = self._serve_env(cluster)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
         imports.start()
@@ -104,8 +105,18 @@ class _Start:
                 cluster = local_ray.start(cluster, serve_env)
         imports.join()
         with self._timed("connect"):
-            local_ray.connect(cluster, namespace="baton")
+            self._connect(cluster, serve_env)
+        if not cluster.folder and external_ray.end_leftovers():
+            self._report("cleared away what the last cluster left")
         return self._fleet_and_ingress()
+
+    def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
+        """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
+        host = self._config.http.host
+        return serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
+
+    def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
+        local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
 
     def _fleet_and_ingress(self) -> str:
         from cluster.fleet.client import ControllerClient
@@ -167,8 +178,9 @@ class _Start:
 
     def _publish(self) -> None:
         host = self._config.http.host
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        shown = f"[{shown}]" if ":" in shown else shown
+        if host in ("0.0.0.0", "::"):
+            host = "127.0.0.1" if _noted().folder else external_ray.head_address()
+        shown = f"[{host}]" if ":" in host else host
         state.write(
             replace(
                 _noted(),
@@ -197,7 +209,7 @@ class _Start:
         if cluster is None:
             return
         if not cluster.folder and ray.is_initialized():
-            _end_in_external_ray(0.0)
+            external_ray.end(0.0)
         local_ray.disconnect()
         local_ray.stop(cluster)
 
@@ -226,7 +238,7 @@ def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, st
             try:
                 local_ray.connect(cluster, namespace="baton")
                 report("finishing what runs")
-                _end_in_external_ray(drain_timeout_s, undeploy=not cluster.folder)
+                external_ray.end(drain_timeout_s, undeploy=not cluster.folder)
             except BatonError as error:
                 report(f"not drained: {error.message}")
         report("ending processes")
@@ -237,19 +249,6 @@ def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, st
 
 def _may_end(cluster: ClusterState | None, starter_pid: int | None) -> bool:
     return starter_pid is None or (cluster is not None and cluster.starter_pid == starter_pid)
-
-
-def _end_in_external_ray(drain_timeout_s: float, *, undeploy: bool = True) -> None:
-    """Workers first: their requests' answers still go through the ingress. A local Ray ends the ingress by itself."""
-    from cluster.fleet.client import ControllerClient
-
-    controller = ControllerClient.find()
-    if controller is not None:
-        controller.shutdown(drain_timeout_s)
-    if undeploy:
-        from cluster.ingress.app import undeploy as end_ingress
-
-        end_ingress()
 
 
 def _check_cores(config: BatonConfig) -> None:

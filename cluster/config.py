@@ -61,6 +61,7 @@ class GRPCConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
+    silence_timeout_s: float = 5.0  # a worker that answers nothing for so long is replaced; requests leave it within 2
     start_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0  # a worker that is to go may finish what runs for so long
 

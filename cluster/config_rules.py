@@ -36,6 +36,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "http.replicas": (1, 1024),
     "grpc.port": (0, 65535),
     "health.step_timeout_s": (0.1, 86400),
+    "health.silence_timeout_s": (1, 86400),
     "health.start_timeout_s": (0.1, 86400),
     "health.drain_timeout_s": (0, 86400),
 }

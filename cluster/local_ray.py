@@ -102,8 +102,13 @@ def prepare(cluster: ClusterState, extra_env: Mapping[str, str] | None = None) -
         ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def connect(cluster: ClusterState, namespace: str) -> None:
-    """Raises: UnavailableError: nothing answers at the cluster's address."""
+def connect(cluster: ClusterState, namespace: str, actors_env: Mapping[str, str] | None = None) -> None:
+    """
+    Args:
+        actors_env: For the processes that come of this connection where Ray is somebody else's; those of a Ray of
+            our own have it from `start`.
+    Raises: UnavailableError: nothing answers at the cluster's address.
+    """
     prepare(cluster)
     import ray
 
@@ -117,12 +122,21 @@ def connect(cluster: ClusterState, namespace: str) -> None:
                 namespace=namespace,
                 log_to_driver=False,
                 configure_logging=False,
+                runtime_env={"env_vars": dict(actors_env)} if actors_env and not cluster.folder else None,
             )
     except (ConnectionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise UnavailableError(
-            f"Ray at {cluster.address} does not answer ({reason}); run `baton down`, then up"
-        ) from error
+        raise UnavailableError(f"Ray at {cluster.address} does not answer {_why(error, cluster)}") from error
+
+
+def _why(error: BaseException, cluster: ClusterState) -> str:
+    """What Ray said, and what helps."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if "InvalidAuthToken" in str(cause):
+            return "without its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not ~/.ray/auth_token"
+        cause = cause.__cause__
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return f"({reason}); {'run `baton down`, then up' if cluster.folder else 'see `ray status` there'}"
 
 
 def disconnect() -> None:

@@ -73,6 +73,8 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
+    from cluster.config_load import loads
+
     pools = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("worker", "role", "state", "cores"):
@@ -82,6 +84,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     for worker in status.workers:
         table.add_row(*_row(worker))
     trouble = [_trouble(worker) for worker in status.workers if worker.error]
+    pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *trouble)
 
 

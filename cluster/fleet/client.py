@@ -8,9 +8,11 @@ from typing import Any, Self
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from baton.errors import BatonError, UnavailableError
+from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster.config import BatonConfig
 from cluster.fleet.controller import Controller
+from cluster.fleet.nodes import ON_HEAD
+from cluster.fleet.owner import Owner
 from cluster.fleet.plan import Plan
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus
@@ -44,7 +46,12 @@ class ControllerClient:
         worker_class: str = WORKER_CLASS,
         worker_env: Mapping[str, str] | None = None,
     ) -> Self:
-        """The controller that runs, or a new one. It outlives this process and is started again when it dies."""
+        """The controller that runs, or a new one. It outlives this process and is started again when it dies.
+
+        It lives on the head node, without which Ray cannot go on either.
+        Raises: ConfigError: the one that runs is another home's.
+        """
+        owner = Owner.here(secret)
         options = {
             "name": name,
             "namespace": namespace,
@@ -53,13 +60,35 @@ class ControllerClient:
             "num_cpus": 0,
             "max_restarts": -1,
             "max_task_retries": 3,
+            "resources": ON_HEAD,
         }
         actor = (
             ray.remote(Controller)
             .options(**options)
-            .remote(namespace=namespace, secret=secret, worker_class=worker_class, worker_env=dict(worker_env or {}))
+            .remote(
+                namespace=namespace,
+                secret=secret,
+                owner=owner,
+                worker_class=worker_class,
+                worker_env=dict(worker_env or {}),
+            )
         )
-        return cls(actor=actor)
+        client = cls(actor=actor)
+        client.check_owner(owner)
+        return client
+
+    def owner(self, timeout_s: float = CALL_TIMEOUT_S) -> Owner:
+        owner: Owner = _get(self.actor.owner.remote(), timeout_s)
+        return owner
+
+    def check_owner(self, wanted: Owner) -> None:
+        """Raises: ConfigError: it keeps the cluster of another home."""
+        found = self.owner()
+        if not found.is_same(wanted):
+            raise ConfigError(
+                f"RAY_ADDRESS: that Ray cluster has a Baton cluster already, started on {found.machine} with "
+                f"BATON_HOME={found.home}; use that home, `baton down` there first, or give another Ray cluster"
+            )
 
     def apply(self, config: BatonConfig, timeout_s: float = CALL_TIMEOUT_S) -> Plan:
         """Raises: ConfigError: see `Controller.apply`."""

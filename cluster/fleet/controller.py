@@ -22,6 +22,7 @@ from cluster.config import BatonConfig
 from cluster.config_load import dump
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import share, thread_env
+from cluster.fleet.owner import Owner
 from cluster.fleet.plan import Plan
 from cluster.fleet.record import WorkerRecord, first_line
 from cluster.fleet.shell import WORKER_CLASS
@@ -45,6 +46,7 @@ from workers.spec import Role
 TICK_S = 0.25
 PING_S = 0.5
 STOP_TIMEOUT_S = 3.0
+INGRESS_TIMEOUT_S = 3.0  # a replica asks for the table twice a second
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +59,20 @@ class Controller:
         *,
         namespace: str,
         secret: str,
+        owner: Owner,
         worker_class: str = WORKER_CLASS,
         worker_env: Mapping[str, str] | None = None,
     ) -> None:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         self._namespace = namespace
         self._secret = secret
+        self._owner = owner
+        self._ingresses: dict[str, float] = {}  # replica's id -> when it asked last
         self._worker_class = worker_class
         self._worker_env = dict(worker_env or {})
         self._workers: dict[str, WorkerRecord] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Task[None]] = set()  # those of them that end a process
         self._nodes: list[nodes.Node] = []
         self._cores: dict[str, tuple[int, ...]] = {}  # node id -> its cores
         self._wake = asyncio.Event()
@@ -99,8 +105,13 @@ class Controller:
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
         return new
 
-    async def workers(self) -> list[WorkerEntry]:
-        """The workers that serve, those that drain included."""
+    async def owner(self) -> Owner:
+        return self._owner
+
+    async def workers(self, ingress_id: str = "") -> list[WorkerEntry]:
+        """The workers that serve, those that drain included. `ingress_id`: of the ingress replica that asks."""
+        if ingress_id:
+            self._ingresses[ingress_id] = time.monotonic()
         return [entry for worker in self._workers.values() if (entry := worker.entry()) is not None]
 
     async def status(self) -> FleetStatus:
@@ -114,6 +125,7 @@ class Controller:
             ready=self._plan is not None and all(pool.num_ready == pool.num_desired for pool in pools),
             config=dump(self._plan.config) if self._plan else "",
             model_path=self._plan.model_path if self._plan else "",
+            num_ingress_replicas=self._num_ingresses(),
             pools=pools,
             workers=tuple(worker.status(time.monotonic()) for worker in self._workers.values()),
         )
@@ -129,12 +141,17 @@ class Controller:
             await asyncio.sleep(0.05)
         for worker in self._live():
             self._end(worker, WorkerPhase.STOPPED)
+        if self._stops:
+            await asyncio.wait(self._stops)
         self._plan = None
         self._drain_timeout_s = None
 
     async def _run(self) -> None:
+        last_s = time.monotonic()
         try:
             while True:
+                self._forgive(time.monotonic() - last_s)
+                last_s = time.monotonic()
                 await self._tick()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), TICK_S)
@@ -142,6 +159,12 @@ class Controller:
         except Exception:
             logger.exception("controller failed; Ray starts another")
             os._exit(1)
+
+    def _forgive(self, since_tick_s: float) -> None:
+        """A turn that came late (a paused machine) held the workers' answers up too: that is no silence of theirs."""
+        if since_tick_s > 4 * TICK_S:
+            for worker in self._live():
+                worker.heard_s = min(time.monotonic(), worker.heard_s + since_tick_s)
 
     async def _tick(self) -> None:
         if self._plan is None:
@@ -167,7 +190,7 @@ class Controller:
         return tick(self._desired(), observed, self._limits(), time.monotonic()) if self._plan else []
 
     async def _learn_nodes(self) -> None:
-        self._nodes = nodes.alive()
+        self._nodes = await nodes.reachable(nodes.alive())
         for node in self._nodes:
             if not self._cores.get(node.node_id):
                 self._cores[node.node_id] = await nodes.cores_of(node)
@@ -181,6 +204,7 @@ class Controller:
         return Limits(
             start_timeout_s=health.start_timeout_s,
             step_timeout_s=health.step_timeout_s,
+            silence_timeout_s=health.silence_timeout_s,
             drain_timeout_s=health.drain_timeout_s if self._drain_timeout_s is None else self._drain_timeout_s,
         )
 
@@ -301,7 +325,9 @@ class Controller:
         self._wake.set()
         assert worker.launched is not None
         if phase is WorkerPhase.STOPPED and worker.facts is not None:
-            self._spawn(self._stop(worker.launched))
+            stop = self._spawn(self._stop(worker.launched))
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
         else:
             launch.end(worker.launched)
 
@@ -321,13 +347,19 @@ class Controller:
     def _live(self) -> list[WorkerRecord]:
         return [worker for worker in self._workers.values() if worker.phase in LIVE]
 
+    def _num_ingresses(self) -> int:
+        now_s = time.monotonic()
+        self._ingresses = {one: at_s for one, at_s in self._ingresses.items() if now_s - at_s < INGRESS_TIMEOUT_S}
+        return len(self._ingresses)
+
     def _num_ready(self, role: Role) -> int:
         return sum(worker.role is role and worker.phase is WorkerPhase.READY for worker in self._workers.values())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

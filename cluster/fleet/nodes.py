@@ -14,7 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from baton.errors import ConfigError
 
+ON_HEAD = {"node:__internal_head__": 0.001}  # of Ray's accounting: has a place on the head node alone
 ASK_TIMEOUT_S = 10.0
+REACH_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +26,38 @@ class Node:
     node_id: str
     address: str
     num_gpus: float
+    port: int = 0  # of its raylet
 
 
 def alive() -> list[Node]:
     """The head first, then by address."""
     rows = [row for row in ray.nodes() if row["Alive"]]  # type: ignore[no-untyped-call]
-    rows.sort(key=lambda row: ("node:__internal_head__" not in row["Resources"], row["NodeManagerAddress"]))
+    rows.sort(key=lambda row: (ON_HEAD.keys().isdisjoint(row["Resources"]), row["NodeManagerAddress"]))
     return [
-        Node(node_id=row["NodeID"], address=row["NodeManagerAddress"], num_gpus=float(row["Resources"].get("GPU", 0.0)))
+        Node(
+            node_id=row["NodeID"],
+            address=row["NodeManagerAddress"],
+            num_gpus=float(row["Resources"].get("GPU", 0.0)),
+            port=int(row["NodeManagerPort"]),
+        )
         for row in rows
     ]
+
+
+async def reachable(nodes: Sequence[Node]) -> list[Node]:
+    """Those that take a connection from here: Ray calls a host that fell silent alive for many seconds more."""
+    answers = await asyncio.gather(*map(_takes_connections, nodes))
+    return [node for node, answers_us in zip(nodes, answers, strict=True) if answers_us]
+
+
+async def _takes_connections(node: Node) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(node.address, node.port), REACH_TIMEOUT_S)
+    except (OSError, TimeoutError) as error:
+        logger.warning("node is not reached, no worker starts there address=%s error=%r", node.address, error)
+        return False
+    writer.close()
+    return True
 
 
 def resolve_device(device: str, nodes: Sequence[Node]) -> str:

@@ -67,5 +67,6 @@ class FleetStatus:
     ready: bool  # every pool has all the workers it wants
     config: str  # YAML; empty: nothing was applied
     model_path: str
+    num_ingress_replicas: int  # that asked for the table of late
     pools: tuple[PoolStatus, ...]
     workers: tuple[WorkerStatus, ...]

@@ -36,7 +36,8 @@ def check_move(old: WorkerPhase, new: WorkerPhase) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     start_timeout_s: float
-    step_timeout_s: float  # work pending and no step finished, or no sign of life, for so long: wedged
+    step_timeout_s: float  # work pending and no step finished for so long: wedged
+    silence_timeout_s: float  # no sign of life for so long: its process hangs, or its host is cut off
     drain_timeout_s: float = 30.0
     backoff_s: float = 0.5  # after the second failure in a row; doubles with each further one
     max_backoff_s: float = 30.0
@@ -135,7 +136,7 @@ def _of_live(worker: Observed, wanted: bool, limits: Limits, now_s: float) -> Ac
                 return Stop(worker.worker_id)
             if worker.since_progress_s > limits.step_timeout_s:
                 return Replace(worker.worker_id, f"no step finished for {worker.since_progress_s:.1f} s")
-            if now_s - worker.heard_s > limits.step_timeout_s:
+            if now_s - worker.heard_s > limits.silence_timeout_s:
                 return Replace(worker.worker_id, f"no sign of life for {now_s - worker.heard_s:.1f} s")
             if not wanted and worker.phase is WorkerPhase.READY:
                 return Drain(worker.worker_id)

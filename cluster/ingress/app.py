@@ -23,6 +23,7 @@ from cluster.ingress.binding import bind_servers_to
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
+from cluster.ingress.metrics import Families
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.ports import check_port
@@ -36,6 +37,7 @@ DEPLOYMENT_NAME = "ingress"
 # Admission is the dispatcher's (429 with a reason), so Serve's own bound is out of reach.
 MAX_ONGOING_REQUESTS = 1_000_000
 _FETCH_TIMEOUT_S = 5.0
+_GATHER_TIMEOUT_S = 2.0
 _GRPC_SERVICERS = [
     "baton.v1.inference_pb2_grpc.add_InferenceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
@@ -54,6 +56,7 @@ class IngressSpec:
     namespace: str
     controller_name: str
     host: str
+    num_replicas: int
     router: RouterConfig
     health: HealthConfig
 
@@ -63,15 +66,22 @@ class IngressReplica:
 
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
+        ingress_id = uuid.uuid4().hex
         self._dispatcher = Dispatcher(
-            ingress_id=uuid.uuid4().hex,
+            ingress_id=ingress_id,
             secret=spec.secret,
             config=spec.router,
             health=spec.health,
-            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name),
+            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name, ingress_id),
         )
         tokenizer = await asyncio.to_thread(Tokenizer, spec.model_path)
-        self._service = Service(dispatcher=self._dispatcher, tokenizer=tokenizer, model=spec.model, router=spec.router)
+        self._service = Service(
+            dispatcher=self._dispatcher,
+            tokenizer=tokenizer,
+            model=spec.model,
+            router=spec.router,
+            gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
+        )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         await self._dispatcher.start()
 
@@ -105,6 +115,25 @@ class IngressReplica:
         async for response in self._grpc.watch(request):
             yield response
 
+    async def metrics(self) -> tuple[str, Families]:
+        """This replica's name, and what it counted: what another replica asks for."""
+        from ray import serve
+
+        return serve.get_replica_context().replica_id.unique_id, self._service.metrics.families()
+
+    async def _gather_metrics(self) -> dict[str, Families]:
+        """Of every replica that can tell; of this one alone while one of them does not answer."""
+        from ray import serve
+
+        own = await self.metrics()
+        call = serve.get_deployment_handle(DEPLOYMENT_NAME, APP_NAME).broadcast("metrics")
+        try:
+            answers = await call.results_async(timeout_s=_GATHER_TIMEOUT_S, return_exceptions=True)
+        except TimeoutError:
+            logger.warning("another replica did not tell its metrics timeout_s=%s", _GATHER_TIMEOUT_S)
+            answers = []
+        return dict([own, *(answer for answer in answers if not isinstance(answer, BaseException))])
+
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
         await self._dispatcher.close()
@@ -113,7 +142,8 @@ class IngressReplica:
 class WorkerTableClient:
     """Asks the controller for its table; its absence is an UnavailableError, which the dispatcher lives with."""
 
-    def __init__(self, namespace: str, controller_name: str) -> None:
+    def __init__(self, namespace: str, controller_name: str, ingress_id: str) -> None:
+        self._ingress_id = ingress_id
         self._namespace = namespace
         self._controller_name = controller_name
         self._controller: Any = None
@@ -127,7 +157,7 @@ class WorkerTableClient:
                 self._controller = await asyncio.to_thread(
                     ray.get_actor, self._controller_name, namespace=self._namespace
                 )
-            reference = self._controller.workers.remote()
+            reference = self._controller.workers.remote(self._ingress_id)
             table: list[WorkerEntry] = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _FETCH_TIMEOUT_S)
         except (RayError, ValueError, TimeoutError) as error:
             self._controller = None  # a new controller is a new actor
@@ -146,15 +176,19 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import ApplicationStatus
 
+    from cluster.fleet.nodes import ON_HEAD
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
     if Path(model_path).is_dir():
         Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
     status = serve.status()
     if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
         return
+    _check_applications(list(status.applications))
     is_running = bool(status.proxies)
     if not is_running:
         check_ports(config)
+    location = _proxy_location(config.http.host)
     spec = IngressSpec(
         model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
         model_path=model_path,
@@ -162,21 +196,24 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         namespace=namespace,
         controller_name=controller_name,
         host=config.http.host,
+        num_replicas=config.http.replicas,
         router=config.router,
         health=config.health,
     )
+    place = {"resources": ON_HEAD} if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **place},
         graceful_shutdown_timeout_s=5,
         health_check_period_s=2,
+        health_check_timeout_s=3,
     )(serve.ingress()(IngressReplica))
     try:
         if not is_running:
             serve.start(
-                proxy_location="HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
+                proxy_location=location,
                 http_options=HTTPOptions(host=config.http.host, port=config.http.port),
                 grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
             )
@@ -186,14 +223,42 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
 
 
 def undeploy() -> None:
-    """Stops Serve: replicas, proxies and its controller. Does nothing where none runs."""
+    """Stops Serve: replicas, proxies and its controller; the ingress alone where other applications run on it."""
     from ray import serve
 
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    if set(serve.status().applications) - {APP_NAME}:
+        serve.delete(APP_NAME)
+    else:
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def _check_applications(running: Sequence[str]) -> None:
+    """Raises: ConfigError: Serve runs, and not for Baton: its proxies have one host and one pair of ports for all."""
+    if running and APP_NAME not in running:
+        raise ConfigError(
+            f"RAY_ADDRESS: Ray Serve runs on that cluster already, for {', '.join(running)}, and its host and ports "
+            "cannot be changed; end it with `serve shutdown`, or give another Ray cluster"
+        )
+
+
+def _proxy_location(host: str) -> str:
+    """One address is one machine's; all of them are every node's that holds a replica, and the head's.
+
+    Raises: ConfigError: the address is this machine's, and the head node is another.
+    """
+    if host in ("0.0.0.0", "::"):
+        return "EveryNode"
+    import ray
+
+    from cluster.fleet import nodes
+
+    head = nodes.alive()[0]
+    if head.node_id != ray.get_runtime_context().get_node_id():
+        raise ConfigError(
+            f"http.host: {host} is this machine's, but Serve's proxy runs on Ray's head node {head.address}; "
+            "set http.host: 0.0.0.0, or run `baton up` there"
+        )
+    return "HeadOnly"
 
 
 def check_ports(config: BatonConfig) -> None:

@@ -43,13 +43,16 @@ def on_proxy_start() -> list[Any]:
     return []
 
 
-def haproxy_wrapper(binary: str) -> str:
-    """A script to start in HAProxy's place: puts its two listeners for statistics on loopback first."""
+def haproxy_wrapper(binary: str, error_file: str) -> str:
+    """A script to start in HAProxy's place: puts its two listeners for statistics on loopback first, and says what
+    `error_file` says of a replica that was lost, where Serve would call that a 500 of the application's.
+    """
     return f"""#!/bin/sh
 previous=
 for argument in "$@"; do
   if [ "$previous" = -f ]; then
-    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' "$argument" || exit 1
+    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' \\
+      -e 's|^\\( *errorfile 50[234]\\) .*|\\1 {error_file}|' "$argument" || exit 1
   fi
   previous=$argument
 done

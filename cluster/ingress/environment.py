@@ -4,12 +4,14 @@ Imports nothing of Ray: Serve reads its variables when it is first imported.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
 
-from baton.errors import ConfigError
+from baton.errors import ConfigError, UnavailableError
 from cluster.ingress.binding import HOST_VARIABLE, haproxy_wrapper
+from cluster.ingress.errors import error_body, error_headers
 from cluster.ports import free_ports
 
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -62,8 +64,10 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         raise ConfigError(
             f"the folder for HAProxy's sockets is {folder}, longer than {MAX_FOLDER_BYTES} bytes; use a shorter one"
         )
+    error_file = Path(folder, "503.http")
+    error_file.write_text(_response_for_a_lost_replica(), encoding="ascii", newline="")
     script = Path(folder, "haproxy")
-    script.write_text(haproxy_wrapper(binary), encoding="utf-8")
+    script.write_text(haproxy_wrapper(binary, str(error_file)), encoding="utf-8")
     script.chmod(0o700)
     names = (
         "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -88,3 +92,12 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         # How long a stopping replica waits for load balancers that poll; ours is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
+
+
+def _response_for_a_lost_replica() -> str:
+    """Whole, as HAProxy sends it; to gRPC's clients its status is UNAVAILABLE."""
+    error = UnavailableError("the ingress replica that had this request was lost; try again")
+    body = json.dumps(error_body(error))
+    lines = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in error_headers(error).items()]
+    return "\r\n".join([*lines, "", body])

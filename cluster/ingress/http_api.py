@@ -114,7 +114,7 @@ class HTTPRoutes:
         return json_response({"status": "unhealthy", "reason": health.reason}, 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await self._service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": version("baton-serve")})

@@ -1,9 +1,10 @@
 """What one ingress replica counts, and what it knows of the workers, for Prometheus.
 
-Every replica has its own view; with several of them, a scrape through the proxy sees one.
+Each replica counts its own requests. With several of them, the one that a scrape reaches asks the others, and each
+one's samples carry its name as `replica`; what is known of the workers is the asked one's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +12,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from baton.v1.worker_pb2 import WorkerState
 from cluster.router.workers import WorkerView
 
+Families = list[Metric]
+Gather = Callable[[], Awaitable[Mapping[str, Families]]]  # replica -> what it counted, the asking one included
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ITL_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
@@ -47,11 +50,17 @@ _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
 
 
 class Metrics:
-    """Not thread-safe beyond what prometheus_client is; one per replica, never the process-wide registry."""
+    """Not thread-safe beyond what prometheus_client is; one per replica, never the process-wide registry.
 
-    def __init__(self, states: Callable[[], Sequence[WorkerView]]) -> None:
+    Args:
+        gather: Asks all replicas; None: this is the only one.
+    """
+
+    def __init__(self, states: Callable[[], Sequence[WorkerView]], gather: Gather | None = None) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        self._workers = _WorkerCollector(states)
+        self._gather = gather
         self.requests = Counter(
             "baton_requests", "Requests ended, by route and status", ["route", "status"], registry=registry
         )
@@ -63,10 +72,33 @@ class Metrics:
         self.ttft = Histogram("baton_ttft_seconds", "Time to first token", buckets=_TTFT_S, registry=registry)
         self.itl = Histogram("baton_itl_seconds", "Gap between tokens of a choice", buckets=_ITL_S, registry=registry)
         self.e2e = Histogram("baton_e2e_seconds", "Time to the end of the answer", buckets=_E2E_S, registry=registry)
-        registry.register(_WorkerCollector(states))
 
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+    def families(self) -> Families:
+        """What this replica counted."""
+        return list(self._registry.collect())
+
+    async def text(self) -> bytes:
+        families = self.families() if self._gather is None else _merged(await self._gather())
+        return generate_latest(_Collected([*families, *self._workers.collect()]))
+
+
+class _Collected(CollectorRegistry):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _merged(by_replica: Mapping[str, Families]) -> Families:
+    merged: dict[str, Metric] = {}
+    for replica, families in sorted(by_replica.items()):
+        for family in families:
+            into = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                into.samples.append(sample._replace(labels={**sample.labels, "replica": replica}))
+    return list(merged.values())
 
 
 class _WorkerCollector:

@@ -15,7 +15,7 @@ from cluster.config import RouterConfig
 from cluster.ingress.answer import Answer, Delta, Job, Usage, merged
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found
-from cluster.ingress.metrics import Metrics
+from cluster.ingress.metrics import Gather, Metrics
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import (
     Limits,
@@ -44,12 +44,20 @@ class Call:
 
 
 class Service:
-    def __init__(self, *, dispatcher: Dispatch, tokenizer: Tokenizer, model: str, router: RouterConfig) -> None:
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatch,
+        tokenizer: Tokenizer,
+        model: str,
+        router: RouterConfig,
+        gather_metrics: Gather | None = None,
+    ) -> None:
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
         self.model = model
         self.created = int(time.time())
-        self.metrics = Metrics(dispatcher.states)
+        self.metrics = Metrics(dispatcher.states, gather_metrics)
         self._router = router
 
     def check_model(self, name: str | None) -> None:

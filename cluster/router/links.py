@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 FETCH_INTERVAL_S = 0.5
 FETCH_TIMEOUT_S = 5.0
 WATCH_INTERVAL_S = 0.25
-SILENCE_S = 2.0  # workers report at least once a second; one that does not is lost
+SILENCE_S = 1.75  # workers report at least once a second; with a turn of the watch, one is lost within 2 s
 
 
 class Links:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 CONFIG = """\
 model: {model}
@@ -30,7 +32,18 @@ COMMAND_TIMEOUT_S = 150
 class ServedCluster:
     """`folder` is its BATON_HOME; two may run side by side."""
 
-    def __init__(self, model: str = "demo") -> None:
+    def __init__(
+        self, model: str = "demo", *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None, extra: str = ""
+    ) -> None:
+        """
+        Args:
+            prefix: Before every command: `ip netns exec NAME`.
+            env: Of every command, beside this process's.
+            extra: YAML that replaces sections of CONFIG.
+        """
+        self.prefix = prefix
+        self.env = dict(env or {})
+        self.extra = extra
         self.folder = Path(tempfile.mkdtemp(prefix="bt-"))
         self.model = model
         self.http = self.grpc = ""
@@ -39,8 +52,8 @@ class ServedCluster:
         """One `baton` command, to its end."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.cli", *arguments],
-            env=env | {"BATON_HOME": str(self.folder), "BATON_DEBUG": "1"},
+            [*self.prefix, sys.executable, "-m", "cluster.cli", *arguments],
+            env=env | {"BATON_HOME": str(self.folder), "BATON_DEBUG": "1"} | self.env,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
@@ -52,7 +65,8 @@ class ServedCluster:
 
     def up(self, prefill: int = 1, decode: int = 1) -> None:
         config = self.folder / "cluster.yaml"
-        config.write_text(CONFIG.format(model=self.model, prefill=prefill, decode=decode))
+        sections = yaml.safe_load(CONFIG.format(model=self.model, prefill=prefill, decode=decode))
+        config.write_text(yaml.safe_dump(sections | (yaml.safe_load(self.extra) or {})))
         self.baton("up", str(config))
         state = json.loads((self.folder / "cluster.json").read_text())
         self.http, self.grpc = state["http"], state["grpc"]

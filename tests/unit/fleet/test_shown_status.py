@@ -31,7 +31,7 @@ def status(phase: WorkerPhase, *, num_failures: int, error: str, error_is_final:
         num_free_blocks=5,
     )
     pool = PoolStatus(role="decode", num_desired=1, num_ready=int(phase is WorkerPhase.READY))
-    return FleetStatus(ready=False, config="", model_path="", pools=(pool,), workers=(worker,))
+    return FleetStatus(ready=False, config="", model_path="", num_ingress_replicas=0, pools=(pool,), workers=(worker,))
 
 
 def shown(fleet: FleetStatus) -> list[str]:
