@@ -82,8 +82,10 @@ class SimIngress:
     def num_open(self) -> int:
         return len(self._requests)
 
-    def request(self, request_id: str) -> Request:
-        return self._requests[request_id].request
+    def request(self, request_id: str) -> Request | None:
+        """None: it has ended, and aborts are on their way."""
+        active = self._requests.get(request_id)
+        return active.request if active is not None else None
 
     # Workers.
 

@@ -54,7 +54,7 @@ class SimJob(Job):
 
 class SimWorker:
     """Args:
-    request: By request id.
+    request: By request id; None: it has ended meanwhile.
     tell: What one step has to say to the ingress.
     report_soon: Work has come to a worker that was not reporting.
     max_jump: Steps taken at once, at most; fewer change nothing but the time it takes.
@@ -69,7 +69,7 @@ class SimWorker:
         cluster: SimCluster,
         queue: EventQueue,
         network: Network,
-        request: Callable[[str], Request],
+        request: Callable[[str], Request | None],
         tell: Callable[[WorkerKey, list[TokenOutput]], None],
         report_soon: Callable[["SimWorker"], None],
         max_jump: int,
@@ -106,6 +106,8 @@ class SimWorker:
         network.outboxes[key], network.inboxes[key] = self.outbox, self.inbox
         self._cluster = cluster
         self._latency = pool.latency
+        self._receive_token_s = pool.receive_token_s
+        self._stall_s = 0.0  # before the next step: for KV that has come
         self._queue = queue
         self._network = network
         self._request = request
@@ -190,6 +192,10 @@ class SimWorker:
         now_s = self._queue.now_s
         self._has_news = False
         self._take_in(now_s)
+        if self._stall_s:
+            stall_s, self._stall_s = self._stall_s, 0.0
+            self._plan_next(now_s + stall_s)
+            return
         plan = self.scheduler.plan(now_s)
         self._handle_preempted(plan.preempted)
         self._note_peak()
@@ -214,7 +220,9 @@ class SimWorker:
     def _start(self, plan: StepPlan, now_s: float) -> None:
         chunks = plan.chunks
         decodes = [chunk.seq for chunk in chunks if is_decode(chunk.seq)]
-        if len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted):
+        # A hand-over's last token alone looks like a decode.
+        handing_over = self.role is Role.PREFILL and any(self.jobs.of(seq).handover is not None for seq in decodes)
+        if len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted or handing_over):
             self._run = DecodeFlight(seqs=decodes, latency=self._latency, blocks=self.blocks, start_s=now_s)
             self._look_again(self._run)
             return
@@ -338,7 +346,10 @@ class SimWorker:
             return None
         if existing is not None:
             self._discard(existing)
-        seq = self._sequence(submit)
+        request = self._request(submit.request_id)
+        if request is None:
+            return None
+        seq = self._sequence(submit, request)
         refusal = self._misfit(seq, handing_over=handing_over)
         if refusal is not None:
             self._outputs.append(_final(seq, refusal))
@@ -347,8 +358,7 @@ class SimWorker:
         self.jobs.add(job)
         return job
 
-    def _sequence(self, submit: Submit) -> Seq:
-        request = self._request(submit.request_id)
+    def _sequence(self, submit: Submit, request: Request) -> Seq:
         outputs = list(submit.choices[0].output_token_ids)
         now_s = self._queue.now_s
         return Seq(
@@ -459,6 +469,7 @@ class SimWorker:
         assert isinstance(job, SimJob)
         assert arrival.num_tokens == seq.num_tokens, f"{arrival.key}: {arrival.num_tokens} of {seq.num_tokens} tokens"
         seq.num_computed_tokens = arrival.num_tokens
+        self._stall_s += arrival.num_tokens * self._receive_token_s
         job.handover = None
         self.blocks.commit(seq)
         if not arrival.first_tokens:
@@ -468,6 +479,50 @@ class SimWorker:
         seq.output_token_ids.append(0)
         job.num_told = len(seq.output_token_ids)  # the prefill worker tells of it
         job.told_first = True
+
+    # What faults and the fleet do.
+
+    def kill(self) -> None:
+        """Dead at once. What its steps have told by now is on its way, the rest is lost with it."""
+        self.settle()
+        for job in self.jobs:
+            if job.seq.status is Status.RUNNING and self._job_of(job.seq).num_told < len(job.seq.output_token_ids):
+                self._tell_tokens(self._job_of(job.seq))
+        self._say()
+        self.is_alive = False
+        if self._run is not None:
+            self.busy_s += self._queue.now_s - self._run.start_s
+        if self._next_step is not None:
+            self._queue.cancel(self._next_step)
+        self.outbox.close()
+        self.inbox.close()
+        self._network.forget(self.key)
+
+    def drain(self) -> None:
+        """Takes nothing new, finishes what runs; see `is_idle`."""
+        self._commands.append(self._drain)
+        self.wake()
+
+    def _drain(self) -> None:
+        self.is_draining = True
+        for job in self.receiving.refuse_pending():
+            self.jobs.remove(job)
+
+    def stall(self, duration_s: float) -> None:
+        """Finishes no step for `duration_s`: the one in flight, or the next, takes so much longer."""
+        now_s = self._queue.now_s
+        if self._run is not None:
+            self._shorten(self._run)
+            self._run.delay_s += duration_s
+        elif self._steps:
+            for step in self._steps:
+                step.end_s += duration_s
+        else:
+            self._stalled_until_s = max(self._stalled_until_s, now_s) + duration_s
+        if self._next_step is not None:
+            self._queue.cancel(self._next_step)
+            self._next_step = None
+            self._plan_next(self._when_next(now_s))
 
     # What others see.
 
