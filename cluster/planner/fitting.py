@@ -1,4 +1,4 @@
-"""From measured points to latencies: least squares on the relative error, no coefficient below 0."""
+"""From measured points to latencies: robust least squares on the relative error, no coefficient below 0."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 KNOTS = (0, 8, 32, 128, 512)  # tokens of a step: kernels change their ways between a few rows and many
 MIN_POINTS = 4
+MAX_WEIGHT = 9  # samples beyond so many make a point no surer: what is left is the machine's drift
+NUM_REWEIGHTED = 5
 
 
 class MeasuredStep(Protocol):
@@ -37,6 +39,11 @@ class MeasuredStep(Protocol):
 
     @property
     def step_s(self) -> float: ...
+
+    @property
+    def num_samples(self) -> int:
+        """That `step_s` is the median of."""
+        ...
 
 
 class MeasuredTransfer(Protocol):
@@ -65,10 +72,22 @@ def fit_steps(points: Sequence[MeasuredStep]) -> FittedLatency:
     largest = max(_num_tokens(point) for point in points)
     knots = tuple(knot for knot in KNOTS if knot < largest)
     rows = np.array([_features(point, knots) for point in points], dtype=float)
-    found = nonnegative_least_squares(rows / took_s[:, None], np.ones(len(points))).tolist()
+    weights = np.sqrt([min(point.num_samples, MAX_WEIGHT) for point in points])
+    found = _robust(rows / took_s[:, None], weights).tolist()
     names = ("base_s", "prompt_s", "decode_s", "chunk_s", "pair_s", "read_s", "sequence_s", "context_s")
     terms = dict(zip(names, found, strict=False))
     return FittedLatency(knots=knots, slopes_s=tuple(found[len(names) :]), **terms)
+
+
+def _robust(relative: Floats, weights: Floats) -> Floats:
+    """Huber's estimate of `relative` @ x = 1: points far off count by their distance, not by its square."""
+    found = nonnegative_least_squares(relative * weights[:, None], weights)
+    for _ in range(NUM_REWEIGHTED):
+        errors = np.abs(relative @ found - 1)
+        near = 2 * np.median(errors) + 1e-9
+        trusted = weights * np.sqrt(near / np.maximum(errors, near))
+        found = nonnegative_least_squares(relative * trusted[:, None], trusted)
+    return found
 
 
 def _num_tokens(point: MeasuredStep) -> int:

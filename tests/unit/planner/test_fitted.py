@@ -1,7 +1,7 @@
 """Profiles: what is fitted comes back, survives its file, and each fault of a file is named."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Measured:
     num_decodes: int
     num_context: int
     step_s: float
+    num_samples: int = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,19 @@ def test_a_fit_of_noisy_points_is_nearer_to_the_truth_than_they_are() -> None:
     latency = fit_steps(measured(noise=0.05))
     errors = fit_errors(latency, measured())
     assert max(error.median for error in errors.values()) < 0.03
+
+
+def test_a_fit_withstands_points_that_something_else_delayed() -> None:
+    points = [replace(one, step_s=one.step_s * 3) if i % 10 == 0 else one for i, one in enumerate(measured())]
+    errors = fit_errors(fit_steps(points), measured())
+    assert max(error.median for error in errors.values()) < 0.02
+
+
+def test_points_of_many_samples_count_for_more() -> None:
+    seldom = [replace(one, step_s=one.step_s * 1.2, num_samples=1) for one in measured()]
+    often = [replace(one, num_samples=100) for one in measured()]
+    errors = fit_errors(fit_steps([*seldom, *often]), often)
+    assert max(error.median for error in errors.values()) < 0.05
 
 
 @given(seed=st.integers(0, 1000), tokens=st.integers(1, 5000), before=st.integers(0, 5000), batch=st.integers(0, 400))
