@@ -39,12 +39,15 @@ class DecodeFlight:
         self._first_computed = [seq.num_computed_tokens for seq in seqs]
         self._num_context = sum(self._first_computed) + len(seqs)
         self._num_grown = 1  # steps whose blocks are taken
+        self.delay_s = 0.0  # of the last step
         self.target = 0  # steps after which the worker looks again
+        self.num_steps = 0
         num_left = min(seq.params.max_tokens - len(seq.output_token_ids) for seq in seqs)
         self.num_steps = self._fitting(num_left)
 
     def end_s(self, num_steps: int) -> float:
-        return self.start_s + self._latency.decode_steps_s(len(self.seqs), self._num_context, num_steps)
+        end_s = self.start_s + self._latency.decode_steps_s(len(self.seqs), self._num_context, num_steps)
+        return end_s + self.delay_s if num_steps == self.num_steps else end_s
 
     def num_ended(self, now_s: float, includes_now: bool) -> int:
         """Steps, less than all, that have ended by now; `includes_now`: one that ends at this instant has."""

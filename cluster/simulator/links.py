@@ -43,6 +43,7 @@ class Network:
         self.inboxes: dict[WorkerKey, SimInbox] = {}
         self.slowdown: dict[str, float] = {}  # worker id -> factor on what it sends and receives
         self.acks_to_lose: Counter[str] = Counter()  # by id of the worker that waits for them
+        self.known_dead: set[WorkerKey] = set()
         self._transfer = transfer
         self._latency_s = transfer.transfer_s(0) if transfer else 0.0
         self._out_free_s: dict[str, float] = {}
@@ -79,6 +80,7 @@ class Network:
 
     def break_links(self, key: WorkerKey) -> None:
         """Its peers learn that the worker is dead."""
+        self.known_dead.add(key)
         for outbox in list(self.outboxes.values()):
             outbox.peer_is_down(key)
         for inbox in list(self.inboxes.values()):
@@ -124,6 +126,11 @@ class SimOutbox:
             self._ledgers[peer] = SendLedger(
                 token_nbytes=[max(self._token_bytes, 1)], lease_s=kv.lease_s, bulk=kv.push == "bulk"
             )
+        if peer in self._network.known_dead:
+            self._events.append(Ended(key, UnavailableError(f"the link to {peer.worker_id} is down")))
+            self.num_failed += 1
+            self._notify()
+            return
         now_s = self._network.queue.now_s
         self._peer_of[key] = peer
         self._ledgers[peer].offer(key, now_s + (submit.timeout_s or kv.lease_s))

@@ -79,6 +79,7 @@ class SimWorker:
         self.index = index
         self.role = pool.role
         self.is_alive = True
+        self.is_draining = False
         self.is_reporting = False  # the world's: a load report is due
         self.blocks = BlockManager(
             num_blocks=pool.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
@@ -106,8 +107,9 @@ class SimWorker:
         network.outboxes[key], network.inboxes[key] = self.outbox, self.inbox
         self._cluster = cluster
         self._latency = pool.latency
+        self._num_stages = pool.latency.pipeline_stages
         self._receive_token_s = pool.receive_token_s
-        self._stall_s = 0.0  # before the next step: for KV that has come
+        self._receiving_s = 0.0  # what KV that has come holds the next step up
         self._queue = queue
         self._network = network
         self._request = request
@@ -118,7 +120,9 @@ class SimWorker:
         self._outputs: list[TokenOutput] = []
         self._run: DecodeFlight | None = None
         self._steps: deque[PromptFlight] = deque()  # in flight; more than one in a pipeline
-        self._next_step: int | None = None  # number of the pending event
+        self._next_step: int | None = None  # number of the pending event, at `_next_s`
+        self._next_s = 0.0
+        self._entry_s = 0.0  # no step begins before
         self._has_news = False
         self._is_stepping = False
 
@@ -141,25 +145,36 @@ class SimWorker:
             return
         if self._run is not None:
             self._shorten(self._run)
-        elif self._next_step is None:
-            self._plan_next(self._queue.now_s)
+        else:
+            self._expect_step()
 
     def _shorten(self, run: DecodeFlight) -> None:
         run.num_steps = min(run.num_steps, run.num_ended(self._queue.now_s, self._has_passed_now()) + 1)
         if run.num_steps < run.target:
-            assert self._next_step is not None
-            self._queue.cancel(self._next_step)
             self._look_again(run)
 
     def _look_again(self, run: DecodeFlight) -> None:
         run.target = min(run.num_done + self._max_jump, run.num_steps)
-        self._plan_next(run.end_s(run.target))
+        self._look_at(run.end_s(run.target))
+
+    def _expect_step(self) -> None:
+        """Looks again when the first step in flight ends, or when another may begin if there is news."""
+        times = [self._steps[0].end_s] if self._steps else []
+        if self._has_news and len(self._steps) < self._num_stages:
+            times.append(max(self._queue.now_s, self._entry_s))
+        if times:
+            self._look_at(min(times))
+
+    def _look_at(self, at_s: float) -> None:
+        if self._next_step is not None:
+            if at_s == self._next_s:
+                return
+            self._queue.cancel(self._next_step)
+        self._next_s = at_s
+        self._next_step = self._queue.push_step(at_s, self.index, self._on_step)
 
     def _has_passed_now(self) -> bool:
         return self._queue.has_passed(self._queue.now_s, self.index)
-
-    def _plan_next(self, at_s: float) -> None:
-        self._next_step = self._queue.push_step(at_s, self.index, self._on_step)
 
     # The loop.
 
@@ -178,36 +193,52 @@ class SimWorker:
     def _on_step(self, _: None) -> None:
         self._next_step = None
         self._is_stepping = True
+        now_s = self._queue.now_s
         if self._run is not None:
             self._end_steps(self._run)
-        elif self._steps:
+            self._has_news = self._run is None
+        while self._steps and self._steps[0].end_s <= now_s:
             self._end_step(self._steps.popleft())
+            self._has_news = True
         self._say()
-        if self._run is None:
-            self._begin()
+        if self._run is None and len(self._steps) < self._num_stages and self._entry_s <= now_s:
+            self._begin(now_s)
         self._is_stepping = False
+        if self._run is None:
+            self._expect_step()
+        elif self._has_news:
+            self._shorten(self._run)
         self._say()
 
-    def _begin(self) -> None:
-        now_s = self._queue.now_s
+    def _begin(self, now_s: float) -> None:
         self._has_news = False
         self._take_in(now_s)
-        if self._stall_s:
-            stall_s, self._stall_s = self._stall_s, 0.0
-            self._plan_next(now_s + stall_s)
+        if self._receiving_s:
+            self._entry_s, self._receiving_s = now_s + self._receiving_s, 0.0
+            self._has_news = True
             return
+        held_back = self._hold_back() if self._num_stages > 1 else ()
         plan = self.scheduler.plan(now_s)
+        for seq in held_back:
+            self.scheduler.add_running(seq)
         self._handle_preempted(plan.preempted)
         self._note_peak()
         if plan.chunks:
             self.stats.step_begins(now_s)
             self._start(plan, now_s)
-        else:
-            self.stats.no_step(now_s, is_stuck=self.has_work and not self._in_transfer)
-        if self._has_news and self._run is not None:
-            self._shorten(self._run)
-        elif self._next_step is None and (self._has_news or plan.preempted):
-            self._plan_next(now_s if self._has_news else now_s + HOUSEKEEPING_S)
+            return
+        self.stats.no_step(now_s, is_stuck=self.has_work and not (self._in_transfer or self._steps))
+        if plan.preempted and not self._has_news:
+            self._entry_s, self._has_news = now_s + HOUSEKEEPING_S, True
+
+    def _hold_back(self) -> Sequence[Seq]:
+        """Decodes beyond this step's share: a pipeline is full when its steps share them out evenly."""
+        ready = [seq for seq in self.scheduler.running if is_decode(seq)]
+        num_flying = sum(step.num_decodes for step in self._steps)
+        share = -(-(len(ready) + num_flying) // self._num_stages)
+        for seq in ready[share:]:
+            self.scheduler.remove(seq)
+        return ready[share:]
 
     def _take_in(self, now_s: float) -> None:
         self.jobs.expire(now_s)
@@ -222,7 +253,8 @@ class SimWorker:
         decodes = [chunk.seq for chunk in chunks if is_decode(chunk.seq)]
         # A hand-over's last token alone looks like a decode.
         handing_over = self.role is Role.PREFILL and any(self.jobs.of(seq).handover is not None for seq in decodes)
-        if len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted or handing_over):
+        is_run = len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted or handing_over)
+        if is_run and self._num_stages == 1:
             self._run = DecodeFlight(seqs=decodes, latency=self._latency, blocks=self.blocks, start_s=now_s)
             self._look_again(self._run)
             return
@@ -234,9 +266,13 @@ class SimWorker:
             PromptChunk(chunk.num_tokens, chunk.seq.num_computed_tokens) for chunk in chunks if not is_decode(chunk.seq)
         ]
         num_context = sum(seq.num_tokens for seq in decodes)
-        end_s = now_s + self._latency.step_s(prompts, len(decodes), num_context)
+        step_s = self._latency.step_s(prompts, len(decodes), num_context)
+        end_s = max(now_s + step_s, self._steps[-1].end_s if self._steps else 0.0)  # no step overtakes another
         self._steps.append(PromptFlight(chunks=chunks, start_s=now_s, end_s=end_s, num_decodes=len(decodes)))
-        self._plan_next(end_s)
+        if self._num_stages > 1:
+            self._entry_s, self._has_news = now_s + step_s / self._num_stages, True
+            for chunk in chunks:
+                self.scheduler.remove(chunk.seq)
 
     def _end_steps(self, run: DecodeFlight) -> None:
         """The run, or as much of it as may be taken at once, is done."""
@@ -269,11 +305,16 @@ class SimWorker:
         now_s = self._queue.now_s
         self.busy_s += now_s - step.start_s
         self.outbox.step_began_s = step.start_s
-        jobs = [self._job_of(chunk.seq) for chunk in step.chunks]
-        push = self.sending.on_layer(step.chunks, jobs)
+        chunks = step.chunks
+        if self._num_stages > 1:
+            chunks = [chunk for chunk in chunks if self._is_served(chunk.seq)]
+            for chunk in chunks:
+                self.scheduler.add_running(chunk.seq)
+        jobs = [self._job_of(chunk.seq) for chunk in chunks]
+        push = self.sending.on_layer(chunks, jobs)
         if push is not None:
             push(0)
-        for chunk in step.chunks:
+        for chunk in chunks:
             chunk.seq.num_computed_tokens += chunk.num_tokens
             self.blocks.commit(chunk.seq)
         for job in jobs:
@@ -282,6 +323,11 @@ class SimWorker:
         self.outbox.flush()
         plan = StepPlan(chunks=list(step.chunks))
         self.stats.step_done(now_s, step.start_s, plan, is_idle=not self.has_work)
+
+    def _is_served(self, seq: Seq) -> bool:
+        """Whether it was not aborted while its step was in flight."""
+        job = self.jobs.find(*seq.key)
+        return job is not None and job.seq is seq
 
     # What a step's tokens mean.
 
@@ -350,7 +396,7 @@ class SimWorker:
         if request is None:
             return None
         seq = self._sequence(submit, request)
-        refusal = self._misfit(seq, handing_over=handing_over)
+        refusal = self._refusal(seq, handing_over=handing_over)
         if refusal is not None:
             self._outputs.append(_final(seq, refusal))
             return None
@@ -375,8 +421,10 @@ class SimWorker:
             num_started_outputs=len(outputs),
         )
 
-    def _misfit(self, seq: Seq, *, handing_over: bool) -> BatonError | None:
-        """The rules of `workers.engine.batching.misfit` that lengths alone decide."""
+    def _refusal(self, seq: Seq, *, handing_over: bool) -> BatonError | None:
+        """Of `workers.engine.batching.misfit` the rules that lengths alone decide."""
+        if self.is_draining:
+            return UnavailableError(f"worker {self.key.worker_id} is draining; try another")
         max_model_len = self._cluster.max_model_len
         if seq.num_tokens >= max_model_len:
             return InvalidRequestError(
@@ -456,6 +504,9 @@ class SimWorker:
         receiving.grant()
 
     def _take_offer(self, receiving: Receiving, offer: Offered) -> None:
+        if self.is_draining:
+            receiving.refuse(offer.key, UnavailableError(f"worker {self.key.worker_id} is draining; try another"))
+            return
         job = self._admit(offer.submit, handing_over=False)
         if job is None:
             receiving.refuse(offer.key, UnavailableError("the request was aborted, or a newer attempt is here"))
@@ -469,7 +520,7 @@ class SimWorker:
         assert isinstance(job, SimJob)
         assert arrival.num_tokens == seq.num_tokens, f"{arrival.key}: {arrival.num_tokens} of {seq.num_tokens} tokens"
         seq.num_computed_tokens = arrival.num_tokens
-        self._stall_s += arrival.num_tokens * self._receive_token_s
+        self._receiving_s += arrival.num_tokens * self._receive_token_s
         job.handover = None
         self.blocks.commit(seq)
         if not arrival.first_tokens:
@@ -511,18 +562,15 @@ class SimWorker:
     def stall(self, duration_s: float) -> None:
         """Finishes no step for `duration_s`: the one in flight, or the next, takes so much longer."""
         now_s = self._queue.now_s
+        self._entry_s = max(self._entry_s, now_s) + duration_s
+        for step in self._steps:
+            step.end_s += duration_s
         if self._run is not None:
             self._shorten(self._run)
             self._run.delay_s += duration_s
-        elif self._steps:
-            for step in self._steps:
-                step.end_s += duration_s
-        else:
-            self._stalled_until_s = max(self._stalled_until_s, now_s) + duration_s
-        if self._next_step is not None:
-            self._queue.cancel(self._next_step)
-            self._next_step = None
-            self._plan_next(self._when_next(now_s))
+            self._look_again(self._run)
+        elif self._next_step is not None:
+            self._look_at(self._next_s + duration_s)
 
     # What others see.
 
@@ -556,6 +604,7 @@ class SimWorker:
             worker_id=self.key.worker_id,
             incarnation=self.key.incarnation,
             role=_ROLES[self.role],
+            draining=self.is_draining,
             block_size=blocks.block_size,
             max_model_len=self._cluster.max_model_len,
             max_sequences=self._cluster.engine.max_sequences,
