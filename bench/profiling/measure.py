@@ -29,6 +29,8 @@ MODULE = "bench.profiling.worker"
 MEASURED = "decode-0"
 REQUEST_TIMEOUT_S = 120.0
 QUIET_S = 0.02  # after a hand-over: acks, and what the workers tidy up
+PAUSE_S = 0.03  # before a prompt that is measured alone: most find their worker idle, and its caches cold
+HANDED_TOKENS = (64, 128, 256)  # prompts of one step, in which a hand-over's work on the prefill worker shows
 MAX_BATCHED_TOKENS = 2048  # steps of up to so many tokens are measured, whatever the config's own budget
 
 
@@ -60,6 +62,7 @@ class Measured:
     transfers: list[TransferPoint]
     to_worker_s: float  # from the caller to the worker's step
     to_client_s: float  # from the end of a step to the caller
+    handover_s: float  # what a step of a prompt takes longer that is handed over
     start_s: float  # until all workers served, side by side
     waited: float  # share of its steps' time that the measured worker waited for a core, over all rounds
     num_rounds: int
@@ -114,6 +117,8 @@ async def _measure(
         await session.steps()
         for name in transports:
             await session.transfers(name)
+        if transports:
+            await session.handovers(transports[0])
         return session.measured()
 
 
@@ -143,6 +148,7 @@ class _Session:
         self._rng = np.random.default_rng(0)
         self._rounds: list[Round] = []
         self._transfers: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._handovers_s: list[float] = []
         self._to_worker_s: list[float] = []
         self._to_client_s: list[float] = []
 
@@ -172,11 +178,14 @@ class _Session:
                     self._progress.advance()
 
     async def _round(self, cluster: LocalCluster, scenario: Scenario) -> None:
+        is_alone = len(scenario.waves) == len(scenario.waves[0]) == 1
+        if is_alone:
+            await asyncio.sleep(PAUSE_S)
         sent_s, arrived_s = await self._run(cluster, scenario)
         steps, waited_s = await self._taken()
         in_steps_s = sum(step.ended_s - step.began_s for step in steps)
         self._rounds.append(Round(scenario=scenario.name, steps=tuple(steps), waited=waited_s / max(in_steps_s, 1e-9)))
-        if len(scenario.waves) == len(scenario.waves[0]) == 1:
+        if is_alone:
             self._to_worker_s.append(steps[0].began_s - sent_s)
             self._to_client_s.append(arrived_s - steps[-1].ended_s)
 
@@ -217,12 +226,36 @@ class _Session:
                         self._progress.advance()
 
     async def _transfer(self, cluster: LocalCluster, sender: WorkerProcess, num_tokens: int) -> float:
-        async for _ in cluster.generate(self._tokens(num_tokens), _greedy(3), REQUEST_TIMEOUT_S):
-            pass
-        await asyncio.sleep(QUIET_S)
+        await self._ask(cluster, num_tokens, num_outputs=3)
         read, _ = await _taken(sender)
         written, _ = await self._taken()
         return written[0].began_s - read[-1].ended_s
+
+    async def handovers(self, transport: str) -> None:
+        """The same prompts read with a hand-over, and by the measured worker for itself; one after the other."""
+        sender = self._workers[f"prefill-{transport}"]
+        num_rounds = 4 if self._effort.quick else 8
+        sizes = [size for size in HANDED_TOKENS if size < self._limits.max_model_len * 7 // 8]
+        self._progress.phase("hand-overs", len(sizes) * num_rounds)
+        async with (
+            _dispatching([sender, self._worker], disaggregate_over_tokens=0) as handing_over,
+            _dispatching([self._worker], disaggregate_over_tokens=0) as alone,
+        ):
+            for _ in range(num_rounds):
+                for num_tokens in sizes:
+                    took_s = []
+                    for cluster, worker in ((alone, self._worker), (handing_over, sender)):
+                        await self._ask(cluster, num_tokens, num_outputs=3)
+                        steps, _ = await _taken(worker)
+                        took_s.append(steps[0].ended_s - steps[0].began_s)
+                    await self._taken()
+                    self._handovers_s.append(took_s[1] - took_s[0])
+                    self._progress.advance()
+
+    async def _ask(self, cluster: LocalCluster, num_tokens: int, num_outputs: int) -> None:
+        async for _ in cluster.generate(self._tokens(num_tokens), _greedy(num_outputs), REQUEST_TIMEOUT_S):
+            pass
+        await asyncio.sleep(QUIET_S)
 
     async def _taken(self) -> tuple[list[Step], float]:
         return await _taken(self._worker)
@@ -240,6 +273,7 @@ class _Session:
             transfers=transfer_points(self._transfers),
             to_worker_s=statistics.median(self._to_worker_s),
             to_client_s=statistics.median(self._to_client_s),
+            handover_s=max(statistics.median(self._handovers_s), 0.0) if self._handovers_s else 0.0,
             start_s=self._start_s,
             waited=waited_s / sum(in_steps_s),
             num_rounds=-(-len(self._rounds) // len({one.scenario for one in self._rounds})),

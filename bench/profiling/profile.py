@@ -78,6 +78,7 @@ def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured) -> Profile
         errors=fit_errors(latency, measured.steps),
         to_worker_s=measured.to_worker_s,
         to_client_s=measured.to_client_s,
+        handover_s=measured.handover_s,
         start_s=measured.start_s,
         points=raw_points(measured),
     )

@@ -49,7 +49,7 @@ def scenarios(limits: Limits, *, quick: bool) -> list[Scenario]:
     lengths = _powers(16, min(limits.max_batched_tokens, longest), 4)
     contexts = _powers(256 if quick else 128, longest, 4)
     batches = _powers(1, limits.max_sequences, 8 if quick else 4)
-    found = [_prompt(num_tokens, 0) for num_tokens in lengths]
+    found = [_prompt(num_tokens, 0) for num_tokens in _powers(16, lengths[-1], 2)]
     found += [_prompt(num_tokens, context) for context in contexts for num_tokens in lengths[1::2]]
     found += [_prompts(count, num_tokens) for count, num_tokens in ((4, 64), (8, 24), (3, 200))]
     found += [_decodes(batch, context) for context in [32, *contexts] for batch in batches]

@@ -92,6 +92,7 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
         console.print(f"KV over {name}: {path.latency_s * 1e3:.2f} ms + {path.bandwidth / 1e9:.2f} GB/s")
     console.print(
         f"to the worker {profile.to_worker_s * 1e3:.2f} ms, back {profile.to_client_s * 1e3:.2f} ms; "
+        f"a hand-over adds {profile.handover_s * 1e3:.2f} ms to a prompt's step; "
         f"workers started in {profile.start_s:.1f} s; medians of up to {measured.num_rounds} rounds"
     )
     if measured.waited > BUSY:

@@ -1,5 +1,6 @@
 """Where a simulated worker's costs come from: a measured profile, or a device's data sheet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from baton.errors import ConfigError
@@ -12,6 +13,7 @@ from cluster.planner.roofline import RooflineLatency
 from cluster.planner.transfer import path_between
 from cluster.simulator.contract import SimCluster
 from cluster.simulator.from_config import KVShape, Overheads, sim_cluster
+from workers.spec import Role
 
 # From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
 # dispatcher and worker on a small CPU machine.
@@ -28,7 +30,7 @@ def from_profile(config: BatonConfig, path: Path) -> tuple[SimCluster, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"--profile {path} cannot be read: {reason}; make one with `baton profile`") from error
-    return profiled_cluster(config, Profile.from_text(text, f"--profile {path}")), f"measured on {path}"
+    return profiled_cluster(config, Profile.from_text(text, f"--profile {path}")), f"profile {path.name}"
 
 
 def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
@@ -46,9 +48,10 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
     latency = profile.latencies.get(str(Parallelism()))
     if latency is None:
         raise ConfigError("the profile has no latencies of parallelism 1; run `baton profile` again")
+    handing_over = replace(latency, prompt_s=latency.prompt_s + profile.handover_s)
     return sim_cluster(
         config,
-        latency=latency,
+        latency=dict.fromkeys(Role, latency) | {Role.PREFILL: handing_over},
         transfer=_transfer(config, profile),
         shape=KVShape(
             token_bytes=profile.token_bytes, num_layers=profile.num_layers, max_positions=profile.max_model_len
@@ -105,4 +108,4 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
         ),
         overheads=Overheads(ingress_s=INGRESS_S),
     )
-    return cluster, f"{device.name} by its data sheet"
+    return cluster, f"data sheet of {device.name}"

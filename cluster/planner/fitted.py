@@ -114,6 +114,7 @@ class Profile:
     errors: Mapping[str, FitError] = field(default_factory=dict)
     to_worker_s: float = 0.0  # from the caller to the worker's step
     to_client_s: float = 0.0  # from the end of a step to the caller
+    handover_s: float = 0.0  # what a step of a prompt takes longer on a worker that hands it over
     start_s: float = 0.0  # of a worker
     num_cores: int = 1  # of each worker; on a GPU, of what drives it
     points: Mapping[str, Any] = field(default_factory=dict)  # what was fitted, as measured; kept, not read
@@ -153,7 +154,16 @@ class Profile:
         if isinstance(tree, Mapping) and tree.get("version") != VERSION:
             raise ConfigError(f"{source}: version {tree.get('version')!r}; this baton reads version {VERSION}; {AGAIN}")
         texts = ("model", "fingerprint", "dtype", "machine")
-        numbers = ("token_bytes", "num_layers", "max_model_len", "to_worker_s", "to_client_s", "start_s", "num_cores")
+        numbers = (
+            "token_bytes",
+            "num_layers",
+            "max_model_len",
+            "to_worker_s",
+            "to_client_s",
+            "handover_s",
+            "start_s",
+            "num_cores",
+        )
         groups = ("latencies", "transfers", "drafts", "errors", "points")
         checked = _tree(tree, source, ["version", *texts, *numbers, *groups])
         for name in texts:
