@@ -1,0 +1,53 @@
+"""Finds one set of constants per system from some of the runs, by simulating them again and again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bench.fidelity.compare import Comparison
+from bench.fidelity.distserve_systems import Constants
+
+STEPS = {  # of the search: the first tried on each constant; the last is an eighth of it
+    "prefill_scale": 0.04,
+    "prefill_step_s": 0.002,
+    "decode_step_s": 0.001,
+    "sequence_s": 0.00008,
+    "receive_token_s": 2e-6,
+}
+MAX_LOG_ERROR = 0.5  # beyond it a percentile counts no more: past saturation they follow the last digit of everything
+ATTAINMENT_WEIGHT = 3.0
+
+
+def loss(comparisons: Sequence[Comparison]) -> float:
+    """Mean over runs of the attainment's error and of the four percentiles' log errors."""
+    total = 0.0
+    for comparison in comparisons:
+        logs = np.minimum(np.abs(np.log1p(comparison.errors)), MAX_LOG_ERROR)
+        total += ATTAINMENT_WEIGHT * abs(comparison.attainment_error) / 100 + float(np.mean(logs))
+    return total / len(comparisons)
+
+
+def fit(start: Constants, names: Sequence[str], evaluate: Callable[[Constants], float]) -> tuple[Constants, float]:
+    """Pattern search: moves one constant at a time while that helps, then with half the step, three times.
+
+    Args:
+        names: The constants to find.
+        evaluate: The loss with such constants.
+    Returns:
+        The best constants seen and their loss.
+    """
+    best, best_loss = start, evaluate(start)
+    for shrink in (1.0, 0.5, 0.25, 0.125):
+        improved = True
+        while improved:
+            improved = False
+            for name in names:
+                for sign in (1, -1):
+                    value = max(getattr(best, name) + sign * shrink * STEPS[name], 0.0)
+                    tried = replace(best, **{name: value})
+                    tried_loss = evaluate(tried)
+                    if tried_loss < best_loss:
+                        best, best_loss, improved = tried, tried_loss, True
+                        break
+    return best, best_loss

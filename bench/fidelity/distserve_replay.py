@@ -1,0 +1,94 @@
+"""Replays the published runs through the simulator and compares."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from bench.fidelity.calibrate import fit, loss
+from bench.fidelity.compare import Comparison, latencies_ms, mean_attainment_error, summarize
+from bench.fidelity.distserve_runs import Run
+from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, sim_cluster
+from cluster.simulator.world import simulate
+
+LIMITS_MS = (200.0, 100.0)  # of TTFT and TPOT in DistServe's own check of its simulator
+SATURATED_ATTAINMENT = 50.0  # runs that attain less are past saturation: percentiles there are no bar
+FITTED_CONSTANTS = {
+    "vllm": ("prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s"),
+    "distserve": ("prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s", "receive_token_s"),
+}
+
+
+def replay(run: Run, published: Published, constants: Constants) -> Comparison:
+    """The same arrivals and lengths, through the production classes."""
+    result = simulate(sim_cluster(run, published, constants), run.arrivals, seed=0)
+    return Comparison(
+        name=run.name,
+        fitted=run.name in FITTED_RUNS,
+        measured=summarize(run.ttft_ms, run.tpot_ms, LIMITS_MS),
+        predicted=summarize(*latencies_ms(result.records), LIMITS_MS),
+    )
+
+
+def fit_constants(runs: Sequence[Run], published: Published, start: Mapping[str, Constants]) -> dict[str, Constants]:
+    """From the runs of FITTED_RUNS alone; a system without one keeps its constants."""
+    found = dict(start)
+    for system, names in FITTED_CONSTANTS.items():
+        seen = [run for run in runs if run.system == system and run.name in FITTED_RUNS]
+        if not seen:
+            continue
+
+        def evaluate(constants: Constants, seen: Sequence[Run] = seen) -> float:
+            return loss([replay(run, published, constants) for run in seen])
+
+        found[system], _ = fit(start[system], names, evaluate)
+    return found
+
+
+def comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
+    """Predicted beside measured; attainment in percent, the rest in ms."""
+    table = Table(title=title)
+    table.add_column("run")
+    table.add_column("constants")
+    for column in ("attainment %", "TTFT P50", "TTFT P90", "TPOT P50", "TPOT P90"):
+        table.add_column(f"{column}\npredicted / measured", justify="right")
+    for comparison in comparisons:
+        measured, predicted = comparison.measured, comparison.predicted
+        pairs = zip(predicted.percentiles, measured.percentiles, comparison.errors, strict=True)
+        table.add_row(
+            comparison.name,
+            "fitted" if comparison.fitted else "held out",
+            f"{predicted.attainment:.1f} / {measured.attainment:.1f}",
+            *(f"{mine:,.0f} / {theirs:,.0f} ({error:+.0%})" for mine, theirs, error in pairs),
+        )
+    return table
+
+
+def verdicts(system: str, comparisons: Sequence[Comparison], max_points: float) -> list[str]:
+    """One line for each bar."""
+    lines = []
+    for label, some in (
+        ("all", list(comparisons)),
+        ("held out", [comparison for comparison in comparisons if not comparison.fitted]),
+    ):
+        if some:
+            error = mean_attainment_error(some)
+            lines.append(
+                f"{system}, {label} ({len(some)} runs): mean absolute error of attainment {error:.1f} points "
+                f"({_met(error <= max_points)}, at most {max_points:g})"
+            )
+    light = [comparison for comparison in comparisons if comparison.measured.attainment >= SATURATED_ATTAINMENT]
+    beyond = [
+        f"{comparison.name} {name} {error:+.0%}"
+        for comparison in light
+        for name, error in zip(("TTFT P50", "TTFT P90", "TPOT P50", "TPOT P90"), comparison.errors, strict=True)
+        if abs(error) > 0.10
+    ]
+    lines.append(
+        f"{system}, below saturation ({len(light)} runs): {4 * len(light) - len(beyond)} of {4 * len(light)} "
+        f"percentiles within 10 %" + (f"; beyond: {', '.join(beyond)}" if beyond else "")
+    )
+    return lines
+
+
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"

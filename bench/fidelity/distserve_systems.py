@@ -1,0 +1,138 @@
+"""The two measured systems as simulated clusters: the published fits, plus what those leave out.
+
+What the systems did, beyond the fits (sources in DistServe's repository, github.com/LLMServe/DistServe, 2024):
+
+* Their benchmark started vLLM with prompts whole and before decodes, 65,536 batched tokens, 1,024 sequences. The vLLM
+  of that time refused batches whose padding came to more than 256 tokens, so most prompts ran alone: a budget of
+  `VLLM_BATCHED_TOKENS` stands for that limit, which our scheduler has no use for.
+* DistServe's decode loop stands still while it pulls a request's KV, one request after another: `receive_token_s`.
+* Both do host work for each sequence of a decode step (detokenizing, messages to Ray workers): `sequence_s`.
+
+One set of constants per system, fitted on the runs of FITTED_RUNS alone by `python -m bench.planner_fidelity --fit`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.fidelity.distserve_runs import Run, read_capacity, read_profile
+from cluster.config import EngineConfig, KVConfig, RouterConfig
+from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
+from cluster.planner.latency import Parallelism
+from cluster.simulator.contract import SimCluster, SimPool
+from workers.spec import Role
+
+MODEL = "facebook/opt-13b"
+BLOCK_SIZE = 16
+MAX_SEQUENCES = 1024
+VLLM_BATCHED_TOKENS = 1024
+DISTSERVE_BATCHED_TOKENS = 32768  # --context-max-tokens-per-batch of their benchmark
+VLLM_BLOCKS = 3524  # most that its running requests ever held (vllm-400-4); its profiling run takes what is missing
+NO_LIMIT = 1 << 20  # neither system refused or gave up a request
+
+# Every second run in order of rate and number of requests. By their clocks vllm-100-2 and vllm-200-2 were measured over
+# an hour after the others, on a machine slower by 3 to 4 ms a step and 15 % a prompt: one of each session is here.
+FITTED_RUNS = frozenset(
+    {
+        *("vllm-100-2", "vllm-300-3"),
+        *("distserve-c21d11-450-4.5", "distserve-c21d11-300-7.5", "distserve-c21d11-900-9"),
+        *("distserve-c21d11-1050-10.5", "distserve-c21d11-1200-12"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What is added to a system's published fits."""
+
+    ingress_s: float = 0.002  # client to engine, and again back
+    prefill_scale: float = 1.0  # of the published prefill's slope
+    prefill_step_s: float  # of each step with prompts
+    decode_step_s: float  # of each step of decodes
+    sequence_s: float  # of each sequence in a step of decodes
+    receive_token_s: float = 0.0  # by one device; several take in their shares at once
+
+
+CONSTANTS: Mapping[str, Constants] = {
+    "vllm": Constants(prefill_scale=0.905, prefill_step_s=0.0016, decode_step_s=0.00098, sequence_s=0.00036),
+    "distserve": Constants(
+        prefill_scale=0.96, prefill_step_s=0.0040, decode_step_s=0.00058, sequence_s=0.00014, receive_token_s=12.2e-6
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What the folder says of the hardware: fits by system, and KV capacity in tokens."""
+
+    profiles: Mapping[str, Mapping[str, Any]]
+    capacity: Mapping[tuple[str, int, int], int]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Published":
+        profiles = {system: read_profile(folder, system) for system in CONSTANTS}
+        return cls(profiles=profiles, capacity=read_capacity(folder))
+
+
+def sim_cluster(run: Run, published: Published, constants: Constants) -> SimCluster:
+    """The placement that `run` was measured on."""
+    if run.decode is None:
+        pools = [_pool(Role.MIXED, run.system, run.prefill, published, constants)]
+        num_tokens = VLLM_BATCHED_TOKENS
+    else:
+        pools = [
+            _pool(Role.PREFILL, run.system, run.prefill, published, constants),
+            _pool(Role.DECODE, run.system, run.decode, published, constants),
+        ]
+        num_tokens = DISTSERVE_BATCHED_TOKENS
+    return SimCluster(
+        pools=pools,
+        engine=EngineConfig(
+            block_size=BLOCK_SIZE,
+            max_batched_tokens=num_tokens,
+            max_sequences=MAX_SEQUENCES,
+            prefix_cache=False,
+            chunked_prefill=False,
+        ),
+        router=RouterConfig(
+            max_queue=NO_LIMIT, max_running=NO_LIMIT, disaggregate_over_tokens=0, request_timeout_s=NO_LIMIT
+        ),
+        kv=KVConfig(lease_s=NO_LIMIT, max_pending=NO_LIMIT, push="bulk"),
+        ingress_s=constants.ingress_s,
+    )
+
+
+def _pool(role: Role, system: str, degrees: Parallelism, published: Published, constants: Constants) -> SimPool:
+    fits = CoefficientLatency.from_profile(published.profiles[system], MODEL, degrees)
+    capacity = published.capacity[MODEL, degrees.tensor, degrees.pipeline] // BLOCK_SIZE
+    return SimPool(
+        role=role,
+        num_workers=1,
+        latency=calibrated(fits, constants),
+        num_blocks=min(capacity, VLLM_BLOCKS) if system == "vllm" else capacity,
+        receive_token_s=constants.receive_token_s / degrees.num_devices if role is Role.DECODE else 0.0,
+    )
+
+
+def calibrated(fits: CoefficientLatency, constants: Constants) -> CoefficientLatency:
+    """`fits` with the constants in them. With pipeline stages the host's work lies between any two stages' steps."""
+    stages = fits.pipeline_stages
+    return replace(
+        fits,
+        prefill=PrefillFit(
+            base_s=fits.prefill.base_s + constants.prefill_step_s * stages,
+            per_token_s=fits.prefill.per_token_s * constants.prefill_scale,
+            per_square_s=fits.prefill.per_square_s * constants.prefill_scale,
+        ),
+        decode_small=_decode(fits.decode_small, constants, stages),
+        decode_large=_decode(fits.decode_large, constants, stages),
+    )
+
+
+def _decode(fit: DecodeFit, constants: Constants, stages: int) -> DecodeFit:
+    return replace(
+        fit,
+        base_s=fit.base_s + constants.decode_step_s * stages,
+        per_sequence_s=fit.per_sequence_s + constants.sequence_s * stages,
+    )

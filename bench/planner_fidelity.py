@@ -1,0 +1,134 @@
+"""Predicted beside measured: how far the simulator and the search are from real systems.
+
+    python -m bench.planner_fidelity                           # all three parts
+    python -m bench.planner_fidelity --part distserve --fit    # finds the systems' constants again, on half of the runs
+    python -m bench.planner_fidelity --part placements         # DistServe's placements, by this project's search
+    python -m bench.planner_fidelity --part own --set-ups 3 --repeats 2   # this machine: profiled, run, simulated
+
+The first two need the published runs (`distserve_ground_truth`), and are skipped by name without them.
+"""
+
+import dataclasses
+import enum
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from baton.errors import ConfigError
+from bench.fidelity.compare import Comparison
+from bench.fidelity.distserve_replay import comparison_table, fit_constants, replay, verdicts
+from bench.fidelity.distserve_runs import find_folder, read_runs
+from bench.fidelity.distserve_systems import CONSTANTS, Constants, Published
+from bench.fidelity.own_cluster import compare, own_table, own_verdict
+from bench.fidelity.placements import cases, judge, placement_table
+from bench.fidelity.published_costs import PublishedCosts
+from bench.fidelity.real_runs import set_ups
+
+MAX_POINTS = {"vllm": 5.0, "distserve": 3.0}  # mean absolute error of attainment
+TITLES = {"vllm": "vLLM of 2024, co-located", "distserve": "DistServe, disaggregated"}
+
+
+class Part(enum.StrEnum):
+    ALL = "all"
+    DISTSERVE = "distserve"
+    PLACEMENTS = "placements"
+    OWN = "own"
+
+
+def main(
+    part: Annotated[Part, typer.Option(help="What to compare.")] = Part.ALL,
+    data: Annotated[Path | None, typer.Option(help="Folder of the published runs (see SOURCE.md there).")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="distserve: find the constants again, which takes minutes.")
+    ] = False,
+    num_set_ups: Annotated[int | None, typer.Option("--set-ups", min=1, help="own: the first so many.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="own: real runs of each set-up.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="own: how long requests arrive in a run.")] = 20.0,
+    profile: Annotated[Path | None, typer.Option(help="own: of this machine; without it one is measured.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all comparisons here.")] = None,
+) -> None:
+    console = Console(width=170, highlight=False)
+    results: dict[str, Any] = {}
+    try:
+        if part in (Part.ALL, Part.DISTSERVE, Part.PLACEMENTS):
+            folder = find_folder(data)
+            if folder is None:
+                console.print("skipped distserve and placements: no distserve_ground_truth here; name it by --data")
+            else:
+                if part is not Part.PLACEMENTS:
+                    results["distserve"] = distserve_part(console, folder, fit=fit)
+                if part is not Part.DISTSERVE:
+                    results["placements"] = placements_part(console, folder)
+        if part in (Part.ALL, Part.OWN):
+            results["own"] = own_part(console, num_set_ups, repeats, seconds, profile)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1, default=str))
+
+
+def distserve_part(console: Console, folder: Path, *, fit: bool) -> list[dict[str, Any]]:
+    """The published runs: tables and verdicts."""
+    runs, published = read_runs(folder), Published.read(folder)
+    constants: Mapping[str, Constants] = CONSTANTS
+    if fit:
+        constants = fit_constants(runs, published, CONSTANTS)
+    comparisons: list[Comparison] = []
+    for system, title in TITLES.items():
+        some = [replay(run, published, constants[system]) for run in runs if run.system == system]
+        if some:
+            console.print(comparison_table(title, some))
+            console.print(str(constants[system]))
+            for line in verdicts(system, some, MAX_POINTS[system]):
+                console.print(line)
+        comparisons += some
+    return [dataclasses.asdict(comparison) for comparison in comparisons]
+
+
+def placements_part(console: Console, folder: Path) -> list[dict[str, Any]]:
+    published = Published.read(folder)
+    longest = max(read_runs(folder), key=lambda run: len(run.arrivals))
+    judged = []
+    for case in cases(longest.arrivals):
+        console.print(f"searching: {case.name}")
+        judged.append(judge(case, PublishedCosts.of(case.model, published, CONSTANTS["distserve"])))
+    console.print(placement_table(judged))
+    return [
+        {
+            "case": verdict.case.name,
+            "published": str(verdict.published),
+            "per_gpu": verdict.published.per_gpu if verdict.published else 0.0,
+            "best": str(verdict.best),
+            "best_per_gpu": verdict.best.per_gpu,
+        }
+        for verdict in judged
+    ]
+
+
+def own_part(
+    console: Console, num_set_ups: int | None, repeats: int, seconds: float, profile: Path | None
+) -> list[dict[str, Any]]:
+    chosen = set_ups(seconds=seconds)[:num_set_ups]
+    with tempfile.TemporaryDirectory() as folder:
+        if profile is None:
+            profile = Path(folder) / "profile.json"
+            console.print("profiling this machine")
+            command = [sys.executable, "-m", "cluster.cli", "profile", "--out", str(profile)]
+            if subprocess.run(command, check=False).returncode:
+                raise ConfigError("baton profile failed, see above; give a profile of this machine by --profile")
+        comparisons = compare(chosen, profile, repeats=repeats, note=console.print)
+    console.print(own_table(comparisons))
+    console.print(own_verdict(comparisons))
+    return [dataclasses.asdict(comparison) for comparison in comparisons]
+
+
+if __name__ == "__main__":
+    typer.run(main)
