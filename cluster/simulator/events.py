@@ -36,6 +36,7 @@ class EventQueue:
         self.now_s = 0.0
         self.num_events = 0
         self.num_pending = 0  # events that keep the simulation running
+        self.kind = self.subject = 0  # of the last event
         self._heap: list[Event] = []
         self._cancelled: set[int] = set()
         self._number = 0
@@ -78,6 +79,7 @@ class EventQueue:
                 continue
             self.now_s = event.time_s
             self.num_events += 1
+            self.kind, self.subject = event.kind, event.subject
             self.num_pending -= event.keeps_running
             if event.order == _STEP:
                 self._passed = (event.time_s, event.tie)

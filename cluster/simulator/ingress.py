@@ -1,13 +1,12 @@
 """The simulated ingress replica: what `cluster.router.dispatcher.Dispatcher` does, without streams or tasks.
 
 Admission, policy, lifecycle, worker table and prefix index are production's own classes. It keeps each request's
-record, and checks that its tokens come in order, each once, and one end.
+record, and has it checked that its tokens come in order, each once, and one end.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from random import Random
 
 from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, OverloadedError, UnavailableError
@@ -20,6 +19,7 @@ from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
 from cluster.simulator.events import TIMER, EventQueue
+from cluster.simulator.invariants import Answers
 from cluster.simulator.worker import Request
 
 
@@ -61,6 +61,7 @@ class SimIngress:
         submit: Callable[[WorkerKey, Submit], None],
         abort: Callable[[WorkerKey, Abort], None],
         flush: Callable[[WorkerKey, str], TokenOutput | None],
+        answers: Answers,
         spread: Callable[[Active], None] | None = None,
     ) -> None:
         self.table = WorkerTable(step_timeout_s=cluster.health.step_timeout_s)
@@ -71,7 +72,8 @@ class SimIngress:
         self._submit = submit
         self._abort = abort
         self._flush = flush
-        self._admission = Admission(max_running=cluster.router.max_running, max_queue=cluster.router.max_queue)
+        self._answers = answers
+        self.admission = Admission(max_running=cluster.router.max_running, max_queue=cluster.router.max_queue)
         self._policy = Policy(disaggregate_over_tokens=cluster.router.disaggregate_over_tokens)
         self._links: dict[WorkerKey, _Link] = {}
         self._requests: dict[str, Active] = {}
@@ -142,9 +144,10 @@ class SimIngress:
         )
         try:
             self._check_fits(active)
-            runs = self._admission.arrive(request_id, deadline_s=deadline_s, now_s=now_s)
+            runs = self.admission.arrive(request_id, deadline_s=deadline_s, now_s=now_s)
         except (InvalidRequestError, OverloadedError) as error:
             record.error = error.code
+            self._answers.end(record.index)
             return
         self._requests[request_id] = active
         self._watch_deadline(deadline_s, request_id)
@@ -175,15 +178,13 @@ class SimIngress:
     def _deliver(self, active: Active, outputs: Sequence[TokenOutput]) -> None:
         record = active.record
         for output in outputs:
-            assert output.index == active.num_delivered, f"request {record.index}: token {output.index} out of order"
+            self._answers.read(record.index, output, record.num_output_tokens)
             if output.num_cached_tokens:
                 record.num_cached_tokens = output.num_cached_tokens
             if active.num_delivered == 0 and output.token_ids:
                 record.first_token_s = self._queue.now_s
             active.num_delivered += len(output.token_ids)
             if output.finish_reason:
-                num_wanted = record.num_output_tokens
-                assert active.num_delivered == num_wanted, f"request {record.index}: {active.num_delivered} tokens"
                 record.finished_s = self._queue.now_s
 
     def _check_fits(self, active: Active) -> None:
@@ -288,7 +289,7 @@ class SimIngress:
             self._forget(active)
             return
         self._detach(active, keep=lifecycle.workers())
-        if not self._admission.is_queued(active.request_id):
+        if not self.admission.is_queued(active.request_id):
             self._launch(active)
 
     def _forget(self, active: Active) -> None:
@@ -301,7 +302,8 @@ class SimIngress:
         self._clear_timers(active)
         if active.lifecycle.failure is not None:
             active.record.error = active.lifecycle.failure.code
-        for admitted in self._admission.leave(request_id, now_s=self._queue.now_s):
+            self._answers.end(active.record.index)
+        for admitted in self.admission.leave(request_id, now_s=self._queue.now_s):
             self._queue.push(self._queue.now_s, TIMER, active.record.index, self._launch, self._requests[admitted])
 
     # Timers.
@@ -328,7 +330,7 @@ class SimIngress:
     def _expire(self, _: None) -> None:
         """Fails what is overdue, and looks again when the next request will be."""
         now_s, deadlines = self._queue.now_s, self._deadlines
-        self._admission.expire(now_s)
+        self.admission.expire(now_s)
         while deadlines and (deadlines[0][0] <= now_s or deadlines[0][1] not in self._requests):
             active = self._requests.get(deadlines.popleft()[1])
             if active is not None:
@@ -336,9 +338,3 @@ class SimIngress:
                 self._fail(active, DeadlineExceededError(text))
         if deadlines:
             self._queue.push(deadlines[0][0], TIMER, 0, self._expire, keeps_running=False)
-
-
-def late(handle: Callable[..., None], *arguments: object) -> Callable[[object], None]:
-    """An event's handler that knows what it is about."""
-    call = partial(handle, *arguments)
-    return lambda _: call()

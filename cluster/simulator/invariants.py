@@ -6,7 +6,7 @@ none lost, whatever attempt they are of. Queues stay within their bounds, and no
 is free.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from baton.v1.worker_pb2 import TokenOutput
@@ -42,20 +42,14 @@ class CheckedWorker(Protocol):
 
 
 class Answers:
-    """What each client has read so far.
+    """What each client has read so far; requests are told apart by their index."""
 
-    Args:
-        num_output_tokens: That each request asks for, by its index.
-    """
+    def __init__(self, num_requests: int) -> None:
+        self._num_read = [0] * num_requests
+        self._has_ended = bytearray(num_requests)
 
-    def __init__(self, num_output_tokens: Sequence[int]) -> None:
-        self._num_asked = num_output_tokens
-        self._num_read = [0] * len(num_output_tokens)
-        self._has_ended = bytearray(len(num_output_tokens))
-        self.num_ended = 0
-
-    def read(self, request: int, output: TokenOutput) -> None:
-        """The client reads one output; with a finish reason it is the request's end."""
+    def read(self, request: int, output: TokenOutput, num_asked: int) -> None:
+        """The client reads one output; with a finish reason it is the request's end, after `num_asked` tokens."""
         num_tokens = len(output.token_ids)
         _require(not self._has_ended[request], "request %d: %d tokens after its end", request, num_tokens)
         num_read = self._num_read[request]
@@ -63,14 +57,13 @@ class Answers:
         self._num_read[request] += num_tokens
         if output.finish_reason:
             self.end(request)
-            num_read, num_asked = self._num_read[request], self._num_asked[request]
+            num_read = self._num_read[request]
             _require(num_read == num_asked, "request %d: ended with %d of %d tokens", request, num_read, num_asked)
 
     def end(self, request: int) -> None:
         """Its one final event: its last output, or an error."""
         _require(not self._has_ended[request], "request %d: a second end", request)
         self._has_ended[request] = 1
-        self.num_ended += 1
 
     def check_all_ended(self) -> None:
         open_ones = [request for request, has_ended in enumerate(self._has_ended) if not has_ended]
@@ -79,14 +72,11 @@ class Answers:
 
 class Invariants:
     """Args:
-    num_output_tokens: That each request asks for, by its index.
     check_every: Events between full checks; None: only at the end.
     """
 
-    def __init__(
-        self, *, router: RouterConfig, kv: KVConfig, num_output_tokens: Sequence[int], check_every: int | None
-    ) -> None:
-        self.answers = Answers(num_output_tokens)
+    def __init__(self, *, router: RouterConfig, kv: KVConfig, num_requests: int, check_every: int | None) -> None:
+        self.answers = Answers(num_requests)
         self._router = router
         self._kv = kv
         self._check_every = check_every

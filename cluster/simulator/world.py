@@ -1,7 +1,7 @@
 """`simulate`: a cluster, its requests and its faults under a virtual clock.
 
-Owns the workers, the ingress and the fleet, and passes messages between them. Decisions are production's: see
-`worker`, `ingress` and `links` for which of its classes they drive, and what they leave out.
+Owns the ingress and the fleet, and passes messages between ingress and workers. Decisions are production's: see
+`worker`, `ingress`, `links` and `fleet` for which of its classes they drive, and what they leave out.
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import Any
 
 from baton.errors import ConfigError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
-from cluster.fleet.tick import worker_id
-from cluster.router.workers import WorkerEntry, WorkerKey
-from cluster.simulator.contract import Arrival, Fault, RequestRecord, SimCluster, SimPool, SimResult
-from cluster.simulator.events import ARRIVAL, MESSAGE, REPORT, EventQueue
+from cluster.router.workers import WorkerKey
+from cluster.simulator.contract import Arrival, Fault, RequestRecord, SimCluster, SimResult
+from cluster.simulator.events import ARRIVAL, FAULT, MESSAGE, REPORT, STEP_END, EventQueue
+from cluster.simulator.faults import check_targets, inject
+from cluster.simulator.fleet import SimFleet, Slot
 from cluster.simulator.ingress import SimIngress
+from cluster.simulator.invariants import Invariants
 from cluster.simulator.links import Network
 from cluster.simulator.worker import SimWorker
 
@@ -25,13 +27,22 @@ _OWN_HASHES = 1 << 63  # names of blocks that a request shares with nobody begin
 
 class World:
     def __init__(
-        self, cluster: SimCluster, arrivals: Sequence[Arrival], *, seed: int, check_every: int | None, max_jump: int
+        self,
+        cluster: SimCluster,
+        arrivals: Sequence[Arrival],
+        *,
+        seed: int,
+        faults: Sequence[Fault],
+        check_every: int | None,
+        max_jump: int,
     ) -> None:
         self.cluster = cluster
         self.queue = EventQueue()
         self.network = Network(queue=self.queue, transfer=cluster.transfer, kv=cluster.kv)
-        self.workers: dict[str, SimWorker] = {}  # by worker id; those alive
         self.records: list[RequestRecord] = []
+        self.invariants = Invariants(
+            router=cluster.router, kv=cluster.kv, num_requests=len(arrivals), check_every=check_every
+        )
         self.ingress = SimIngress(
             cluster=cluster,
             queue=self.queue,
@@ -39,45 +50,69 @@ class World:
             submit=self._submit,
             abort=self._abort,
             flush=self._flush,
+            answers=self.invariants.answers,
         )
         self._arrivals = arrivals
-        self._check_every = check_every
         self._max_jump = max_jump
-        self._slots = [
-            (pool, worker_id(pool.role, index)) for pool in cluster.pools for index in range(pool.num_workers)
-        ]
-        for index, (pool, name) in enumerate(self._slots):
-            self._start(index, name, pool)
-        self._tell_workers()
-        for worker in self.workers.values():
-            self.ingress.report(worker.key, worker.report())
+        self._num_slots = sum(pool.num_workers for pool in cluster.pools)
+        self.fleet = SimFleet(
+            cluster=cluster,
+            queue=self.queue,
+            network=self.network,
+            ingress=self.ingress,
+            make_worker=self._make_worker,
+            connect=self._connect,
+        )
+        self._slots = list(self.fleet.slots.values())
+        self._fault_rng = Random(f"faults {seed}")
+        self._expect_faults(faults)
+
+    @property
+    def workers(self) -> dict[str, SimWorker]:
+        """By worker id; those alive."""
+        return self.fleet.workers
 
     def run(self) -> None:
         self._expect_arrival()
-        queue = self.queue
+        queue, invariants, admission = self.queue, self.invariants, self.ingress.admission
         while queue.num_pending or self.ingress.num_open:
             if not queue.run_next():
                 break
-            if self._check_every is not None and queue.num_events % self._check_every == 0:
-                self.check_integrity()
-        assert not self.ingress.num_open, f"{self.ingress.num_open} requests never ended"
-        self.check_integrity()
+            invariants.after_event(self._touched(), self.workers.values, admission)
+        invariants.check_end(self.workers.values(), admission)
 
-    def check_integrity(self) -> None:
-        for worker in self.workers.values():
-            worker.blocks.check_integrity()
+    def _touched(self) -> Sequence[SimWorker]:
+        """The worker whose blocks the last event may have changed."""
+        if self.queue.kind not in (STEP_END, REPORT):
+            return ()
+        worker = self._slots[self.queue.subject].worker
+        return (worker,) if worker is not None else ()
 
     def result(self) -> SimResult:
+        busy_s, peak_blocks = dict.fromkeys(self.fleet.slots, 0.0), dict.fromkeys(self.fleet.slots, 0)
+        workers = [*self.fleet.dead, *self.workers.values()]
+        for worker in workers:
+            name = worker.key.worker_id
+            busy_s[name] += worker.busy_s
+            peak_blocks[name] = max(peak_blocks[name], worker.peak_blocks)
         return SimResult(
             records=self.records,
             end_s=self.queue.now_s,
             num_events=self.queue.num_events,
             trace_hash=self.queue.trace_hash(),
-            busy_s={name: worker.busy_s for name, worker in self.workers.items()},
-            peak_blocks={name: worker.peak_blocks for name, worker in self.workers.items()},
+            busy_s=busy_s,
+            peak_blocks=peak_blocks,
             bytes_sent=self.network.bytes_sent,
-            num_preemptions=sum(worker.stats.num_preemptions for worker in self.workers.values()),
+            num_preemptions=sum(worker.stats.num_preemptions for worker in workers),
         )
+
+    def _expect_faults(self, faults: Sequence[Fault]) -> None:
+        check_targets(faults, {slot.name: slot.pool.role for slot in self._slots})
+        for fault in faults:
+            self.queue.push(fault.at_s, FAULT, 0, self._inject, fault, keeps_running=False)
+
+    def _inject(self, fault: Fault) -> None:
+        inject(self.fleet, fault, self._fault_rng)
 
     # Arrivals.
 
@@ -108,11 +143,11 @@ class World:
 
     # Between ingress and workers.
 
-    def _start(self, index: int, name: str, pool: SimPool, incarnation: int = 0) -> None:
-        self.workers[name] = SimWorker(
-            key=WorkerKey(name, str(incarnation)),
-            index=index,
-            pool=pool,
+    def _make_worker(self, slot: Slot) -> SimWorker:
+        return SimWorker(
+            key=WorkerKey(slot.name, str(slot.incarnation)),
+            index=slot.number,
+            pool=slot.pool,
             cluster=self.cluster,
             queue=self.queue,
             network=self.network,
@@ -122,17 +157,14 @@ class World:
             max_jump=self._max_jump,
         )
 
-    def _tell_workers(self) -> None:
-        self.ingress.set_workers(
-            [
-                WorkerEntry(worker_id=name, incarnation=worker.key.incarnation, role=worker.role, address="")
-                for name, worker in self.workers.items()
-            ]
-        )
+    def _connect(self, worker: SimWorker) -> None:
+        self.ingress.report(worker.key, worker.report())
 
     def _submit(self, key: WorkerKey, submit: Submit) -> None:
-        worker = self.workers[key.worker_id]
-        self._later(worker.index, worker.submit, submit)
+        """Lost if the worker is dead and nobody knows it yet."""
+        worker = self.workers.get(key.worker_id)
+        if worker is not None and worker.key == key:
+            self._later(worker.index, worker.submit, submit)
 
     def _abort(self, key: WorkerKey, abort: Abort) -> None:
         worker = self.workers.get(key.worker_id)
@@ -157,7 +189,7 @@ class World:
     def _report_soon(self, worker: SimWorker) -> None:
         worker.is_reporting = True
         interval_s = self.cluster.report_interval_s
-        first_s = interval_s * worker.index / len(self._slots)
+        first_s = interval_s * worker.index / self._num_slots
         at_s = first_s + interval_s * (math.floor((self.queue.now_s - first_s) / interval_s) + 1)
         at_s = at_s if at_s > self.queue.now_s else at_s + interval_s
         self.queue.push(at_s, REPORT, worker.index, self._report, worker, keeps_running=False)
@@ -191,7 +223,7 @@ def simulate(
     Raises:
         ConfigError: an arrival, a pool or a fault that cannot be.
     """
-    world = World(cluster, arrivals, seed=seed, check_every=check_every, max_jump=max_jump)
+    world = World(cluster, arrivals, seed=seed, faults=faults, check_every=check_every, max_jump=max_jump)
     world.run()
     return world.result()
 

@@ -45,7 +45,7 @@ class Worker:
 
 
 def make(check_every: int | None = None) -> tuple[Invariants, Worker, Admission]:
-    invariants = Invariants(router=ROUTER, kv=KVConfig(max_pending=2), num_output_tokens=[3], check_every=check_every)
+    invariants = Invariants(router=ROUTER, kv=KVConfig(max_pending=2), num_requests=1, check_every=check_every)
     return invariants, Worker(), Admission(max_running=1, max_queue=2)
 
 
@@ -55,10 +55,10 @@ def output(index: int, num_tokens: int, *, is_last: bool = False) -> TokenOutput
 
 
 def test_an_answer_in_order_and_ended_once_is_right() -> None:
-    answers = Answers([3, 1])
-    answers.read(0, output(0, 2))
-    answers.read(1, output(0, 1, is_last=True))
-    answers.read(0, output(2, 1, is_last=True))
+    answers = Answers(2)
+    answers.read(0, output(0, 2), 3)
+    answers.read(1, output(0, 1, is_last=True), 1)
+    answers.read(0, output(2, 1, is_last=True), 3)
     answers.check_all_ended()
 
 
@@ -73,15 +73,15 @@ def test_an_answer_in_order_and_ended_once_is_right() -> None:
     ],
 )
 def test_tokens_twice_lost_or_after_the_end_are_seen(outputs: list[TokenOutput], says: str) -> None:
-    answers = Answers([3])
+    answers = Answers(1)
     for one in outputs[:-1]:
-        answers.read(0, one)
+        answers.read(0, one, 3)
     with pytest.raises(InvariantError, match=says):
-        answers.read(0, outputs[-1])
+        answers.read(0, outputs[-1], 3)
 
 
 def test_a_second_end_and_a_missing_one_are_seen() -> None:
-    answers = Answers([3, 3])
+    answers = Answers(2)
     answers.end(1)
     with pytest.raises(InvariantError, match="request 1: a second end"):
         answers.end(1)
