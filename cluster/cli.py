@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": "Talk to the model.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
     "profile": "Measure what this machine's prefill, decode and KV transfer take, for plan and simulate.",
+    "plan": "How many workers of which kind hold an SLO for the fewest devices; writes a config for `up`.",
     "simulate": "Run a cluster's policies under a virtual clock, with faults if asked.",
     "doctor": "Check this machine: Python, torch, CUDA, Ray, ports, memory, model.",
 }

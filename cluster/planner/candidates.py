@@ -36,16 +36,19 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One worker of a phase: MIXED is both. `bound`: requests/s that it cannot exceed, 0 when it misses the SLO idle.
+    """One worker of a phase: MIXED is both. `shape.bound` is 0 when it misses the SLO idle.
 
     `engine` holds the budget and the number of sequences that it is to run with.
     """
 
     shape: WorkerShape
     engine: EngineConfig
-    bound: float
     idle_ttft_s: float = 0.0  # of the share of prompts that must meet the SLO
     idle_tpot_s: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        return self.shape.bound
 
     @property
     def role(self) -> Role:
@@ -177,7 +180,7 @@ def _bounded(
     question: Question, shape: WorkerShape, engine: EngineConfig, latency: LatencyModel, sample: Sample
 ) -> Candidate:
     slo = question.slo
-    candidate = Candidate(shape=shape, engine=engine, bound=0.0)
+    candidate = Candidate(shape=shape, engine=engine)
     rates = []
     if shape.role is not Role.DECODE:
         budget = engine.max_batched_tokens if engine.chunked_prefill else max(sample.prompts)
@@ -191,7 +194,7 @@ def _bounded(
         candidate = replace(candidate, idle_tpot_s=tpot_s)
         rates.append(_writing_rate(question, shape, engine, latency, sample))
         rates[-1] *= tpot_s <= slo.tpot_s
-    return replace(candidate, bound=min(rates))
+    return replace(candidate, shape=replace(shape, bound=min(rates)))
 
 
 def _writing_rate(

@@ -5,11 +5,13 @@ order the candidates and cut off those that cannot win; no plan is reported on t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from cluster.planner.latency import LatencyModel, PromptChunk
 
 TOLERANCE = 0.04  # of a goodput, relative: below the spread that a few hundred requests leave
 MAX_PROBES = 24
+BOUND_SLACK = 1.1  # the closed forms take mean lengths: a worker may do a little better
 
 
 def highest_rate(
@@ -18,6 +20,7 @@ def highest_rate(
     target: float,
     guess: float,
     low: float = 0.0,
+    ceiling: float = inf,
     tolerance: float = TOLERANCE,
 ) -> float:
     """The highest rate found that passes; 0 when none above `guess` / 1000 does.
@@ -30,18 +33,19 @@ def highest_rate(
         target: The share that must.
         guess: Where to begin, > `low`; the nearer the fewer calls.
         low: A rate that is known to pass.
+        ceiling: A rate above which none can last, whatever a trial of finite length says; asked for at most.
     """
-    high, factor = float("inf"), 1.25
-    rate = guess
+    high, factor = inf, 1.25
+    rate = min(guess, ceiling)
     for _ in range(MAX_PROBES):
         if attainment(rate) >= target:
             low = rate
         else:
             high = rate
-        if high <= guess / 1000 or high - low <= tolerance * high < float("inf"):
+        if low >= ceiling or high <= guess / 1000 or high - low <= tolerance * high < inf:
             break
-        if high == float("inf"):
-            rate, factor = rate * factor, factor * 1.5
+        if high == inf:
+            rate, factor = min(rate * factor, ceiling), factor * 1.5
         elif low == 0.0:
             rate, factor = rate / factor, factor * 1.5
         else:
@@ -55,7 +59,7 @@ def md1_ttft_s(rate: float, service_s: float) -> float:
     M/D/1; DistServe (OSDI '24), section 3.1. Infinite from saturation on.
     """
     load = rate * service_s
-    return service_s + rate * service_s**2 / (2 * (1 - load)) if load < 1 else float("inf")
+    return service_s + rate * service_s**2 / (2 * (1 - load)) if load < 1 else inf
 
 
 def prompt_steps(num_tokens: Sequence[int], budget: int) -> Iterator[list[PromptChunk]]:
@@ -101,7 +105,7 @@ def saturated_decode_rate(
         latency, mean_context=mean_context, tpot_s=tpot_s, max_batch=max(max_batch // stages, 1)
     )
     if not batch or mean_output <= 1:
-        return 0.0 if not batch else float("inf")
+        return 0.0 if not batch else inf
     return stages * batch / (latency.step_s((), batch, round(batch * mean_context)) * (mean_output - 1))
 
 

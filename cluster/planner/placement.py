@@ -5,7 +5,7 @@ Leaves to `search` which of them is best, to `memory` whether a worker fits, to 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Protocol
 
 from cluster.config import EngineConfig
@@ -64,6 +64,11 @@ class Costs(Protocol):
     @property
     def max_model_len(self) -> int: ...
 
+    @property
+    def ingress_s(self) -> float:
+        """From a caller to a worker, and again back."""
+        ...
+
     def allows(self, parallelism: Parallelism) -> bool:
         """Whether the model divides by these degrees, and their costs are known."""
         ...
@@ -79,12 +84,13 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerShape:
-    """One worker, whatever its role."""
+    """One worker, whatever its role. `bound`: requests/s that its saturated steps come to, by closed forms."""
 
     role: Role
     parallelism: Parallelism
     fit: MemoryFit
     draft: DraftShape | None = None
+    bound: float = inf
 
     @property
     def num_devices(self) -> int:
@@ -97,7 +103,8 @@ class WorkerShape:
         return [stage] * self.parallelism.pipeline + ([self.draft.layer_parallel] if self.draft else [])
 
     def __str__(self) -> str:
-        return f"{self.parallelism} + {self.draft}" if self.draft else str(self.parallelism)
+        parts = (*(() if self.parallelism.num_devices == 1 else (self.parallelism,)), self.draft)
+        return " + ".join(str(part) for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,11 @@ class Layout:
     def num_devices(self) -> int:
         return self.num_replicas * sum(pool.num_devices for pool in self.pools)
 
+    @property
+    def bound(self) -> float:
+        """Requests/s that the scarcest pool comes to."""
+        return self.num_replicas * min(pool.num_workers * pool.shape.bound for pool in self.pools)
+
     def pool(self, role: Role) -> PoolPlan | None:
         return next((pool for pool in self.pools if pool.role is role), None)
 
@@ -153,7 +165,7 @@ class Layout:
         return missing
 
     def __str__(self) -> str:
-        pools = " + ".join(f"{pool.num_workers} {pool.role} {pool.shape}" for pool in self.pools)
+        pools = " + ".join(f"{pool.num_workers} {pool.role} {pool.shape}".rstrip() for pool in self.pools)
         return f"{self.num_replicas} x ({pools})" if self.num_replicas > 1 else pools
 
 

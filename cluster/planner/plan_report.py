@@ -75,12 +75,12 @@ def verdict(question: Question, answer: Answer) -> str:
             "workers delay each other."
         )
     if split is None:
-        why = _why_together(question, together)
+        why = _why_together(question, together, None)
         return f"Co-located wins: no disaggregated plan holds the SLO on these devices. {why}"
     winner, other = (split, together) if answer.best.layout.is_disaggregated else (together, split)
     compared = _compared(question, winner, other)
     if winner is together:
-        return f"Co-located wins: {compared}. {_why_together(question, together)}"
+        return f"Co-located wins: {compared}. {_why_together(question, together, split)}"
     return f"Disaggregated wins: {compared}. {_why_split(question, together)}"
 
 
@@ -97,13 +97,19 @@ def _compared(question: Question, winner: Plan, other: Plan) -> str:
     return f"both take {ours} {name}, and it serves {ratio:.2f} times as much before the SLO breaks"
 
 
-def _why_together(question: Question, plan: Plan) -> str:
-    """With one pool nothing is rounded up twice; it costs TPOT, of which there is enough."""
-    tpot_ms, limit_ms = plan.outcome.tpot_percentile(90) * 1000, question.slo.tpot_s * 1000
+def _why_together(question: Question, together: Plan, split: Plan | None) -> str:
+    """Either two pools serve as much per device, but come in whole workers; or apart they have nothing to gain."""
+    if split is not None and split.goodput_per_device >= (1 - CLOSE) * together.goodput_per_device:
+        return (
+            f"Per device both serve about as much ({together.goodput_per_device:.3g} and "
+            f"{split.goodput_per_device:.3g} requests/s), but two pools are rounded up to whole workers each: "
+            f"{split.layout}."
+        )
+    tpot_ms, limit_ms = together.outcome.tpot_percentile(90) * 1000, question.slo.tpot_s * 1000
     return (
-        f"Prompts in chunks of {plan.layout.engine.max_batched_tokens} tokens beside the answers leave TPOT at "
-        f"{tpot_ms:.1f} ms (P90) of {limit_ms:g} allowed, and every device does whichever work there is: two pools "
-        "would each be rounded up to whole workers."
+        f"Prompts in steps of {together.layout.engine.max_batched_tokens} tokens beside the answers leave TPOT at "
+        f"{tpot_ms:.1f} ms (P90) of {limit_ms:g} allowed, so keeping them apart gains nothing, and every device does "
+        "whichever work there is."
     )
 
 
@@ -196,7 +202,7 @@ def as_data(question: Question, answer: Answer) -> dict[str, Any]:
         "workers_simulated": [
             {
                 "role": str(one.candidate.role),
-                "worker": str(one.candidate.shape),
+                "worker": str(one.candidate.shape) or "1 device",
                 "max_batched_tokens": one.candidate.engine.max_batched_tokens,
                 "goodput": one.goodput,
                 "goodput_per_device": one.goodput_per_device,
@@ -209,7 +215,11 @@ def as_data(question: Question, answer: Answer) -> dict[str, Any]:
 def _plan_data(question: Question, plan: Plan) -> dict[str, Any]:
     shown = {key: _finite(value) for key, value in asdict(row(question, plan)).items()}
     pools = {
-        str(pool.role): {"workers": pool.num_workers, "worker": str(pool.shape), "kv_blocks": pool.shape.fit.num_blocks}
+        str(pool.role): {
+            "workers": pool.num_workers,
+            "worker": str(pool.shape) or "1 device",
+            "kv_blocks": pool.shape.fit.num_blocks,
+        }
         for pool in plan.layout.pools
     }
     simulated = {"requests_counted": plan.outcome.num_requests, "share_simulated": plan.outcome.share}

@@ -51,12 +51,21 @@ def refine(question: Question, layout: Layout, *, with_goodput: bool = True) -> 
     return replace(plan, goodput=measure_goodput(question, plan)) if with_goodput else plan
 
 
+def confirm(question: Question, plan: Plan) -> Plan:
+    """The same layout under a longer trial, or a larger one where that shows that it needs more."""
+    confirmed = _grow(question, plan.layout)
+    if confirmed.meets and confirmed.layout != plan.layout:
+        return replace(confirmed, goodput=measure_goodput(question, confirmed))
+    return replace(confirmed, goodput=plan.goodput)
+
+
 def measure_goodput(question: Question, plan: Plan) -> float:
     return highest_rate(
         lambda rate: run_layout(question, plan.layout, rate).attainment,
         target=question.slo.attainment,
         guess=question.rate * 1.15,
         low=question.rate if plan.meets else 0.0,
+        ceiling=max(plan.layout.bound, question.rate),
     )
 
 

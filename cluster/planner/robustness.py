@@ -1,9 +1,11 @@
 """What a plan does when there is more load than planned, or a worker less."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cluster.planner.placement import Layout
 from cluster.planner.refine import Plan
+from cluster.planner.search import Map
 from cluster.planner.trial import Question, run_layout
 from workers.spec import Role
 
@@ -31,17 +33,21 @@ class Robustness:
     troubles: tuple[Trouble, ...]
 
 
-def examine(question: Question, plan: Plan) -> Robustness:
+def examine(question: Question, plan: Plan, run: Map = map) -> Robustness:
     """The plan at 20 % more requests, and without one worker of each pool."""
-    more = run_layout(question, plan.layout, question.rate * MORE_LOAD).attainment
-    troubles = [_trouble(question, f"{MORE_LOAD - 1:.0%} more requests".replace("%", " %"), more)]
-    for pool in plan.layout.pools:
-        attainment, note = _without_one(question, plan, pool.role)
-        troubles.append(_trouble(question, f"one {pool.role} worker lost", attainment, note))
-    return Robustness(margin=plan.goodput / question.rate - 1, troubles=tuple(troubles))
+    roles = (None, *(pool.role for pool in plan.layout.pools))
+    troubles = tuple(run(partial(_meet, question, plan), roles))
+    return Robustness(margin=plan.goodput / question.rate - 1, troubles=troubles)
 
 
-def _trouble(question: Question, name: str, attainment: float, note: str = "") -> Trouble:
+def _meet(question: Question, plan: Plan, lost: Role | None) -> Trouble:
+    """Without a worker of the role `lost`; None: with all of them, and more load."""
+    if lost is None:
+        name, note = f"{MORE_LOAD - 1:.0%} more requests".replace("%", " %"), ""
+        attainment = run_layout(question, plan.layout, question.rate * MORE_LOAD).attainment
+    else:
+        name = f"one {lost} worker lost"
+        attainment, note = _without_one(question, plan, lost)
     return Trouble(name=name, attainment=attainment, meets=attainment >= question.slo.attainment, note=note)
 
 

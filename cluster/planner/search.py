@@ -19,12 +19,11 @@ from itertools import product
 from typing import Protocol, TypeVar
 
 from cluster.planner.candidates import Candidate, fit_worker
-from cluster.planner.goodput import highest_rate
+from cluster.planner.goodput import BOUND_SLACK, highest_rate
 from cluster.planner.placement import Layout, PoolPlan, num_workers
 from cluster.planner.trial import Question, run_decode, run_layout, run_prefill
 from workers.spec import Role
 
-BOUND_SLACK = 1.1  # bounds come from mean lengths: a worker may do a little better
 FIRST_GUESS = {Role.PREFILL: 0.65, Role.DECODE: 0.9, Role.MIXED: 0.85}  # of the bound
 WAVE = 2  # candidates simulated before the bounds are asked again
 NEAR = 0.9  # of the best one's goodput per device: worth a place in the table
@@ -79,13 +78,17 @@ def score(question: Question, trial: tuple[Candidate, float]) -> Scored:
 
     target = question.slo.attainment if candidate.role is Role.MIXED else phase_attainment(question)
     guess = candidate.bound * FIRST_GUESS[candidate.role]
-    return Scored(candidate=candidate, goodput=_goodput(attainment, target, guess=guess, floor=floor))
+    found = _goodput(attainment, target, guess=guess, floor=floor, ceiling=candidate.bound)
+    return Scored(candidate=candidate, goodput=found)
 
 
-def _goodput(attainment: Callable[[float], float], target: float, *, guess: float, floor: float) -> float:
-    if floor > 0 and attainment(floor) < target:
+def _goodput(
+    attainment: Callable[[float], float], target: float, *, guess: float, floor: float, ceiling: float
+) -> float:
+    if floor >= ceiling or (floor > 0 and attainment(floor) < target):
         return 0.0
-    return highest_rate(attainment, target=target, guess=max(guess, 1.2 * floor), low=floor, tolerance=TOLERANCE)
+    guess = max(guess, 1.2 * floor)
+    return highest_rate(attainment, target=target, guess=guess, low=floor, ceiling=ceiling, tolerance=TOLERANCE)
 
 
 def search_phase(question: Question, candidates: Sequence[Candidate], run: Map) -> list[Scored]:
@@ -168,8 +171,11 @@ class Unit:
     """Prefill and decode workers inside one node (or one node per pipeline stage); `goodput` 0 until simulated."""
 
     layout: Layout
-    bound: float
     goodput: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        return self.layout.bound
 
     def replicated(self, rate: float, goodput: float) -> Layout:
         return replace(self.layout, num_replicas=num_workers(rate, goodput))
@@ -191,8 +197,7 @@ def units(question: Question, prefills: Sequence[Candidate], decodes: Sequence[C
             for num_second in range(1, (size - num_first * first_size) // second_size + 1):
                 counted = zip(one.pools, (num_first, num_second), strict=True)
                 pools = tuple(replace(pool, num_workers=count) for pool, count in counted)
-                bound = min(num_first * first.bound, num_second * second.bound)
-                made.append(Unit(layout=replace(one, pools=pools, within_node=True), bound=bound))
+                made.append(Unit(layout=replace(one, pools=pools, within_node=True)))
     return made
 
 
@@ -204,7 +209,8 @@ def score_unit(question: Question, trial: tuple[Unit, float]) -> Unit:
         return run_layout(question, unit.layout, rate).attainment
 
     guess = unit.bound * FIRST_GUESS[Role.PREFILL]
-    return replace(unit, goodput=_goodput(attainment, question.slo.attainment, guess=guess, floor=floor))
+    found = _goodput(attainment, question.slo.attainment, guess=guess, floor=floor, ceiling=unit.bound)
+    return replace(unit, goodput=found)
 
 
 def low_affinity(

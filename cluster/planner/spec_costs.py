@@ -13,6 +13,7 @@ from cluster.planner.roofline import RooflineLatency
 from cluster.planner.transfer import Path, path_between
 
 LOGIT_BYTES = 4  # float32, as the sampler takes them
+INGRESS_S = 5e-4  # caller to worker and back, each way: what `baton profile` finds on a small CPU machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,10 @@ class SpecCosts:
     @property
     def max_model_len(self) -> int:
         return self.model.max_model_len
+
+    @property
+    def ingress_s(self) -> float:
+        return INGRESS_S
 
     def allows(self, parallelism: Parallelism) -> bool:
         return self.model.allows_tensor_parallel(parallelism.tensor)

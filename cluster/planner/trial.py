@@ -23,6 +23,7 @@ from workers.spec import Role
 # Queues so long that the SLO, not a full queue, ends a trial.
 UNLIMITED = RouterConfig(max_queue=1 << 20, max_running=1 << 20, request_timeout_s=86400.0)
 
+QUEUE_TIMES = 10  # a queue of prompts takes so many times the TTFT limit to show what it comes to
 NUM_READ_AHEAD = 64  # prompts of the longest kind that may wait, read, for a decode worker that is tried apart
 
 
@@ -45,11 +46,12 @@ class Effort:
     """
 
     min_requests: int = 400
-    max_requests: int = 1500
+    max_requests: int = 2000
     periods: float = 3.0
 
 
-SCORING = Effort(min_requests=250, max_requests=600, periods=2.0)  # of workers apart: they are only put in order
+SCORING = Effort(min_requests=250, max_requests=1000, periods=2.0)  # of workers apart: they are only put in order
+VERIFYING = Effort(min_requests=1000, max_requests=6000, periods=4.0)  # of the plan that is to be the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,7 @@ def run_prefill(question: Question, shape: WorkerShape, engine: EngineConfig, ra
     """One worker that only reads: every request ends with its first token."""
     pools = (_mixed(shape),)
     cluster = _cluster(question, pools, engine, within_node=True)
-    return _run(question, cluster, rate, question.slo.ttft_s, num_output_tokens=1)
+    return _run(question, cluster, rate, QUEUE_TIMES * question.slo.ttft_s, num_output_tokens=1)
 
 
 def run_decode(question: Question, shape: WorkerShape, engine: EngineConfig, rate: float) -> Outcome:
@@ -180,12 +182,12 @@ def _slice(pools: tuple[PoolPlan, ...], share: float) -> tuple[tuple[PoolPlan, .
         factor = num_kept / smallest
         counts = tuple(max(round(pool.num_workers * factor), 1) for pool in pools)
         loads = [count / pool.num_workers for count, pool in zip(counts, pools, strict=True)]
-        return max(loads) / min(loads), max(loads), counts
+        return round(max(loads) / min(loads), 2), -max(loads), counts
 
     most = max(round(smallest * share), 1)
     _, kept, counts = min(cut(count) for count in range(max(most // 2, 1), most + 1))
     sliced = tuple(replace(pool, num_workers=count) for pool, count in zip(pools, counts, strict=True))
-    return sliced, min(kept, 1.0)
+    return sliced, min(-kept, 1.0)
 
 
 def _is_one_node(question: Question, layout: Layout) -> bool:
@@ -205,6 +207,7 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
         num_layers=max(question.costs.num_kv_layers, 1),
         token_bytes=question.costs.token_bytes,
         transfer=transfer,
+        ingress_s=question.costs.ingress_s,
     )
 
 

@@ -1,0 +1,73 @@
+"""The plans as a table, and what is to be said of them below it."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+from rich.table import Table
+
+from cluster.planner.plan_report import Row, affinity, robustness_lines, row, verdict, verification
+from cluster.planner.planning import Answer
+from cluster.planner.trial import Question
+
+
+def plans_table(question: Question, answer: Answer) -> Table:
+    slo, site = question.slo, question.site
+    table = Table(
+        title=f"{question.rate:g} requests/s; {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms "
+        f"and TPOT {slo.tpot_s * 1000:g} ms; {site.num_nodes} x {site.devices_per_node} {site.device_name}",
+        title_justify="left",
+    )
+    rows = [row(question, plan) for plan in answer.plans]
+    table.add_column("", no_wrap=True)
+    for index, shown in enumerate(rows):
+        kind = shown.kind if shown.is_runnable else f"{shown.kind}, not yet runnable"
+        table.add_column(f"{'best: ' if index == 0 else ''}{kind}", justify="right", style="bold" if not index else "")
+    for name, cells in _lines(rows, site.device_name):
+        table.add_row(name, *cells)
+    return table
+
+
+def _lines(rows: Sequence[Row], device: str) -> list[tuple[str, list[str]]]:
+    lines = [
+        ("workers", [shown.layout for shown in rows]),
+        ("devices (nodes)", [f"{shown.num_devices} ({shown.num_nodes})" for shown in rows]),
+        ("goodput, requests/s", [f"{shown.goodput:.3g}" for shown in rows]),
+        (f"goodput per {device}", [f"{shown.goodput_per_device:.3g}" for shown in rows]),
+        ("attainment, both", [f"{shown.attainment:.1%}" for shown in rows]),
+        ("TTFT P50 P90 P99, ms", [_times(shown.ttft_ms) for shown in rows]),
+        ("TPOT P50 P90 P99, ms", [_times(shown.tpot_ms) for shown in rows]),
+        ("KV needed / there, GB/s", [_bandwidth(shown) for shown in rows]),
+        ("KV memory to spare", [f"{shown.memory_headroom:.0%}" for shown in rows]),
+        ("tokens per step", [f"{shown.budget}{'' if shown.is_chunked else ', prompts whole'}" for shown in rows]),
+    ]
+    if any(shown.price_per_h is not None for shown in rows):
+        lines.append(("US$ per hour", [_price(shown.price_per_h) for shown in rows]))
+    return lines
+
+
+def _times(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" if isfinite(value) else "-" for value in values)
+
+
+def _bandwidth(shown: Row) -> str:
+    return f"{shown.kv_needed_gbps:.2f} / {shown.kv_available_gbps:.1f}" if shown.kv_needed_gbps else "inside nodes"
+
+
+def _price(price_per_h: float | None) -> str:
+    return "-" if price_per_h is None else f"{price_per_h:.2f}"
+
+
+def sentences(question: Question, answer: Answer) -> list[str]:
+    """Below the table: which kind wins and why, what was checked, what trouble does."""
+    lines = [verdict(question, answer), affinity(question, answer), ""]
+    lines += ["The best plan:", *(f"  {line}" for line in robustness_lines(answer.robustness))]
+    lines.append(f"  {verification(answer.best)}")
+    missing = answer.best.layout.missing_features
+    if missing:
+        lines.append(f"  not yet runnable: this version cannot start {'; '.join(missing)}; see --runnable-only")
+    lines.append("")
+    lines.append(
+        f"{answer.num_candidates} kinds of workers considered, {answer.num_scored} came near the best; "
+        f"seed {question.seed}"
+    )
+    return lines
