@@ -26,6 +26,7 @@ from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import FAULT, FLEET, EventQueue
 from cluster.simulator.ingress import SimIngress
 from cluster.simulator.links import Network
+from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
 from workers.spec import Role
 
@@ -54,6 +55,7 @@ class SimFleet:
     Args:
         make_worker: Of a slot; it is alive at once.
         connect: Makes a worker's first report.
+        spans: Where to note downtimes, if anywhere.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SimFleet:
         ingress: SimIngress,
         make_worker: Callable[[Slot], SimWorker],
         connect: Callable[[SimWorker], None],
+        spans: Spans | None,
     ) -> None:
         self.workers: dict[str, SimWorker] = {}  # alive
         self.dead: list[SimWorker] = []
@@ -74,6 +77,7 @@ class SimFleet:
         self._ingress = ingress
         self._make_worker = make_worker
         self._connect = connect
+        self._spans = spans
         places = [(pool, index) for pool in cluster.pools for index in range(pool.num_workers)]
         self.slots = {
             (name := worker_id(pool.role, index)): Slot(pool=pool, name=name, index=index, number=number)
@@ -147,6 +151,8 @@ class SimFleet:
         now_s = self._queue.now_s
         slot.incarnation += 1
         slot.num_failures = num_failures
+        if self._spans is not None:
+            self._spans.downtime(slot.name, "down", slot.entered_s, now_s)
         slot.phase, slot.entered_s = WorkerPhase.STARTING, now_s
         factors = [factor for name, factor, until_s in self._slow_starts if name in ("", slot.name) and now_s < until_s]
         ready_s = max(now_s, slot.away_until_s) + self._cluster.start_s * max(factors, default=1.0)
@@ -200,6 +206,8 @@ class SimFleet:
 
     def _move(self, slot: Slot, phase: WorkerPhase) -> None:
         check_move(slot.phase, phase)
+        if self._spans is not None and slot.phase is WorkerPhase.STARTING:
+            self._spans.downtime(slot.name, "starting", slot.entered_s, self._queue.now_s)
         slot.phase, slot.entered_s = phase, self._queue.now_s
 
     def _publish(self) -> None:

@@ -104,7 +104,6 @@ class SimOutbox:
     ) -> None:
         self.bytes_sent = 0
         self.num_failed = 0
-        self.step_began_s = 0.0  # of the step whose chunks `computed` tells of
         self._network = network
         self._owner = owner
         self._token_bytes = token_bytes
@@ -154,11 +153,11 @@ class SimOutbox:
             self._ledgers[peer].complete(key, num_tokens, first_tokens)
             self._fresh[key] = None
 
-    def flush(self) -> None:
+    def flush(self, began_s: float) -> None:
         """After a step: pushes what it computed, which has begun to leave with the step's first layer."""
         fresh, self._fresh = self._fresh, {}
         for key in fresh:
-            self._push(key, self.step_began_s)
+            self._push(key, began_s)
 
     def abort(self, key: TransferKey) -> None:
         peer = self._peer_of.get(key)

@@ -19,6 +19,7 @@ from cluster.simulator.fleet import SimFleet, Slot
 from cluster.simulator.ingress import SimIngress
 from cluster.simulator.invariants import Invariants
 from cluster.simulator.links import Network
+from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
 
 JUMP = 1 << 62  # as many steps at once as there are
@@ -34,6 +35,7 @@ class World:
         seed: int,
         faults: Sequence[Fault],
         check_every: int | None,
+        spans: bool,
         max_jump: int,
     ) -> None:
         self.cluster = cluster
@@ -53,6 +55,7 @@ class World:
             answers=self.invariants.answers,
         )
         self._arrivals = arrivals
+        self._spans = Spans() if spans else None
         self._max_jump = max_jump
         self._num_slots = sum(pool.num_workers for pool in cluster.pools)
         self.fleet = SimFleet(
@@ -62,6 +65,7 @@ class World:
             ingress=self.ingress,
             make_worker=self._make_worker,
             connect=self._connect,
+            spans=self._spans,
         )
         self._slots = list(self.fleet.slots.values())
         self._fault_rng = Random(f"faults {seed}")
@@ -104,6 +108,7 @@ class World:
             peak_blocks=peak_blocks,
             bytes_sent=self.network.bytes_sent,
             num_preemptions=sum(worker.stats.num_preemptions for worker in workers),
+            spans=self._spans.spans if self._spans is not None else [],
         )
 
     def _expect_faults(self, faults: Sequence[Fault]) -> None:
@@ -132,6 +137,8 @@ class World:
         )
         self.records.append(record)
         self._expect_arrival()
+        if self._spans is not None:
+            self._spans.arrived(str(record.index), self.queue.now_s)
         self.ingress.arrive(record, arrival, self._block_hashes(record.index, arrival))
 
     def _block_hashes(self, index: int, arrival: Arrival) -> list[int]:
@@ -154,6 +161,7 @@ class World:
             request=self.ingress.request,
             tell=self._tell_ingress,
             report_soon=self._report_soon,
+            spans=self._spans,
             max_jump=self._max_jump,
         )
 
@@ -164,12 +172,12 @@ class World:
         """Lost if the worker is dead and nobody knows it yet."""
         worker = self.workers.get(key.worker_id)
         if worker is not None and worker.key == key:
-            self._later(worker.index, worker.submit, submit)
+            self._later(worker.index, worker.engine.submit, submit)
 
     def _abort(self, key: WorkerKey, abort: Abort) -> None:
         worker = self.workers.get(key.worker_id)
         if worker is not None and worker.key == key:
-            self._later(worker.index, worker.abort, abort)
+            self._later(worker.index, worker.engine.abort, abort)
 
     def _tell_ingress(self, key: WorkerKey, outputs: list[TokenOutput]) -> None:
         self._later(self.workers[key.worker_id].index, self.ingress.take_outputs, (key, outputs))
@@ -223,7 +231,7 @@ def simulate(
     Raises:
         ConfigError: an arrival, a pool or a fault that cannot be.
     """
-    world = World(cluster, arrivals, seed=seed, faults=faults, check_every=check_every, max_jump=max_jump)
+    world = World(cluster, arrivals, seed=seed, faults=faults, check_every=check_every, spans=spans, max_jump=max_jump)
     world.run()
     return world.result()
 
