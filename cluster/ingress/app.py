@@ -26,7 +26,7 @@ from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
-from cluster.ports import check_port
+from cluster.ports import check_host, check_port
 from cluster.router.dispatcher import Dispatcher
 from cluster.router.workers import WorkerEntry
 
@@ -248,16 +248,16 @@ def _proxy_location(host: str) -> str:
     """
     if host in ("0.0.0.0", "::"):
         return "EveryNode"
-    import ray
-
     from cluster.fleet import nodes
 
     head = nodes.alive()[0]
-    if head.node_id != ray.get_runtime_context().get_node_id():
+    try:
+        check_host(head.address)
+    except ConfigError as error:
         raise ConfigError(
             f"http.host: {host} is this machine's, but Serve's proxy runs on Ray's head node {head.address}; "
             "set http.host: 0.0.0.0, or run `baton up` there"
-        )
+        ) from error
     return "HeadOnly"
 
 

@@ -3,9 +3,9 @@
 The first host holds Ray's head, and has a second cable to the namespace of the tests.
 """
 
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +65,8 @@ class Hosts:
         ):
             _ip("-n", host, "address", "add", f"{address}/24", "dev", device)
             _ip("-n", host, "link", "set", device, "up")
+        for host in (self.head, self.other):  # Ray takes the address of this route for a process's own
+            _ip("-n", host, "route", "add", "default", "dev", "eth0")
         _ip("address", "add", f"{HERE}/24", "dev", self.head)
         _ip("link", "set", self.head, "up")
         head = ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={self.folder}/r"]
@@ -85,11 +87,13 @@ class Hosts:
 
     def end(self) -> None:
         for host in (self.head, self.other):
-            listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
-            for pid in map(int, listed.split()):
-                if psutil.pid_exists(pid):
-                    os.kill(pid, signal.SIGKILL)
+            while processes := _processes(host):  # one may have been forked between the look and the kill
+                for process in processes:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                psutil.wait_procs(processes, timeout=5)
             subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", self.head], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _ray(self, host: str, *options: str) -> None:
@@ -103,6 +107,15 @@ class Hosts:
             timeout=120,
             check=True,
         )
+
+
+def _processes(host: str) -> list[psutil.Process]:
+    listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
+    found = []
+    for pid in map(int, listed.split()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
 
 
 def _ip(*arguments: str) -> None:

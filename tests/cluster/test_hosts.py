@@ -134,6 +134,17 @@ def test_another_home_on_the_same_ray_is_refused_by_the_name_of_the_first(served
     assert answer(served)
 
 
+def test_an_address_of_this_host_is_refused_where_the_head_is_another(served: ServedCluster, hosts: Hosts) -> None:
+    served.down()
+    away = ServedCluster(prefix=hosts.prefix(hosts.other), env=hosts.address)
+    config = away.folder / "cluster.yaml"
+    config.write_text("load_format: fake\nhttp: {port: 0}\ngrpc: {port: 0}\n")
+    refused = away.baton("up", str(config), check=False)
+    assert refused.returncode != 0
+    assert f"http.host: 127.0.0.1 is this machine's, but Serve's proxy runs on Ray's head node {HEAD}" in refused.stderr
+    served.up()
+
+
 async def test_requests_outlive_a_host_that_falls_silent_and_it_serves_again_when_it_is_back(
     served: ServedCluster, hosts: Hosts
 ) -> None:

@@ -34,7 +34,8 @@ def test_a_folder_too_long_for_a_socket_is_refused() -> None:
 def test_haproxys_statistics_move_to_loopback_and_its_frontends_stay(tmp_path: Path) -> None:
     script, config = tmp_path / "haproxy", tmp_path / "haproxy.cfg"
     config.write_text(
-        "    bind :9101\n  bind *:8404\n    bind 10.0.0.1:8000\n    bind *:9000 proto h2\n    errorfile 502 /a/500.http\n"
+        "    bind :9101\n  bind *:8404\n    bind 10.0.0.1:8000\n    bind *:9000 proto h2\n"
+        "    errorfile 502 /a/500.http\n"
     )
     script.write_text(haproxy_wrapper("/bin/echo", "/b/503.http"))
     done = subprocess.run(["sh", script, "-db", "-f", config, "-x", "a b"], capture_output=True, text=True, check=True)
