@@ -23,6 +23,7 @@ from workers.spec import Role
 # Queues so long that the SLO, not a full queue, ends a trial.
 UNLIMITED = RouterConfig(max_queue=1 << 20, max_running=1 << 20, request_timeout_s=86400.0)
 
+MAX_UNEVEN = 1.03  # by how much a slice may load one pool more than the plan would
 QUEUE_TIMES = 10  # a queue of prompts takes so many times the TTFT limit to show what it comes to
 NUM_READ_AHEAD = 64  # prompts of the longest kind that may wait, read, for a decode worker that is tried apart
 
@@ -174,20 +175,18 @@ def _num_requests(question: Question, rate: float, stay_s: float) -> int:
 def _slice(pools: tuple[PoolPlan, ...], share: float) -> tuple[tuple[PoolPlan, ...], float]:
     """Fewer workers in the ratio of the pools, and the share of the rate that loads none of them less.
 
-    Among the counts near `share`, those that keep the ratio best; each pool keeps a worker at least.
+    The largest slice up to `share` that keeps the ratio; where whole workers are too coarse for that, the smallest
+    one beyond it that does. All of it keeps it for sure.
     """
     smallest = min(pool.num_workers for pool in pools)
-
-    def cut(num_kept: int) -> tuple[float, float, tuple[int, ...]]:
-        factor = num_kept / smallest
-        counts = tuple(max(round(pool.num_workers * factor), 1) for pool in pools)
+    most = max(int(smallest * share), 1)
+    for num_kept in (*range(most, 0, -1), *range(most + 1, smallest + 1)):
+        counts = [max(round(pool.num_workers * num_kept / smallest), 1) for pool in pools]
         loads = [count / pool.num_workers for count, pool in zip(counts, pools, strict=True)]
-        return round(max(loads) / min(loads), 2), -max(loads), counts
-
-    most = max(round(smallest * share), 1)
-    _, kept, counts = min(cut(count) for count in range(max(most // 2, 1), most + 1))
+        if max(loads) <= MAX_UNEVEN * min(loads):
+            break
     sliced = tuple(replace(pool, num_workers=count) for pool, count in zip(pools, counts, strict=True))
-    return sliced, min(-kept, 1.0)
+    return sliced, max(loads)
 
 
 def _is_one_node(question: Question, layout: Layout) -> bool:
