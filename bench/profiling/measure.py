@@ -40,11 +40,11 @@ class Effort:
 
     quick: bool
     num_rounds: int
-    budget_s: float  # from the workers' readiness on
+    budget_s: float  # from the workers' start on
 
 
-QUICK = Effort(quick=True, num_rounds=3, budget_s=20.0)
-FULL = Effort(quick=False, num_rounds=5, budget_s=85.0)
+QUICK = Effort(quick=True, num_rounds=3, budget_s=26.0)
+FULL = Effort(quick=False, num_rounds=5, budget_s=90.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class _Session:
         self._progress = progress
         self._effort = effort
         self._start_s = start_s
-        self._deadline_s = time.monotonic() + effort.budget_s
+        self._deadline_s = time.monotonic() - start_s + effort.budget_s
         self._rng = np.random.default_rng(0)
         self._rounds: list[Round] = []
         self._transfers: dict[tuple[str, int], list[float]] = defaultdict(list)

@@ -1,8 +1,9 @@
 """A config's profile on this machine: measured by `measure`, fitted by the planner."""
 
 import platform
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from cluster.config import BatonConfig
 from cluster.planner.fitted import Profile
 from cluster.planner.fitting import fit_errors, fit_steps, fit_transfer
 from cluster.planner.latency import Parallelism
+from cluster.planner.transfer import Path as TransferPath
 from workers.spec import Role, WorkerSpec
 
+BUSY = 0.05  # share of its time that the measured worker may wait for its core before that is worth a word
+UNSEEN_BANDWIDTH = 1e12  # bytes/s: more than any link's
 OTHER_TRANSPORTS = {"cpu": ("gloo", "grpc"), "cuda": ("grpc",)}  # by device; `auto` is shm or nccl there
 
 
@@ -26,6 +30,7 @@ OTHER_TRANSPORTS = {"cpu": ("gloo", "grpc"), "cuda": ("grpc",)}  # by device; `a
 class Taken:
     profile: Profile
     measured: Measured
+    notes: tuple[str, ...]  # in plain words
 
 
 def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Taken:
@@ -51,19 +56,19 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Tak
         effort=QUICK if quick else FULL,
         progress=progress,
     )
-    return Taken(profile=fitted(config, measured_spec, measured), measured=measured)
+    transfers, notes = fit_transfers(measured.transfers)
+    return Taken(
+        profile=fitted(config, measured_spec, measured, transfers), measured=measured, notes=(*notes, *_busy(measured))
+    )
 
 
-def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured) -> Profile:
+def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured, transfers: Mapping[str, TransferPath]) -> Profile:
     """
     Raises:
         ConfigError: Too few points to fit.
     """
     facts = measured.facts
     latency = fit_steps(measured.steps)
-    by_transport: dict[str, list[TransferPoint]] = defaultdict(list)
-    for point in measured.transfers:
-        by_transport[point.transport].append(point)
     return Profile(
         model=config.model,
         fingerprint=facts["fingerprint"],
@@ -74,7 +79,7 @@ def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured) -> Profile
         num_layers=facts["num_layers"],
         max_model_len=facts["max_model_len"],
         latencies={str(Parallelism()): latency},
-        transfers={name: fit_transfer(points) for name, points in by_transport.items()},
+        transfers=transfers,
         errors=fit_errors(latency, measured.steps),
         to_worker_s=measured.to_worker_s,
         to_client_s=measured.to_client_s,
@@ -82,6 +87,32 @@ def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured) -> Profile
         start_s=measured.start_s,
         points=raw_points(measured),
     )
+
+
+def fit_transfers(points: Sequence[TransferPoint]) -> tuple[dict[str, TransferPath], list[str]]:
+    """By transport; where the bytes made no difference, as with a tiny model's, all of the time is latency."""
+    by_transport: dict[str, list[TransferPoint]] = defaultdict(list)
+    for point in points:
+        by_transport[point.transport].append(point)
+    found: dict[str, TransferPath] = {}
+    notes: list[str] = []
+    for name, of_it in by_transport.items():
+        try:
+            found[name] = fit_transfer(of_it)
+        except ConfigError as error:
+            latency_s = statistics.median(point.transfer_s for point in of_it)
+            found[name] = TransferPath(bandwidth=UNSEEN_BANDWIDTH, latency_s=latency_s)
+            notes.append(f"KV over {name}: {error.message}; all of its time is taken for latency")
+    return found, notes
+
+
+def _busy(measured: Measured) -> list[str]:
+    if measured.waited <= BUSY:
+        return []
+    return [
+        f"the measured worker waited for its core {measured.waited:.0%} of the time: other programs run here; the "
+        "calmer half of the rounds was taken, a quiet machine gives a better profile"
+    ]
 
 
 def raw_points(measured: Measured) -> dict[str, list[dict[str, Any]]]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from bench.profiling.measure import Progress
     from bench.profiling.profile import Taken
 
-BUSY = 0.05  # share of its time that the measured worker may wait for its core before that is worth a word
-
 
 def command(
     config: Annotated[
@@ -95,9 +93,6 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
         f"a hand-over adds {profile.handover_s * 1e3:.2f} ms to a prompt's step; "
         f"workers started in {profile.start_s:.1f} s; medians of up to {measured.num_rounds} rounds"
     )
-    if measured.waited > BUSY:
-        console.print(
-            f"note: the measured worker waited for its core {measured.waited:.0%} of the time: other programs run "
-            "here; the calmer half of the rounds was taken, a quiet machine gives a better profile"
-        )
+    for note in taken.notes:
+        console.print(f"note: {note}")
     console.print(f"written to {out}")
