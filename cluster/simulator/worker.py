@@ -172,6 +172,9 @@ class SimWorker:
         plan = self.scheduler.plan(now_s)
         for seq in held_back:
             self.scheduler.add_running(seq)
+        if held_back and not (plan.chunks or self._steps):  # blocks are with those held back
+            preempted, plan = plan.preempted, self.scheduler.plan(now_s)
+            plan.preempted = preempted + plan.preempted
         engine.note_plan(plan, now_s)
         self._note_peak()
         if plan.chunks:
