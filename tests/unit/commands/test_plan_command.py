@@ -1,0 +1,232 @@
+"""`baton plan` as a user types it: what it prints and writes, and how it says no."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner, Result
+
+from baton.errors import ConfigError
+from cluster.commands import plan
+from cluster.commands.plan_file import plan_text
+from cluster.config_load import load, loads
+from cluster.planner.candidates import Options, find
+from cluster.planner.fitted import FittedLatency, Profile
+from cluster.planner.latency import Parallelism
+from cluster.planner.placement import DraftShape, Layout, PoolPlan, WorkerShape
+from cluster.planner.transfer import Path as Link
+from tests.unit.planner.toy_costs import ToyCosts, question
+from workers.spec import Role
+
+SMALL = ("--gpus-per-node", "4", "--rate", "3", "--input-len", "800", "--output-len", "20", "--jobs", "1")
+
+
+def invoke(*words: str) -> Result:
+    app = typer.Typer()
+    app.command()(plan.command)
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "160"})
+
+
+def error(*words: str) -> str:
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path: Path) -> None:
+    out, plot, data = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "plan.json"
+    words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "l4", "--slo-ttft", "2000", "--slo-tpot", "150")
+    files = ("--out", str(out), "--plot", str(plot), "--json", str(data))
+    result = invoke(*words, *SMALL, "--runnable-only", "--price", "0.7", *files)
+    assert result.exit_code == 0, result.output
+    for shown in ("goodput per l4", "attainment, both", "TTFT P50 P90 P99, ms", "KV memory to spare", "US$ per hour"):
+        assert shown in result.stdout
+    assert "wins: " in result.stdout
+    assert "20 % more requests: " in result.stdout
+    config = load(out)
+    content = json.loads(data.read_text())
+    best = content["plans"][0]
+    pools = {role: getattr(config.pools, role).workers for role in ("prefill", "decode", "mixed")}
+    assert {role: pool["workers"] for role, pool in best["pools"].items()} == {r: n for r, n in pools.items() if n}
+    assert (config.model, config.device, config.slo.ttft_ms) == ("meta-llama/Llama-3.1-8B", "cuda", 2000.0)
+    assert config.engine.memory_bytes < 24e9 - 16e9  # what the weights leave of an L4
+    assert best["attainment"] >= 0.9
+    assert best["goodput"] >= 3 * 0.99
+    assert best["price_per_h"] == pytest.approx(0.7 * best["num_devices"])
+    text = out.read_text()
+    assert "# Made by: baton " in text
+    assert "# Predicted at 3 requests/s: " in text
+    assert "# Why: " in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def layout_of(parallelism: Parallelism, draft: DraftShape | None = None) -> Layout:
+    """One prefill worker of one device, two decode workers as asked."""
+    costs = ToyCosts(degrees=(1, 2))
+    one = find(question(costs=costs), Options(), Role.PREFILL).candidates[0]
+    decode = WorkerShape(role=Role.DECODE, parallelism=parallelism, fit=one.shape.fit, draft=draft)
+    pools = (PoolPlan(shape=one.shape, num_workers=1), PoolPlan(shape=decode, num_workers=2))
+    return Layout(pools=pools, engine=one.engine)
+
+
+def text_of(layout: Layout) -> str:
+    return plan_text(question(), layout, ["why", "", "how"], model="demo", device="cuda", transport="gloo")
+
+
+def test_a_plan_is_a_config_that_up_takes() -> None:
+    text = text_of(layout_of(Parallelism()))
+    assert text.startswith("# why\n#\n# how\nmodel: demo\n")
+    config = loads(text)
+    assert (config.pools.prefill.workers, config.pools.decode.workers) == (1, 2)
+    assert (config.kv.transport, config.slo.tpot_ms, config.slo.attainment) == ("gloo", 1500.0, 0.9)
+    assert config.engine.max_batched_tokens == layout_of(Parallelism()).engine.max_batched_tokens
+    assert set(yaml.safe_load(text)) == {"model", "device", "pools", "engine", "kv", "slo"}  # defaults are left out
+
+
+def test_the_router_of_a_busy_plan_lets_as_many_requests_run_as_stay_at_once() -> None:
+    asked = question(rate=1000.0)  # each may stay 17 s within the SLO
+    config = loads(plan_text(asked, layout_of(Parallelism()), [], model="demo", device="cuda", transport="auto"))
+    assert config.router.max_running >= 2 * 17 * 1000
+    assert config.router.max_queue >= 1000
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "draft", "named"),
+    [
+        (Parallelism(tensor=2), None, "pools.decode.tensor_parallel"),
+        (Parallelism(sequence=2), None, "pools.decode.sequence_parallel"),
+        (Parallelism(pipeline=2), None, "pools.decode.pipeline_parallel"),
+        (Parallelism(), DraftShape(layer_parallel=2, num_drafts=4), "pools.draft"),
+    ],
+)
+def test_a_plan_that_cannot_be_started_is_refused_by_name(
+    parallelism: Parallelism, draft: DraftShape | None, named: str
+) -> None:
+    text = text_of(layout_of(parallelism, draft))
+    with pytest.raises(ConfigError, match=f"^{named}: "):
+        loads(text)
+
+
+def test_unknown_hardware_lists_the_known() -> None:
+    said = error("--model", "demo", "--hardware", "h2000", *SMALL)
+    assert "'h2000' is not known" in said
+    assert "h200" in said
+    assert "l4" in said
+
+
+def test_an_unknown_model_says_what_to_give() -> None:
+    assert "nowhere/nothing" in error("--model", "nowhere/nothing", "--hardware", "h200", *SMALL)
+
+
+def test_a_model_that_fits_no_device_says_the_bytes() -> None:
+    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "l4", *SMALL)
+    assert "fits no l4 at any degree: at tp4 a device needs " in said
+    assert "has 24,000,000,000" in said
+    said = error("--model", "meta-llama/Llama-3.1-70B", "--hardware", "h100", "--runnable-only", *SMALL)
+    assert "with --runnable-only: at 1 a device needs " in said
+
+
+def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
+    said = error("--model", "meta-llama/Llama-3.1-8B", "--hardware", "l4", "--slo-tpot", "1", *SMALL)
+    assert "--slo-tpot 1: no plan meets it: the closest, an idle " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--rate", "3"), "--hardware NAME or --profile FILE: neither was given"),
+        (("--hardware", "h200"), "--rate is needed without --trace"),
+        (("--hardware", "h200", "--rate", "-1"), "--rate -1 must be above 0"),
+        (("--hardware", "h200", "--rate", "3", "--slo-ttft", "-5"), "slo ttft -5 ms must be above 0"),
+        (("--hardware", "h200", "--rate", "3", "--attainment", "90"), "slo attainment 90 must be a share"),
+        (("--hardware", "h200", "--rate", "3", "--clip"), "--clip is for a trace"),
+        (("--hardware", "h200", "--rate", "3", "--draft", "demo-draft"), "--draft MODEL and --draft-acceptance"),
+        (("--hardware", "h200", "--rate", "3", "--out", "/nowhere/plan.yaml"), "--out /nowhere/plan.yaml"),
+        (("--hardware", "h200", "--rate", "3", "--plot", "plan.gif"), "--plot plan.gif: unknown kind"),
+    ],
+)
+def test_wrong_options_are_named(words: tuple[str, ...], named: str) -> None:
+    assert named in error("--model", "demo", *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "lacks the column TIMESTAMP"),
+        ("TIMESTAMP,ContextTokens\n", "lacks the column GeneratedTokens"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:00,0,3\n", "ContextTokens"),
+        (
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:05,9,3\n2024-01-01 00:00:00,9,3\n",
+            "before the line above",
+        ),
+    ],
+)
+def test_a_bad_trace_is_named(tmp_path: Path, content: str, named: str) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(content)
+    assert named in error("--model", "demo", "--hardware", "h200", "--trace", str(trace))
+
+
+def profile_of(**changes: Any) -> Profile:
+    latency = FittedLatency(
+        base_s=0.005,
+        prompt_s=0.001,
+        decode_s=0.001,
+        knots=(0,),
+        slopes_s=(0.0005,),
+        chunk_s=0.0,
+        pair_s=0.0,
+        read_s=0.0,
+        sequence_s=0.0001,
+        context_s=0.0,
+    )
+    fields: dict[str, Any] = {
+        "model": "demo",
+        "fingerprint": "f",
+        "dtype": "float32",
+        "machine": "a test",
+        "token_bytes": 4096,
+        "num_layers": 4,
+        "max_model_len": 2048,
+        "latencies": {"1": latency},
+        "transfers": {"shm": Link(bandwidth=1e9)},
+    }
+    return Profile(**{**fields, **changes})
+
+
+def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> None:
+    path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
+    path.write_text(profile_of().to_text())
+    words = ("--model", "demo", "--profile", str(path), "--gpus-per-node", "3", "--jobs", "1", "--kv-memory", "64MiB")
+    load_words = ("--rate", "5", "--input-len", "200", "--output-len", "20", "--slo-ttft", "600", "--slo-tpot", "60")
+    result = invoke(*words, *load_words, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "a test, as profiled in profile.json" in result.stdout
+    config = load(out)
+    assert config.kv.transport == "shm"
+    assert config.engine.memory_bytes <= 64 << 20
+
+
+def test_a_profile_of_another_model_or_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    words = ("--profile", str(path), "--gpus-per-node", "2", "--rate", "1")
+    path.write_text(profile_of(model="other").to_text())
+    assert "the profile is of model 'other', not 'demo'" in error("--model", "demo", *words)
+    path.write_text(json.dumps({**profile_of().to_dict(), "version": 99}))
+    assert "version 99; this baton reads version" in error("--model", "demo", *words)
+    path.unlink()
+    assert "cannot be read" in error("--model", "demo", *words)
+    assert "--gpus-per-node is needed with --profile" in error("--model", "demo", "--profile", str(path), "--rate", "1")
+
+
+def test_a_profile_without_transfers_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(profile_of(transfers={}).to_text())
+    said = error("--model", "demo", "--profile", str(path), "--gpus-per-node", "2", "--rate", "1")
+    assert "the profile has measured no KV transport" in said
