@@ -40,4 +40,5 @@ def test_no_core_is_shared_while_there_are_enough_and_sharing_is_even(num_cores:
 def test_waiting_threads_do_not_spin_on_a_shared_core() -> None:
     assert thread_env(4, exclusive=False)["OMP_WAIT_POLICY"] == "PASSIVE"
     assert thread_env(4, exclusive=True)["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert 0 < int(thread_env(4, exclusive=True)["GOMP_SPINCOUNT"]) < 10**7  # an idle worker must not hold its cores
     assert thread_env(1, exclusive=True)["OMP_NUM_THREADS"] == "1"
