@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def command(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="[CLUSTER.YAML]", help="For model, engine, dtype, pools and cores; default: as `up`."),
+        typer.Argument(metavar="CLUSTER.YAML", help="For model, engine, dtype, pools and cores; default: as `up`."),
     ] = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Instead of the file's model.")] = None,

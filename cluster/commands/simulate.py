@@ -51,7 +51,7 @@ def command(
         bool, typer.Option("--clip", help="Cut requests that exceed the context.", rich_help_panel=_LOAD)
     ] = False,
     faults: Annotated[
-        str, typer.Option(help="KIND[:WORKER]@TIME[*FACTOR][/DURATION], ...", rich_help_panel=_OUTPUT)
+        str, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_OUTPUT)
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_OUTPUT)] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON with a record per request.", rich_help_panel=_OUTPUT)] = None,

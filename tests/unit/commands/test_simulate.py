@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from baton.errors import ConfigError
+from cluster.cli import build
 from cluster.commands import simulate
 from cluster.planner.fitted import FittedLatency, Profile
 from cluster.planner.transfer import Path as TransferPath
@@ -239,3 +240,11 @@ def test_a_hand_over_costs_what_the_profile_says(tmp_path: Path) -> None:
         assert run("--profile", path, "--trace", trace, "--out", out).exit_code == 0
         times.append(content(out)["records"][0]["ttft_s"])
     assert times[1] - times[0] == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("name", ["simulate", "profile"])
+def test_help_tells_every_option(name: str) -> None:
+    result = CliRunner().invoke(build([name]), [name, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "--out" in result.output
+    assert "kill_decode@30s, slow_link:prefill-0@9s*0.1/5s" in result.output or name == "profile"
