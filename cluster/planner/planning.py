@@ -10,7 +10,7 @@ from cluster.planner.placement import KVDemand, Layout, kv_demand, num_workers
 from cluster.planner.refine import Plan, confirm, measure_goodput, refine
 from cluster.planner.robustness import Robustness, examine
 from cluster.planner.search import Map, Scored, colocated, high_affinity, low_affinity, search_phase
-from cluster.planner.trial import SCORING, VERIFYING, Question
+from cluster.planner.trial import Question
 from workers.spec import Role
 
 NUM_ALTERNATIVES = 2  # layouts of each kind that are simulated as wholes, beside the best that can be started now
@@ -62,7 +62,7 @@ def answer(
     found = {role: find(question, options, role) for role in (Role.PREFILL, Role.DECODE, Role.MIXED)}
     check_fits(question, options, found[Role.MIXED])
     check_idle(question, found)
-    rough = replace(question, effort=SCORING)
+    rough = replace(question, effort=question.scoring)
     scored: dict[Role, list[Scored]] = {}
     for role, one in found.items():
         note(f"{role}: {len(one.candidates)} kinds of workers, {len(one.promising)} meet the SLO when idle")
@@ -87,7 +87,7 @@ def answer(
 
 def _confirmed(question: Question, plans: list[Plan], note: Callable[[str], None]) -> list[Plan]:
     """Best first; the first has held out a longer trial, if any does."""
-    longer = replace(question, effort=VERIFYING)
+    longer = replace(question, effort=question.verifying)
     confirmed: list[Plan] = []
     while True:
         plans.sort(key=lambda plan: plan.order)

@@ -14,6 +14,7 @@ from workers.spec import Role
 
 MAX_STEPS = 10
 STEP_SHARE = 0.06  # of a pool's workers that come or go at once; one at least
+SPARE = 0.01  # attainment above the target that a layout must keep to be made smaller: a trial's own spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +118,11 @@ def _shrink(question: Question, plan: Plan) -> Plan:
     for role in _by_slack(plan):
         while tried < MAX_STEPS:
             smaller = _changed(plan.layout, role, -1)
-            if smaller is None:
+            if smaller is None or smaller.bound < question.rate:
                 break
             tried += 1
             attempt = simulate_plan(question, smaller)
-            if not attempt.meets:
+            if not attempt.meets or attempt.outcome.attainment < min(question.slo.attainment + SPARE, 1.0):
                 break
             plan = attempt
     return plan

@@ -52,7 +52,7 @@ class Effort:
 
 
 SCORING = Effort(min_requests=250, max_requests=1000, periods=2.0)  # of workers apart: they are only put in order
-VERIFYING = Effort(min_requests=1000, max_requests=6000, periods=4.0)  # of the plan that is to be the answer
+VERIFYING = Effort(min_requests=1000, max_requests=4000, periods=4.0)  # of the plan that is to be the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,8 @@ class Question:
     max_request_tokens: int
     seed: int = 0
     effort: Effort = Effort()
+    scoring: Effort = SCORING
+    verifying: Effort = VERIFYING
 
     @property
     def stay_s(self) -> float:

@@ -34,6 +34,8 @@ from tests.unit.planner.toy_costs import Capacities, ToyCosts, question
 from workers.spec import Role
 
 ONE = ToyCosts(degrees=(1,))
+SHORT = Effort(min_requests=60, max_requests=120, periods=1.0)
+SHORT_TRIALS = {"effort": SHORT, "scoring": SHORT, "verifying": SHORT}  # of the simulator itself
 
 
 def counts(layout: Layout) -> dict[str, int]:
@@ -87,7 +89,9 @@ def test_the_kv_that_nodes_cannot_send_keeps_both_phases_inside_a_node() -> None
 
 
 def test_a_tensor_parallel_worker_wins_where_it_is_worth_its_devices_and_is_not_runnable() -> None:
-    asked = question(costs=ToyCosts(gain=1.0), rate=8.0, slo=SLO(ttft_s=0.06, tpot_s=1.5), simulate=simulate)
+    asked = question(
+        costs=ToyCosts(gain=1.0), rate=8.0, slo=SLO(ttft_s=0.06, tpot_s=0.1), simulate=simulate, **SHORT_TRIALS
+    )
     found = answer(asked, Options())
     shapes = {str(pool.role): pool.shape.parallelism for pool in found.best.layout.pools}
     assert Parallelism(tensor=2) in shapes.values()  # 100 tokens take 100 ms on one device
@@ -244,7 +248,7 @@ def test_a_rate_that_the_devices_do_not_serve_names_the_closest_plan() -> None:
 
 
 def test_equal_questions_have_equal_answers_from_the_simulator_itself() -> None:
-    asked = question(costs=ONE, rate=12.0, simulate=simulate, slo=SLO(ttft_s=0.5, tpot_s=0.1))
+    asked = question(costs=ONE, rate=12.0, simulate=simulate, slo=SLO(ttft_s=0.5, tpot_s=0.1), **SHORT_TRIALS)
     first, second = (answer(asked, Options()) for _ in range(2))
     assert first == second
     assert first.best.outcome.attainment >= 0.9
