@@ -92,7 +92,7 @@ def _fault(rng: Random, kind: str, names: Sequence[str], last_s: float) -> Fault
 def _arrivals(rng: Random, block_size: int) -> tuple[Arrival, ...]:
     """Some prompts begin alike; some come at the same instant."""
     gap_s = rng.choice([0.0005, 0.005, 0.05])
-    max_prompt, max_output = rng.choice([(8, 4), (60, 30), (300, 12)])
+    max_prompt, max_output = rng.choice([(8, 4), (60, 30), (300, 12), (20, 90)])
     num_groups = rng.randint(1, 4)
     at_s = 0.0
     arrivals = []
@@ -166,8 +166,9 @@ def _pools(rng: Random, least: int) -> tuple[SimPool, ...]:
         SimPool(
             role=role,
             num_workers=rng.randint(1, 3),
-            latency=Linear(),
+            latency=Linear(pipeline_stages=rng.choice([1, 1, 1, 2])),
             num_blocks=math.ceil(least * rng.choice([1.0, 1.5, 3.0, 20.0])),
+            receive_token_s=rng.choice([0.0, 1e-5]),
         )
         for role in roles
     )

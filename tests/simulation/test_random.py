@@ -6,33 +6,32 @@
 import os
 import subprocess
 import sys
-from math import isnan
 
 import pytest
 
 from cluster.simulator.contract import SimResult
 from cluster.simulator.world import simulate
-from tests.simulation.cases import Case, make_case, with_faults
+from tests.simulation.cases import make_case, with_faults
 
 CHECK_EVERY = 20  # events between full checks
-SAMPLE = 200
+SAMPLE = 500
 BATCH = 500
-FAILED_ONCE = (9, 22, 109)
+FAILED_ONCE = (17, 23, 278, 355, 438, 509)
 ERRORS = {"overloaded", "unavailable", "deadline_exceeded"}
 
 
-def run(seed: int, case: Case | None = None) -> SimResult:
-    """Simulates the seed's case, with its faults if no other is given."""
-    case = case or with_faults(seed)
+def run(seed: int) -> SimResult:
+    case = with_faults(seed)
     result = simulate(case.cluster, case.arrivals, seed=seed, faults=case.faults, check_every=CHECK_EVERY)
     assert [record.index for record in result.records] == list(range(len(case.arrivals)))
+    is_patient = case.cluster.router.request_timeout_s > 500.0  # all that is asked takes a small part of that
     for record, arrival in zip(result.records, case.arrivals, strict=True):
         assert record.arrived_s == arrival.at_s
         if record.error:
             assert record.error in ERRORS
+            assert record.error != "deadline_exceeded" or not is_patient, f"request {record.index} hung"
         else:
             assert arrival.at_s <= record.first_token_s <= record.finished_s <= result.end_s
-            assert isnan(record.first_token_s) is False
         assert record.num_attempts <= 1 + case.cluster.router.max_retries + result.num_preemptions
     return result
 
@@ -46,13 +45,12 @@ def run_range(seeds: range) -> None:
             raise
 
 
-@pytest.mark.parametrize("start", range(0, SAMPLE, 50))
+@pytest.mark.parametrize("start", range(0, SAMPLE, 100))
 def test_invariants_hold_in_a_sample(start: int) -> None:
-    run_range(range(start, start + 50))
+    run_range(range(start, start + 100))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("start", range(SAMPLE, 10_000, BATCH))
 def test_invariants_hold_in_ten_thousand(start: int) -> None:
     run_range(range(start, min(start + BATCH, 10_000)))
@@ -61,7 +59,6 @@ def test_invariants_hold_in_ten_thousand(start: int) -> None:
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_what_failed_once_holds(seed: int) -> None:
     run(seed)
-    run(seed, make_case(seed))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
