@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from baton.errors import UnavailableError
+from baton.errors import ConfigError, UnavailableError
 from cluster import state
 from cluster.signals import sigterm_kept
 from cluster.state import ClusterState
@@ -28,6 +29,7 @@ from cluster.state import ClusterState
 CLUSTER_ID = "BATON_CLUSTER_ID"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
 RAY_FOLDER = "ray"  # of its own in the cluster's private folder: Ray opens the one it is given to everybody
 NUM_CPUS = 64  # of Ray's accounting: cores are shared out by `cluster.fleet.cores`
 OBJECT_STORE_BYTES = 100 << 20  # tokens and tensors do not pass through it
@@ -107,8 +109,12 @@ def connect(cluster: ClusterState, namespace: str, actors_env: Mapping[str, str]
     Args:
         actors_env: For the processes that come of this connection where Ray is somebody else's; those of a Ray of
             our own have it from `start`.
-    Raises: UnavailableError: nothing answers at the cluster's address.
+    Raises:
+        UnavailableError: Nothing answers at the cluster's address.
+        ConfigError: RAY_ADDRESS is no address.
     """
+    if not cluster.folder:
+        _check_answers(cluster.address)
     prepare(cluster)
     import ray
 
@@ -126,6 +132,22 @@ def connect(cluster: ClusterState, namespace: str, actors_env: Mapping[str, str]
             )
     except (ConnectionError, RuntimeError) as error:
         raise UnavailableError(f"Ray at {cluster.address} does not answer {_why(error, cluster)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Before Ray tries for two minutes, with words of its own."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ConfigError(f"RAY_ADDRESS: {address!r} is no address; give host:port of the head node, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"RAY_ADDRESS: nothing answers at {address} ({error}); start Ray there with `ray start --head`, or unset "
+            "RAY_ADDRESS for a cluster on this machine"
+        ) from error
 
 
 def _why(error: BaseException, cluster: ClusterState) -> str:
