@@ -52,6 +52,7 @@ FLOOR_4 = (
     "cluster/doctor.py",
     "cluster/local_ray.py",
     "cluster/local_head.py",
+    "cluster/external_ray.py",
 )
 PURE_MAY_USE = STDLIB - {"asyncio", "socket", "subprocess", "threading", "concurrent", "multiprocessing"}
 CLOCKS = {"time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "sleep", "now", "utcnow", "today"}

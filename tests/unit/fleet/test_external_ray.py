@@ -11,7 +11,7 @@ from cluster.state import ClusterState
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://127.0.0.1:10001", "127.0.0.1:", ":6379"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="RAY_ADDRESS: '.*' is no address; give host:port"):
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS: '.*' is no address; give host:port"):
         local_ray.connect(ClusterState(cluster_id="c", address=address), namespace="baton")
 
 
