@@ -21,6 +21,7 @@ from cluster.simulator.invariants import Invariants
 from cluster.simulator.links import Network
 from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
+from workers.spec import Role
 
 JUMP = 1 << 62  # as many steps at once as there are
 _OWN_HASHES = 1 << 63  # names of blocks that a request shares with nobody begin here
@@ -231,9 +232,28 @@ def simulate(
     Raises:
         ConfigError: an arrival, a pool or a fault that cannot be.
     """
+    _check_cluster(cluster)
     world = World(cluster, arrivals, seed=seed, faults=faults, check_every=check_every, spans=spans, max_jump=max_jump)
     world.run()
     return world.result()
+
+
+def _check_cluster(cluster: SimCluster) -> None:
+    roles = [pool.role for pool in cluster.pools if pool.num_workers]
+    twice = [role for role in roles if roles.count(role) > 1]
+    if twice:
+        raise ConfigError(f"pools: two of role {twice[0]}; give one per role")
+    if not {Role.DECODE, Role.MIXED} & set(roles):
+        raise ConfigError("pools: no worker can decode; give a decode or a mixed pool")
+    for pool in cluster.pools:
+        if pool.num_blocks < 1:
+            raise ConfigError(f"pools: {pool.role}: num_blocks {pool.num_blocks}; give at least 1")
+    if not cluster.report_interval_s > 0.0:
+        raise ConfigError(f"report_interval_s: {cluster.report_interval_s:g}; give a number above 0")
+    for name in ("ingress_s", "start_s", "detect_s"):
+        value = getattr(cluster, name)
+        if not 0.0 <= value < math.inf:
+            raise ConfigError(f"{name}: {value:g}; give a number of 0 or more")
 
 
 def _check_arrival(index: int, arrival: Arrival, now_s: float, block_size: int) -> None:
