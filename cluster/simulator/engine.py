@@ -8,44 +8,30 @@ Tokens are told when somebody wants to know: the first at once, the others with 
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 from baton.errors import BatonError, InvalidRequestError, UnavailableError
-from baton.v1.inference_pb2 import FINISH_REASON_ERROR, FINISH_REASON_LENGTH
+from baton.v1.inference_pb2 import FINISH_REASON_LENGTH
 from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, Abort, Submit, TokenOutput, WorkerState
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import EventQueue
-from cluster.simulator.links import Network, SimInbox, SimOutbox
+from cluster.simulator.jobs import Request, SimJob, final, output, params
+from cluster.simulator.links import SimInbox, SimOutbox
+from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job, JobTable
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
-from workers.engine.sequence import SamplingParams, Status
 from workers.engine.sequence import Sequence as Seq
+from workers.engine.sequence import Status
 from workers.engine.stats import EngineStats
 from workers.kv_transfer.link import Arrived, Offered, TransferKey
 from workers.spec import Role
 
 _ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a worker must know of a request that its Submit does not carry here."""
-
-    num_prompt_tokens: int
-    num_output_tokens: int
-    block_hashes: list[int]  # of all blocks that prompt and output will fill; shared, not to be changed
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class SimJob(Job):
-    num_told: int = 0  # output tokens that the ingress was told of, or that another worker tells of
-    told_first: bool = False
 
 
 class SimEngine:
@@ -217,7 +203,7 @@ class SimEngine:
             self._drop(job)
 
     def _tell_tokens(self, job: SimJob, *, finished: bool = False, num_cached_tokens: int = 0) -> None:
-        message = _output(job.seq, job.num_told, len(job.seq.output_token_ids))
+        message = output(job.seq, job.num_told, len(job.seq.output_token_ids))
         message.num_cached_tokens = num_cached_tokens
         if finished:
             message.finish_reason = FINISH_REASON_LENGTH
@@ -262,7 +248,7 @@ class SimEngine:
         seq = self._sequence(submit, request)
         refusal = self._refusal(seq, handing_over=handing_over)
         if refusal is not None:
-            self.outputs.append(_final(seq, refusal))
+            self.outputs.append(final(seq, refusal))
             return None
         job = SimJob(seq=seq, choices=[0], num_told=len(seq.output_token_ids))
         self.jobs.add(job)
@@ -278,7 +264,7 @@ class SimEngine:
             ingress_id="",
             prompt_token_ids=range(request.num_prompt_tokens),  # type: ignore[arg-type]  # never read
             output_token_ids=outputs,
-            params=_params(request.num_output_tokens),
+            params=params(request.num_output_tokens),
             arrived_s=now_s,
             deadline_s=now_s + submit.timeout_s,
             block_hashes=request.block_hashes,
@@ -333,7 +319,7 @@ class SimEngine:
     def _end(self, job: Job, error: BatonError, *, code: str | None = None) -> None:
         assert isinstance(job, SimJob)
         self.tell_rest(job)
-        self.outputs.append(_final(job.seq, error, code=code))
+        self.outputs.append(final(job.seq, error, code=code))
         self._discard(job)
 
     def _handle_preempted(self, preempted: Sequence[Seq]) -> None:
@@ -356,7 +342,7 @@ class SimEngine:
         if acked or error is None:
             return
         retryable = error if error.retryable else UnavailableError(f"hand-over failed: {error.message}")
-        self.outputs += [_final(job.seq, retryable) for _ in job.choices]
+        self.outputs += [final(job.seq, retryable) for _ in job.choices]
         if job.seq.status is not Status.SENDING:  # still computing: stop it
             self._discard(job)
 
@@ -426,23 +412,3 @@ class SimEngine:
             added_block_hashes=added,
             removed_block_hashes=removed,
         )
-
-
-@cache
-def _params(max_tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, ignore_eos=True)
-
-
-def _output(seq: Seq, start: int, end: int) -> TokenOutput:
-    return TokenOutput(
-        request_id=seq.request_id, choice=0, attempt=seq.attempt, index=start, token_ids=seq.output_token_ids[start:end]
-    )
-
-
-def _final(seq: Seq, error: BatonError, *, code: str | None = None) -> TokenOutput:
-    message = _output(seq, len(seq.output_token_ids), len(seq.output_token_ids))
-    message.finish_reason = FINISH_REASON_ERROR
-    message.error.code = code or error.code
-    message.error.message = error.message
-    message.error.retryable = error.retryable
-    return message

@@ -25,7 +25,7 @@ from cluster.router.workers import WorkerEntry
 from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import FAULT, FLEET, EventQueue
 from cluster.simulator.ingress import SimIngress
-from cluster.simulator.links import Network
+from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
 from workers.spec import Role

@@ -18,9 +18,9 @@ from cluster.router.policy import Policy, Route, RouteRequest
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
-from cluster.simulator.engine import Request
 from cluster.simulator.events import TIMER, EventQueue
 from cluster.simulator.invariants import Answers
+from cluster.simulator.jobs import Request
 
 
 @dataclass(slots=True, eq=False)

@@ -1,22 +1,18 @@
-"""KV links between simulated workers: the production ledgers, with a model of the paths between them.
+"""KV links between simulated workers: the production ledgers, over the paths of `network`.
 
 Implements `workers.kv_transfer.link`'s Outbox and Inbox step by step as `sender.py` and `receiver.py` do, without
 threads or bytes. A push is one chunk, all its layers in one range: layers leave while the chunk is computed, so that
-only the last one's share is left when it is done. A worker sends, and receives, one range after the other. Messages
-without payload take what `transfer_s(0)` says. Leases that a dead peer lets run out are not modelled: its link breaks
-when its death is known.
+only the last one's share is left when it is done. Leases that a dead peer lets run out are not modelled: its link
+breaks when its death is known.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from baton.errors import BatonError, CancelledError, InternalError, OverloadedError, UnavailableError
 from baton.v1.worker_pb2 import DecodeRoute, Submit
-from cluster.config import KVConfig
-from cluster.planner.latency import TransferModel
 from cluster.router.workers import WorkerKey
-from cluster.simulator.events import MESSAGE, RANGE, TIMER, EventQueue
+from cluster.simulator.events import RANGE, TIMER
+from cluster.simulator.network import Network
 from workers.kv_transfer.handoff import Closing, HandoffError, ReceiveLedger, SendLedger, Span, State, Tombstones
 from workers.kv_transfer.link import (
     Acked,
@@ -30,66 +26,6 @@ from workers.kv_transfer.link import (
 )
 
 ALL_BYTES = 1 << 62
-
-
-class Network:
-    """All paths, and which workers are there."""
-
-    def __init__(self, *, queue: EventQueue, transfer: TransferModel | None, kv: KVConfig) -> None:
-        self.queue = queue
-        self.kv = kv
-        self.bytes_sent = 0.0
-        self.outboxes: dict[WorkerKey, SimOutbox] = {}
-        self.inboxes: dict[WorkerKey, SimInbox] = {}
-        self.slowdown: dict[str, float] = {}  # worker id -> factor on what it sends and receives
-        self.acks_to_lose: Counter[str] = Counter()  # by id of the worker that waits for them
-        self.known_dead: set[WorkerKey] = set()
-        self._transfer = transfer
-        self._latency_s = transfer.transfer_s(0) if transfer else 0.0
-        self._out_free_s: dict[str, float] = {}
-        self._in_free_s: dict[str, float] = {}
-
-    def send(self, sender: WorkerKey, target: WorkerKey, handle: Callable[[Any], None], argument: Any) -> None:
-        """A message without payload; what is sent to or by a worker that dies is lost."""
-        latency_s = self._latency_s * self._factor(sender, target)
-        if latency_s == 0.0:
-            handle(argument)
-        else:
-            self.queue.push(self.queue.now_s + latency_s, MESSAGE, 0, handle, argument)
-
-    def arrival_s(self, sender: WorkerKey, target: WorkerKey, num_bytes: float, from_s: float, tail: float) -> float:
-        """Books a range on both workers' paths; when it is in the receiver's blocks.
-
-        Args:
-            from_s: When its first layer was there; may be in the past.
-            tail: Share of the range that could not leave before now.
-        """
-        if self._transfer is None:
-            return self.queue.now_s
-        factor = self._factor(sender, target)
-        work_s = (self._transfer.transfer_s(round(num_bytes)) - self._transfer.transfer_s(0)) * factor
-        source, sink = sender.worker_id, target.worker_id
-        free_s = max(self._out_free_s.get(source, 0.0), self._in_free_s.get(sink, 0.0), from_s) + work_s
-        self._out_free_s[source] = self._in_free_s[sink] = free_s
-        return max(free_s, self.queue.now_s + work_s * tail) + self._latency_s * factor
-
-    def forget(self, key: WorkerKey) -> None:
-        """The worker is dead: nothing reaches it, or comes from it, any more. Its peers learn later."""
-        self.outboxes.pop(key, None)
-        self.inboxes.pop(key, None)
-
-    def break_links(self, key: WorkerKey) -> None:
-        """Its peers learn that the worker is dead."""
-        self.known_dead.add(key)
-        for outbox in list(self.outboxes.values()):
-            outbox.peer_is_down(key)
-        for inbox in list(self.inboxes.values()):
-            inbox.peer_is_down(key)
-
-    def _factor(self, sender: WorkerKey, target: WorkerKey) -> float:
-        if not self.slowdown:
-            return 1.0
-        return max(self.slowdown.get(sender.worker_id, 1.0), self.slowdown.get(target.worker_id, 1.0))
 
 
 class SimOutbox:

@@ -12,10 +12,11 @@ from baton.v1.worker_pb2 import TokenOutput, WorkerState
 from cluster.planner.latency import PromptChunk
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
-from cluster.simulator.engine import Request, SimEngine
+from cluster.simulator.engine import SimEngine
 from cluster.simulator.events import EventQueue
 from cluster.simulator.flight import DecodeFlight, PromptFlight
-from cluster.simulator.links import Network
+from cluster.simulator.jobs import Request
+from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from workers.engine.scheduler import StepPlan, is_decode
 from workers.engine.sequence import Sequence as Seq

@@ -18,7 +18,7 @@ from cluster.simulator.faults import check_targets, inject
 from cluster.simulator.fleet import SimFleet, Slot
 from cluster.simulator.ingress import SimIngress
 from cluster.simulator.invariants import Invariants
-from cluster.simulator.links import Network
+from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
 from workers.spec import Role

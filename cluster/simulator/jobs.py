@@ -1,0 +1,45 @@
+"""What simulated workers serve, and the messages that tell of it."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from baton.errors import BatonError
+from baton.v1.inference_pb2 import FINISH_REASON_ERROR
+from baton.v1.worker_pb2 import TokenOutput
+from workers.engine.jobs import Job
+from workers.engine.sequence import SamplingParams, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a worker must know of a request that its Submit does not carry here."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    block_hashes: list[int]  # of all blocks that prompt and output will fill; shared, not to be changed
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SimJob(Job):
+    num_told: int = 0  # output tokens that the ingress was told of, or that another worker tells of
+    told_first: bool = False
+
+
+@cache
+def params(max_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+
+
+def output(seq: Sequence, start: int, end: int) -> TokenOutput:
+    return TokenOutput(
+        request_id=seq.request_id, choice=0, attempt=seq.attempt, index=start, token_ids=seq.output_token_ids[start:end]
+    )
+
+
+def final(seq: Sequence, error: BatonError, *, code: str | None = None) -> TokenOutput:
+    message = output(seq, len(seq.output_token_ids), len(seq.output_token_ids))
+    message.finish_reason = FINISH_REASON_ERROR
+    message.error.code = code or error.code
+    message.error.message = error.message
+    message.error.retryable = error.retryable
+    return message

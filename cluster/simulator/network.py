@@ -1,0 +1,76 @@
+"""The paths between simulated workers: what moving KV over them takes, and who is still there.
+
+A worker sends, and receives, one range after the other. Messages without payload take what `transfer_s(0)` says.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cluster.config import KVConfig
+from cluster.planner.latency import TransferModel
+from cluster.router.workers import WorkerKey
+from cluster.simulator.events import MESSAGE, EventQueue
+
+if TYPE_CHECKING:
+    from cluster.simulator.links import SimInbox, SimOutbox
+
+
+class Network:
+    """All paths, and which workers are there."""
+
+    def __init__(self, *, queue: EventQueue, transfer: TransferModel | None, kv: KVConfig) -> None:
+        self.queue = queue
+        self.kv = kv
+        self.bytes_sent = 0.0
+        self.outboxes: dict[WorkerKey, SimOutbox] = {}
+        self.inboxes: dict[WorkerKey, SimInbox] = {}
+        self.slowdown: dict[str, float] = {}  # worker id -> factor on what it sends and receives
+        self.acks_to_lose: Counter[str] = Counter()  # by id of the worker that waits for them
+        self.known_dead: set[WorkerKey] = set()
+        self._transfer = transfer
+        self._latency_s = transfer.transfer_s(0) if transfer else 0.0
+        self._out_free_s: dict[str, float] = {}
+        self._in_free_s: dict[str, float] = {}
+
+    def send(self, sender: WorkerKey, target: WorkerKey, handle: Callable[[Any], None], argument: Any) -> None:
+        """A message without payload; what is sent to or by a worker that dies is lost."""
+        latency_s = self._latency_s * self._factor(sender, target)
+        if latency_s == 0.0:
+            handle(argument)
+        else:
+            self.queue.push(self.queue.now_s + latency_s, MESSAGE, 0, handle, argument)
+
+    def arrival_s(self, sender: WorkerKey, target: WorkerKey, num_bytes: float, from_s: float, tail: float) -> float:
+        """Books a range on both workers' paths; when it is in the receiver's blocks.
+
+        Args:
+            from_s: When its first layer was there; may be in the past.
+            tail: Share of the range that could not leave before now.
+        """
+        if self._transfer is None:
+            return self.queue.now_s
+        factor = self._factor(sender, target)
+        work_s = (self._transfer.transfer_s(round(num_bytes)) - self._transfer.transfer_s(0)) * factor
+        source, sink = sender.worker_id, target.worker_id
+        free_s = max(self._out_free_s.get(source, 0.0), self._in_free_s.get(sink, 0.0), from_s) + work_s
+        self._out_free_s[source] = self._in_free_s[sink] = free_s
+        return max(free_s, self.queue.now_s + work_s * tail) + self._latency_s * factor
+
+    def forget(self, key: WorkerKey) -> None:
+        """The worker is dead: nothing reaches it, or comes from it, any more. Its peers learn later."""
+        self.outboxes.pop(key, None)
+        self.inboxes.pop(key, None)
+
+    def break_links(self, key: WorkerKey) -> None:
+        """Its peers learn that the worker is dead."""
+        self.known_dead.add(key)
+        for outbox in list(self.outboxes.values()):
+            outbox.peer_is_down(key)
+        for inbox in list(self.inboxes.values()):
+            inbox.peer_is_down(key)
+
+    def _factor(self, sender: WorkerKey, target: WorkerKey) -> float:
+        if not self.slowdown:
+            return 1.0
+        return max(self.slowdown.get(sender.worker_id, 1.0), self.slowdown.get(target.worker_id, 1.0))
