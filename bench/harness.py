@@ -141,9 +141,9 @@ class LocalCluster:
     ) -> None:
         """Starts workers side by side; the dispatcher sees each once it serves."""
         started = [WorkerProcess(spec, log, module) for spec in specs]
+        self.workers |= {worker.spec.worker_id: worker for worker in started}  # `close` ends all, whichever fails
         for worker in started:
             await asyncio.to_thread(worker.wait_ready)
-            self.workers[worker.spec.worker_id] = worker
 
     async def all_up(self, timeout_s: float = 10.0) -> None:
         """Waits until the dispatcher has heard from every worker: what is sent before goes to those it has."""
