@@ -1,11 +1,11 @@
 """The plans as a table, and what is to be said of them below it."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import inf, isfinite
 
 from rich.table import Table
 
-from cluster.planner.plan_report import Row, affinity, robustness_lines, row, verdict, verification
+from cluster.planner.plan_report import PERCENTS, Row, affinity, robustness_lines, row, verdict, verification
 from cluster.planner.planning import Answer
 from cluster.planner.trial import Question
 
@@ -31,12 +31,13 @@ def _lines(rows: Sequence[Row], device: str) -> list[tuple[str, list[str]]]:
     lines = [
         ("workers", [shown.layout for shown in rows]),
         ("devices (nodes)", [f"{shown.num_devices} ({shown.num_nodes})" for shown in rows]),
-        ("goodput, requests/s", [f"{shown.goodput:.3g}" for shown in rows]),
+        ("goodput, requests/s", [_rate(shown.goodput) for shown in rows]),
         (f"goodput per {device}", [f"{shown.goodput_per_device:.3g}" for shown in rows]),
         ("attainment, both", [f"{shown.attainment:.1%}" for shown in rows]),
-        ("TTFT P50 P90 P99, ms", [_times(shown.ttft_ms) for shown in rows]),
-        ("TPOT P50 P90 P99, ms", [_times(shown.tpot_ms) for shown in rows]),
-        ("KV needed / there, GB/s", [_bandwidth(shown) for shown in rows]),
+        *((f"TTFT P{percent}, ms", [_time(one.ttft_ms[at]) for one in rows]) for at, percent in enumerate(PERCENTS)),
+        *((f"TPOT P{percent}, ms", [_time(one.tpot_ms[at]) for one in rows]) for at, percent in enumerate(PERCENTS)),
+        ("KV between nodes, GB/s", [f"{shown.kv_needed_gbps:.2f}" if shown.kv_needed_gbps else "-" for shown in rows]),
+        ("of those there, GB/s", [f"{shown.kv_available_gbps:.1f}" for shown in rows]),
         ("KV memory to spare", [f"{shown.memory_headroom:.0%}" for shown in rows]),
         ("tokens per step", [f"{shown.budget}{'' if shown.is_chunked else ', prompts whole'}" for shown in rows]),
     ]
@@ -45,12 +46,12 @@ def _lines(rows: Sequence[Row], device: str) -> list[tuple[str, list[str]]]:
     return lines
 
 
-def _times(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" if isfinite(value) else "-" for value in values)
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _bandwidth(shown: Row) -> str:
-    return f"{shown.kv_needed_gbps:.2f} / {shown.kv_available_gbps:.1f}" if shown.kv_needed_gbps else "inside nodes"
+def _time(value: float) -> str:
+    return f"{value:,.0f}" if 100 <= value < inf else f"{value:.1f}" if isfinite(value) else "-"
 
 
 def _price(price_per_h: float | None) -> str:

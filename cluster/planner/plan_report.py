@@ -6,12 +6,11 @@ from math import isfinite
 from typing import Any
 
 from cluster.planner.planning import Answer
-from cluster.planner.refine import Plan
+from cluster.planner.refine import CLOSE, Plan
 from cluster.planner.robustness import Robustness
 from cluster.planner.trial import Question
 
 PERCENTS = (50, 90, 99)
-CLOSE = 0.03  # goodputs nearer than this are told apart by noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +91,15 @@ def _compared(question: Question, winner: Plan, other: Plan) -> str:
     if winner.layout.missing_features != other.layout.missing_features and not winner.layout.missing_features:
         return f"both take {ours} {name}, and it can be started by this version"
     ratio = winner.goodput_per_device / max(other.goodput_per_device, 1e-9)
-    if ratio < 1 + CLOSE:
-        return f"both take {ours} {name} and serve about as much; the difference is within the noise"
+    if ratio <= 1 + 2 * CLOSE:
+        return f"both take {ours} {name} and serve as much, within the noise"
     return f"both take {ours} {name}, and it serves {ratio:.2f} times as much before the SLO breaks"
 
 
 def _why_together(question: Question, together: Plan, split: Plan | None) -> str:
-    """Either two pools serve as much per device, but come in whole workers; or apart they have nothing to gain."""
+    """Nothing is gained by two pools: they serve as much, or come in whole workers, or each idles at times."""
+    if split is not None and split.layout.num_devices == together.layout.num_devices:
+        return "One pool is the simpler of the two: no KV moves, and there is no ratio to keep."
     if split is not None and split.goodput_per_device >= (1 - CLOSE) * together.goodput_per_device:
         return (
             f"Per device both serve about as much ({together.goodput_per_device:.3g} and "
@@ -106,10 +107,12 @@ def _why_together(question: Question, together: Plan, split: Plan | None) -> str
             f"{split.layout}."
         )
     tpot_ms, limit_ms = together.outcome.tpot_percentile(90) * 1000, question.slo.tpot_s * 1000
+    engine = together.layout.engine
+    chunks = f"Prompts in chunks of {engine.max_batched_tokens} tokens beside the answers"
+    prompts = chunks if engine.chunked_prefill else "Whole prompts between the answers' steps"
     return (
-        f"Prompts in steps of {together.layout.engine.max_batched_tokens} tokens beside the answers leave TPOT at "
-        f"{tpot_ms:.1f} ms (P90) of {limit_ms:g} allowed, so keeping them apart gains nothing, and every device does "
-        "whichever work there is."
+        f"{prompts} leave TPOT at {tpot_ms:.1f} ms (P90) of {limit_ms:g} allowed, so keeping them apart gains nothing, "
+        "and every device does whichever work there is."
     )
 
 

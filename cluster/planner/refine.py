@@ -6,6 +6,7 @@ does not need a worker.
 """
 
 from dataclasses import dataclass, replace
+from math import log, log1p
 
 from cluster.planner.goodput import highest_rate
 from cluster.planner.placement import KVDemand, Layout, PoolPlan, kv_demand, nodes_needed
@@ -14,6 +15,7 @@ from workers.spec import Role
 
 MAX_STEPS = 10
 STEP_SHARE = 0.06  # of a pool's workers that come or go at once; one at least
+CLOSE = 0.03  # goodputs nearer than this are told apart by noise
 SPARE = 0.01  # attainment above the target that a layout must keep to be made smaller: a trial's own spread
 
 
@@ -38,9 +40,15 @@ class Plan:
         return self.goodput / self.layout.num_devices
 
     @property
-    def order(self) -> tuple[bool, int, bool, float]:
-        """Sorts plans, best first: fewest devices, then those that can be started now, then the most goodput."""
-        return (not self.meets, self.layout.num_devices, bool(self.layout.missing_features), -self.goodput_per_device)
+    def order(self) -> tuple[bool, int, bool, int, bool, float]:
+        """Sorts plans, best first.
+
+        Fewest devices, then those that can be started now, then the most goodput; where that differs by no more than
+        noise, one pool is simpler than two.
+        """
+        rough = round(log(self.goodput) / log1p(CLOSE)) if self.goodput > 0 else 0
+        split, missing = self.layout.is_disaggregated, bool(self.layout.missing_features)
+        return (not self.meets, self.layout.num_devices, missing, -rough, split, -self.goodput)
 
 
 def refine(question: Question, layout: Layout, *, with_goodput: bool = True) -> Plan:
