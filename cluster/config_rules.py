@@ -56,6 +56,6 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **{
         f"pools.{pool}.{degree}": (_is_one, "leave it out or set 1")
         for pool in ("prefill", "decode", "mixed")
-        for degree in ("tensor_parallel", "sequence_parallel")
+        for degree in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")
     },
 }
