@@ -119,10 +119,10 @@ def decision_us(num_workers: int, *, num_decisions: int = 2000, num_blocks: int 
         for _ in range(num_decisions)
     ]
     policy = Policy(disaggregate_over_tokens=64)
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     for request in requests:
         policy.route(request, pools, prefix, 1.0, rng)
-    return (time.perf_counter() - began_s) / num_decisions * 1e6
+    return (time.process_time() - began_s) / num_decisions * 1e6
 
 
 def _load(index: int, role: Role, rng: Random) -> WorkerLoad:

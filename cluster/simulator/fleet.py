@@ -201,7 +201,7 @@ class SimFleet:
         """Links to it break, and its requests start anew; then the slot is filled again."""
         self._network.break_links(worker.key)
         self._publish()
-        self._ingress.lose_worker(worker.key, reason)
+        self._ingress.lose_worker(worker.key, reason, died_s=worker.died_s)
         self._watch()
 
     def _move(self, slot: Slot, phase: WorkerPhase) -> None:

@@ -18,7 +18,7 @@ from cluster.router.policy import Policy, Route, RouteRequest
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
-from cluster.simulator.events import TIMER, EventQueue
+from cluster.simulator.events import MESSAGE, TIMER, EventQueue
 from cluster.simulator.invariants import Answers
 from cluster.simulator.jobs import Request
 
@@ -107,8 +107,16 @@ class SimIngress:
             for active in list(self._unrouted.values()):
                 self._launch(active)
 
-    def lose_worker(self, key: WorkerKey, reason: str) -> None:
-        """The stream to the worker broke."""
+    def lose_worker(self, key: WorkerKey, reason: str, *, died_s: float) -> None:
+        """The stream to the worker broke: seen when all that it had sent has been read."""
+        last_s = died_s + self._cluster.ingress_s
+        if last_s <= self._queue.now_s:
+            self._lose_worker((key, reason))
+        else:
+            self._queue.push(last_s, MESSAGE, 0, self._lose_worker, (key, reason))
+
+    def _lose_worker(self, loss: tuple[WorkerKey, str]) -> None:
+        key, reason = loss
         link = self._links.pop(key, None)
         if link is None:
             return

@@ -54,6 +54,7 @@ class SimWorker:
         self.index = index
         self.role = pool.role
         self.is_alive = True
+        self.died_s = 0.0
         self.is_reporting = False  # the world's: a load report is due
         self.busy_s = 0.0
         self.peak_blocks = 0
@@ -267,7 +268,7 @@ class SimWorker:
                 self.engine.tell_rest(job)
         self._say()
         self.is_alive = False
-        now_s = self._queue.now_s
+        now_s = self.died_s = self._queue.now_s
         if self._run is not None:
             self._note_busy("decode", self._run.start_s, now_s, len(self._run.seqs))
         if self._next_step is not None:

@@ -9,7 +9,7 @@ from baton.errors import ConfigError
 from cluster.config import EngineConfig, KVConfig, RouterConfig
 from cluster.planner.latency import PromptChunk
 from cluster.planner.transfer import Path
-from cluster.simulator.contract import Arrival, SimCluster, SimPool
+from cluster.simulator.contract import Arrival, Fault, SimCluster, SimPool
 from cluster.simulator.world import simulate
 from workers.spec import Role
 
@@ -127,6 +127,18 @@ def test_a_full_queue_sheds_and_what_can_never_fit_is_refused() -> None:
     arrivals = [arrival(0.0, 50, 50), arrival(0.01, 50, 5), arrival(0.02, 50, 5), arrival(0.03, 150, 20)]
     records = simulate(spec, arrivals).records
     assert [record.error for record in records] == ["", "", "overloaded", "invalid_request"]
+
+
+@pytest.mark.parametrize("ingress_s", [0.0, 0.004])
+def test_a_dead_worker_s_answer_goes_on_elsewhere_from_the_tokens_it_sent(ingress_s: float) -> None:
+    spec = replace(cluster(mixed=2), ingress_s=ingress_s, start_s=100.0)
+    fault = Fault(kind="kill", target="mixed-0", at_s=0.1 + 20.5 * STEP_S + ingress_s)
+    results = [simulate(spec, [arrival(0.0, 100, 50)], faults=[fault], seed=seed) for seed in range(8)]
+    (record,) = next(result.records for result in results if result.records[0].num_attempts == 2)
+    # 21 tokens came; the other worker reads 121 and writes one, then 28 more.
+    read_again_s = 121 * TOKEN_S + 3 * ingress_s  # the loss is seen, the new attempt sent, its tokens come
+    assert record.finished_s == pytest.approx(fault.at_s + read_again_s + 28 * STEP_S)
+    assert record.decode_id == "mixed-1"
 
 
 def test_memory_for_one_of_two_makes_the_younger_read_its_prompt_again() -> None:
