@@ -205,7 +205,7 @@ class SimInbox:
 
     def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
         peer = self._peer_of.get(key)
-        if peer is None or not self._ledgers[peer].grant(key, block_ids, num_cached_tokens):
+        if peer is None or not self._ledger(peer).grant(key, block_ids, num_cached_tokens):
             return
         if (outbox := self._network.outboxes.get(peer)) is not None:
             self._network.send(self._owner, peer, outbox.ticketed, (key, num_cached_tokens))
@@ -214,7 +214,7 @@ class SimInbox:
         """Ends the offer: no event follows."""
         peer = self._peer_of.get(key)
         if peer is not None:
-            self._ledgers[peer].end(key, State.FAILED)
+            self._ledger(peer).end(key, State.FAILED)
             self._drop(key)
             self._answer_failed(peer, key, error)
         self._events = [event for event in self._events if not (isinstance(event, Lost) and event.key == key)]
@@ -252,9 +252,7 @@ class SimInbox:
             text = f"{num_pending} offers wait here for blocks; kv.max_pending is {max_pending}"
             self._answer_failed(peer, key, OverloadedError(text))
             return
-        if peer not in self._ledgers:
-            self._ledgers[peer] = ReceiveLedger(num_layers=1, lease_s=self._network.kv.lease_s)
-        self._ledgers[peer].offer(key, now_s)
+        self._ledger(peer).offer(key, now_s)
         self.tombstones.saw(key, now_s)
         self._peer_of[key] = peer
         self._events.append(Offered(key, submit, ingress_id))
@@ -274,7 +272,7 @@ class SimInbox:
         peer = self._peer_of.get(key)
         if peer is None or self._network.inboxes.get(self._owner) is not self:
             return
-        ledger = self._ledgers[peer]
+        ledger = self._ledger(peer)
         try:
             for span in spans:
                 ledger.receive(key, 0, span.start, span.end)
@@ -306,7 +304,7 @@ class SimInbox:
 
     def _lose(self, key: TransferKey, state: State, error: BatonError | None) -> None:
         """Ends the transfer; the engine learns it when no range of it is on its way any more."""
-        if not self._ledgers[self._peer_of[key]].end(key, state):
+        if not self._ledger(self._peer_of[key]).end(key, state):
             return
         self._leaving.add(key)
         at_s = self._landing_s.get(key, 0.0)
@@ -329,6 +327,13 @@ class SimInbox:
         self._notify()
 
     def _drop(self, key: TransferKey) -> None:
-        self._peer_of.pop(key, None)
+        peer = self._peer_of.pop(key, None)
+        if peer is not None and not self._ledger(peer):
+            del self._ledgers[peer]  # of a thousand peers, most send nothing now
         self._landing_s.pop(key, None)
         self._leaving.discard(key)
+
+    def _ledger(self, peer: WorkerKey) -> ReceiveLedger:
+        if peer not in self._ledgers:
+            self._ledgers[peer] = ReceiveLedger(num_layers=1, lease_s=self._network.kv.lease_s)
+        return self._ledgers[peer]
