@@ -99,15 +99,17 @@ def placements_part(console: Console, folder: Path) -> list[dict[str, Any]]:
     judged = []
     for case in cases(longest.arrivals):
         console.print(f"searching: {case.name}")
-        judged.append(judge(case, PublishedCosts.of(case.model, published, CONSTANTS["distserve"])))
+        judged.append(judge(case, PublishedCosts.of(case.model, published)))
     console.print(placement_table(judged))
     return [
         {
             "case": verdict.case.name,
             "published": str(verdict.published),
-            "per_gpu": verdict.published.per_gpu if verdict.published else 0.0,
+            "per_gpu": verdict.published.per_gpu,
             "best": str(verdict.best),
-            "best_per_gpu": verdict.best.per_gpu,
+            "share": verdict.share,
+            "best_packed": str(verdict.best_packed),
+            "packed_share": verdict.packed_share,
         }
         for verdict in judged
     ]

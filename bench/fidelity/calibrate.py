@@ -9,6 +9,7 @@ from bench.fidelity.compare import Comparison
 from bench.fidelity.distserve_systems import Constants
 
 STEPS = {  # of the search: the first tried on each constant; the last is an eighth of it
+    "ingress_s": 0.001,
     "prefill_scale": 0.04,
     "prefill_step_s": 0.002,
     "decode_step_s": 0.001,

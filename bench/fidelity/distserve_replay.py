@@ -13,8 +13,8 @@ from cluster.simulator.world import simulate
 LIMITS_MS = (200.0, 100.0)  # of TTFT and TPOT in DistServe's own check of its simulator
 SATURATED_ATTAINMENT = 50.0  # runs that attain less are past saturation: percentiles there are no bar
 FITTED_CONSTANTS = {
-    "vllm": ("prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s"),
-    "distserve": ("prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s", "receive_token_s"),
+    "vllm": ("ingress_s", "prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s"),
+    "distserve": ("ingress_s", "prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s", "receive_token_s"),
 }
 
 

@@ -46,7 +46,7 @@ FITTED_RUNS = frozenset(
 class Constants:
     """What is added to a system's published fits."""
 
-    ingress_s: float = 0.002  # client to engine, and again back
+    ingress_s: float  # client to engine, and again back
     prefill_scale: float = 1.0  # of the published prefill's slope
     prefill_step_s: float  # of each step with prompts
     decode_step_s: float  # of each step of decodes
@@ -55,9 +55,16 @@ class Constants:
 
 
 CONSTANTS: Mapping[str, Constants] = {
-    "vllm": Constants(prefill_scale=0.905, prefill_step_s=0.0016, decode_step_s=0.00098, sequence_s=0.00036),
+    "vllm": Constants(
+        ingress_s=0.0045, prefill_scale=0.885, prefill_step_s=0.0016, decode_step_s=0.0015, sequence_s=0.00036
+    ),
     "distserve": Constants(
-        prefill_scale=0.96, prefill_step_s=0.0040, decode_step_s=0.00058, sequence_s=0.00014, receive_token_s=12.2e-6
+        ingress_s=0.0035,
+        prefill_scale=0.94,
+        prefill_step_s=0.0040,
+        decode_step_s=0.00135,
+        sequence_s=0.00014,
+        receive_token_s=12.2e-6,
     ),
 }
 

@@ -1,5 +1,6 @@
 """This project's own cluster on this machine: profiled, run for real, and simulated with the same arrivals."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,8 @@ def compare(
     measured: dict[str, list[tuple[float, ...]]] = {set_up.name: [] for set_up in set_ups}
     for number in range(repeats):
         for set_up in set_ups:
-            note(f"real run {number + 1} of {repeats}: {set_up.name}, {len(set_up.arrivals)} requests")
+            busy = f"load average {os.getloadavg()[0]:.1f} before"
+            note(f"real run {number + 1} of {repeats}: {set_up.name}, {len(set_up.arrivals)} requests, {busy}")
             summary = _summary(set_up.name, run_for_real(set_up.config, set_up.arrivals))
             measured[set_up.name].append(summary.percentiles)
     return [_compared(set_up, profile, tuple(measured[set_up.name])) for set_up in set_ups]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baton.errors import ConfigError
-from bench.fidelity.distserve_systems import Constants, Published, calibrated
+from bench.fidelity.distserve_systems import Published
 from cluster.config import EngineConfig
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.latency import DraftModel, Parallelism, TransferModel
@@ -59,12 +59,10 @@ class PublishedCosts:
     shape: OptShape
     profile: Mapping[str, Any]
     capacity: Mapping[tuple[str, int, int], int]
-    constants: Constants
 
     @classmethod
-    def of(cls, shape: OptShape, published: Published, constants: Constants) -> "PublishedCosts":
-        profile = published.profiles["distserve"]
-        return cls(shape=shape, profile=profile, capacity=published.capacity, constants=constants)
+    def of(cls, shape: OptShape, published: Published) -> "PublishedCosts":
+        return cls(shape=shape, profile=published.profiles["distserve"], capacity=published.capacity)
 
     @property
     def device_bytes(self) -> int:
@@ -84,7 +82,7 @@ class PublishedCosts:
 
     @property
     def ingress_s(self) -> float:
-        return self.constants.ingress_s
+        return 0.0
 
     @property
     def max_model_len(self) -> int:
@@ -104,7 +102,7 @@ class PublishedCosts:
 
     def latency(self, parallelism: Parallelism) -> CoefficientLatency:
         fits = CoefficientLatency.from_profile(self.profile, self.shape.fitted_as, parallelism)
-        return calibrated(_scaled(fits, self.shape.work / _SHAPES[self.shape.fitted_as].work), self.constants)
+        return _scaled(fits, self.shape.work / _SHAPES[self.shape.fitted_as].work)
 
     def transfer(self, source: Parallelism, target: Parallelism, *, within_node: bool) -> TransferModel:
         return Link(bandwidth=NVLINK_BANDWIDTH * min(source.num_devices, target.num_devices))
