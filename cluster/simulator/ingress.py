@@ -26,7 +26,6 @@ from cluster.simulator.jobs import Request
 @dataclass(slots=True, eq=False)
 class _Link:
     key: WorkerKey
-    is_up: bool = True
     sequences: dict[str, int] = field(default_factory=dict)
     num_outstanding: int = 0
 
@@ -62,7 +61,6 @@ class SimIngress:
         abort: Callable[[WorkerKey, Abort], None],
         flush: Callable[[WorkerKey, str], TokenOutput | None],
         answers: Answers,
-        spread: Callable[[Active], None] | None = None,
     ) -> None:
         self.table = WorkerTable(step_timeout_s=cluster.health.step_timeout_s)
         self._config = cluster.router
@@ -79,6 +77,7 @@ class SimIngress:
         self._requests: dict[str, Active] = {}
         self._unrouted: dict[str, Active] = {}
         self._deadlines: deque[tuple[float, str]] = deque()  # one timeout for all: in order
+        self._is_watching = False  # an event is pending for the first of them
 
     @property
     def num_open(self) -> int:
@@ -120,7 +119,6 @@ class SimIngress:
         link = self._links.pop(key, None)
         if link is None:
             return
-        link.is_up = False
         self.table.disconnect(key)
         for request_id in list(link.sequences):
             active = self._requests.get(request_id)
@@ -331,12 +329,20 @@ class SimIngress:
         active.retry_timer = active.worker_timer = None
 
     def _watch_deadline(self, deadline_s: float, request_id: str) -> None:
-        self._deadlines.append((deadline_s, request_id))
-        if len(self._deadlines) == 1:
-            self._queue.push(deadline_s, TIMER, 0, self._expire, keeps_running=False)
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][1] not in self._requests:
+            deadlines.popleft()
+        deadlines.append((deadline_s, request_id))
+        self._watch_first()
+
+    def _watch_first(self) -> None:
+        if self._deadlines and not self._is_watching:
+            self._is_watching = True
+            self._queue.push(self._deadlines[0][0], TIMER, 0, self._expire, keeps_running=False)
 
     def _expire(self, _: None) -> None:
         """Fails what is overdue, and looks again when the next request will be."""
+        self._is_watching = False
         now_s, deadlines = self._queue.now_s, self._deadlines
         self.admission.expire(now_s)
         while deadlines and (deadlines[0][0] <= now_s or deadlines[0][1] not in self._requests):
@@ -344,5 +350,4 @@ class SimIngress:
             if active is not None:
                 text = f"request {active.request_id} was not finished at its deadline; raise timeout_s"
                 self._fail(active, DeadlineExceededError(text))
-        if deadlines:
-            self._queue.push(deadlines[0][0], TIMER, 0, self._expire, keeps_running=False)
+        self._watch_first()
