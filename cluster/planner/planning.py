@@ -78,7 +78,7 @@ def answer(
     note("looking at the best plan under more load and with workers lost")
     return Answer(
         plans=meeting,
-        robustness=examine(question, meeting[0], run),
+        robustness=examine(replace(question, effort=question.verifying), meeting[0], run),
         across_nodes=across,
         scored=tuple(one for many in scored.values() for one in many),
         num_candidates=sum(len(one.candidates) for one in found.values()),

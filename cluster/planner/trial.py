@@ -52,7 +52,7 @@ class Effort:
 
 
 SCORING = Effort(min_requests=250, max_requests=1000, periods=2.0)  # of workers apart: they are only put in order
-VERIFYING = Effort(min_requests=1000, max_requests=10_000, periods=3.5)  # of the plan that is to be the answer
+VERIFYING = Effort(min_requests=1000, max_requests=4500, periods=3.0)  # of the plan that is to be the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
