@@ -56,7 +56,9 @@ def parse_trace(source: str, suffix: str, lines: Iterable[str], *, limit: int | 
 def _azure(source: str, lines: Iterable[str]) -> Iterator[TraceRow]:
     reader = csv.DictReader(lines)
     try:
-        missing = [name for name in AZURE_COLUMNS if name not in (reader.fieldnames or ())]
+        if not reader.fieldnames:
+            raise ConfigError(f"--trace {source} is empty; give a trace with the columns {','.join(AZURE_COLUMNS)}")
+        missing = [name for name in AZURE_COLUMNS if name not in reader.fieldnames]
         if missing:
             raise ConfigError(f"--trace {source} lacks the column {missing[0]}; it needs {','.join(AZURE_COLUMNS)}")
         for cells in reader:

@@ -165,7 +165,7 @@ def test_wrong_options_are_named(words: tuple[str, ...], named: str) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "lacks the column TIMESTAMP"),
+        ("", "is empty"),
         ("TIMESTAMP,ContextTokens\n", "lacks the column GeneratedTokens"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:00,0,3\n", "ContextTokens"),
         (

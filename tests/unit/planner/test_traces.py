@@ -61,7 +61,7 @@ GOOD = _mooncake(0, 5, 5, [0])
     ("name", "text", "message"),
     [
         ("t.txt", "x", "unknown kind '.txt'"),
-        ("t.csv", "", "lacks the column TIMESTAMP"),
+        ("t.csv", "", "is empty; give a trace with the columns TIMESTAMP"),
         ("t.csv", "TIMESTAMP,ContextTokens\n", "lacks the column GeneratedTokens"),
         ("t.csv", AZURE, "holds no requests"),
         ("t.csv", AZURE + "yesterday,1,1\n", r"t\.csv:2: TIMESTAMP 'yesterday'"),
