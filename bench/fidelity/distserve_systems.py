@@ -56,7 +56,7 @@ class Constants:
 
 CONSTANTS: Mapping[str, Constants] = {
     "vllm": Constants(
-        ingress_s=0.0045, prefill_scale=0.885, prefill_step_s=0.0016, decode_step_s=0.0015, sequence_s=0.00036
+        ingress_s=0.0045, prefill_scale=0.885, prefill_step_s=0.0016, decode_step_s=0.00148, sequence_s=0.00036
     ),
     "distserve": Constants(
         ingress_s=0.0035,

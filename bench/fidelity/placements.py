@@ -14,7 +14,9 @@ import numpy as np
 from rich.table import Table
 
 from baton.errors import ConfigError
+from bench.fidelity.distserve_systems import DISTSERVE_BATCHED_TOKENS, MAX_SEQUENCES
 from bench.fidelity.published_costs import OPT_13B, OPT_66B, OPT_175B, OptShape, PublishedCosts
+from cluster.config import EngineConfig
 from cluster.planner.candidates import Candidate, Options, find
 from cluster.planner.goodput import highest_rate
 from cluster.planner.latency import Parallelism
@@ -29,7 +31,9 @@ from cluster.simulator.contract import Arrival
 from cluster.simulator.world import simulate
 from workers.spec import Role
 
-PREFILL_BUDGET = 2048  # prompts are no longer, so each is read in one step unless it shares one
+PREFILL_BUDGET = 2048  # of the candidates that are looked at; shapes are what differs
+# As DistServe ran: prompts whole, as many in a step as fit.
+ENGINE = EngineConfig(max_batched_tokens=DISTSERVE_BATCHED_TOKENS, max_sequences=MAX_SEQUENCES, chunked_prefill=False)
 EFFORT = Effort(min_requests=1200, max_requests=1500)  # fewer end before KV has filled up: 300 show 15 % more
 NUM_SAMPLED = 2000
 NUM_JOINT = 3  # pairs simulated jointly beside the published one
@@ -219,7 +223,8 @@ def _goodputs(question: Question, role: Role, published: Parallelism) -> list[tu
     ]
     candidates.sort(key=lambda candidate: -candidate.bound / candidate.shape.num_devices)
     best, found = 0.0, []
-    for candidate in candidates:
+    for each in candidates:
+        candidate = replace(each, engine=ENGINE)
         size = candidate.shape.num_devices
         is_published = candidate.shape.parallelism == published
         if candidate.bound > 0 and (is_published or candidate.bound / size > WORTH_A_LOOK * best):
