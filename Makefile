@@ -38,5 +38,5 @@ check: install ## format, lint, types, floors
 	$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_generated.py
 
 bench: install ## the figures that the README quotes
-	@for file in bench/engine.py bench/handoff.py bench/interference.py bench/ingress.py; do \
+	@for file in bench/engine.py bench/handoff.py bench/interference.py bench/ingress.py bench/startup.py; do \
 		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
