@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from baton.errors import ConfigError
+from cluster.commands.synthetic_load import INPUT_LEN, OUTPUT_LEN, check_rate, synthetic_arrivals
 from cluster.config import EngineConfig
 from cluster.planner import workload
 from cluster.planner.candidates import Options
-from cluster.planner.lengths import Constant, Independent, Length, Lognormal
 from cluster.planner.placement import Costs, DraftShape, Site
 from cluster.planner.sampled import SampledWorkload
 from cluster.planner.slo import SLO
@@ -17,8 +17,7 @@ from cluster.planner.trial import Question
 from cluster.simulator.contract import Arrival
 from cluster.trace_file import read_trace
 
-INPUT_LEN, OUTPUT_LEN, NUM_SYNTHETIC = 512, 128, 4000
-MEDIAN_SHARE = 0.8  # of the mean: how long-tailed synthetic lengths are
+NUM_SYNTHETIC = 4000
 DRAFTS = tuple(DraftShape(layer_parallel=degree, num_drafts=ahead) for degree in (1, 2, 4) for ahead in (2, 4))
 
 
@@ -100,11 +99,8 @@ def _check(asked: Asked) -> None:
     if (asked.profile is None) is (asked.hardware is None):
         given = "both were given" if asked.profile is not None else "neither was given"
         raise ConfigError(f"--hardware NAME or --profile FILE: {given}; give one of them")
-    if asked.rate is not None and not 0 < asked.rate < float("inf"):
-        raise ConfigError(f"--rate {asked.rate:g} must be above 0 requests/s, for example 10")
+    check_rate(asked.rate, asked.trace)
     if asked.trace is None:
-        if asked.rate is None:
-            raise ConfigError("--rate is needed without --trace; give requests/s, for example --rate 10")
         for flag, is_given in (("--limit", asked.limit is not None), ("--clip", asked.clip)):
             if is_given:
                 raise ConfigError(f"{flag} is for a trace; give --trace too, or leave it out")
@@ -195,21 +191,17 @@ def _arrivals(asked: Asked, costs: Costs, notes: list[str]) -> tuple[list[Arriva
     else:
         assert asked.rate is not None
         prompt, output = asked.input_len or INPUT_LEN, asked.output_len or OUTPUT_LEN
-        arrivals = workload.synthetic(
-            Independent(prompt=_length(prompt), output=_length(output)),
+        arrivals = synthetic_arrivals(
             rate=asked.rate,
             num_requests=NUM_SYNTHETIC,
-            gap_cv=1.0 if asked.gap_cv is None else asked.gap_cv,
+            input_len=prompt,
+            output_len=output,
+            gap_cv=asked.gap_cv,
             rng=rng,
         )
         arrivals = workload.rescale(arrivals, asked.rate)
         described = f"synthetic requests of {prompt} + {output} tokens on average"
     return _fitted(asked, arrivals, costs.max_model_len, notes), described
-
-
-def _length(mean: int) -> Length:
-    median = mean * MEDIAN_SHARE
-    return Lognormal(mean=mean, median=median) if median >= 1 else Constant(value=mean)
 
 
 def _fitted(asked: Asked, arrivals: list[Arrival], limit: int, notes: list[str]) -> list[Arrival]:

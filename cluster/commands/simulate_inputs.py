@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from baton.errors import ConfigError
+from cluster.commands.synthetic_load import check_rate, synthetic_arrivals
 from cluster.config import BatonConfig
 from cluster.config_load import to_tree
 from cluster.planner import workload
-from cluster.planner.lengths import Constant, Independent, Length, Lognormal
 from cluster.planner.slo import SLO
 from cluster.simulator.contract import Arrival, Fault, SimCluster
 from cluster.simulator.faults import check_targets, parse_faults
 from cluster.simulator.from_config import worker_roles
 from cluster.trace_file import read_trace
 
-NUM_REQUESTS, INPUT_LEN, OUTPUT_LEN = 300, 512, 128
-MEDIAN_SHARE = 0.8  # of the mean: how long-tailed synthetic lengths are
+NUM_REQUESTS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +88,10 @@ def _check_options(load: Load, *, profile: Path | None, hardware: str | None, mo
         raise ConfigError(f"--profile FILE or --hardware NAME: {given}; give one of them")
     if profile is not None and model is not None:
         raise ConfigError(f"--model {model}: a profile is of its own model; leave --model out, or give --hardware")
-    if load.rate is not None and not 0 < load.rate < float("inf"):
-        raise ConfigError(f"--rate {load.rate:g} must be above 0 requests/s, for example 10")
+    check_rate(load.rate, load.trace)
     if load.gap_cv is not None and not 0 <= load.gap_cv < float("inf"):
         raise ConfigError(f"--gap-cv {load.gap_cv:g} must be 0 or more; 1 is Poisson")
     if load.trace is None:
-        if load.rate is None:
-            raise ConfigError("--rate is needed without --trace; give requests/s, for example --rate 10")
         if load.limit is not None:
             raise ConfigError(f"--limit {load.limit} counts rows of --trace; give --trace too, or --num-requests")
         return
@@ -119,19 +115,15 @@ def _arrivals(load: Load, cluster: SimCluster, notes: list[str]) -> list[Arrival
             arrivals = workload.rescale(arrivals, load.rate)
     else:
         assert load.rate is not None
-        arrivals = workload.synthetic(
-            Independent(prompt=_length(load.input_len or INPUT_LEN), output=_length(load.output_len or OUTPUT_LEN)),
+        arrivals = synthetic_arrivals(
             rate=load.rate,
             num_requests=load.num_requests or NUM_REQUESTS,
-            gap_cv=1.0 if load.gap_cv is None else load.gap_cv,
+            input_len=load.input_len,
+            output_len=load.output_len,
+            gap_cv=load.gap_cv,
             rng=rng,
         )
     return _fitted(arrivals, load, cluster, notes)
-
-
-def _length(mean: int) -> Length:
-    median = mean * MEDIAN_SHARE
-    return Lognormal(mean=mean, median=median) if median >= 1 else Constant(value=mean)
 
 
 def _fitted(arrivals: list[Arrival], load: Load, cluster: SimCluster, notes: list[str]) -> list[Arrival]:
