@@ -2,61 +2,34 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.commands.cost_options import PANEL as COSTS
+from cluster.commands.cost_options import CostOptions
 from cluster.commands.files import check_picture, check_writable
+from cluster.commands.load_options import LoadOptions
+from cluster.commands.option_groups import grouped
 from cluster.commands.options import ConfigPath, Overrides, load_config
+from cluster.commands.simulate_options import RunOptions, SimulateOutput
 
 if TYPE_CHECKING:
     from cluster.commands.simulate_inputs import Inputs
     from cluster.simulator.contract import SimResult
     from cluster.simulator.report import Report
 
-_COSTS, _LOAD, _OUTPUT = "Costs of a step (one of)", "Load", "Run and output"
 
-
+@grouped
 def command(
+    costs: CostOptions,
+    load: LoadOptions,
+    run: RunOptions,
+    output: SimulateOutput,
     config: ConfigPath = None,
     overrides: Overrides = None,
-    profile: Annotated[Path | None, typer.Option(help="What `baton profile` measured.", rich_help_panel=_COSTS)] = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="A device by name, from its data sheet: h100, ...", rich_help_panel=_COSTS)
-    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="With --hardware: instead of the file's model.", rich_help_panel=_COSTS)
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Azure .csv or Mooncake .jsonl.", rich_help_panel=_LOAD)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows read of --trace.", rich_help_panel=_LOAD)] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Requests/s (default: the trace's own).", rich_help_panel=_LOAD)
-    ] = None,
-    num_requests: Annotated[
-        int | None, typer.Option(min=1, help="Without --trace (default: 300).", rich_help_panel=_LOAD)
-    ] = None,
-    input_len: Annotated[
-        int | None,
-        typer.Option(min=1, help="Without --trace: mean prompt tokens (default: 512).", rich_help_panel=_LOAD),
-    ] = None,
-    output_len: Annotated[
-        int | None,
-        typer.Option(min=1, help="Without --trace: mean output tokens (default: 128).", rich_help_panel=_LOAD),
-    ] = None,
-    gap_cv: Annotated[
-        float | None, typer.Option(help="Without --trace: of gaps; 1 (default) is Poisson.", rich_help_panel=_LOAD)
-    ] = None,
-    clip: Annotated[
-        bool, typer.Option("--clip", help="Cut requests that exceed the context.", rich_help_panel=_LOAD)
-    ] = False,
-    faults: Annotated[
-        str, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_OUTPUT)
-    ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_OUTPUT)] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON with a record per request.", rich_help_panel=_OUTPUT)] = None,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Picture of workers and requests: .png, .svg, .pdf.", rich_help_panel=_OUTPUT)
+        str | None, typer.Option(help="With --hardware: instead of the file's model.", rich_help_panel=COSTS)
     ] = None,
 ) -> None:
     """Run a cluster's policies under a virtual clock: what would this file do under that load?
@@ -67,34 +40,23 @@ def command(
 
     baton simulate cluster.yaml --hardware h100 --model meta-llama/Llama-3.1-8B --trace azure_conv.csv
     """
-    from cluster.commands.simulate_inputs import Load, read_inputs
+    from cluster.commands.simulate_inputs import Asked, read_inputs
     from cluster.simulator.report import summarize, to_json
     from cluster.simulator.world import simulate
 
+    out, timeline = output.out, output.timeline
     check_writable(out, "--out")
     check_writable(timeline, "--timeline")
     check_picture(timeline, "--timeline")
-    load = Load(
-        trace=trace,
-        limit=limit,
-        rate=rate,
-        num_requests=num_requests,
-        input_len=input_len,
-        output_len=output_len,
-        gap_cv=gap_cv,
-        clip=clip,
-        faults=faults,
-        seed=seed,
-    )
-    inputs = read_inputs(load_config(config, overrides), load, profile=profile, hardware=hardware, model=model)
-    result = simulate(inputs.cluster, inputs.arrivals, seed=seed, faults=inputs.faults, spans=timeline is not None)
+    inputs = read_inputs(load_config(config, overrides), Asked(costs=costs, model=model, load=load, run=run))
+    result = simulate(inputs.cluster, inputs.arrivals, seed=run.seed, faults=inputs.faults, spans=timeline is not None)
     report = summarize(result, inputs.cluster, inputs.slo)
     calm = None
     if inputs.faults:
-        calm = summarize(simulate(inputs.cluster, inputs.arrivals, seed=seed), inputs.cluster, inputs.slo)
+        calm = summarize(simulate(inputs.cluster, inputs.arrivals, seed=run.seed), inputs.cluster, inputs.slo)
     _print(inputs, result, report, calm)
     if out is not None:
-        content = to_json(report, result, seed=seed, faults=inputs.faults, without_faults=calm, about=inputs.about)
+        content = to_json(report, result, seed=run.seed, faults=inputs.faults, without_faults=calm, about=inputs.about)
         out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if timeline is not None:
         from cluster.commands.timeline_picture import draw

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner, Result
 
 from baton.errors import ConfigError
-from cluster.commands import plan
 from cluster.commands.plan_file import plan_text
 from cluster.config_load import load, loads
 from cluster.planner.candidates import Options, find
@@ -18,33 +15,27 @@ from cluster.planner.fitted import FittedLatency, Profile
 from cluster.planner.latency import Parallelism
 from cluster.planner.placement import DraftShape, Layout, PoolPlan, WorkerShape
 from cluster.planner.transfer import Path as Link
+from tests.unit.commands.typed import Typed, refusal, typed
 from tests.unit.planner.toy_costs import ToyCosts, question
 from workers.spec import Role
 
 SMALL = ("--gpus-per-node", "4", "--rate", "3", "--input-len", "800", "--output-len", "20", "--jobs", "1")
 
 
-def invoke(*words: str) -> Result:
-    app = typer.Typer()
-    app.command()(plan.command)
-    return CliRunner().invoke(app, list(words), env={"COLUMNS": "160"})
+def plan(*words: object) -> Typed:
+    return typed("plan", *words, columns=160)
 
 
-def error(*words: str) -> str:
-    result = invoke(*words)
-    assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in result.output
-    return lines[0]
+def error(*words: object) -> str:
+    return refusal("plan", *words)
 
 
 def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path: Path) -> None:
     out, plot, data = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "plan.json"
     words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "l4", "--slo-ttft", "2000", "--slo-tpot", "150")
     files = ("--out", str(out), "--plot", str(plot), "--json", str(data))
-    result = invoke(*words, *SMALL, "--runnable-only", "--price", "0.7", *files)
-    assert result.exit_code == 0, result.output
+    result = plan(*words, *SMALL, "--runnable-only", "--price", "0.7", *files)
+    assert result.code == 0, result
     for shown in (
         "goodput per l4",
         "attainment, both",
@@ -53,9 +44,9 @@ def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path
         "KV memory to spare",
         "US$ per hour",
     ):
-        assert shown in result.stdout
-    assert "wins: " in result.stdout
-    assert "20 % more requests: " in result.stdout
+        assert shown in result.out
+    assert "wins: " in result.out
+    assert "20 % more requests: " in result.out
     config = load(out)
     content = json.loads(data.read_text())
     best = content["plans"][0]
@@ -150,9 +141,9 @@ def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
         (("--rate", "3"), "--hardware NAME or --profile FILE: neither was given"),
         (("--hardware", "h200"), "--rate is needed without --trace"),
         (("--hardware", "h200", "--rate", "-1"), "--rate -1 must be above 0"),
-        (("--hardware", "h200", "--rate", "3", "--slo-ttft", "-5"), "slo ttft -5 ms must be above 0"),
-        (("--hardware", "h200", "--rate", "3", "--attainment", "90"), "slo attainment 90 must be a share"),
-        (("--hardware", "h200", "--rate", "3", "--clip"), "--clip is for a trace"),
+        (("--hardware", "h200", "--rate", "3", "--slo-ttft", "-5"), "--slo-ttft -5 must be above 0 ms"),
+        (("--hardware", "h200", "--rate", "3", "--attainment", "90"), "--attainment 90 must be a share"),
+        (("--hardware", "h200", "--rate", "3", "--clip"), "--clip cuts requests of --trace"),
         (("--hardware", "h200", "--rate", "3", "--draft", "demo-draft"), "--draft MODEL and --draft-acceptance"),
         (("--hardware", "h200", "--rate", "3", "--out", "/nowhere/plan.yaml"), "--out /nowhere/plan.yaml"),
         (("--hardware", "h200", "--rate", "3", "--plot", "plan.gif"), "--plot plan.gif: unknown kind"),
@@ -212,9 +203,9 @@ def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> No
     path.write_text(profile_of().to_text())
     words = ("--model", "demo", "--profile", str(path), "--gpus-per-node", "3", "--jobs", "1", "--kv-memory", "64MiB")
     load_words = ("--rate", "5", "--input-len", "200", "--output-len", "20", "--slo-ttft", "600", "--slo-tpot", "60")
-    result = invoke(*words, *load_words, "--out", str(out))
-    assert result.exit_code == 0, result.output
-    assert "a test, as profiled in profile.json" in result.stdout
+    result = plan(*words, *load_words, "--out", str(out))
+    assert result.code == 0, result
+    assert "a test, as profiled in profile.json" in result.out
     config = load(out)
     assert config.kv.transport == "shm"
     assert config.engine.memory_bytes <= 64 << 20
