@@ -47,5 +47,5 @@ def test_plan_and_simulate_show_the_same_costs_and_load(group: Any) -> None:
         app: Any = typer.main.get_command(build([name]))
         options = {option.name: option for option in app.commands[name].params}
         told = [options[each.name] for each in fields(group)]
-        shown.append([(one.opts, one.help, one.rich_help_panel, one.default, str(one.type)) for one in told])
+        shown.append([(one.opts, one.help, one.rich_help_panel, one.default) for one in told])
     assert shown[0] == shown[1]
