@@ -1,10 +1,8 @@
-"""What simulated workers serve, and the messages that tell of it."""
+"""What simulated workers serve, and the message that tells of it."""
 
 from dataclasses import dataclass
 from functools import cache
 
-from baton.errors import BatonError
-from baton.v1.inference_pb2 import FINISH_REASON_ERROR
 from baton.v1.worker_pb2 import TokenOutput
 from workers.engine.jobs import Job
 from workers.engine.sequence import SamplingParams, Sequence
@@ -31,15 +29,7 @@ def params(max_tokens: int) -> SamplingParams:
 
 
 def output(seq: Sequence, start: int, end: int) -> TokenOutput:
+    """Tokens [start, end): how many is all that anybody looks at."""
     return TokenOutput(
-        request_id=seq.request_id, choice=0, attempt=seq.attempt, index=start, token_ids=seq.output_token_ids[start:end]
+        request_id=seq.request_id, choice=0, attempt=seq.attempt, index=start, token_ids=[0] * (end - start)
     )
-
-
-def final(seq: Sequence, error: BatonError, *, code: str | None = None) -> TokenOutput:
-    message = output(seq, len(seq.output_token_ids), len(seq.output_token_ids))
-    message.finish_reason = FINISH_REASON_ERROR
-    message.error.code = code or error.code
-    message.error.message = error.message
-    message.error.retryable = error.retryable
-    return message

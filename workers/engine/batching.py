@@ -67,18 +67,31 @@ def misfit(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: bool
         return InvalidRequestError(
             f"prompt: token id {highest} is not in the vocabulary of {runner.vocab_size}", "prompt"
         )
-    if seq.num_tokens >= runner.max_model_len:
+    return too_long(
+        seq,
+        max_model_len=runner.max_model_len,
+        num_blocks=runner.num_blocks,
+        block_size=block_size,
+        handing_over=handing_over,
+    )
+
+
+def too_long(
+    seq: Seq, *, max_model_len: int, num_blocks: int, block_size: int, handing_over: bool
+) -> BatonError | None:
+    """Of `misfit` what lengths alone decide. A worker that hands over holds the prompt and one token."""
+    if seq.num_tokens >= max_model_len:
         return InvalidRequestError(
-            f"prompt: {seq.num_tokens} tokens, but the model takes {runner.max_model_len} with at least one to write; "
+            f"prompt: {seq.num_tokens} tokens, but the model takes {max_model_len} with at least one to write; "
             "shorten it",
             "prompt",
         )
     max_tokens = 1 if handing_over else seq.params.max_tokens - len(seq.output_token_ids)
-    needed = -(-min(seq.num_tokens + max_tokens, runner.max_model_len) // block_size)
-    if needed > runner.num_blocks:
+    needed = -(-min(seq.num_tokens + max_tokens, max_model_len) // block_size)
+    if needed > num_blocks:
         return InvalidRequestError(
             f"prompt: with max_tokens it needs {needed} blocks of {block_size} tokens, a worker has "
-            f"{runner.num_blocks}; shorten it, lower max_tokens or raise engine.memory",
+            f"{num_blocks}; shorten it, lower max_tokens or raise engine.memory",
             "prompt",
         )
     return None
