@@ -15,6 +15,7 @@ from cluster.config import EngineConfig
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.latency import DraftModel, Parallelism, TransferModel
 from cluster.planner.memory import MAX_MEMORY_SHARE, Footprint
+from cluster.planner.overheads import Overheads
 from cluster.planner.placement import DraftShape
 
 DEVICE_BYTES = 80 << 30
@@ -81,8 +82,8 @@ class PublishedCosts:
         return 2 * self.shape.num_layers * self.shape.hidden * HALF_BYTES
 
     @property
-    def ingress_s(self) -> float:
-        return 0.0
+    def overheads(self) -> Overheads:
+        return Overheads()
 
     @property
     def max_model_len(self) -> int:

@@ -1,33 +1,36 @@
 """Runs real workers, has them compute what the scenarios ask for, and takes down what each step took.
 
 Steps are measured on one worker, behind its own stream and a dispatcher as production has them. Each KV transport has a
-prefill worker of its own that hands over to that same worker. All are pinned as their pools' workers would be; this
-process keeps off the measured worker's cores where there are others.
+prefill worker of its own that hands over to that same worker, and one more computes beside it, to see what they cost
+each other. All are pinned as their pools' workers would be; this process goes where the system puts it, as an ingress
+would: what it takes of the measured worker's core is in the figures.
 """
 
 import asyncio
 import contextlib
-import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from baton.errors import UnavailableError
-from baton.v1.inference_pb2 import SamplingParams
 from bench.harness import LocalCluster, WorkerProcess
+from bench.profiling.neighbours import Beside, contention
 from bench.profiling.points import Round, Step, StepPoint, TransferPoint, step_points, transfer_points
+from bench.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, greedy, taken
 from bench.profiling.scenarios import Ask, Limits, Scenario, scenarios
-from cluster.config import RouterConfig
+from bench.profiling.side_by_side import beside_each_other, receiving
+from bench.specs import available_cores
+from cluster.planner.overheads import ALONE, Contention
 from workers.spec import Role, WorkerSpec
 
 MODULE = "bench.profiling.worker"
 MEASURED = "decode-0"
-REQUEST_TIMEOUT_S = 120.0
+NEIGHBOUR = "mixed-0"
 QUIET_S = 0.02  # after a hand-over: acks, and what the workers tidy up
 PAUSE_S = 0.03  # before a prompt that is measured alone: most find their worker idle, and its caches cold
 HANDED_TOKENS = (64, 128, 256)  # prompts of one step, in which a hand-over's work on the prefill worker shows
@@ -63,6 +66,8 @@ class Measured:
     to_worker_s: float  # from the caller to the worker's step
     to_client_s: float  # from the end of a step to the caller
     handover_s: float  # what a step of a prompt takes longer that is handed over
+    receive_s: float  # what decode steps take longer for each prompt that comes
+    contention: Contention
     start_s: float  # until all workers served, side by side
     waited: float  # share of its steps' time that the measured worker waited for a core, over all rounds
     num_rounds: int
@@ -72,27 +77,15 @@ class Measured:
 def measure(
     spec: WorkerSpec, *, transports: Sequence[str], cores: Sequence[int], effort: Effort, progress: Progress
 ) -> Measured:
-    """Of workers like `spec`; hand-overs come from workers on `cores`.
+    """Of workers like `spec`.
+
+    Args:
+        cores: Of the other workers, which hand over, or compute beside the measured one; empty: there are none.
 
     Raises:
         UnavailableError: A worker did not start, or failed a request.
     """
-    with _kept_off(spec.cores):
-        return asyncio.run(_measure(spec, transports, tuple(cores), effort, progress))
-
-
-@contextlib.contextmanager
-def _kept_off(cores: Sequence[int]) -> Iterator[None]:
-    """Pins this process to the other cores, where there are some; its children pin themselves."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, before - set(cores) or before)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    return asyncio.run(_measure(spec, transports, tuple(cores), effort, progress))
 
 
 async def _measure(
@@ -112,11 +105,15 @@ async def _measure(
     ]
     progress.phase("starting workers", 1)
     began_s = time.monotonic()
-    async with _workers([measured, *senders]) as workers:
+    beside = replace(measured, worker_id=NEIGHBOUR, role=Role.MIXED, cores=cores, num_threads=len(cores))
+    shares_machine = bool(cores) and spec.device == "cpu"
+    async with _workers([measured, *senders, *([beside] if shares_machine else [])]) as workers:
         session = _Session(workers, progress, effort, start_s=time.monotonic() - began_s)
         await session.steps()
         for name in transports:
             await session.transfers(name)
+        if shares_machine:
+            await session.side_by_side(len(available_cores()) // len(cores))
         if transports:
             await session.handovers(transports[0])
         return session.measured()
@@ -149,6 +146,8 @@ class _Session:
         self._rounds: list[Round] = []
         self._transfers: dict[tuple[str, int], list[float]] = defaultdict(list)
         self._handovers_s: list[float] = []
+        self._receives_s: list[float] = []
+        self._contention = ALONE
         self._to_worker_s: list[float] = []
         self._to_client_s: list[float] = []
 
@@ -167,7 +166,7 @@ class _Session:
         """All scenarios, round by round, so that a slow moment of the machine meets them all."""
         plan = scenarios(self._limits, quick=self._effort.quick)
         self._progress.phase("steps", len(plan) * self._effort.num_rounds)
-        async with _dispatching([self._worker], disaggregate_over_tokens=0) as cluster:
+        async with dispatching([self._worker], disaggregate_over_tokens=0) as cluster:
             await self._run(cluster, plan[3])  # what first steps pay for
             await self._taken()
             for number in range(self._effort.num_rounds):
@@ -197,16 +196,18 @@ class _Session:
         for wave in scenario.waves:
             begun = [asyncio.Event() for _ in wave]
             tasks += [
-                asyncio.create_task(self._answer(cluster, ask, prefix, event))
-                for ask, event in zip(wave, begun, strict=True)
+                asyncio.create_task(self._answer(cluster, request, prefix, event))
+                for request, event in zip(wave, begun, strict=True)
             ]
             await _all_begun(begun, tasks)
         return sent_s, max(await asyncio.gather(*tasks))
 
-    async def _answer(self, cluster: LocalCluster, ask: Ask, prefix: list[int], begun: asyncio.Event) -> float:
-        prompt = prefix[: ask.num_prefix_tokens] + self._tokens(ask.num_prompt_tokens - ask.num_prefix_tokens)
+    async def _answer(self, cluster: LocalCluster, request: Ask, prefix: list[int], begun: asyncio.Event) -> float:
+        prompt = prefix[: request.num_prefix_tokens] + self._tokens(
+            request.num_prompt_tokens - request.num_prefix_tokens
+        )
         arrived_s = 0.0
-        async for _ in cluster.generate(prompt, _greedy(ask.num_outputs), REQUEST_TIMEOUT_S):
+        async for _ in cluster.generate(prompt, greedy(request.num_outputs), REQUEST_TIMEOUT_S):
             arrived_s = time.monotonic()
             begun.set()
         return arrived_s
@@ -217,7 +218,7 @@ class _Session:
         sizes = _sizes(self._limits, quick=self._effort.quick)
         num_rounds = 3 if self._effort.quick else 5
         self._progress.phase(f"KV over {transport}", len(sizes) * num_rounds)
-        async with _dispatching([sender, self._worker], disaggregate_over_tokens=0) as cluster:
+        async with dispatching([sender, self._worker], disaggregate_over_tokens=0) as cluster:
             for number in range(num_rounds + 1):
                 for num_tokens in sizes:
                     took_s = await self._transfer(cluster, sender, num_tokens)
@@ -227,38 +228,50 @@ class _Session:
 
     async def _transfer(self, cluster: LocalCluster, sender: WorkerProcess, num_tokens: int) -> float:
         await self._ask(cluster, num_tokens, num_outputs=3)
-        read, _ = await _taken(sender)
+        read, _ = await taken(sender)
         written, _ = await self._taken()
         return written[0].began_s - read[-1].ended_s
+
+    async def side_by_side(self, workers_per_machine: int) -> None:
+        num_rounds = 2 if self._effort.quick else 4
+        self._progress.phase("side by side", num_rounds)
+        found: list[Beside] = []
+        for _ in range(num_rounds):
+            found += await beside_each_other(self._worker, self._workers[NEIGHBOUR], self._tokens)
+            self._progress.advance()
+        self._contention = contention(found, workers_per_machine)
 
     async def handovers(self, transport: str) -> None:
         """The same prompts read with a hand-over, and by the measured worker for itself; one after the other."""
         sender = self._workers[f"prefill-{transport}"]
         num_rounds = 4 if self._effort.quick else 8
         sizes = [size for size in HANDED_TOKENS if size < self._limits.max_model_len * 7 // 8]
-        self._progress.phase("hand-overs", len(sizes) * num_rounds)
+        self._progress.phase("hand-overs", (len(sizes) + 1) * num_rounds)
         async with (
-            _dispatching([sender, self._worker], disaggregate_over_tokens=0) as handing_over,
-            _dispatching([self._worker], disaggregate_over_tokens=0) as alone,
+            dispatching([sender, self._worker], disaggregate_over_tokens=0) as handing_over,
+            dispatching([self._worker], disaggregate_over_tokens=0) as alone,
         ):
             for _ in range(num_rounds):
                 for num_tokens in sizes:
                     took_s = []
                     for cluster, worker in ((alone, self._worker), (handing_over, sender)):
                         await self._ask(cluster, num_tokens, num_outputs=3)
-                        steps, _ = await _taken(worker)
+                        steps, _ = await taken(worker)
                         took_s.append(steps[0].ended_s - steps[0].began_s)
                     await self._taken()
                     self._handovers_s.append(took_s[1] - took_s[0])
                     self._progress.advance()
+        for _ in range(num_rounds):
+            slower = self._contention.decode_beside_prompt
+            self._receives_s.append(await receiving(sender, self._worker, slower, self._tokens))
+            self._progress.advance()
 
     async def _ask(self, cluster: LocalCluster, num_tokens: int, num_outputs: int) -> None:
-        async for _ in cluster.generate(self._tokens(num_tokens), _greedy(num_outputs), REQUEST_TIMEOUT_S):
-            pass
+        await ask(cluster, self._tokens(num_tokens), num_outputs)
         await asyncio.sleep(QUIET_S)
 
     async def _taken(self) -> tuple[list[Step], float]:
-        return await _taken(self._worker)
+        return await taken(self._worker)
 
     def _tokens(self, count: int) -> list[int]:
         tokens: list[int] = self._rng.integers(1, self._worker.facts["vocab_size"], count).tolist()
@@ -274,26 +287,13 @@ class _Session:
             to_worker_s=statistics.median(self._to_worker_s),
             to_client_s=statistics.median(self._to_client_s),
             handover_s=max(statistics.median(self._handovers_s), 0.0) if self._handovers_s else 0.0,
+            receive_s=statistics.median(self._receives_s) if self._receives_s else 0.0,
+            contention=self._contention,
             start_s=self._start_s,
             waited=waited_s / sum(in_steps_s),
             num_rounds=-(-len(self._rounds) // len({one.scenario for one in self._rounds})),
             rounds=self._rounds,
         )
-
-
-@contextlib.asynccontextmanager
-async def _dispatching(
-    workers: Sequence[WorkerProcess], *, disaggregate_over_tokens: int
-) -> AsyncIterator[LocalCluster]:
-    """A dispatcher of its own over workers that run already, and go on running."""
-    cluster = LocalCluster(RouterConfig(disaggregate_over_tokens=disaggregate_over_tokens), workers[0].spec.secret)
-    cluster.workers = {worker.spec.worker_id: worker for worker in workers}
-    try:
-        await cluster.dispatcher.start()
-        await cluster.all_up()
-        yield cluster
-    finally:
-        await cluster.dispatcher.close()
 
 
 async def _all_begun(begun: Sequence[asyncio.Event], tasks: Sequence[asyncio.Task[float]]) -> None:
@@ -306,16 +306,6 @@ async def _all_begun(begun: Sequence[asyncio.Event], tasks: Sequence[asyncio.Tas
         for task in tasks:
             if task.done():
                 task.result()
-
-
-async def _taken(worker: WorkerProcess) -> tuple[list[Step], float]:
-    """The worker's steps since it was asked last, and seconds for which its engine waited for a core."""
-    answer = await asyncio.to_thread(worker.ask)
-    return [Step(*step) for step in answer["steps"]], answer["waited_s"]
-
-
-def _greedy(num_outputs: int) -> SamplingParams:
-    return SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
 
 
 def _sizes(limits: Limits, *, quick: bool) -> list[int]:

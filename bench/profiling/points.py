@@ -89,6 +89,15 @@ def step_points(rounds: Sequence[Round]) -> list[StepPoint]:
     return sorted(points, key=lambda point: (point.kind, point.prompts, point.num_decodes, point.num_context))
 
 
+OUTLIER = 3.0  # times the median: a step that long met something else
+
+
+def mean(values: Sequence[float]) -> float:
+    """Without outliers."""
+    limit = OUTLIER * statistics.median(values)
+    return statistics.fmean(value for value in values if value <= limit)
+
+
 class _Sample(NamedTuple):
     num_context: int
     cost_s: float
@@ -96,14 +105,17 @@ class _Sample(NamedTuple):
 
 
 def _point(prompts: tuple[tuple[int, int], ...], num_decodes: int, found: Sequence[_Sample]) -> StepPoint:
-    """The median of the samples whose round was no less calm than the median sample's."""
+    """The mean of the samples whose round was no less calm than the median sample's, without outliers.
+
+    Not the median: what a core now and then gives to others is part of every answer's time per token.
+    """
     middle = statistics.median_low(sample.waited for sample in found)
     calm = [sample for sample in found if sample.waited <= middle]
     return StepPoint(
         prompts=prompts,
         num_decodes=num_decodes,
         num_context=round(statistics.fmean(sample.num_context for sample in calm)),
-        step_s=statistics.median(sample.cost_s for sample in calm),
+        step_s=mean([sample.cost_s for sample in calm]),
         num_samples=len(calm),
     )
 

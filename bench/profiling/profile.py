@@ -49,10 +49,11 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Tak
         )
     measured_spec = _of(specs, Role.DECODE) or specs[0]
     sender = _of(specs, Role.PREFILL)
+    other = sender or next((spec for spec in specs if not set(spec.cores) & set(measured_spec.cores)), None)
     measured = measure(
         measured_spec,
         transports=_transports(config, measured_spec, quick=quick) if sender is not None else (),
-        cores=(sender or measured_spec).cores,
+        cores=other.cores if other is not None else (),
         effort=QUICK if quick else FULL,
         progress=progress,
     )
@@ -84,6 +85,8 @@ def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured, transfers:
         to_worker_s=measured.to_worker_s,
         to_client_s=measured.to_client_s,
         handover_s=measured.handover_s,
+        receive_s=measured.receive_s,
+        contention=measured.contention,
         start_s=measured.start_s,
         points=raw_points(measured),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.files import check_picture, check_writable
+from cluster.commands.files import check_outputs, check_picture
 from cluster.commands.options import Overrides, load_config
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ def command(
 
     from bench.profiling.profile import take_profile
 
-    check_writable(out, "--out")
-    check_writable(plot, "--plot")
+    check_outputs({"--out": out, "--plot": plot}, inputs={"CLUSTER.YAML": config})
     check_picture(plot, "--plot")
-    pairs = [*(overrides or ()), *([f"model={model}"] if model is not None else [])]
     console = Console(highlight=False, soft_wrap=True)
     with _progress(console) as progress:
-        taken = take_profile(load_config(config, pairs), quick=quick, progress=progress)
+        taken = take_profile(load_config(config, overrides, model=model), quick=quick, progress=progress)
     out.write_text(taken.profile.to_text(), encoding="utf-8")
     if plot is not None:
         from bench.profiling.picture import draw
@@ -90,9 +88,16 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
         console.print(f"KV over {name}: {path.latency_s * 1e3:.2f} ms + {path.bandwidth / 1e9:.2f} GB/s")
     console.print(
         f"to the worker {profile.to_worker_s * 1e3:.2f} ms, back {profile.to_client_s * 1e3:.2f} ms; "
-        f"a hand-over adds {profile.handover_s * 1e3:.2f} ms to a prompt's step; "
-        f"workers started in {profile.start_s:.1f} s; medians of up to {measured.num_rounds} rounds"
+        f"a hand-over adds {profile.handover_s * 1e3:.2f} ms to a prompt's step, {profile.receive_s * 1e3:.2f} ms to "
+        f"decode; workers started in {profile.start_s:.1f} s; medians of up to {measured.num_rounds} rounds"
     )
+    shares = profile.contention
+    if shares.workers_per_machine > 1:
+        console.print(
+            "slower beside another worker at work: "
+            f"prompts by {shares.prompt_beside_prompt:.0%} (beside prompts), {shares.prompt_beside_decode:.0%} "
+            f"(beside decodes); decodes by {shares.decode_beside_prompt:.0%}, {shares.decode_beside_decode:.0%}"
+        )
     for note in taken.notes:
         console.print(f"note: {note}")
     console.print(f"written to {out}")

@@ -1,6 +1,5 @@
 """Where a simulated worker's costs come from: a measured profile, or a device's data sheet."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from baton.errors import ConfigError
@@ -9,11 +8,11 @@ from cluster.model_file import read_model_spec
 from cluster.planner.devices import known_device
 from cluster.planner.fitted import Profile
 from cluster.planner.latency import Parallelism, TransferModel
+from cluster.planner.overheads import Overheads
 from cluster.planner.roofline import RooflineLatency
 from cluster.planner.transfer import path_between
 from cluster.simulator.contract import SimCluster
-from cluster.simulator.from_config import KVShape, Overheads, sim_cluster
-from workers.spec import Role
+from cluster.simulator.from_config import KVShape, sim_cluster
 
 # From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
 # dispatcher and worker on a small CPU machine.
@@ -48,15 +47,14 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
     latency = profile.latencies.get(str(Parallelism()))
     if latency is None:
         raise ConfigError("the profile has no latencies of parallelism 1; run `baton profile` again")
-    handing_over = replace(latency, prompt_s=latency.prompt_s + profile.handover_s)
     return sim_cluster(
         config,
-        latency=dict.fromkeys(Role, latency) | {Role.PREFILL: handing_over},
+        latency=latency,
         transfer=_transfer(config, profile),
         shape=KVShape(
             token_bytes=profile.token_bytes, num_layers=profile.num_layers, max_positions=profile.max_model_len
         ),
-        overheads=Overheads(ingress_s=(profile.to_worker_s + profile.to_client_s) / 2, start_s=profile.start_s),
+        overheads=profile.overheads,
     )
 
 

@@ -14,9 +14,10 @@ from typing import Any, Self
 from baton.errors import ConfigError
 from cluster.planner.latency import PromptChunk
 from cluster.planner.layer_spec import num_pairs
+from cluster.planner.overheads import ALONE, Contention, Overheads
 from cluster.planner.transfer import Path
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +116,21 @@ class Profile:
     to_worker_s: float = 0.0  # from the caller to the worker's step
     to_client_s: float = 0.0  # from the end of a step to the caller
     handover_s: float = 0.0  # what a step of a prompt takes longer on a worker that hands it over
+    receive_s: float = 0.0  # what the decode worker's steps take longer for each prompt that comes to it
     start_s: float = 0.0  # of a worker
     num_cores: int = 1  # of each worker; on a GPU, of what drives it
+    contention: Contention = ALONE  # between workers of the machine
     points: Mapping[str, Any] = field(default_factory=dict)  # what was fitted, as measured; kept, not read
+
+    @property
+    def overheads(self) -> Overheads:
+        return Overheads(
+            ingress_s=(self.to_worker_s + self.to_client_s) / 2,
+            handover_s=self.handover_s,
+            receive_s=self.receive_s,
+            start_s=self.start_s,
+            contention=self.contention,
+        )
 
     def check_model(self, model: str, *, fingerprint: str | None = None) -> None:
         """
@@ -142,6 +155,8 @@ class Profile:
                 value = {
                     key: one.to_dict() if isinstance(one, FittedLatency) else asdict(one) for key, one in value.items()
                 }
+            elif isinstance(value, Contention):
+                value = asdict(value)
             tree[each.name] = value
         return tree
 
@@ -161,11 +176,12 @@ class Profile:
             "to_worker_s",
             "to_client_s",
             "handover_s",
+            "receive_s",
             "start_s",
             "num_cores",
         )
         groups = ("latencies", "transfers", "drafts", "errors", "points")
-        checked = _tree(tree, source, ["version", *texts, *numbers, *groups])
+        checked = _tree(tree, source, ["version", *texts, *numbers, "contention", *groups])
         for name in texts:
             if not isinstance(checked[name], str):
                 raise ConfigError(f"{source}: {name} {checked[name]!r} must be a text; {AGAIN}")
@@ -178,6 +194,9 @@ class Profile:
         values |= {name: _number(checked[name], f"{source}: {name}") for name in numbers}
         for name in ("token_bytes", "num_layers", "max_model_len", "num_cores"):
             values[name] = int(values[name])
+        shares = _all_numbers(checked["contention"], f"{source}: contention", Contention)
+        size = max(int(shares.pop("workers_per_machine")), 1)
+        values["contention"] = Contention(workers_per_machine=size, **shares)
         for name in ("latencies", "drafts"):
             values[name] = {
                 key: FittedLatency.from_dict(one, f"{source}: {name}.{key}") for key, one in checked[name].items()
@@ -232,7 +251,7 @@ def _numbers(value: object, where: str) -> list[float]:
     return [_number(each, where) for each in value]
 
 
-def _all_numbers(tree: object, where: str, kind: type[Path] | type[FitError]) -> dict[str, float]:
+def _all_numbers(tree: object, where: str, kind: type[Path] | type[FitError] | type[Contention]) -> dict[str, float]:
     names = [each.name for each in fields(kind)]
     checked = _tree(tree, where, names)
     return {name: _number(checked[name], f"{where}.{name}") for name in names}

@@ -79,3 +79,21 @@ class DraftModel(Protocol):
     def tokens_per_round(self) -> float:
         """Expected tokens that a sequence gains per round, the target's own included; >= 1."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slowed:
+    """`latency`, every step `factor` times as long."""
+
+    latency: LatencyModel
+    factor: float
+
+    @property
+    def pipeline_stages(self) -> int:
+        return self.latency.pipeline_stages
+
+    def step_s(self, prompts: Sequence[PromptChunk], num_decodes: int, num_context: int) -> float:
+        return self.factor * self.latency.step_s(prompts, num_decodes, num_context)
+
+    def decode_steps_s(self, num_decodes: int, num_context: int, num_steps: int) -> float:
+        return self.factor * self.latency.decode_steps_s(num_decodes, num_context, num_steps)

@@ -11,6 +11,7 @@ from typing import Protocol
 from cluster.config import EngineConfig
 from cluster.planner.latency import DraftModel, LatencyModel, Parallelism, TransferModel
 from cluster.planner.memory import Footprint, MemoryFit
+from cluster.planner.overheads import Overheads
 from workers.spec import Role
 
 MAX_PIPELINE = 8
@@ -65,9 +66,7 @@ class Costs(Protocol):
     def max_model_len(self) -> int: ...
 
     @property
-    def ingress_s(self) -> float:
-        """From a caller to a worker, and again back."""
-        ...
+    def overheads(self) -> Overheads: ...
 
     def allows(self, parallelism: Parallelism) -> bool:
         """Whether the model divides by these degrees, and their costs are known."""

@@ -9,6 +9,7 @@ from cluster.planner.draft import LayerParallelDraft
 from cluster.planner.fitted import FittedLatency, Profile
 from cluster.planner.latency import Parallelism
 from cluster.planner.memory import MAX_MEMORY_SHARE, Footprint
+from cluster.planner.overheads import Overheads
 from cluster.planner.placement import DraftShape
 from cluster.planner.transfer import Path
 
@@ -47,8 +48,8 @@ class ProfileCosts:
         return self.profile.max_model_len
 
     @property
-    def ingress_s(self) -> float:
-        return (self.profile.to_worker_s + self.profile.to_client_s) / 2
+    def overheads(self) -> Overheads:
+        return self.profile.overheads
 
     def allows(self, parallelism: Parallelism) -> bool:
         return str(parallelism) in self.profile.latencies
@@ -60,21 +61,16 @@ class ProfileCosts:
     def latency(self, parallelism: Parallelism) -> FittedLatency:
         return self.profile.latencies[str(parallelism)]
 
-    def transport(self, *, within_node: bool) -> str:
-        """The fastest that was measured.
-
-        Raises:
-            ConfigError: None was.
-        """
+    def transport(self, *, within_node: bool) -> str | None:
+        """The fastest that was measured, None without any."""
         paths: Mapping[str, Path] = self.profile.transfers
         usable = {name: path for name, path in paths.items() if within_node or name in ACROSS_NODES}
-        if not usable:
-            where = "KV transport" if within_node else f"KV transport that reaches another node ({ACROSS_NODES})"
-            raise ConfigError(f"the profile has measured no {where}; run `baton profile` again, or plan for --nodes 1")
-        return min(usable, key=lambda name: usable[name].transfer_s(PROBE_BYTES))
+        return min(usable, key=lambda name: usable[name].transfer_s(PROBE_BYTES), default=None)
 
     def transfer(self, source: Parallelism, target: Parallelism, *, within_node: bool) -> Path:
-        return self.profile.transfers[self.transport(within_node=within_node)]
+        name = self.transport(within_node=within_node)
+        assert name is not None, "nobody plans transfers where none was measured"
+        return self.profile.transfers[name]
 
     def draft(self, target: Parallelism, shape: DraftShape) -> LayerParallelDraft:
         raise ConfigError("--draft: profiles hold no layer-parallel drafts; give --hardware")

@@ -8,6 +8,7 @@ from cluster.planner.draft import LayerParallelDraft
 from cluster.planner.latency import Parallelism
 from cluster.planner.memory import Footprint
 from cluster.planner.model_spec import ModelSpec
+from cluster.planner.overheads import Overheads
 from cluster.planner.placement import DraftShape
 from cluster.planner.roofline import RooflineLatency
 from cluster.planner.transfer import Path, path_between
@@ -46,8 +47,8 @@ class SpecCosts:
         return self.model.max_model_len
 
     @property
-    def ingress_s(self) -> float:
-        return INGRESS_S
+    def overheads(self) -> Overheads:
+        return Overheads(ingress_s=INGRESS_S)
 
     def allows(self, parallelism: Parallelism) -> bool:
         return self.model.allows_tensor_parallel(parallelism.tensor)

@@ -150,6 +150,7 @@ def run_decode(question: Question, shape: WorkerShape, engine: EngineConfig, rat
         router=replace(UNLIMITED, disaggregate_over_tokens=0),
         max_model_len=question.costs.max_model_len,
         token_bytes=question.costs.token_bytes,
+        receive_s=question.costs.overheads.receive_s,
     )
     return _run(question, cluster, rate, question.stay_s)
 
@@ -200,6 +201,7 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
     if len(pools) > 1:
         source, target = (pool.shape.parallelism for pool in pools)
         transfer = question.costs.transfer(source, target, within_node=within_node)
+    overheads = question.costs.overheads
     return SimCluster(
         pools=tuple(_sim_pool(question, pool) for pool in pools),
         engine=engine,
@@ -208,7 +210,10 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
         num_layers=max(question.costs.num_kv_layers, 1),
         token_bytes=question.costs.token_bytes,
         transfer=transfer,
-        ingress_s=question.costs.ingress_s,
+        ingress_s=overheads.ingress_s,
+        handover_s=overheads.handover_s,
+        receive_s=overheads.receive_s,
+        contention=overheads.contention,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
 from cluster.planner.latency import LatencyModel, TransferModel
+from cluster.planner.overheads import ALONE, Contention
 from workers.spec import Role
 
 
@@ -33,6 +34,9 @@ class SimCluster:
     token_bytes: int = 0  # KV of one token, all layers
     transfer: TransferModel | None = None  # None: transfers take no time
     ingress_s: float = 0.0  # from arrival to the worker, and again from the worker to the client
+    handover_s: float = 0.0  # that a step takes longer whose prompts go to another worker
+    receive_s: float = 0.0  # that a decode worker's steps stand still for each prompt that comes to it
+    contention: Contention = ALONE
     report_interval_s: float = 0.5  # between a worker's load reports
     start_s: float = 5.0  # what a worker takes to start
     detect_s: float = 0.0  # from a worker's death to the controller's and ingress's knowledge

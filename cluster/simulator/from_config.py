@@ -1,11 +1,11 @@
 """The simulated cluster that a config describes: the same YAML as `baton up`, with latency models for its workers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
 from cluster.config import BatonConfig, PoolConfig
 from cluster.planner.latency import LatencyModel, TransferModel
+from cluster.planner.overheads import Overheads
 from cluster.simulator.contract import SimCluster, SimPool
 from workers.spec import Role
 
@@ -19,25 +19,17 @@ class KVShape:
     max_positions: int  # tokens up to which the model's positions are defined
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overheads:
-    """What lies around the workers' steps."""
-
-    ingress_s: float = 0.0  # each way
-    start_s: float = 5.0  # of a worker that is replaced
-
-
 def sim_cluster(
     config: BatonConfig,
     *,
-    latency: LatencyModel | Mapping[Role, LatencyModel],
+    latency: LatencyModel,
     transfer: TransferModel | None,
     shape: KVShape,
     overheads: Overheads,
 ) -> SimCluster:
     """
     Args:
-        latency: Of every worker, or by role.
+        latency: Of every worker.
         transfer: None: hand-overs take no time.
     Raises:
         ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
@@ -47,7 +39,7 @@ def sim_cluster(
         SimPool(
             role=role,
             num_workers=pool_of(config, role).workers,
-            latency=latency[role] if isinstance(latency, Mapping) else latency,
+            latency=latency,
             num_blocks=blocks,
         )
         for role in Role
@@ -64,7 +56,10 @@ def sim_cluster(
         token_bytes=shape.token_bytes,
         transfer=transfer,
         ingress_s=overheads.ingress_s,
+        handover_s=overheads.handover_s,
+        receive_s=overheads.receive_s,
         start_s=overheads.start_s,
+        contention=overheads.contention,
     )
 
 

@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from baton.v1.worker_pb2 import TokenOutput, WorkerState
-from cluster.planner.latency import PromptChunk
+from cluster.planner.latency import LatencyModel, PromptChunk, Slowed
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.engine import SimEngine
 from cluster.simulator.events import EventQueue
 from cluster.simulator.flight import DecodeFlight, PromptFlight
 from cluster.simulator.jobs import Request
+from cluster.simulator.machine import Doing, Machine
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from workers.engine.scheduler import StepPlan, is_decode
@@ -31,6 +32,7 @@ class SimWorker:
     request: By request id; None: it has ended meanwhile.
     tell: What one step has to say to the ingress.
     report_soon: Work has come to a worker that was not reporting.
+    machine: Where its steps and others' cost each other; None: nowhere.
     spans: Where to note what is done when, if anywhere.
     max_jump: Steps taken at once, at most; fewer change nothing but the time it takes.
     """
@@ -47,6 +49,7 @@ class SimWorker:
         request: Callable[[str], Request | None],
         tell: Callable[[WorkerKey, list[TokenOutput]], None],
         report_soon: Callable[["SimWorker"], None],
+        machine: Machine | None,
         spans: Spans | None,
         max_jump: int,
     ) -> None:
@@ -72,7 +75,12 @@ class SimWorker:
         self.sending, self.receiving = engine.sending, engine.receiving
         self._latency = pool.latency
         self._num_stages = pool.latency.pipeline_stages
+        self._handover_s = cluster.handover_s
+        self._receive_s = cluster.receive_s
         self._receive_token_s = pool.receive_token_s
+        self._machine = machine
+        if machine is not None:
+            machine.join(index, self._machine_changed)
         self._queue = queue
         self._network = network
         self._tell = tell
@@ -108,6 +116,11 @@ class SimWorker:
             self._shorten(self._run)
         else:
             self._expect_step()
+
+    def _machine_changed(self) -> None:
+        """The step in flight takes what it began with; the next one does not."""
+        if self._run is not None and self.is_alive:
+            self._shorten(self._run)
 
     def _shorten(self, run: DecodeFlight) -> None:
         """To the step in flight."""
@@ -160,14 +173,25 @@ class SimWorker:
         elif self._has_news:
             self._shorten(self._run)
         self._say()
+        if self._machine is not None:
+            self._machine.does(self.index, self._doing())
+
+    def _doing(self) -> Doing:
+        if self._run is not None:
+            return Doing.DECODES
+        if not self._steps:
+            return Doing.NOTHING
+        has_prompts = any(len(step.chunks) > step.num_decodes for step in self._steps)
+        return Doing.PROMPTS if has_prompts else Doing.DECODES
 
     def _begin(self, now_s: float) -> None:
         engine = self.engine
         self._has_news = False
         engine.take_in(now_s)
-        if self._receive_token_s and engine.num_received_tokens:
-            self._entry_s = now_s + engine.num_received_tokens * self._receive_token_s
-            engine.num_received_tokens = 0
+        if engine.num_received and (self._receive_s or self._receive_token_s):
+            cost_s = engine.num_received * self._receive_s + engine.num_received_tokens * self._receive_token_s
+            self._entry_s = now_s + cost_s
+            engine.num_received = engine.num_received_tokens = 0
             self._has_news = True
             return
         held_back = self._hold_back() if self._num_stages > 1 else ()
@@ -203,14 +227,18 @@ class SimWorker:
         handing_over = self.role is Role.PREFILL and any(self.jobs.of(seq).handover is not None for seq in decodes)
         is_run = len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted or handing_over)
         if is_run and self._num_stages == 1:
-            self._run = DecodeFlight(seqs=decodes, latency=self._latency, blocks=self.blocks, start_s=now_s)
+            latency = self._latency_now(has_prompts=False)
+            self._run = DecodeFlight(seqs=decodes, latency=latency, blocks=self.blocks, start_s=now_s)
             self._look_again(self._run)
             return
         self.engine.offer(chunks)
         prompts = [
             PromptChunk(chunk.num_tokens, chunk.seq.num_computed_tokens) for chunk in chunks if not is_decode(chunk.seq)
         ]
-        step_s = self._latency.step_s(prompts, len(decodes), sum(seq.num_tokens for seq in decodes))
+        latency = self._latency_now(has_prompts=bool(prompts))
+        step_s = latency.step_s(prompts, len(decodes), sum(seq.num_tokens for seq in decodes))
+        if self._handover_s and self.role is Role.PREFILL:
+            step_s += self._handover_s
         end_s = now_s + step_s
         if self._steps:  # the last stage is the one before's until that ends: unequal steps leave bubbles
             end_s = max(end_s, self._steps[-1].end_s + step_s / self._num_stages)
@@ -219,6 +247,11 @@ class SimWorker:
             self._entry_s, self._has_news = now_s + step_s / self._num_stages, True
             for chunk in chunks:
                 self.scheduler.remove(chunk.seq)
+
+    def _latency_now(self, *, has_prompts: bool) -> LatencyModel:
+        """Of a step that begins now."""
+        factor = 1.0 if self._machine is None else self._machine.factor(self.index, has_prompts=has_prompts)
+        return self._latency if factor == 1.0 else Slowed(self._latency, factor)
 
     def _end_run(self, run: DecodeFlight) -> None:
         """The run, or as much of it as may be taken at once, is done."""
@@ -273,6 +306,8 @@ class SimWorker:
             self._note_busy("decode", self._run.start_s, now_s, len(self._run.seqs))
         if self._next_step is not None:
             self._queue.cancel(self._next_step)
+        if self._machine is not None:
+            self._machine.does(self.index, Doing.NOTHING)
         self.engine.outbox.close()
         self.engine.inbox.close()
         self._network.forget(self.key)

@@ -18,6 +18,7 @@ from cluster.simulator.faults import check_targets, inject
 from cluster.simulator.fleet import SimFleet, Slot
 from cluster.simulator.ingress import SimIngress
 from cluster.simulator.invariants import Invariants
+from cluster.simulator.machine import machines
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
@@ -59,6 +60,7 @@ class World:
         self._spans = Spans() if spans else None
         self._max_jump = max_jump
         self._num_slots = sum(pool.num_workers for pool in cluster.pools)
+        self._machines = machines(cluster.contention, self._num_slots)
         self.fleet = SimFleet(
             cluster=cluster,
             queue=self.queue,
@@ -162,6 +164,7 @@ class World:
             request=self.ingress.request,
             tell=self._tell_ingress,
             report_soon=self._report_soon,
+            machine=self._machines[slot.number],
             spans=self._spans,
             max_jump=self._max_jump,
         )
@@ -250,7 +253,7 @@ def _check_cluster(cluster: SimCluster) -> None:
             raise ConfigError(f"pools: {pool.role}: num_blocks {pool.num_blocks}; give at least 1")
     if not cluster.report_interval_s > 0.0:
         raise ConfigError(f"report_interval_s: {cluster.report_interval_s:g}; give a number above 0")
-    for name in ("ingress_s", "start_s", "detect_s"):
+    for name in ("ingress_s", "handover_s", "receive_s", "start_s", "detect_s"):
         value = getattr(cluster, name)
         if not 0.0 <= value < math.inf:
             raise ConfigError(f"{name}: {value:g}; give a number of 0 or more")

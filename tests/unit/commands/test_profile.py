@@ -35,7 +35,8 @@ def test_a_profile_holds_fits_and_points_and_is_what_simulate_reads(tmp_path: Pa
     # The fake sleeps 3 ms per step, whatever the step.
     assert taken.latencies["1"].step_s((), 4, 400) > 0.003
     content = json.loads(out.read_text())
-    assert content["version"] == 1
+    assert content["version"] == 2
+    assert content["contention"]["workers_per_machine"] >= 1
     kinds = {(bool(point["prompts"]), point["num_decodes"] > 0) for point in content["points"]["steps"]}
     assert kinds == {(True, False), (False, True), (True, True)}
     assert {point["transport"] for point in content["points"]["transfers"]} == {"auto"}

@@ -7,6 +7,7 @@ from typing import Any
 from cluster.config import EngineConfig
 from cluster.planner.latency import DraftModel, Parallelism, PromptChunk
 from cluster.planner.memory import Footprint
+from cluster.planner.overheads import Overheads
 from cluster.planner.placement import DraftShape, Site
 from cluster.planner.sampled import SampledWorkload
 from cluster.planner.slo import SLO
@@ -56,7 +57,7 @@ class ToyCosts:
     num_layers: int = 4
     num_kv_layers: int = 4
     max_model_len: int = 4096
-    ingress_s: float = 0.0
+    overheads: Overheads = Overheads()
     gain: float = 0.5
     degrees: tuple[int, ...] = (1, 2)
 

@@ -38,7 +38,7 @@ def test_the_rounds_in_which_the_worker_waited_for_its_core_do_not_count() -> No
 
 
 def test_what_came_about_once_in_several_rounds_is_left_out() -> None:
-    mixed = Step(0.0, 0.02, [[64, 0]], 4, 100)
+    mixed = Step(9.0, 9.02, [[64, 0]], 4, 100)
     rounds = [Round(scenario="a", steps=(*decodes((1.0, 1.01)), mixed), waited=0.0)]
     rounds += [Round(scenario="a", steps=decodes((1.0, 1.01)), waited=0.0)]
     assert [point.kind for point in step_points(rounds)] == ["decode"]
