@@ -49,9 +49,11 @@ def main(
         bool, typer.Option("--fit", help="distserve: find the constants again, which takes minutes.")
     ] = False,
     num_set_ups: Annotated[int | None, typer.Option("--set-ups", min=1, help="own: the first so many.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="own: real runs of each set-up.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="own: profiles, and real runs of each set-up.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="own: how long requests arrive in a run.")] = 20.0,
-    profile: Annotated[Path | None, typer.Option(help="own: of this machine; without it one is measured.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="own: of this machine; without it one is measured before each round.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write all comparisons here.")] = None,
 ) -> None:
     console = Console(width=170, highlight=False)
@@ -120,13 +122,18 @@ def own_part(
 ) -> list[dict[str, Any]]:
     chosen = set_ups(seconds=seconds)[:num_set_ups]
     with tempfile.TemporaryDirectory() as folder:
-        if profile is None:
-            profile = Path(folder) / "profile.json"
+
+        def profiled(number: int) -> Path:
+            if profile is not None:
+                return profile
+            path = Path(folder) / f"profile-{number}.json"
             console.print("profiling this machine")
-            command = [sys.executable, "-m", "cluster.cli", "profile", "--out", str(profile)]
+            command = [sys.executable, "-m", "cluster.cli", "profile", "--out", str(path)]
             if subprocess.run(command, check=False).returncode:
                 raise ConfigError("baton profile failed, see above; give a profile of this machine by --profile")
-        comparisons = compare(chosen, profile, repeats=repeats, note=console.print)
+            return path
+
+        comparisons = compare(chosen, profiled, repeats=repeats, note=console.print)
     console.print(own_table(comparisons))
     console.print(own_verdict(comparisons))
     return [dataclasses.asdict(comparison) for comparison in comparisons]

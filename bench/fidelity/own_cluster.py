@@ -1,7 +1,7 @@
 """This project's own cluster on this machine: profiled, run for real, and simulated with the same arrivals."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,18 +28,23 @@ class OwnComparison:
 
     Attributes:
         load: The arrivals' rate, over what the simulated cluster serves when all are there at once.
+        simulated: One row for each profile of the machine.
         measured: One row for each repeated real run.
     """
 
     name: str
     load: float
-    predicted: tuple[float, ...]
+    simulated: tuple[tuple[float, ...], ...]
     measured: tuple[tuple[float, ...], ...]
+
+    @property
+    def predicted(self) -> tuple[float, ...]:
+        return _medians(self.simulated)
 
     @property
     def medians(self) -> tuple[float, ...]:
         """Of the repeated runs."""
-        return tuple(float(value) for value in np.median(self.measured, axis=0))
+        return _medians(self.measured)
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -66,32 +71,40 @@ class OwnComparison:
         return [f"{name} {error:+.0%}" for name, error, allowed in rows if abs(error) > allowed]
 
 
+def _medians(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.median(rows, axis=0))
+
+
 def compare(
-    set_ups: Sequence[SetUp], profile: Path, *, repeats: int, note: Callable[[str], None]
+    set_ups: Sequence[SetUp], profile: Callable[[int], Path], *, repeats: int, note: Callable[[str], None]
 ) -> list[OwnComparison]:
     """Runs every set-up `repeats` times, round by round, so that a slow moment of the machine meets them all.
 
     Args:
-        profile: What `baton profile` measured of this machine.
+        profile: What `baton profile` measured of this machine before the round of that number: a virtual machine is
+            faster at one time and slower at another, by more than the errors looked for.
         note: Told what is under way.
     """
     measured: dict[str, list[tuple[float, ...]]] = {set_up.name: [] for set_up in set_ups}
+    profiles: list[Path] = []
     for number in range(repeats):
+        profiles.append(profile(number))
         for set_up in set_ups:
             busy = f"load average {os.getloadavg()[0]:.1f} before"
             note(f"real run {number + 1} of {repeats}: {set_up.name}, {len(set_up.arrivals)} requests, {busy}")
             summary = _summary(set_up.name, run_for_real(set_up.config, set_up.arrivals))
             measured[set_up.name].append(summary.percentiles)
-    return [_compared(set_up, profile, tuple(measured[set_up.name])) for set_up in set_ups]
+    return [_compared(set_up, dict.fromkeys(profiles), tuple(measured[set_up.name])) for set_up in set_ups]
 
 
-def _compared(set_up: SetUp, profile: Path, measured: tuple[tuple[float, ...], ...]) -> OwnComparison:
-    cluster, _ = from_profile(set_up.config, profile)
-    result = simulate(cluster, set_up.arrivals, seed=0)
+def _compared(set_up: SetUp, profiles: Iterable[Path], measured: tuple[tuple[float, ...], ...]) -> OwnComparison:
+    clusters = [from_profile(set_up.config, path)[0] for path in profiles]
+    results = [simulate(cluster, set_up.arrivals, seed=0) for cluster in clusters]
+    saturation = np.median([saturation_rate(cluster, set_up.arrivals) for cluster in clusters])
     return OwnComparison(
         name=set_up.name,
-        load=mean_rate(set_up.arrivals) / saturation_rate(cluster, set_up.arrivals),
-        predicted=_summary(set_up.name, result.records).percentiles,
+        load=float(mean_rate(set_up.arrivals) / saturation),
+        simulated=tuple(_summary(set_up.name, result.records).percentiles for result in results),
         measured=measured,
     )
 
@@ -116,7 +129,7 @@ def _summary(name: str, records: Sequence[RequestRecord]) -> Summary:
 
 
 def own_table(comparisons: Sequence[OwnComparison]) -> Table:
-    table = Table(title="This machine, our own cluster: predicted / median measured, ms; spread of repeated real runs")
+    table = Table(title="This machine, our own cluster: medians predicted / measured, ms; spread of repeated real runs")
     table.add_column("set-up")
     table.add_column("load", justify="right")
     for name in METRICS:

@@ -83,7 +83,7 @@ def test_errors_may_be_twice_the_spread_of_repeated_real_runs() -> None:
     comparison = OwnComparison(
         name="x",
         load=0.5,
-        predicted=(118.0, 118.0, 118.0, 100.0),
+        simulated=((118.0, 118.0, 118.0, 100.0),),
         measured=((95.0, 100.0, 100.0, 100.0), (105.0, 100.0, 100.0, 100.0), (100.0, 100.0, 100.0, 100.0)),
     )
     assert comparison.allowed == pytest.approx((0.2, 0.15, 0.1, 0.15))
