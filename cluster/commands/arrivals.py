@@ -1,7 +1,7 @@
 """The requests that `baton plan` and `baton simulate` are asked about: read from a trace, or made up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from cluster.planner.lengths import Constant, Independent, Length, Lognormal
 from cluster.simulator.contract import Arrival
 from cluster.trace_file import read_trace
 
+DAY_S = 86_400
+MAX_SPAN_S = 100 * DAY_S  # of a workload: idle workers report twice a second
 MEDIAN_SHARE = 0.8  # of the mean: how long-tailed synthetic lengths are
 
 
@@ -19,7 +21,19 @@ MEDIAN_SHARE = 0.8  # of the mean: how long-tailed synthetic lengths are
 class Requests:
     arrivals: Sequence[Arrival]
     described: str
-    notes: Sequence[str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Requests/s. Raises: ConfigError: they come all at once."""
+        if self.arrivals[-1].at_s <= self.arrivals[0].at_s:
+            raise ConfigError(f"{self.described}: all come at one instant, which is no rate; give two instants or more")
+        return workload.mean_rate(self.arrivals)
+
+    def at_rate(self, rate: float) -> "Requests":
+        """Stretched evenly; bursts stay bursts. Raises: ConfigError: see `rate`."""
+        factor = self.rate / rate
+        return replace(self, arrivals=[replace(one, at_s=one.at_s * factor) for one in self.arrivals])
 
 
 def read_requests(
@@ -34,20 +48,38 @@ def read_requests(
     """
     rng = np.random.default_rng(seed)
     if load.trace is None:
-        arrivals = _synthetic(load, num_synthetic, rng)
         lengths = f"{load.input_len or INPUT_LEN} + {load.output_len or OUTPUT_LEN}"
         described = f"synthetic requests of {lengths} tokens on average"
+        requests = Requests(arrivals=_synthetic(load, num_synthetic, rng), described=described)
     else:
-        rows = read_trace(load.trace, limit=load.limit)
-        arrivals = workload.from_trace(rows, block_size=block_size, rng=rng)
-        if load.rate is not None:
-            arrivals = workload.rescale(arrivals, load.rate)
-        described = f"{len(arrivals)} requests of {load.trace.name}"
-    fitted, num_cut = workload.clip(arrivals, max_model_len, block_size=block_size)
-    if num_cut and load.trace is not None and not load.clip:
-        raise ConfigError(_too_long(load, arrivals, num_cut, model, max_model_len))
-    cut = f"{num_cut} of {len(fitted)} requests were cut to the context of {max_model_len} tokens"
-    return Requests(arrivals=fitted, described=described, notes=(cut,) if num_cut else ())
+        arrivals = workload.from_trace(read_trace(load.trace, limit=load.limit), block_size=block_size, rng=rng)
+        requests = Requests(arrivals=arrivals, described=f"{len(arrivals)} requests of {load.trace.name}")
+        requests = requests.at_rate(load.rate) if load.rate is not None else requests
+    _check_span(requests.arrivals)
+    return _fitted(requests, load, model, max_model_len, block_size)
+
+
+def _check_span(arrivals: Sequence[Arrival]) -> None:
+    span_s = arrivals[-1].at_s - arrivals[0].at_s
+    if span_s > MAX_SPAN_S:
+        raise ConfigError(
+            f"{len(arrivals)} requests come over {span_s / DAY_S:.3g} days, {MAX_SPAN_S // DAY_S} are allowed; "
+            "give a higher --rate, or fewer requests"
+        )
+
+
+def _fitted(requests: Requests, load: LoadOptions, model: str, limit: int, block_size: int) -> Requests:
+    """Synthetic lengths are drawn, so they are cut in any case; a trace's only when told to."""
+    fitted, num_cut = workload.clip(requests.arrivals, limit, block_size=block_size)
+    if not num_cut:
+        return requests
+    if load.trace is not None and not load.clip:
+        raise ConfigError(_too_long(load, requests.arrivals, num_cut, model, limit))
+    return replace(
+        requests,
+        arrivals=fitted,
+        notes=(f"{num_cut} of {len(fitted)} requests were cut to the context of {limit} tokens",),
+    )
 
 
 def _synthetic(load: LoadOptions, num_requests: int, rng: np.random.Generator) -> list[Arrival]:

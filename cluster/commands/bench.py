@@ -10,7 +10,7 @@ import typer
 
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.endpoint import default_endpoint, one_line_errors
-from cluster.commands.files import check_picture, check_writable
+from cluster.commands.files import check_outputs, check_picture
 
 _SERVER, _LOAD, _WORKLOAD, _OUTPUT = "Server", "Load (one of)", "Workload", "Output"
 
@@ -128,8 +128,7 @@ def command(
             timeout_s=timeout_s,
             goodput=parse_goodput([*(goodput or ()), *(targets or ())]),
         )
-        check_writable(json_path, "--json")
-        check_writable(plot, "--plot")
+        check_outputs({"--json": json_path, "--plot": plot}, inputs={"--trace": trace, "--prompts": prompts})
         check_picture(plot, "--plot")
         _report(options, json_path, plot, save_detailed=save_detailed)
 

@@ -11,6 +11,7 @@ from baton.errors import ConfigError
 if TYPE_CHECKING:
     from cluster.planner.fitted import Profile
 
+FAKE = "fake/"  # how fingerprints of `load_format: fake` begin: its shapes are no model's
 PANEL = "Costs of a step (one of)"
 
 
@@ -38,3 +39,37 @@ def read_profile(path: Path) -> "Profile":
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"--profile {path} cannot be read: {reason}; make one with `baton profile`") from error
     return Profile.from_text(text, f"--profile {path}")
+
+
+def check_profile(profile: "Profile", model: str) -> None:
+    """That the profile is of the model's weights, as far as that shows without torch.
+
+    The fingerprint in a profile is of loaded weights, so where `config.json` is at hand its shapes are compared: they
+    tell another model of the same name, not the same model after more training.
+
+    Raises:
+        ConfigError: It is of something else.
+    """
+    from cluster.model_file import read_model_spec
+    from cluster.planner.known_models import CONFIGS
+    from workers.model.registry import BUNDLED_NAMES
+
+    profile.check_model(model)
+    is_at_hand = model in BUNDLED_NAMES or model in CONFIGS or Path(model).expanduser().is_dir()
+    if not is_at_hand or profile.fingerprint.startswith(FAKE):
+        return
+    spec = read_model_spec(model, dtype=profile.dtype)
+    for what, measured, here in (
+        ("layers with KV", profile.num_layers, spec.num_kv_layers),
+        ("bytes of KV per token", profile.token_bytes, spec.kv_bytes_per_token),
+    ):
+        if measured != here:
+            raise ConfigError(
+                f"the profile is of other weights than {model}'s here: {measured} {what}, config.json makes it {here}; "
+                f"run `baton profile --model {model}` again"
+            )
+    if profile.max_model_len > spec.max_model_len:
+        raise ConfigError(
+            f"the profile is of other weights than {model}'s here: a context of {profile.max_model_len} tokens, "
+            f"config.json says {spec.max_model_len}; run `baton profile --model {model}` again"
+        )

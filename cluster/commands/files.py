@@ -1,11 +1,27 @@
 """Checks of the paths that commands are to write, before the work: a result must not be lost for a typing error."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 from baton.errors import ConfigError
 
 PICTURES = (".png", ".svg", ".pdf")
+
+
+def check_outputs(outputs: Mapping[str, Path | None], *, inputs: Mapping[str, Path | None]) -> None:
+    """By flag; None where not given. Raises: ConfigError: one cannot be written, or would write over another file."""
+    given = {flag: path for flag, path in outputs.items() if path is not None}
+    read = {flag: path for flag, path in inputs.items() if path is not None}
+    for flag, path in given.items():
+        check_writable(path, flag)
+        for other, source in read.items():
+            if path.resolve() == source.resolve():
+                raise ConfigError(f"{flag} {path} would write over {other} {source}; give another file")
+    for (first, one), (second, two) in combinations(given.items(), 2):
+        if one.resolve() == two.resolve():
+            raise ConfigError(f"{second} {two} would write over {first} {one}; give two files")
 
 
 def check_writable(path: Path | None, flag: str) -> None:

@@ -19,7 +19,13 @@ Overrides = Annotated[
 DrainTimeout = Annotated[float, typer.Option(min=0.0, help="Seconds that running requests may go on.")]
 
 
-def load_config(path: Path | None, overrides: list[str] | None) -> BatonConfig:
+def load_config(path: Path | None, overrides: list[str] | None, *, model: str | None = None) -> BatonConfig:
+    """
+    Args:
+        model: Instead of the file's.
+    Raises:
+        ConfigError: See `cluster.config_load.load`; or the model is named twice.
+    """
     from cluster.config_load import load
 
     pairs = {}
@@ -28,4 +34,8 @@ def load_config(path: Path | None, overrides: list[str] | None) -> BatonConfig:
         if not separator or not key:
             raise ConfigError(f"--set {text}: is not KEY=VALUE; e.g. --set http.port=0")
         pairs[key.strip()] = value
+    if model is not None:
+        if "model" in pairs:
+            raise ConfigError(f"--model {model} and --set model={pairs['model']} name two models; give one of them")
+        pairs["model"] = model
     return load(path, pairs)

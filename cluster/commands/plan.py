@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_picture, check_writable
+from cluster.commands.files import check_outputs, check_picture
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.plan_options import MachineOptions, PlanOutput, SearchOptions, SLOOptions
@@ -38,8 +38,8 @@ def command(
     """
     from cluster.commands.plan_inputs import Asked, read_inputs
 
-    for path, flag in ((output.out, "--out"), (output.plot, "--plot"), (output.json_path, "--json")):
-        check_writable(path, flag)
+    outputs = {"--out": output.out, "--plot": output.plot, "--json": output.json_path}
+    check_outputs(outputs, inputs={"--profile": costs.profile, "--trace": load.trace})
     check_picture(output.plot, "--plot")
     inputs = read_inputs(Asked(model=model, costs=costs, machines=machines, load=load, slo=slo, search=search))
     _show(inputs, _answered(inputs, search.jobs), model, output)

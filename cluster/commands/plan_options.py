@@ -1,30 +1,44 @@
 """The options that `baton plan` alone has, beside costs and load."""
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from baton.errors import ConfigError
+from cluster.commands.cost_options import CostOptions
+from cluster.commands.flag_checks import check_above_zero, check_least, check_unread
 
+KV_MEMORY = "1GiB"  # engine.memory of a config that does not say it
 _MACHINES, _SLO, _SEARCH, _OUTPUT = "Machines", "SLO", "Search", "Output"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOptions:
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, all alike.", rich_help_panel=_MACHINES)] = 1
+    nodes: Annotated[int, typer.Option(help="Machines, all alike.", rich_help_panel=_MACHINES)] = 1
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(min=1, help="Devices of one (default: 8; with --profile: workers).", rich_help_panel=_MACHINES),
+        typer.Option(help="Devices of one (default: 8; with --profile: workers).", rich_help_panel=_MACHINES),
     ] = None
-    kv_memory: Annotated[str, typer.Option(help="With --profile: of a worker, for KV.", rich_help_panel=_MACHINES)] = (
-        "1GiB"
-    )
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(help=f"With --profile: of a worker, for KV (default: {KV_MEMORY}).", rich_help_panel=_MACHINES),
+    ] = None
     price: Annotated[
-        float | None, typer.Option(min=0.0, help="US$ per device and hour, for the cost.", rich_help_panel=_MACHINES)
+        float | None, typer.Option(help="US$ per device and hour, for the cost.", rich_help_panel=_MACHINES)
     ] = None
+
+    def check(self, costs: CostOptions) -> None:
+        """Raises: ConfigError: a number that cannot be, or an option that nothing would read beside `costs`."""
+        check_least(1, {"--nodes": self.nodes, "--gpus-per-node": self.gpus_per_node})
+        check_least(0, {"--price": self.price})
+        if costs.profile is None:
+            check_unread({"--kv-memory": self.kv_memory}, "--hardware has its own memory, this is for --profile")
+        elif self.gpus_per_node is None:
+            raise ConfigError(
+                "--gpus-per-node is needed with --profile: how many workers one machine holds, for example 2"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +49,7 @@ class SLOOptions:
 
     def check(self) -> None:
         """Raises: ConfigError: a limit or share that cannot be."""
-        for flag, limit_ms in (("--slo-ttft", self.slo_ttft), ("--slo-tpot", self.slo_tpot)):
-            if not 0 < limit_ms < inf:
-                raise ConfigError(f"{flag} {limit_ms:g} must be above 0 ms, for example 200")
+        check_above_zero("ms", {"--slo-ttft": self.slo_ttft, "--slo-tpot": self.slo_tpot})
         if not 0 < self.attainment <= 1:
             raise ConfigError(f"--attainment {self.attainment:g} must be a share above 0 and up to 1, for example 0.9")
 
@@ -54,19 +66,24 @@ class SearchOptions:
     draft_acceptance: Annotated[
         float | None, typer.Option(help="Of its tokens, measured.", rich_help_panel=_SEARCH)
     ] = None
-    jobs: Annotated[int, typer.Option(min=1, help="Simulations at once.", rich_help_panel=_SEARCH)] = 2
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_SEARCH)] = 0
+    jobs: Annotated[int, typer.Option(help="Simulations at once.", rich_help_panel=_SEARCH)] = 2
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_SEARCH)] = 0
 
-    def check(self) -> None:
-        """Raises: ConfigError: options that contradict each other."""
+    def check(self, costs: CostOptions) -> None:
+        """Raises: ConfigError: options that contradict each other, or that nothing would read beside `costs`."""
+        check_least(1, {"--jobs": self.jobs})
+        check_least(0, {"--seed": self.seed})
         if (self.draft is None) is not (self.draft_acceptance is None):
             raise ConfigError("--draft MODEL and --draft-acceptance SHARE go together; give both or neither")
         if self.draft_acceptance is not None and not 0 <= self.draft_acceptance <= 1:
             raise ConfigError(
                 f"--draft-acceptance {self.draft_acceptance:g} must be a share in [0, 1], for example 0.7"
             )
-        if self.draft is not None and self.runnable_only:
-            raise ConfigError(f"--draft {self.draft}: this version starts no draft workers; leave out --runnable-only")
+        more = {"--allow-pp": self.allow_pp, "--draft": self.draft}
+        if self.runnable_only:
+            check_unread(more, "this version starts no such workers, and --runnable-only was given")
+        if costs.profile is not None:
+            check_unread(more, "--profile holds no costs of such workers, --hardware does")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

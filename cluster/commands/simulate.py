@@ -8,7 +8,8 @@ import typer
 
 from cluster.commands.cost_options import PANEL as COSTS
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_picture, check_writable
+from cluster.commands.files import check_outputs, check_picture
+from cluster.commands.flag_checks import check_unread
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.options import ConfigPath, Overrides, load_config
@@ -40,15 +41,18 @@ def command(
 
     baton simulate cluster.yaml --hardware h100 --model meta-llama/Llama-3.1-8B --trace azure_conv.csv
     """
-    from cluster.commands.simulate_inputs import Asked, read_inputs
+    from cluster.commands.simulate_inputs import read_inputs
     from cluster.simulator.report import summarize, to_json
     from cluster.simulator.world import simulate
 
     out, timeline = output.out, output.timeline
-    check_writable(out, "--out")
-    check_writable(timeline, "--timeline")
+    sources = {"CLUSTER.YAML": config, "--profile": costs.profile, "--trace": load.trace}
+    check_outputs({"--out": out, "--timeline": timeline}, inputs=sources)
     check_picture(timeline, "--timeline")
-    inputs = read_inputs(load_config(config, overrides), Asked(costs=costs, model=model, load=load, run=run))
+    costs.check()
+    if costs.profile is not None:
+        check_unread({"--model": model}, "--profile is of its own model")
+    inputs = read_inputs(load_config(config, overrides, model=model), costs, load, run)
     result = simulate(inputs.cluster, inputs.arrivals, seed=run.seed, faults=inputs.faults, spans=timeline is not None)
     report = summarize(result, inputs.cluster, inputs.slo)
     calm = None

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from cluster.commands.flag_checks import check_least, check_unread
+from cluster.commands.load_options import OF_SYNTHETIC, LoadOptions
 from cluster.commands.load_options import PANEL as LOAD
-from cluster.commands.load_options import LoadOptions, refuse_synthetic
 
 NUM_REQUESTS = 300
 _RUN, _OUTPUT = "Run", "Output"
@@ -16,17 +17,19 @@ _RUN, _OUTPUT = "Run", "Output"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     num_requests: Annotated[
-        int | None, typer.Option(min=1, help=f"Without --trace (default: {NUM_REQUESTS}).", rich_help_panel=LOAD)
+        int | None, typer.Option(help=f"Without --trace (default: {NUM_REQUESTS}).", rich_help_panel=LOAD)
     ] = None
     faults: Annotated[
-        str, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_RUN)
-    ] = ""
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.", rich_help_panel=_RUN)] = 0
+        str | None, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_RUN)
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_RUN)] = 0
 
     def check(self, load: LoadOptions) -> None:
         """Raises: ConfigError: an option that nothing would read beside `load`."""
+        check_least(1, {"--num-requests": self.num_requests})
+        check_least(0, {"--seed": self.seed})
         if load.trace is not None:
-            refuse_synthetic({"--num-requests": self.num_requests})
+            check_unread({"--num-requests": self.num_requests}, OF_SYNTHETIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

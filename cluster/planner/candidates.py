@@ -28,10 +28,13 @@ NUM_SAMPLED = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """`colocated_because`: why KV cannot move here, so that one pool is all there is; empty: it can."""
+
     allow_pipeline: bool = False
     allow_sequence: bool = True
     runnable_only: bool = False
     drafts: tuple[DraftShape, ...] = ()
+    colocated_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,10 @@ class Found:
 
 def find(question: Question, options: Options, role: Role) -> Found:
     """Every candidate of a role; those that miss the SLO idle have bound 0."""
-    found, sample = Found(), Sample.of(question)
+    found = Found()
+    if options.colocated_because and role is not Role.MIXED:
+        return found
+    sample = Sample.of(question)
     allow_sequence = options.allow_sequence and role is Role.PREFILL
     drafts = (None, *options.drafts) if role is not Role.PREFILL and not options.runnable_only else (None,)
     for degrees in parallelisms(

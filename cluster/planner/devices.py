@@ -35,7 +35,10 @@ class Efficiency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpec:
-    """`price_per_h` in US$; None: not known. `fp8_flops` None: 8-bit weights are computed in bfloat16."""
+    """`price_per_h` in US$; None: not known. `fp8_flops` None: 8-bit weights are computed in bfloat16.
+
+    `runtime`: the config's `device` for it.
+    """
 
     name: str
     memory_bytes: int
@@ -48,6 +51,7 @@ class DeviceSpec:
     link_latency_s: float = 10e-6
     network_latency_s: float = 30e-6
     price_per_h: float | None = None
+    runtime: str = "cuda"
 
 
 def known_device(name: str) -> DeviceSpec:
@@ -169,6 +173,7 @@ _ALL = (
         link_bandwidth=10.9e9,
         network_bandwidth=1.25e9,
         efficiency=_CPU,
+        runtime="cpu",
     ),
     # NVIDIA L4 data sheet: 242 TFLOPS bf16 and 485 fp8 with sparsity, 24 GB at 300 GB/s, PCIe 4.0 x16 (64 GB/s both
     # ways). Network: a 100 Gb/s card for eight. Its efficiencies are Ampere's: none were measured.

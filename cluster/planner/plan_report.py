@@ -68,6 +68,8 @@ def kind(plan: Plan) -> str:
 def verdict(question: Question, answer: Answer) -> str:
     """Which kind wins, and why, in one or two plain sentences."""
     split, together = answer.best_disaggregated, answer.best_colocated
+    if answer.colocated_because:
+        return f"Co-located is the only kind that was looked at: {answer.colocated_because}."
     if together is None:
         return (
             "Disaggregated wins: no co-located plan holds the SLO here, because prompts and answers that share "
@@ -125,6 +127,8 @@ def _why_split(question: Question, together: Plan) -> str:
 def affinity(question: Question, answer: Answer) -> str:
     """Which of the two algorithms placed the pools, and by what bandwidth."""
     demand = answer.across_nodes
+    if answer.colocated_because:
+        return "No KV moves; a profile of prefill and decode workers lets two pools be compared."
     if demand is None:
         return "Only co-located plans meet the SLO: no KV moves."
     if question.site.num_nodes == 1 or not demand.needed:

@@ -23,6 +23,7 @@ class Answer:
     across_nodes: What KV would need between nodes if workers of the best shapes lay anywhere; None where only
         co-located workers meet the SLO.
     num_candidates: Kinds of workers considered; `scored` were simulated, bounds ruled the others out.
+    colocated_because: See `Options`.
     """
 
     plans: tuple[Plan, ...]
@@ -30,6 +31,7 @@ class Answer:
     across_nodes: KVDemand | None
     scored: tuple[Scored, ...]
     num_candidates: int
+    colocated_because: str = ""
 
     @property
     def best(self) -> Plan:
@@ -65,6 +67,9 @@ def answer(
     rough = replace(question, effort=question.scoring)
     scored: dict[Role, list[Scored]] = {}
     for role, one in found.items():
+        if options.colocated_because and role is not Role.MIXED:
+            scored[role] = []
+            continue
         note(f"{role}: {len(one.candidates)} kinds of workers, {len(one.promising)} meet the SLO when idle")
         scored[role] = _search(rough, one.promising, run)
     layouts, across = _disaggregated(rough, found, scored, run, note)
@@ -82,6 +87,7 @@ def answer(
         across_nodes=across,
         scored=tuple(one for many in scored.values() for one in many),
         num_candidates=sum(len(one.candidates) for one in found.values()),
+        colocated_because=options.colocated_because,
     )
 
 

@@ -19,6 +19,7 @@ from tests.unit.commands.typed import Typed, refusal, typed
 from tests.unit.planner.toy_costs import ToyCosts, question
 from workers.spec import Role
 
+HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 SMALL = ("--gpus-per-node", "4", "--rate", "3", "--input-len", "800", "--output-len", "20", "--jobs", "1")
 
 
@@ -138,19 +139,66 @@ def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--rate", "3"), "--hardware NAME or --profile FILE: neither was given"),
-        (("--hardware", "h200"), "--rate is needed without --trace"),
-        (("--hardware", "h200", "--rate", "-1"), "--rate -1 must be above 0"),
-        (("--hardware", "h200", "--rate", "3", "--slo-ttft", "-5"), "--slo-ttft -5 must be above 0 ms"),
-        (("--hardware", "h200", "--rate", "3", "--attainment", "90"), "--attainment 90 must be a share"),
-        (("--hardware", "h200", "--rate", "3", "--clip"), "--clip cuts requests of --trace"),
-        (("--hardware", "h200", "--rate", "3", "--draft", "demo-draft"), "--draft MODEL and --draft-acceptance"),
-        (("--hardware", "h200", "--rate", "3", "--out", "/nowhere/plan.yaml"), "--out /nowhere/plan.yaml"),
-        (("--hardware", "h200", "--rate", "3", "--plot", "plan.gif"), "--plot plan.gif: unknown kind"),
+        ("--rate 3", "--hardware NAME or --profile FILE: neither was given"),
+        ("--rate 3 --hardware h200 --profile p.json", "--hardware NAME or --profile FILE: both were given"),
+        ("--hardware h200", "--rate is needed without --trace"),
+        ("--hardware h200 --rate -1", "--rate -1 must be a number of requests/s above 0"),
+        ("--hardware h200 --rate nan", "--rate nan must be a number of requests/s above 0"),
+        (
+            "--hardware h200 --rate 1e-12",
+            "4000 requests come over 4.63e+10 days, 100 are allowed; give a higher --rate",
+        ),
+        ("--hardware h200 --rate 3 --gap-cv inf", "--gap-cv inf must be 0 or more"),
+        ("--hardware h200 --rate 3 --input-len 0", "--input-len 0 must be 1 or more"),
+        ("--hardware h200 --rate 3 --limit 5", "--limit 5 is about --trace; give --trace too"),
+        ("--hardware h200 --rate 3 --clip", "--clip is about --trace; give --trace too"),
+        ("--hardware h200 --trace t.csv --gap-cv 2", "--gap-cv 2.0: it is for synthetic requests, --trace has its own"),
+        ("--hardware h200 --trace t.csv --output-len 9", "--output-len 9: it is for synthetic requests"),
+        ("--hardware h200 --rate 3 --slo-ttft -5", "--slo-ttft -5 must be a number of ms above 0"),
+        ("--hardware h200 --rate 3 --slo-tpot inf", "--slo-tpot inf must be a number of ms above 0"),
+        ("--hardware h200 --rate 3 --attainment 90", "--attainment 90 must be a share above 0 and up to 1"),
+        ("--hardware h200 --rate 3 --attainment 0", "--attainment 0 must be a share above 0 and up to 1"),
+        ("--hardware h200 --rate 3 --nodes 0", "--nodes 0 must be 1 or more"),
+        ("--hardware h200 --rate 3 --gpus-per-node 0", "--gpus-per-node 0 must be 1 or more"),
+        ("--hardware h200 --rate 3 --price inf", "--price inf must be 0 or more"),
+        ("--hardware h200 --rate 3 --jobs 0", "--jobs 0 must be 1 or more"),
+        ("--hardware h200 --rate 3 --seed -1", "--seed -1 must be 0 or more"),
+        ("--hardware h200 --rate 3 --kv-memory 2GiB", "--kv-memory 2GiB: --hardware has its own memory"),
+        ("--hardware h200 --rate 3 --draft demo-draft", "--draft MODEL and --draft-acceptance"),
+        ("--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 2", "--draft-acceptance 2 must be a share"),
+        ("--hardware h200 --rate 3 --allow-pp --runnable-only", "--allow-pp: this version starts no such workers"),
+        (
+            "--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 0.7 --runnable-only",
+            "--draft demo-draft: this version starts no such workers",
+        ),
+        ("--profile p.json --rate 3", "--gpus-per-node is needed with --profile"),
+        ("--profile p.json --gpus-per-node 2 --rate 3 --allow-pp", "--allow-pp: --profile holds no costs of such"),
+        (
+            "--profile p.json --gpus-per-node 2 --rate 3 --draft demo-draft --draft-acceptance 0.7",
+            "--draft demo-draft: --profile holds no costs of such",
+        ),
+        ("--hardware h200 --rate 3 --out /nowhere/plan.yaml", "--out /nowhere/plan.yaml"),
+        ("--hardware h200 --rate 3 --plot plan.gif", "--plot plan.gif: unknown kind"),
+        ("--hardware h200 --rate 3 --out a --json ./a", "--json a would write over --out a; give two files"),
+        ("--hardware h200 --trace t.csv --out t.csv", "--out t.csv would write over --trace t.csv"),
     ],
 )
-def test_wrong_options_are_named(words: tuple[str, ...], named: str) -> None:
-    assert named in error("--model", "demo", *words)
+def test_wrong_options_are_named(words: str, named: str) -> None:
+    assert named in error("--model", "demo", *words.split())
+
+
+def test_requests_of_one_instant_have_no_rate(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text(f"{HEAD}2024-01-01 00:00:00,9,3\n2024-01-01 00:00:00,9,3\n")
+    said = error("--model", "demo", "--hardware", "h200", "--trace", trace)
+    assert "2 requests of t.csv: all come at one instant, which is no rate" in said
+
+
+def test_a_plan_for_a_processor_does_not_ask_for_a_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "plan.yaml"
+    ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--runnable-only", "--out", out)
+    assert ended.code == 0, ended
+    assert load(out).device == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +237,8 @@ def profile_of(**changes: Any) -> Profile:
         "fingerprint": "f",
         "dtype": "float32",
         "machine": "a test",
-        "token_bytes": 4096,
-        "num_layers": 4,
+        "token_bytes": 6144,
+        "num_layers": 8,
         "max_model_len": 2048,
         "latencies": {"1": latency},
         "transfers": {"shm": Link(bandwidth=1e9)},
@@ -220,11 +268,51 @@ def test_a_profile_of_another_model_or_version_is_refused(tmp_path: Path) -> Non
     assert "version 99; this baton reads version" in error("--model", "demo", *words)
     path.unlink()
     assert "cannot be read" in error("--model", "demo", *words)
-    assert "--gpus-per-node is needed with --profile" in error("--model", "demo", "--profile", str(path), "--rate", "1")
 
 
-def test_a_profile_without_transfers_says_what_to_do(tmp_path: Path) -> None:
+def test_kv_memory_that_is_no_size_is_named(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(profile_of(transfers={}).to_text())
-    said = error("--model", "demo", "--profile", str(path), "--gpus-per-node", "2", "--rate", "1")
-    assert "the profile has measured no KV transport" in said
+    path.write_text(profile_of().to_text())
+    words = ("--model", "demo", "--profile", path, "--gpus-per-node", "2", "--rate", "1")
+    assert "--kv-memory 'much' is no size; give bytes or KiB" in error(*words, "--kv-memory", "much")
+    assert "--kv-memory 1024 is out of range" in error(*words, "--kv-memory", "1KiB")
+
+
+@pytest.mark.parametrize(
+    ("transfers", "nodes", "because"),
+    [
+        ({}, 1, "profile.json has no measured KV transport."),
+        ({"shm": Link(bandwidth=1e9)}, 2, "no measured KV transport that reaches another node (nccl, gloo, grpc)."),
+    ],
+)
+def test_a_profile_without_a_kv_transport_plans_one_pool_and_says_why(
+    tmp_path: Path, transfers: dict[str, Link], nodes: int, because: str
+) -> None:
+    path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
+    path.write_text(profile_of(transfers=transfers).to_text())
+    words = ("--model", "demo", "--profile", path, "--nodes", nodes, "--gpus-per-node", "2", "--slo-ttft", "600")
+    ended = plan(*words, "--rate", "2", "--input-len", "200", "--output-len", "20", "--jobs", "1", "--out", out)
+    assert ended.code == 0, ended
+    assert "Co-located is the only kind that was looked at: " in ended.out
+    assert because in ended.out
+    assert "disaggregated" not in ended.out
+    config = load(out)
+    assert (config.pools.mixed.workers > 0, config.kv.transport) == (True, "auto")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_layers": 4}, "other weights than demo's here: 4 layers with KV, config.json makes it 8"),
+        ({"token_bytes": 9}, "other weights than demo's here: 9 bytes of KV per token, config.json makes it 6144"),
+        ({"max_model_len": 9999}, "other weights than demo's here: a context of 9999 tokens, config.json says 2048"),
+    ],
+)
+def test_a_profile_of_another_model_of_the_same_name_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(profile_of(**changes).to_text())
+    said = error("--model", "demo", "--profile", path, "--gpus-per-node", "2", "--rate", "1")
+    assert named in said
+    assert said.endswith("run `baton profile --model demo` again")

@@ -158,9 +158,23 @@ def test_costs_that_cannot_be_are_refused(words: list[str], message: str, monkey
     ("words", "message"),
     [
         ([], "--rate is needed without --trace"),
-        (["--rate", "0"], "--rate 0 must be above 0"),
-        (["--rate", "3", "--limit", "5"], "--limit 5 counts rows of --trace"),
-        (["--rate", "3", "--model", "demo"], "--model demo: a profile is of its own model"),
+        (["--rate", "0"], "--rate 0 must be a number of requests/s above 0"),
+        (["--rate", "3", "--clip"], "--clip is about --trace; give --trace too"),
+        (["--rate", "3", "--gap-cv", "nan"], "--gap-cv nan must be 0 or more"),
+        (["--rate", "3", "--num-requests", "0"], "--num-requests 0 must be 1 or more"),
+        (["--rate", "3", "--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["--trace", "t.csv", "--num-requests", "9"], "--num-requests 9: it is for synthetic requests, --trace has"),
+        (["--trace", "t.csv", "--input-len", "9"], "--input-len 9: it is for synthetic requests, --trace has its own"),
+        (["--trace", "t.csv", "--out", "t.csv"], "--out t.csv would write over --trace t.csv; give another file"),
+        (["--rate", "3", "--out", "a.png", "--timeline", "a.png"], "--timeline a.png would write over --out a.png"),
+        (["--rate", "3", "--faults", ","], "--faults ',' names no fault; write KIND[:WORKER]@TIME"),
+        (["--rate", "3", "--faults", "slow_start@1s*2/5s"], "slow_start: no worker starts meanwhile; add what makes"),
+        (
+            ["--rate", "3", "--faults", "slow_link@1s*0.1/5s", "--set", "pools.mixed.workers=1"],
+            "slow_link: no KV moves between mixed workers",
+        ),
+        (["--rate", "3", "--limit", "5"], "--limit 5 is about --trace"),
+        (["--rate", "3", "--model", "demo"], "--model demo: --profile is of its own model"),
         (["--rate", "3", "--hardware", "h100"], "both were given"),
         (["--rate", "3", "--set", "model=demo-draft"], "the profile is of model 'demo', not 'demo-draft'"),
         (["--rate", "3", "--set", "dtype=float32"], "dtype: float32 in the config, the profile is of bfloat16"),
@@ -179,6 +193,16 @@ def test_costs_that_cannot_be_are_refused(words: list[str], message: str, monkey
 )
 def test_bad_options_are_refused_by_name(profile: Path, words: list[str], message: str) -> None:
     assert message in error("--profile", profile, *words)
+
+
+def test_a_model_that_is_named_twice_is_refused() -> None:
+    said = error("--hardware", "h100", "--rate", "3", "--model", "demo", "--set", "model=demo-draft")
+    assert "--model demo and --set model=demo-draft name two models" in said
+
+
+def test_a_profile_of_another_model_of_the_same_name_is_refused(profile: Path) -> None:
+    profile.write_text(replace(PROFILE, num_layers=4).to_text())
+    assert "other weights than demo's here: 4 layers with KV" in error("--profile", profile, "--rate", "3")
 
 
 def test_a_profile_of_another_version_is_refused(profile: Path) -> None:
