@@ -10,13 +10,13 @@ from itertools import islice
 
 
 class PrefixIndex:
-    """Dicts without values stand for sets that keep their order, so that a run is the same for the same seed."""
+    """Sets keep their order, as dicts without values or as tuples, so that a run is the same for the same seed."""
 
     def __init__(self, *, max_blocks: int = 2_000_000) -> None:
         self._max_blocks = max_blocks
         self._num_blocks = 0
         self._blocks: dict[str, dict[int, None]] = {}  # worker -> hashes, oldest report first
-        self._holders: dict[int, dict[str, None]] = {}  # hash -> workers
+        self._holders: dict[int, tuple[str, ...]] = {}  # hash -> workers; most have one, and share its tuple
 
     @property
     def num_blocks(self) -> int:
@@ -25,15 +25,15 @@ class PrefixIndex:
 
     def update(self, worker_id: str, *, added: Iterable[int], removed: Iterable[int]) -> None:
         """Applies one load report. A hash in both was removed and came back."""
-        blocks = self._blocks.setdefault(worker_id, {})
-        for block_hash in removed:
-            if block_hash in blocks:
-                self._drop(worker_id, block_hash)
+        blocks, holders = self._blocks.setdefault(worker_id, {}), self._holders
+        self._drop(worker_id, removed)
+        num_held, alone = len(blocks), (worker_id,)
         for block_hash in added:
             if block_hash not in blocks:
                 blocks[block_hash] = None
-                self._holders.setdefault(block_hash, {})[worker_id] = None
-                self._num_blocks += 1
+                others = holders.get(block_hash)
+                holders[block_hash] = alone if others is None else others + alone
+        self._num_blocks += len(blocks) - num_held
         while self._num_blocks > self._max_blocks:
             self._make_room(worker_id)
         if not blocks:
@@ -41,9 +41,9 @@ class PrefixIndex:
 
     def forget(self, worker_id: str) -> None:
         """The worker is gone, or begins anew with its whole cache in the next report. Idempotent."""
-        for block_hash in list(self._blocks.get(worker_id, ())):
-            self._drop(worker_id, block_hash)
-        self._blocks.pop(worker_id, None)
+        if worker_id in self._blocks:
+            self._drop(worker_id, list(self._blocks[worker_id]))
+            del self._blocks[worker_id]
 
     def match(self, worker_id: str, hashes: Sequence[int]) -> int:
         """How many leading blocks of `hashes` the worker holds."""
@@ -71,13 +71,19 @@ class PrefixIndex:
         assert len(pairs) == self._num_blocks <= self._max_blocks
         assert all(self._holders.values())
 
-    def _drop(self, worker_id: str, block_hash: int) -> None:
-        del self._blocks[worker_id][block_hash]
-        workers = self._holders[block_hash]
-        del workers[worker_id]
-        if not workers:
-            del self._holders[block_hash]
-        self._num_blocks -= 1
+    def _drop(self, worker_id: str, hashes: Iterable[int]) -> None:
+        """Those of `hashes` that the worker holds."""
+        blocks, holders = self._blocks[worker_id], self._holders
+        num_held = len(blocks)
+        for block_hash in hashes:
+            if block_hash in blocks:
+                del blocks[block_hash]
+                workers = holders[block_hash]
+                if len(workers) == 1:
+                    del holders[block_hash]
+                else:
+                    holders[block_hash] = tuple(worker for worker in workers if worker != worker_id)
+        self._num_blocks -= num_held - len(blocks)
 
     def _make_room(self, worker_id: str) -> None:
         """Drops the oldest blocks of `worker_id` if it has more than its share, else those of the largest."""
@@ -86,7 +92,7 @@ class PrefixIndex:
         if len(self._blocks[worker_id]) <= share:
             largest = max(self._blocks, key=lambda worker: len(self._blocks[worker]))
         surplus = max(len(self._blocks[largest]) - share, 1)
-        for block_hash in list(islice(self._blocks[largest], min(surplus, self._num_blocks - self._max_blocks))):
-            self._drop(largest, block_hash)
+        num_dropped = min(surplus, self._num_blocks - self._max_blocks)
+        self._drop(largest, list(islice(self._blocks[largest], num_dropped)))
         if not self._blocks[largest] and largest != worker_id:
             del self._blocks[largest]
