@@ -138,7 +138,7 @@ class Links:
     def _close_idle(self) -> None:
         current = self.table.entries()
         for link in list(self._links.values()):
-            if link.key not in current and (link.state is not LinkState.UP or not link.sequences):
+            if link.key not in current and (link.state is not LinkState.UP or not self.table.dependents(link.key)):
                 self._retire(link)
 
     async def _keep_watching(self) -> None:
@@ -159,9 +159,7 @@ class Links:
         if message.HasField("outputs"):
             self._on_outputs(link, message.outputs.outputs)
         elif message.HasField("state"):
-            changed = self.table.report(
-                link.key, message.state, num_outstanding=link.num_outstanding, now_s=time.monotonic()
-            )
+            changed = self.table.report(link.key, message.state, now_s=time.monotonic())
             if changed:
                 self._on_change()
 

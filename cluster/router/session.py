@@ -43,8 +43,6 @@ class LinkState(enum.Enum):
 
 
 class WorkerLink:
-    """`sequences` is the dispatcher's: how many sequences of which request depend on this worker."""
-
     def __init__(
         self,
         *,
@@ -60,7 +58,6 @@ class WorkerLink:
         self.state = LinkState.CONNECTING
         self.refusal: BatonError | None = None  # why the worker turned the last connection down
         self.last_message_s = 0.0  # time.monotonic()
-        self.sequences: dict[str, int] = {}
         self._ingress_id = ingress_id
         self._secret = secret
         self._on_message = on_message
@@ -69,10 +66,6 @@ class WorkerLink:
         self._outgoing = _Outgoing()
         self._stream: asyncio.Task[str] | None = None
         self._keeper: asyncio.Task[None] | None = None
-
-    @property
-    def num_outstanding(self) -> int:
-        return sum(self.sequences.values())
 
     def start(self) -> None:
         self._keeper = asyncio.get_running_loop().create_task(self._keep())

@@ -1,11 +1,13 @@
 """What this ingress knows of every worker, and which of them may be chosen.
 
+Also which of this ingress's requests depend on a worker, in the table or not any more.
+
 Invariant: `pools` holds exactly the workers of the controller's table that are connected, have reported, and neither
 drain nor are wedged. No I/O: rows come from the controller, reports from `cluster.router.session`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
 from cluster.router.load import Pools, WorkerLoad
@@ -34,6 +36,14 @@ class _Row:
         return WorkerKey(self.entry.worker_id, self.entry.incarnation)
 
 
+@dataclass(slots=True)
+class _Outstanding:
+    """What one worker writes, or will, for this ingress."""
+
+    num_sequences: int = 0
+    by_request: dict[str, int] = field(default_factory=dict)
+
+
 class WorkerTable:
     """Times are seconds on the caller's clock."""
 
@@ -43,6 +53,7 @@ class WorkerTable:
         self.max_request_tokens = 0
         self._step_timeout_s = step_timeout_s
         self._rows: dict[str, _Row] = {}
+        self._outstanding: dict[WorkerKey, _Outstanding] = {}  # of workers with dependents
         self._pools: Pools | None = Pools()  # None: to be made anew
 
     @property
@@ -56,6 +67,9 @@ class WorkerTable:
 
     def key(self, worker_id: str) -> WorkerKey:
         return self._rows[worker_id].key
+
+    def entry(self, worker_id: str) -> WorkerEntry:
+        return self._rows[worker_id].entry
 
     def load(self, key: WorkerKey) -> WorkerLoad | None:
         row = self._rows.get(key.worker_id)
@@ -88,7 +102,7 @@ class WorkerTable:
         self._rows = rows
         self._pools = None
 
-    def report(self, key: WorkerKey, state: WorkerState, *, num_outstanding: int, now_s: float) -> bool:
+    def report(self, key: WorkerKey, state: WorkerState, *, now_s: float) -> bool:
         """Books a load report; True when the set of usable workers may have changed."""
         row = self._rows.get(key.worker_id)
         if row is None or row.key != key:
@@ -100,7 +114,8 @@ class WorkerTable:
         row.state, row.reported_s = state, now_s
         if row.load is None:
             row.load = _load(row.entry, state)
-        _book(row.load, state, num_outstanding=num_outstanding, now_s=now_s)
+        _book(row.load, state, now_s=now_s)
+        self._book_outstanding(key)
         changed = before != (self._is_usable(row), row.load.role)
         if changed:
             self._pools = None
@@ -114,6 +129,26 @@ class WorkerTable:
             row.load = None
             self.prefix.forget(key.worker_id)
             self._pools = None
+
+    def attach(self, key: WorkerKey, request_id: str, num_sequences: int) -> None:
+        """The worker will write, or writes, so many sequences more of the request."""
+        outstanding = self._outstanding.setdefault(key, _Outstanding())
+        outstanding.by_request[request_id] = outstanding.by_request.get(request_id, 0) + num_sequences
+        outstanding.num_sequences += num_sequences
+        self._book_outstanding(key)
+
+    def detach(self, key: WorkerKey, request_id: str) -> None:
+        """The request depends on the worker no more."""
+        outstanding = self._outstanding[key]
+        outstanding.num_sequences -= outstanding.by_request.pop(request_id)
+        if not outstanding.by_request:
+            del self._outstanding[key]
+        self._book_outstanding(key)
+
+    def dependents(self, key: WorkerKey) -> list[str]:
+        """Ids of requests, in the order in which they were attached."""
+        outstanding = self._outstanding.get(key)
+        return list(outstanding.by_request) if outstanding is not None else []
 
     def health(self) -> Health:
         """Not ok when nothing can decode, a pool that should have workers has none, or a worker is wedged."""
@@ -131,6 +166,12 @@ class WorkerTable:
             if row.state is not None and row.load is not None and self._is_wedged(row.state)
         ]
         return Health(ok=not faults, reason="; ".join(faults))
+
+    def _book_outstanding(self, key: WorkerKey) -> None:
+        load = self.load(key)
+        if load is not None:
+            outstanding = self._outstanding.get(key)
+            load.num_outstanding = outstanding.num_sequences if outstanding is not None else 0
 
     def _is_wedged(self, state: WorkerState) -> bool:
         return state.since_progress_s > self._step_timeout_s
@@ -159,7 +200,7 @@ def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
     )
 
 
-def _book(load: WorkerLoad, state: WorkerState, *, num_outstanding: int, now_s: float) -> None:
+def _book(load: WorkerLoad, state: WorkerState, *, now_s: float) -> None:
     load.role = _ROLES.get(state.role, load.role)  # the worker's word: a change of role is not in the table yet
     load.num_free_blocks = state.num_free_blocks
     load.num_running = state.num_running
@@ -168,4 +209,3 @@ def _book(load: WorkerLoad, state: WorkerState, *, num_outstanding: int, now_s: 
     load.prefill_tokens_per_s = state.prefill_tokens_per_s
     load.reported_s = now_s
     load.num_sent_tokens = load.num_sent_sequences = load.num_sent_blocks = 0
-    load.num_outstanding = num_outstanding

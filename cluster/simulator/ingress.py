@@ -1,20 +1,21 @@
-"""The simulated ingress replica: what `cluster.router.dispatcher.Dispatcher` does, without streams or tasks.
+"""The simulated ingress replica: production's `Requests`, with virtual time and without streams or tasks.
 
-Admission, policy, lifecycle, worker table and prefix index are production's own classes. It keeps each request's
-record, and has it checked that its tokens come in order, each once, and one end.
+It keeps each request's record, and has it checked that its tokens come in order, each once, and one end.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from random import Random
 
-from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, OverloadedError, UnavailableError
+from baton.errors import InvalidRequestError, OverloadedError
 from baton.v1.inference_pb2 import FINISH_REASON_ERROR, SamplingParams
-from baton.v1.worker_pb2 import Abort, DecodeRoute, Submit, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
+from cluster.router.active import Active, Timer
 from cluster.router.admission import Admission
-from cluster.router.lifecycle import Launch, Lifecycle
-from cluster.router.policy import Policy, Route, RouteRequest
+from cluster.router.lifecycle import Lifecycle
+from cluster.router.requests import Requests
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
@@ -23,26 +24,15 @@ from cluster.simulator.invariants import Answers
 from cluster.simulator.jobs import Request
 
 
-@dataclass(slots=True, eq=False)
-class _Link:
-    key: WorkerKey
-    sequences: dict[str, int] = field(default_factory=dict)
-    num_outstanding: int = 0
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
-class Active:
-    """One request while the ingress has it."""
-
-    request_id: str
+class SimActive(Active):
     record: RequestRecord
     request: Request
-    deadline_s: float
-    lifecycle: Lifecycle
     num_delivered: int = 0
-    links: dict[WorkerKey, _Link] = field(default_factory=dict)
-    retry_timer: int | None = None
-    worker_timer: int | None = None
+
+    def block_hashes(self, output_token_ids: Sequence[int], block_size: int) -> Sequence[int]:
+        num_tokens = self.num_prompt_tokens + len(output_token_ids)
+        return self.request.block_hashes[: num_tokens // block_size]
 
 
 class SimIngress:
@@ -64,24 +54,36 @@ class SimIngress:
     ) -> None:
         self.table = WorkerTable(step_timeout_s=cluster.health.step_timeout_s)
         self._config = cluster.router
-        self._cluster = cluster
+        self._ingress_s = cluster.ingress_s
         self._queue = queue
-        self._rng = rng
-        self._submit = submit
-        self._abort = abort
+        self._send_submit = submit
+        self._send_abort = abort
         self._flush = flush
         self._answers = answers
-        self.admission = Admission(max_running=cluster.router.max_running, max_queue=cluster.router.max_queue)
-        self._policy = Policy(disaggregate_over_tokens=cluster.router.disaggregate_over_tokens)
-        self._links: dict[WorkerKey, _Link] = {}
-        self._requests: dict[str, Active] = {}
-        self._unrouted: dict[str, Active] = {}
+        self._connected: set[WorkerKey] = set()
         self._deadlines: deque[tuple[float, str]] = deque()  # one timeout for all: in order
         self._is_watching = False  # an event is pending for the first of them
+        self._requests: Requests[SimActive] = Requests(
+            table=self.table,
+            config=cluster.router,
+            start_timeout_s=cluster.health.start_timeout_s,
+            rng=rng,
+            submit=self._submit,
+            abort=self._abort,
+            deliver=self._deliver,
+            ended=self._ended,
+            alarm=self._alarm,
+            block_hashes=SimActive.block_hashes,
+            refusal=lambda: None,  # secrets are not simulated
+        )
 
     @property
     def num_open(self) -> int:
         return len(self._requests)
+
+    @property
+    def admission(self) -> Admission:
+        return self._requests.admission
 
     def request(self, request_id: str) -> Request | None:
         """None: it has ended, and aborts are on their way."""
@@ -93,22 +95,16 @@ class SimIngress:
     def set_workers(self, entries: Sequence[WorkerEntry]) -> None:
         """The controller's newest table; a new worker is connected when it reports."""
         self.table.replace(entries)
-        for key in self.table.entries():
-            if key not in self._links:
-                self._links[key] = _Link(key)
+        self._connected.update(self.table.entries())
 
     def report(self, key: WorkerKey, state: WorkerState) -> None:
-        link = self._links.get(key)
-        if link is None:
-            return
-        changed = self.table.report(key, state, num_outstanding=link.num_outstanding, now_s=self._queue.now_s)
-        if changed:
-            for active in list(self._unrouted.values()):
-                self._launch(active)
+        now_s = self._queue.now_s
+        if key in self._connected and self.table.report(key, state, now_s=now_s):
+            self._requests.launch_unrouted(now_s)
 
     def lose_worker(self, key: WorkerKey, reason: str, *, died_s: float) -> None:
         """The stream to the worker broke: seen when all that it had sent has been read."""
-        last_s = died_s + self._cluster.ingress_s
+        last_s = died_s + self._ingress_s
         if last_s <= self._queue.now_s:
             self._lose_worker((key, reason))
         else:
@@ -116,72 +112,67 @@ class SimIngress:
 
     def _lose_worker(self, loss: tuple[WorkerKey, str]) -> None:
         key, reason = loss
-        link = self._links.pop(key, None)
-        if link is None:
+        if key not in self._connected:
             return
+        self._connected.remove(key)
         self.table.disconnect(key)
-        for request_id in list(link.sequences):
-            active = self._requests.get(request_id)
-            if active is not None:
-                self._catch_up(active)
-                self._deliver(active, active.lifecycle.lose(key, reason, self._queue.now_s))
-                self._settle(active)
+        for request_id in self.table.dependents(key):
+            self._catch_up(request_id)
+        self._requests.lose_worker(key, reason, self._queue.now_s)
 
     # Requests.
 
     def arrive(self, record: RequestRecord, arrival: Arrival, block_hashes: list[int]) -> None:
         now_s = self._queue.now_s
-        deadline_s = now_s + self._config.request_timeout_s
-        request_id = str(record.index)
-        sampling = SamplingParams(n=1, max_tokens=arrival.num_output_tokens, seed=1, ignore_eos=True)
         lifecycle = Lifecycle(
-            request_id=request_id,
+            request_id=str(record.index),
             prompt_token_ids=(),  # the workers know how many there are
-            sampling=sampling,
-            deadline_s=deadline_s,
+            sampling=SamplingParams(n=1, max_tokens=arrival.num_output_tokens, seed=1, ignore_eos=True),
+            deadline_s=now_s + self._config.request_timeout_s,
             max_retries=self._config.max_retries,
         )
-        active = Active(
-            request_id=request_id,
+        active = SimActive(
+            lifecycle=lifecycle,
+            num_prompt_tokens=arrival.num_prompt_tokens,
+            max_tokens=arrival.num_output_tokens,
             record=record,
             request=Request(arrival.num_prompt_tokens, arrival.num_output_tokens, block_hashes),
-            deadline_s=deadline_s,
-            lifecycle=lifecycle,
         )
         try:
-            self._check_fits(active)
-            runs = self.admission.arrive(request_id, deadline_s=deadline_s, now_s=now_s)
+            self._requests.arrive(active, now_s)
         except (InvalidRequestError, OverloadedError) as error:
             record.error = error.code
             self._answers.end(record.index)
-            return
-        self._requests[request_id] = active
-        self._watch_deadline(deadline_s, request_id)
-        if runs:
-            self._launch(active)
 
     def take_outputs(self, news: tuple[WorkerKey, list[TokenOutput]]) -> None:
         sender, outputs = news
-        now_s = self._queue.now_s
         for output in outputs:
-            active = self._requests.get(output.request_id)
-            if active is None:
-                continue
-            has_ended = bool(output.finish_reason)
             if output.finish_reason == FINISH_REASON_ERROR:
-                self._catch_up(active)
-            self._deliver(active, active.lifecycle.accept(output, sender, now_s))
-            if has_ended or active.lifecycle.finished:
-                self._settle(active)
+                self._catch_up(output.request_id)
+            self._requests.take_outputs(sender, (output,), self._queue.now_s)
 
-    def _catch_up(self, active: Active) -> None:
+    def _catch_up(self, request_id: str) -> None:
         """Delivers what the request's workers have written and not told of, as they would have token by token."""
-        for key in sorted(active.lifecycle.workers()):
-            output = self._flush(key, active.request_id)
+        active = self._requests.get(request_id)
+        for key in sorted(active.lifecycle.workers()) if active is not None else ():
+            output = self._flush(key, request_id)
             if output is not None:
-                self._deliver(active, active.lifecycle.accept(output, key, self._queue.now_s))
+                self._requests.take_outputs(key, (output,), self._queue.now_s)
 
-    def _deliver(self, active: Active, outputs: Sequence[TokenOutput]) -> None:
+    # What requests ask.
+
+    def _submit(self, active: SimActive, worker: WorkerKey, submit: Submit) -> None:
+        record, is_handed_over = active.record, submit.HasField("decode")
+        record.num_attempts = submit.attempt + 1
+        record.prefill_id = worker.worker_id if is_handed_over else ""
+        record.decode_id = submit.decode.worker_id if is_handed_over else worker.worker_id
+        self._send_submit(worker, submit)
+
+    def _abort(self, worker: WorkerKey, abort: Abort) -> None:
+        if worker in self._connected:
+            self._send_abort(worker, abort)
+
+    def _deliver(self, active: SimActive, outputs: Sequence[TokenOutput]) -> None:
         record = active.record
         for output in outputs:
             self._answers.read(record.index, output, record.num_output_tokens)
@@ -193,146 +184,32 @@ class SimIngress:
             if output.finish_reason:
                 record.finished_s = self._queue.now_s
 
-    def _check_fits(self, active: Active) -> None:
-        limit = self.table.max_request_tokens
-        num_tokens = active.record.num_prompt_tokens + active.record.num_output_tokens
-        if limit and num_tokens > limit:
-            raise InvalidRequestError(f"prompt: {num_tokens} tokens with its output, at most {limit} fit", "prompt")
-
-    def _launch(self, active: Active) -> None:
-        """Sends what waits for an attempt, or leaves it until a worker is there or its time has come."""
-        now_s = self._queue.now_s
-        self._unrouted.pop(active.request_id, None)
-        for launch in active.lifecycle.launches():
-            if launch.not_before_s > now_s:
-                self._set_retry(active, launch.not_before_s)
-                return
-            route = self._route(active, launch)
-            if route is None:
-                self._wait_for_worker(active)
-                return
-            self._send(active, launch, route)
-        self._clear_timers(active)
-
-    def _route(self, active: Active, launch: Launch) -> Route | None:
-        pools = self.table.pools
-        if not pools.decode:
-            return None
-        num_tokens = active.record.num_prompt_tokens + len(launch.output_token_ids)
-        facts = RouteRequest(
-            num_tokens=num_tokens,
-            max_total_tokens=active.record.num_prompt_tokens + active.record.num_output_tokens,
-            num_choices=len(launch.choices),
-            block_hashes=active.request.block_hashes[: num_tokens // pools.decode[0].block_size],
-            excluded=frozenset(key.worker_id for key in active.lifecycle.excluded if self.table.load(key)),
-        )
-        return self._policy.route(facts, pools, self.table.prefix, self._queue.now_s, self._rng)
-
-    def _wait_for_worker(self, active: Active) -> None:
-        try:
-            self._check_fits(active)
-        except InvalidRequestError as error:
-            self._fail(active, error)
-            return
-        self._unrouted[active.request_id] = active
-        if active.worker_timer is None:
-            at_s = self._queue.now_s + self._cluster.health.start_timeout_s
-            active.worker_timer = self._queue.push(at_s, TIMER, active.record.index, self._give_up, active)
-
-    def _send(self, active: Active, launch: Launch, route: Route) -> None:
-        record, table = active.record, self.table
-        decode = self._links[table.key(route.decode_id)]
-        prefill = self._links[table.key(route.prefill_id)] if route.prefill_id is not None else None
-        target = DecodeRoute(worker_id=decode.key.worker_id, incarnation=decode.key.incarnation)
-        submit = active.lifecycle.dispatch(
-            launch, prefill=prefill.key if prefill else None, route=target, now_s=self._queue.now_s
-        )
-        record.num_attempts = submit.attempt + 1
-        record.prefill_id, record.decode_id = route.prefill_id or "", route.decode_id
-        reader = prefill or decode
-        self._submit(reader.key, submit)
-        num_tokens = record.num_prompt_tokens + len(launch.output_token_ids)
-        by_id = table.pools.by_id
-        by_id[reader.key.worker_id].sent(num_tokens=num_tokens - route.num_cached_tokens, num_sequences=0, num_blocks=0)
-        load = by_id[route.decode_id]
-        load.sent(num_tokens=0, num_sequences=len(launch.choices), num_blocks=-(-num_tokens // load.block_size))
-        self._attach(active, reader)
-        if decode is not reader:
-            self._attach(active, decode)
-
-    def _attach(self, active: Active, link: _Link) -> None:
-        active.links[link.key] = link
-        link.sequences[active.request_id] = link.sequences.get(active.request_id, 0) + 1
-        self._book_outstanding(link, 1)
-
-    def _detach(self, active: Active, keep: set[WorkerKey]) -> None:
-        for link in [link for link in active.links.values() if link.key not in keep]:
-            del active.links[link.key]
-            self._book_outstanding(link, -link.sequences.pop(active.request_id, 0))
-
-    def _book_outstanding(self, link: _Link, change: int) -> None:
-        link.num_outstanding += change
-        load = self.table.load(link.key)
-        if load is not None:
-            load.num_outstanding = link.num_outstanding
-
-    def _give_up(self, active: Active) -> None:
-        active.worker_timer = None
-        timeout_s = self._cluster.health.start_timeout_s
-        self._fail(active, UnavailableError(f"no worker for request {active.request_id} within {timeout_s:.0f} s"))
-
-    def _fail(self, active: Active, error: BatonError) -> None:
-        active.lifecycle.fail(error)
-        self._settle(active)
-
-    def _settle(self, active: Active) -> None:
-        """After any change of state: sends aborts, starts what waits, forgets what has ended."""
-        lifecycle = active.lifecycle
-        for key, abort in lifecycle.take_aborts():
-            if key in self._links:
-                self._abort(key, abort)
-        if lifecycle.finished:
-            self._forget(active)
-            return
-        self._detach(active, keep=lifecycle.workers())
-        if not self.admission.is_queued(active.request_id):
-            self._launch(active)
-
-    def _forget(self, active: Active) -> None:
-        """Idempotent; lets the next ones in."""
-        request_id = active.request_id
-        if self._requests.pop(request_id, None) is None:
-            return
-        self._unrouted.pop(request_id, None)
-        self._detach(active, keep=set())
-        self._clear_timers(active)
+    def _ended(self, active: SimActive, admitted: Sequence[SimActive]) -> None:
+        record = active.record
         if active.lifecycle.failure is not None:
-            active.record.error = active.lifecycle.failure.code
-            self._answers.end(active.record.index)
-        for admitted in self.admission.leave(request_id, now_s=self._queue.now_s):
-            self._queue.push(self._queue.now_s, TIMER, active.record.index, self._launch, self._requests[admitted])
+            record.error = active.lifecycle.failure.code
+            self._answers.end(record.index)
+        for other in admitted:
+            self._queue.push(self._queue.now_s, TIMER, record.index, self._launch, other)
 
-    # Timers.
+    def _launch(self, active: SimActive) -> None:
+        self._requests.launch(active, self._queue.now_s)
 
-    def _set_retry(self, active: Active, at_s: float) -> None:
-        if active.retry_timer is None:
-            active.retry_timer = self._queue.push(at_s, TIMER, active.record.index, self._retry, active)
+    def _alarm(self, active: SimActive, timer: Timer, at_s: float) -> Callable[[], object]:
+        if timer is Timer.DEADLINE:
+            self._watch_deadline(at_s, active.request_id)
+            return _nothing
+        number = self._queue.push(at_s, TIMER, active.record.index, self._ring, (active, timer))
+        return partial(self._queue.cancel, number)
 
-    def _retry(self, active: Active) -> None:
-        active.retry_timer = None
-        self._launch(active)
+    def _ring(self, alarm: tuple[SimActive, Timer]) -> None:
+        self._requests.ring(*alarm, self._queue.now_s)
 
-    def _clear_timers(self, active: Active) -> None:
-        for number in (active.retry_timer, active.worker_timer):
-            if number is not None:
-                self._queue.cancel(number)
-        active.retry_timer = active.worker_timer = None
+    # Deadlines: nearly all are in vain, so there is one event for all of them.
 
     def _watch_deadline(self, deadline_s: float, request_id: str) -> None:
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][1] not in self._requests:
-            deadlines.popleft()
-        deadlines.append((deadline_s, request_id))
+        self._first_deadline()
+        self._deadlines.append((deadline_s, request_id))
         self._watch_first()
 
     def _watch_first(self) -> None:
@@ -343,11 +220,21 @@ class SimIngress:
     def _expire(self, _: None) -> None:
         """Fails what is overdue, and looks again when the next request will be."""
         self._is_watching = False
-        now_s, deadlines = self._queue.now_s, self._deadlines
-        self.admission.expire(now_s)
-        while deadlines and (deadlines[0][0] <= now_s or deadlines[0][1] not in self._requests):
-            active = self._requests.get(deadlines.popleft()[1])
-            if active is not None:
-                text = f"request {active.request_id} was not finished at its deadline; raise timeout_s"
-                self._fail(active, DeadlineExceededError(text))
+        now_s = self._queue.now_s
+        while (first := self._first_deadline()) is not None and first.lifecycle.deadline_s <= now_s:
+            self._requests.ring(first, Timer.DEADLINE, now_s)
         self._watch_first()
+
+    def _first_deadline(self) -> SimActive | None:
+        """Whose it is, of those that are still there; the others are forgotten."""
+        deadlines = self._deadlines
+        while deadlines:
+            active = self._requests.get(deadlines[0][1])
+            if active is not None:
+                return active
+            deadlines.popleft()
+        return None
+
+
+def _nothing() -> None:
+    """Deadlines of requests that have ended are skipped when they come."""

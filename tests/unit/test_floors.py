@@ -42,6 +42,8 @@ FLOOR_1 = (
     "cluster/router/lifecycle.py",
     "cluster/router/prefix_index.py",
     "cluster/router/policy.py",
+    "cluster/router/active.py",
+    "cluster/router/requests.py",
     "cluster/fleet/tick.py",
     "cluster/fleet/cores.py",
     "cluster/planner",

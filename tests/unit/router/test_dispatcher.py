@@ -81,10 +81,10 @@ async def _dispatching(
 
 
 def _check_empty(dispatcher: Dispatcher) -> None:
-    assert not dispatcher._requests
-    assert not dispatcher._unrouted
+    assert len(dispatcher._requests) == 0
+    assert not dispatcher._requests._unrouted
     assert dispatcher.counters.num_running == dispatcher.counters.num_queued == 0
-    assert not any(link.sequences for link in dispatcher._links._links.values())
+    assert not dispatcher._links.table._outstanding
     assert all(load.num_outstanding == 0 for load in dispatcher._links.table.pools.by_id.values())
 
 

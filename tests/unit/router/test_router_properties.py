@@ -94,7 +94,8 @@ class RouterMachine(RuleBasedStateMachine):
         if (worker := self.workers.get(name)) is not None:
             self.table.disconnect(worker.key)
             worker.is_reported = False
-            worker.sequences.clear()
+            for request_id in list(worker.sequences):
+                self.forget(worker, request_id)
 
     @rule(
         name=names,
@@ -137,8 +138,7 @@ class RouterMachine(RuleBasedStateMachine):
             added_block_hashes=sorted(cached - worker.cache.keys()),
             removed_block_hashes=sorted(worker.cache.keys() - cached),
         )
-        num_outstanding = sum(worker.sequences.values())
-        self.table.report(worker.key, state, num_outstanding=num_outstanding, now_s=self.now_s)
+        self.table.report(worker.key, state, now_s=self.now_s)
         worker.cache = dict.fromkeys(sorted(cached))
         worker.is_reported, worker.is_draining, worker.since_progress_s = True, is_draining, since_progress_s
 
@@ -147,7 +147,7 @@ class RouterMachine(RuleBasedStateMachine):
         """Overtaken by the table: it must change nothing."""
         state = WorkerState(role=ROLE_DECODE, block_size=BLOCK_SIZE, num_blocks=99, num_free_blocks=99)
         state.added_block_hashes.extend(range(10))
-        assert not self.table.report(WorkerKey(name, "former"), state, num_outstanding=0, now_s=self.now_s)
+        assert not self.table.report(WorkerKey(name, "former"), state, now_s=self.now_s)
 
     @rule(patience_s=st.sampled_from([1.0, 100.0]))
     def arrive(self, patience_s: float) -> None:
@@ -170,7 +170,8 @@ class RouterMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(list(self.running)))
         del self.running[request_id]
         for worker in self.workers.values():
-            worker.sequences.pop(request_id, None)
+            if request_id in worker.sequences:
+                self.forget(worker, request_id)
         for admitted in self.admission.leave(request_id, now_s=self.now_s):
             first, deadline_s = self.queued.popleft()
             assert admitted == first, "out of order"
@@ -247,7 +248,13 @@ class RouterMachine(RuleBasedStateMachine):
         )
         num_blocks = -(-request.num_tokens // BLOCK_SIZE)
         by_id[route.decode_id].sent(num_tokens=0, num_sequences=request.num_choices, num_blocks=num_blocks)
-        self.workers[route.decode_id].sequences[request_id] = request.num_choices
+        worker = self.workers[route.decode_id]
+        self.table.attach(worker.key, request_id, request.num_choices)
+        worker.sequences[request_id] = worker.sequences.get(request_id, 0) + request.num_choices
+
+    def forget(self, worker: FakeWorker, request_id: str) -> None:
+        del worker.sequences[request_id]
+        self.table.detach(worker.key, request_id)
 
     @invariant()
     def the_table_knows_exactly_who_may_be_chosen(self) -> None:
@@ -260,6 +267,9 @@ class RouterMachine(RuleBasedStateMachine):
         for name, worker in self.workers.items():
             hits = [one for one in range(10) if self.table.prefix.match(name, [one])]
             assert hits == (sorted(worker.cache) if worker.is_reported else [])
+            assert self.table.dependents(worker.key) == list(worker.sequences)
+            load = self.table.load(worker.key)
+            assert load is None or load.num_outstanding == sum(worker.sequences.values())
         assert self.table.health().ok <= bool(self.table.pools.decode)
 
     @invariant()

@@ -21,7 +21,7 @@ def _table(*entries: WorkerEntry) -> WorkerTable:
 def _report(table: WorkerTable, worker_id: str, role: Role, *, incarnation: str = "x", **fields: object) -> bool:
     values: dict[str, object] = {"block_size": 16, "num_blocks": 100, "max_model_len": 4096} | fields
     state = WorkerState(worker_id=worker_id, role=_WIRE[role], **values)  # type: ignore[arg-type]
-    return table.report(WorkerKey(worker_id, incarnation), state, num_outstanding=0, now_s=1.0)
+    return table.report(WorkerKey(worker_id, incarnation), state, now_s=1.0)
 
 
 def _usable(table: WorkerTable) -> set[str]:
@@ -108,3 +108,20 @@ def test_health_names_the_pool_that_is_empty() -> None:
     assert table.health().ok
     table.replace([_entry("d0", Role.DECODE)])
     assert table.health().ok
+
+
+def test_what_depends_on_a_worker_outlives_its_stream_and_its_row() -> None:
+    table, key = _table(_entry("d0", Role.DECODE)), WorkerKey("d0", "x")
+    table.attach(key, "r1", 2)
+    _report(table, "d0", Role.DECODE)
+    table.attach(key, "r2", 1)
+    table.attach(key, "r1", 1)
+    load = table.load(key)
+    assert load is not None
+    assert load.num_outstanding == 4
+    table.disconnect(key)
+    table.replace([])
+    assert table.dependents(key) == ["r1", "r2"]
+    table.detach(key, "r1")
+    table.detach(key, "r2")
+    assert table.dependents(key) == []
