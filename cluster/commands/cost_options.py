@@ -38,7 +38,18 @@ def read_profile(path: Path) -> "Profile":
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"--profile {path} cannot be read: {reason}; make one with `baton profile`") from error
-    return Profile.from_text(text, f"--profile {path}")
+    try:
+        profile = Profile.from_text(text, f"--profile {path}")
+    except ConfigError as error:
+        if error.message.startswith("--profile"):
+            raise
+        raise ConfigError(f"--profile {path}: {error.message}; run `baton profile` again") from error
+    for name in ("token_bytes", "num_layers", "max_model_len"):
+        if getattr(profile, name) < 1:
+            raise ConfigError(
+                f"--profile {path}: {name} {getattr(profile, name)} must be 1 or more; run `baton profile` again"
+            )
+    return profile
 
 
 def check_profile(profile: "Profile", model: str) -> None:

@@ -197,14 +197,16 @@ def _named(candidate: Candidate) -> str:
 def _too_little(question: Question, plans: Sequence[Plan]) -> str:
     site, slo = question.site, question.slo
     start = f"no plan on {site.num_devices} {site.device_name} holds the SLO at {question.rate:g} requests/s"
-    if not plans:
+    there = [plan for plan in plans if plan.layout.num_devices <= site.num_devices]
+    if not there:
         return f"{start}: no worker serves anything within it; relax --slo-ttft {slo.ttft_s * 1000:g} or --slo-tpot"
-    closest = max(plans, key=lambda plan: plan.outcome.attainment)
+    closest = max(there, key=lambda plan: plan.outcome.attainment)
     outcome = closest.outcome
     limit = "ttft" if outcome.ttft_attainment < outcome.tpot_attainment else "tpot"
     share = min(outcome.ttft_attainment, outcome.tpot_attainment)
     return (
-        f"{start}: the closest, {closest.layout}, reaches {outcome.attainment:.1%} of {slo.attainment:.0%} "
-        f"(--slo-{limit} {getattr(slo, f'{limit}_s') * 1000:g} is met by {share:.1%}) and serves "
-        f"{measure_goodput(question, closest):.3g} requests/s; give more nodes, a lower --rate or a wider limit"
+        f"{start}: the closest, {closest.layout}, serves {outcome.attainment:.1%} of the requests within it, "
+        f"{slo.attainment:.0%} are wanted (--slo-{limit} {getattr(slo, f'{limit}_s') * 1000:g} is met by {share:.1%}), "
+        f"and holds it up to {measure_goodput(question, closest):.3g} requests/s; give more nodes, a lower --rate or a "
+        "wider limit"
     )

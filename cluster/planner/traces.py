@@ -43,13 +43,18 @@ def parse_trace(source: str, suffix: str, lines: Iterable[str], *, limit: int | 
     """
     readers = {".csv": _azure, ".jsonl": _mooncake}
     if suffix not in readers:
-        raise ConfigError(f"--trace {source}: unknown kind {suffix!r}; give Azure's .csv or Mooncake's .jsonl")
+        raise ConfigError(
+            f"--trace {source}: unknown kind {suffix!r}; give Azure's .csv or Mooncake's .jsonl, unpacked"
+        )
     rows = list(islice(readers[suffix](source, lines), limit))
     if not rows:
         raise ConfigError(f"--trace {source} holds no requests; give a trace with a row for each")
     for before, row in pairwise(rows):
         if row.time_s < before.time_s:
-            raise ConfigError(f"{source}:{row.line}: the time is before the line above; sort the trace by time")
+            early_s = before.time_s - row.time_s
+            raise ConfigError(
+                f"{source}:{row.line}: the time is {early_s:g} s before the line above; sort the trace by time"
+            )
     return [replace(row, time_s=row.time_s - rows[0].time_s) for row in rows]
 
 
@@ -62,6 +67,11 @@ def _azure(source: str, lines: Iterable[str]) -> Iterator[TraceRow]:
         if missing:
             raise ConfigError(f"--trace {source} lacks the column {missing[0]}; it needs {','.join(AZURE_COLUMNS)}")
         for cells in reader:
+            if None in cells:
+                raise ConfigError(
+                    f"{source}:{reader.line_num}: more cells than the {len(reader.fieldnames)} columns; "
+                    "write numbers without separators"
+                )
             yield TraceRow(
                 line=reader.line_num,
                 time_s=_date_s(source, reader.line_num, cells["TIMESTAMP"]),
@@ -91,7 +101,9 @@ def _mooncake(source: str, lines: Iterable[str]) -> Iterator[TraceRow]:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{source}:{line} is not JSON: {error}") from error
-        missing = [key for key in MOONCAKE_KEYS if not isinstance(record, dict) or key not in record]
+        if not isinstance(record, dict):
+            raise ConfigError(f"{source}:{line} is no object; each line needs {', '.join(MOONCAKE_KEYS)}")
+        missing = [key for key in MOONCAKE_KEYS if key not in record]
         if missing:
             raise ConfigError(f"{source}:{line} lacks {missing[0]!r}; each line needs {', '.join(MOONCAKE_KEYS)}")
         input_len = _length(source, line, "input_length", record["input_length"])
@@ -122,15 +134,14 @@ def _length(source: str, line: int, name: str, value: object) -> int:
 
 def _hash_ids(source: str, line: int, value: object, input_len: int) -> tuple[int, ...]:
     needed = -(-input_len // HASHED_TOKENS)
-    if (
-        not isinstance(value, list)
-        or len(value) != needed
-        or not all(isinstance(item, int) and item >= 0 for item in value)
-    ):
+    ids = value if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value) else None
+    if ids is None or len(ids) != needed:
+        given = f"{str(value)[:60]} is given" if ids is None else f"{len(ids)} are given"
         raise ConfigError(
-            f"{source}:{line}: hash_ids must be {needed} whole numbers, one per {HASHED_TOKENS} of {input_len} tokens"
+            f"{source}:{line}: hash_ids must be {needed} whole numbers, one per {HASHED_TOKENS} of {input_len} tokens; "
+            f"{given}"
         )
-    return tuple(value)
+    return tuple(ids)
 
 
 def spread_ticks(rows: list[TraceRow], rng: np.random.Generator) -> tuple[list[TraceRow], float]:

@@ -136,6 +136,14 @@ def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
     assert "--slo-tpot 1: no plan meets it: the closest, an idle " in said
 
 
+def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
+    words = ("--gpus-per-node", "1", "--rate", "3000", "--jobs", "1", "--output-len", "4")
+    said = error("--model", "meta-llama/Llama-3.1-8B", "--hardware", "h100", *words)
+    assert "no plan on 1 h100 holds the SLO at 3000 requests/s: the closest, 1 mixed, serves " in said
+    assert "90% are wanted (--slo-ttft 500 is met by " in said
+    assert "give more nodes, a lower --rate or a wider limit" in said
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

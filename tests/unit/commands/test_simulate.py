@@ -210,10 +210,33 @@ def test_a_profile_of_another_version_is_refused(profile: Path) -> None:
     assert "version 99; this baton reads version " in error("--profile", profile, "--rate", "3")
 
 
-def test_a_profile_that_is_not_there_or_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (PROFILE.to_text()[:500].encode(), "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[]", "must be a mapping with version, model"),
+        (b"{}", "version None; this baton reads version"),
+        (b"\x1f\x8b\x08", "cannot be read: not UTF-8 text"),
+        (PROFILE.to_text().replace('"max_model_len": 2048', '"max_model_len": 0').encode(), "max_model_len 0 must be"),
+        (
+            PROFILE.to_text().replace('"bandwidth": 1000000000.0', '"bandwidth": 0').encode(),
+            "bandwidth 0 must be above",
+        ),
+    ],
+)
+def test_a_profile_that_is_none_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(content)
+    said = error("--profile", path, "--rate", "3")
+    assert said.startswith(f"error: --profile {path}")
+    assert message in said
+    assert "`baton profile`" in said
+
+
+def test_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in error("--profile", tmp_path / "nope.json", "--rate", "3")
-    (tmp_path / "bad.json").write_text("{")
-    assert "is not JSON" in error("--profile", tmp_path / "bad.json", "--rate", "3")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +247,7 @@ def test_a_profile_that_is_not_there_or_none_is_refused(tmp_path: Path) -> None:
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,0,5\n", "ContextTokens '0' must be"),
         (
             "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,5,5\n2023-11-16 18:15:45,5,5\n",
-            "t.csv:3: the time is before the line above",
+            "t.csv:3: the time is 1 s before the line above",
         ),
         (
             "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,3000,5\n",

@@ -1,5 +1,6 @@
 """Readers of request traces: what they give, and each fault of a file by its line."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -68,10 +69,13 @@ GOOD = _mooncake(0, 5, 5, [0])
         ("t.csv", AZURE + "2023-11-16 18:15:46,0,1\n", r"t\.csv:2: ContextTokens '0' must be"),
         ("t.csv", AZURE + "2023-11-16 18:15:46,1,-3\n", "GeneratedTokens '-3'"),
         ("t.csv", AZURE + "2023-11-16 18:15:46,1\n", "GeneratedTokens None"),
-        ("t.csv", AZURE + "2023-11-16 18:15:46,1,1\n2023-11-16 18:15:45,1,1\n", r"t\.csv:3: the time is before"),
+        ("t.csv", AZURE + "2023-11-16 18:15:46,1,1\n2023-11-16 18:15:45,1,1\n", r"t\.csv:3: the time is 1 s before"),
+        ("t.csv", AZURE + "2023-11-16 18:15:46,1,200,1\n", r"t\.csv:2: more cells than the 3 columns"),
         ("t.jsonl", "", "holds no requests"),
         ("t.jsonl", GOOD + "{", r"t\.jsonl:2 is not JSON"),
-        ("t.jsonl", "[1]\n", "lacks 'timestamp'"),
+        ("t.jsonl", "[1]\n", r"t\.jsonl:1 is no object; each line needs timestamp"),
+        ("t.jsonl", "null\n", r"t\.jsonl:1 is no object"),
+        ("t.jsonl", "{}\n", "lacks 'timestamp'"),
         ("t.jsonl", '{"timestamp": 0, "input_length": 3}\n', "lacks 'output_length'"),
         ("t.csv", AZURE + "2023-11-16 18:15:46,1,\0\n" + "x" * 200_000, r"t\.csv:\d"),
         ("t.jsonl", _mooncake(-1, 5, 5, [0]), "timestamp -1 must be"),
@@ -80,9 +84,13 @@ GOOD = _mooncake(0, 5, 5, [0])
         ("t.jsonl", "[" * 100_000, "t.jsonl:1 is not JSON"),
         ("t.jsonl", _mooncake(0, 0, 5, []), "input_length 0 must be"),
         ("t.jsonl", _mooncake(0, 5, 0, [0]), "output_length 0 must be"),
-        ("t.jsonl", _mooncake(0, 600, 5, [0]), "hash_ids must be 2 whole numbers"),
-        ("t.jsonl", _mooncake(0, 5, 5, [-1]), "hash_ids must be 1 whole numbers"),
-        ("t.jsonl", _mooncake(9, 5, 5, [0]) + GOOD, r"t\.jsonl:2: the time is before"),
+        (
+            "t.jsonl",
+            _mooncake(0, 600, 5, [0]),
+            "hash_ids must be 2 whole numbers, one per 512 of 600 tokens; 1 are given",
+        ),
+        ("t.jsonl", _mooncake(0, 5, 5, [-1]), "hash_ids must be 1 whole numbers.*; \\[-1\\] is given"),
+        ("t.jsonl", _mooncake(9, 5, 5, [0]) + GOOD, r"t\.jsonl:2: the time is 0.009 s before"),
     ],
 )
 def test_a_fault_is_named_with_its_place(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -94,8 +102,25 @@ def test_a_missing_file_and_a_binary_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_trace(tmp_path / "none.csv")
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text \(invalid start byte\); unpack or convert it"):
         read_trace(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_packed_trace_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(AZURE.encode()))
+    with pytest.raises(ConfigError, match="is a gzip file; unpack"):
+        read_trace(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"unknown kind '\.gz'; give Azure's \.csv or Mooncake's \.jsonl, unpacked"):
+        read_trace(tmp_path / f"{name}.gz")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path: Path) -> None:
+    row = AZURE + "2023-11-16 18:15:46,7,3\r\n"
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + row.encode())
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert [row.input_len for row in read_trace(tmp_path / "t.csv")] == [7]
+    assert [row.input_len for row in read_trace(tmp_path / "t.jsonl")] == [5]
 
 
 def _rows(*times_s: float) -> list[TraceRow]:
