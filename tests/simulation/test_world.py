@@ -83,6 +83,14 @@ def test_a_slow_path_is_what_a_hand_over_waits_for() -> None:
     assert record.finished_s == pytest.approx(0.01 + 1.0 + STEP_S)
 
 
+@pytest.mark.parametrize(("num_outputs", "num_tokens"), [(1, 0), (2, 100)])
+def test_an_answer_of_one_token_moves_no_kv(num_outputs: int, num_tokens: int) -> None:
+    spec = replace(cluster(prefill=1, decode=1), transfer=Path(bandwidth=1e5))
+    result = simulate(spec, [arrival(0.0, 100, num_outputs)])
+    assert result.bytes_sent == num_tokens * spec.token_bytes
+    assert result.peak_blocks["decode-0"] == (num_outputs > 1) * result.peak_blocks["prefill-0"]
+
+
 def test_transfers_to_one_worker_come_one_after_the_other() -> None:
     spec = replace(cluster(prefill=2, decode=1), transfer=Path(bandwidth=1e5))
     records = simulate(spec, [arrival(0.0, 100, 2), arrival(0.0, 100, 2)]).records

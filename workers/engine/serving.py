@@ -87,7 +87,7 @@ class Serving:
         job = self._admit(ingress_id, submit, handing_over=handing_over)
         if job is None:
             return
-        if handing_over:
+        if handing_over and job.seq.params.max_tokens - len(job.seq.output_token_ids) > 1:  # else nothing is left
             job.handover = TransferKey(submit.request_id, submit.attempt, job.seq.choice)
             job.submit = submit
         self.stats.num_prompt_tokens += len(job.seq.prompt_token_ids)

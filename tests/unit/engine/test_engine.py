@@ -75,10 +75,22 @@ def test_a_prefix_cached_on_either_side_changes_no_token() -> None:
 
 def test_an_answer_that_ends_with_its_first_token_cancels_the_ticket() -> None:
     driver = pair()
-    driver.submit("r", PROMPT, max_tokens=1)
+    driver.submit("r", PROMPT, stop_token_ids=expected(PROMPT, 1))
     driver.run()
     assert driver.answer("r") == expected(PROMPT, 1)
     assert driver.engines[1].stats.num_output_tokens == 0
+
+
+def test_an_answer_of_one_token_asks_for_no_ticket() -> None:
+    driver = pair()
+    driver.submit("r", PROMPT, max_tokens=1, choices=2)
+    prefill = driver.engines[0]
+    prefill.step()
+    assert prefill.has_work
+    assert prefill.serving.num_in_transfer == 0
+    driver.run()
+    assert [driver.answer("r", choice) for choice in range(2)] == [expected(PROMPT, 1, choice) for choice in range(2)]
+    assert prefill.transfer_counters().kv_bytes_sent == 0
 
 
 def test_a_stop_token_ends_the_answer_and_is_named() -> None:
