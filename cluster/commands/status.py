@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,8 @@ def command(
     baton status --watch
 
     baton status --json | jq '.workers[].num_running'
+
+    blocks: in use of all; preempt: sequences preempted so far; KV out, KV in: bytes so far; transfers: under way now.
 
     Exit code 1 where nothing runs.
     """
@@ -68,7 +71,10 @@ def _find() -> "tuple[ClusterState, ControllerClient]":
 
 
 def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
-    """A heading, a row per worker that fits 80 columns, and a line for each worker that had trouble."""
+    """A heading, a row per worker, and a line for each worker that had trouble.
+
+    A row fits 80 columns for a worker of few cores; where it does not, cells are folded, never cut.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -77,49 +83,63 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
 
     pools = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("worker", "role", "state", "cores"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("blocks", "run", "wait", "pre", "KV out", "KV in", "move"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("worker", "state", "cores"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("blocks", "run", "wait", "preempt", "KV out", "KV in", "transfers"):
+        table.add_column(heading, justify="right", overflow="fold")
     for worker in status.workers:
         table.add_row(*_row(worker))
-    trouble = [_trouble(worker) for worker in status.workers if worker.error]
+    trouble = [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *trouble)
 
 
-def _trouble(worker: "WorkerStatus") -> "Text":
+def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":
     from rich.text import Text
 
     times = "once" if worker.num_failures == 1 else f"{worker.num_failures} times in a row"
-    if worker.phase == "ready":
-        return Text(f"{worker.worker_id} is back after it failed {times}: {worker.error}", style="yellow")
-    return Text(f"{worker.worker_id} failed {times}: {worker.error}", style="red")
+    if worker.error and worker.phase == "ready":
+        yield Text(f"{worker.worker_id} is back after it failed {times}: {worker.error}", style="yellow")
+    elif worker.error:
+        yield Text(f"{worker.worker_id} failed {times}: {worker.error}", style="red")
+    if worker.num_failed_transfers:
+        noun = "transfer" if worker.num_failed_transfers == 1 else "transfers"
+        yield Text(f"{worker.worker_id}: {worker.num_failed_transfers} KV {noun} failed so far", style="yellow")
 
 
 def _row(worker: "WorkerStatus") -> list[str]:
     phase = str(worker.phase)
-    failed = f" ({worker.num_failed_transfers} failed)" if worker.num_failed_transfers else ""
+    has_role_of_its_name = worker.worker_id.startswith(f"{worker.role}-")
     return [
-        worker.worker_id,
-        worker.role,
+        worker.worker_id if has_role_of_its_name else f"{worker.worker_id} as {worker.role}",
         f"[{PHASE_COLOURS[phase]}]{phase}[/]",
-        ",".join(map(str, worker.cores)),
+        _ranges(worker.cores),
         f"{worker.num_blocks - worker.num_free_blocks}/{worker.num_blocks}",
         str(worker.num_running),
         str(worker.num_waiting),
         str(worker.num_preemptions),
         size_text(worker.kv_bytes_sent),
         size_text(worker.kv_bytes_received),
-        f"{worker.num_transfers}{failed}",
+        str(worker.num_transfers),
     ]
 
 
+def _ranges(cores: Sequence[int]) -> str:
+    """0, 1, 2, 5 as 0-2,5."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][1] + 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
 def size_text(num_bytes: int) -> str:
-    """In the largest binary unit that leaves at least 1."""
+    """In the largest binary unit that leaves at least 1, in 7 characters at most."""
     amount = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+            return f"{amount:.0f}{unit}" if unit == "B" or amount >= 100 else f"{amount:.1f}{unit}"
         amount /= 1024
-    return f"{amount:.1f} TiB"
+    return f"{amount:.1f}TiB"

@@ -1,12 +1,16 @@
-"""What `baton bench` refuses before anything is sent."""
+"""What `baton bench` refuses before anything is sent, and what it sends where nothing is asked."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from baton.errors import ConfigError
 from bench.load.options import LoadOptions, check, parse_goodput
+from cluster.commands import bench
+from tests.http_server import FakeOpenAIServer
 
 
 @pytest.mark.parametrize(
@@ -45,8 +49,15 @@ def test_what_contradicts_or_is_out_of_range_names_the_option(given: dict[str, A
         check(LoadOptions(**given))
 
 
-def test_the_defaults_pass() -> None:
-    check(LoadOptions())
+def test_without_options_100_prompts_of_512_tokens_are_sent_16_at_once(http: FakeOpenAIServer) -> None:
+    app = typer.Typer()
+    app.command()(bench.command)
+    ended = CliRunner().invoke(app, ["--url", http.url], env={"COLUMNS": "200"})
+    assert ended.exit_code == 0, ended.output
+    assert "100 completed" in ended.output
+    assert {(len(body["prompt"]), body["max_tokens"], body["temperature"]) for body in http.bodies} == {(512, 128, 0)}
+    assert len(http.bodies) == 100
+    assert http.peak <= 16
 
 
 @pytest.mark.parametrize(

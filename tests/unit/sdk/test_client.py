@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
@@ -283,8 +283,15 @@ def test_importing_baton_loads_neither_grpc_nor_protobuf() -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-def test_every_public_name_loads() -> None:
-    for name in dir(baton):
-        assert getattr(baton, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+def test_every_public_name_is_listed_and_loads_what_it_says() -> None:
+    assert dir(baton) == sorted(baton.__all__)
+    texts = {"FinishReason": ("stop", "length"), "HealthStatus": ("serving", "not_serving")}
+    for name in baton.__all__:
+        value = getattr(baton, name)
+        if name in texts:
+            assert set(texts[name]) <= set(get_args(value))
+        else:
+            assert value.__name__ == name
+            assert issubclass(value, baton.BatonError) is name.endswith("Error")
+    with pytest.raises(AttributeError, match="module 'baton' has no attribute 'Server'"):
         _ = baton.Server
