@@ -6,14 +6,25 @@ only the last one's share is left when it is done. Leases that a dead peer lets 
 breaks when its death is known.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from baton.errors import BatonError, CancelledError, InternalError, OverloadedError, UnavailableError
 from baton.v1.worker_pb2 import DecodeRoute, Submit
 from cluster.router.workers import WorkerKey
 from cluster.simulator.events import RANGE, TIMER
-from cluster.simulator.network import Network
-from workers.kv_transfer.handoff import Closing, HandoffError, ReceiveLedger, SendLedger, Span, State, Tombstones
+from cluster.simulator.network import Network, Passage
+from workers.kv_transfer.handoff import (
+    LOOKS_PER_LEASE,
+    RENEWALS_PER_LEASE,
+    Closing,
+    HandoffError,
+    ReceiveLedger,
+    SendLedger,
+    Span,
+    State,
+    Tombstones,
+)
 from workers.kv_transfer.link import (
     Acked,
     Arrived,
@@ -150,18 +161,23 @@ class SimOutbox:
         ledger, now_s = self._ledgers[peer], network.queue.now_s
         spans = ledger.take(key, ALL_BYTES)
         closing = ledger.close(key, now_s)
-        inbox = network.inboxes.get(peer)
-        if closing is not None:
-            self._timers[key] = network.queue.push(now_s + network.kv.lease_s, TIMER, 0, self._ack_is_overdue, key)
-        if inbox is None or not (spans or closing):
+        if not (spans or closing):
             return
         num_bytes = sum(span.end - span.start for span in spans) * self._token_bytes
-        self.bytes_sent += num_bytes
-        network.bytes_sent += num_bytes
-        first_layer_s = from_s + (now_s - from_s) / self._num_layers
-        from_s = now_s if network.kv.push == "bulk" else max(first_layer_s, self._ticketed_s.get(key, 0.0))
-        arrival_s = network.arrival_s(self._owner, peer, num_bytes, from_s, 1.0 / self._num_layers)
-        inbox.expect(key, arrival_s, spans, closing)
+        inbox = network.inboxes.get(peer)
+        last_s = now_s
+        if inbox is not None:
+            self.bytes_sent += num_bytes
+            network.bytes_sent += num_bytes
+            first_layer_s = from_s + (now_s - from_s) / self._num_layers
+            from_s = now_s if network.kv.push == "bulk" else max(first_layer_s, self._ticketed_s.get(key, 0.0))
+            passage = network.book(self._owner, peer, num_bytes, from_s, 1.0 / self._num_layers)
+            last_s = max(passage.last_s, now_s)
+        if closing is not None:
+            at_s = last_s + network.kv.lease_s
+            self._timers[key] = network.queue.push(at_s, TIMER, 0, self._ack_is_overdue, key)
+        if inbox is not None:
+            inbox.expect(key, passage, spans, closing)
 
     def _ack_is_overdue(self, key: TransferKey) -> None:
         del self._timers[key]
@@ -200,6 +216,7 @@ class SimInbox:
         self._ledgers: dict[WorkerKey, ReceiveLedger] = {}
         self._peer_of: dict[TransferKey, WorkerKey] = {}
         self._landing_s: dict[TransferKey, float] = {}  # when the last range on its way is there
+        self._expiries: dict[TransferKey, int] = {}  # events at which a lease may have run out
         self._leaving: set[TransferKey] = set()  # ended; `Lost` follows when nothing is on its way
         self._events: list[InboxEvent] = []
 
@@ -237,6 +254,9 @@ class SimInbox:
     def close(self) -> None:
         self._ledgers.clear()
         self._peer_of.clear()
+        for number in self._expiries.values():
+            self._network.queue.cancel(number)
+        self._expiries.clear()
 
     # What the senders tell.
 
@@ -258,9 +278,11 @@ class SimInbox:
         self._events.append(Offered(key, submit, ingress_id))
         self._notify()
 
-    def expect(self, key: TransferKey, arrival_s: float, spans: Sequence[Span], closing: Closing | None) -> None:
+    def expect(self, key: TransferKey, passage: Passage, spans: Sequence[Span], closing: Closing | None) -> None:
         """A range, or the closing word, is on its way; never before what was sent before it."""
-        arrival_s = max(arrival_s, self._landing_s.get(key, 0.0))
+        if passage.message_s > self._network.kv.lease_s * (1.0 - 1.0 / RENEWALS_PER_LEASE):
+            self._miss_renewals(key, passage.first_s, passage.first_s + passage.message_s)
+        arrival_s = max(passage.arrival_s, self._landing_s.get(key, 0.0))
         self._landing_s[key] = arrival_s
         if arrival_s == self._network.queue.now_s:
             self._land((key, spans, closing))
@@ -298,6 +320,37 @@ class SimInbox:
         for key in [key for key, other in self._peer_of.items() if other == peer and key not in self._leaving]:
             self._lose(key, State.FAILED, error)
 
+    def peer_is_silent(self, peer: WorkerKey) -> None:
+        """It is dead, and nobody knows."""
+        for key in [key for key, other in self._peer_of.items() if other == peer]:
+            self._miss_renewals(key, self._network.queue.now_s, math.inf)
+
+    def _miss_renewals(self, key: TransferKey, from_s: float, until_s: float) -> None:
+        """None comes between the two: looks again when the lease may have run out before the next one."""
+        peer = self._peer_of.get(key)
+        if peer is None or key in self._leaving or key in self._expiries:
+            return
+        ledger, lease_s, queue = self._ledger(peer), self._network.kv.lease_s, self._network.queue
+        every_s = lease_s / RENEWALS_PER_LEASE
+        offered_s = ledger.expires_s(key) - lease_s
+        renewed_s = offered_s + max(from_s - offered_s, 0.0) // every_s * every_s
+        at_s = renewed_s + lease_s + lease_s / LOOKS_PER_LEASE
+        if at_s < until_s:
+            ledger.renew([key], renewed_s)
+            self._expiries[key] = queue.push(max(at_s, queue.now_s), TIMER, 0, self._expire, key)
+
+    def _expire(self, key: TransferKey) -> None:
+        """What is still on its way is thrown away when it comes: nothing of it is written any more."""
+        del self._expiries[key]
+        peer = self._peer_of[key]
+        if key not in self._ledger(peer).overdue(self._network.queue.now_s):  # its end is on its way
+            return
+        lease_s = self._network.kv.lease_s
+        error = UnavailableError(f"{key.request_id}: not renewed by {peer.worker_id} within {lease_s:g} s")
+        self._ledger(peer).end(key, State.EXPIRED)
+        self._answer_failed(peer, key, error)
+        self._tell_lost((key, error))
+
     def _answer_failed(self, peer: WorkerKey, key: TransferKey, error: BatonError) -> None:
         if (outbox := self._network.outboxes.get(peer)) is not None:
             self._network.send(self._owner, peer, outbox.failed, (key, error))
@@ -332,6 +385,8 @@ class SimInbox:
             del self._ledgers[peer]  # of a thousand peers, most send nothing now
         self._landing_s.pop(key, None)
         self._leaving.discard(key)
+        if (number := self._expiries.pop(key, None)) is not None:
+            self._network.queue.cancel(number)
 
     def _ledger(self, peer: WorkerKey) -> ReceiveLedger:
         if peer not in self._ledgers:

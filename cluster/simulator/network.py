@@ -5,7 +5,7 @@ A worker sends, and receives, one range after the other. Messages without payloa
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.config import KVConfig
 from cluster.planner.latency import TransferModel
@@ -14,6 +14,17 @@ from cluster.simulator.events import MESSAGE, EventQueue
 
 if TYPE_CHECKING:
     from cluster.simulator.links import SimInbox, SimOutbox
+
+MESSAGE_BYTES = 2 << 20  # that leave at once: `workers.kv_transfer.transport.GrpcSender`'s
+
+
+class Passage(NamedTuple):
+    """One range's way over a path, message by message; between two of them the sender has time for other words."""
+
+    first_s: float  # when the first message leaves
+    last_s: float  # when the last one does
+    message_s: float  # what each takes
+    arrival_s: float  # when all is in the receiver's blocks
 
 
 class Network:
@@ -41,26 +52,31 @@ class Network:
         else:
             self.queue.push(self.queue.now_s + latency_s, MESSAGE, 0, handle, argument)
 
-    def arrival_s(self, sender: WorkerKey, target: WorkerKey, num_bytes: float, from_s: float, tail: float) -> float:
-        """Books a range on both workers' paths; when it is in the receiver's blocks.
+    def book(self, sender: WorkerKey, target: WorkerKey, num_bytes: float, from_s: float, tail: float) -> Passage:
+        """Books a range on both workers' paths.
 
         Args:
             from_s: When its first layer was there; may be in the past.
             tail: Share of the range that could not leave before now.
         """
+        now_s = self.queue.now_s
         if self._transfer is None:
-            return self.queue.now_s
+            return Passage(now_s, now_s, 0.0, now_s)
         factor = self._factor(sender, target)
         work_s = (self._transfer.transfer_s(round(num_bytes)) - self._transfer.transfer_s(0)) * factor
         source, sink = sender.worker_id, target.worker_id
         free_s = max(self._out_free_s.get(source, 0.0), self._in_free_s.get(sink, 0.0), from_s) + work_s
         self._out_free_s[source] = self._in_free_s[sink] = free_s
-        return max(free_s, self.queue.now_s + work_s * tail) + self._latency_s * factor
+        message_s = work_s * min(MESSAGE_BYTES / num_bytes, 1.0) if num_bytes else 0.0
+        end_s = max(free_s, now_s + work_s * tail)
+        return Passage(free_s - work_s, end_s - message_s, message_s, end_s + self._latency_s * factor)
 
     def forget(self, key: WorkerKey) -> None:
         """The worker is dead: nothing reaches it, or comes from it, any more. Its peers learn later."""
         self.outboxes.pop(key, None)
         self.inboxes.pop(key, None)
+        for inbox in self.inboxes.values():
+            inbox.peer_is_silent(key)
 
     def break_links(self, key: WorkerKey) -> None:
         """Its peers learn that the worker is dead."""

@@ -124,6 +124,37 @@ def test_a_lost_ack_keeps_blocks_for_a_lease_and_costs_no_attempt() -> None:
     assert [record.finished_s for record in result.records] == [record.finished_s for record in calm.records]
 
 
+def test_a_link_on_which_a_message_takes_longer_than_a_lease_costs_an_attempt() -> None:
+    (record,) = run(cluster(1, 1), "slow_link:decode-0@0s*0.01/4s", num_requests=1).records
+    assert (record.error, record.num_attempts) == ("", 2)
+    begun_s, lease_s = 0.02, 5.0  # read in 20 ms; what is lost blocks the path for 100 kB at 10 kB/s
+    assert record.finished_s == pytest.approx(begun_s + 10.0 + 0.1 + 99 * 0.01, abs=0.05)
+    assert record.finished_s > lease_s
+
+
+def test_a_long_transfer_is_renewed_between_its_messages() -> None:
+    """It takes two leases, each of its messages less than half of one; the ack is waited for from the last one on."""
+    (record,) = run(cluster(1, 1, token_bytes=100_000), "", num_requests=1).records
+    assert (record.error, record.num_attempts) == ("", 1)
+    assert record.finished_s == pytest.approx(0.01 + 10.0 + 99 * 0.01, abs=0.05)
+
+
+def test_a_dead_sender_that_nobody_knows_of_holds_blocks_for_a_lease() -> None:
+    """The prompt that it was reading has 7 of 8 blocks at decode: an answer there waits for them at its 17th token."""
+    spec = cluster(1, 1, detect_s=20.0)
+    spec = replace(spec, pools=[spec.pools[0], replace(spec.pools[1], num_blocks=8)])
+    arrivals = [
+        Arrival(at_s=0.0, num_prompt_tokens=100, num_output_tokens=20),
+        Arrival(at_s=0.012, num_prompt_tokens=10, num_output_tokens=20),
+    ]
+    result = simulate(spec, arrivals, faults=parse_faults("kill_prefill@0.015s"), check_every=1)
+    handed_over, alone = result.records
+    assert alone.num_attempts == 1
+    assert alone.finished_s == pytest.approx(5.0 + 5.0 / 12 + 14 * 0.01, abs=0.05)
+    assert (handed_over.error, handed_over.num_attempts) == ("", 2)
+    assert handed_over.first_token_s > 20.0
+
+
 def test_a_short_stall_is_waited_for_and_a_long_one_is_replaced() -> None:
     calm, short, long = (
         run(cluster(1, 1), faults)

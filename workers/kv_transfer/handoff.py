@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 from workers.kv_transfer.link import TransferKey
 
 K = TypeVar("K")
+RENEWALS_PER_LEASE = 3  # that a sender tells of what lives
+LOOKS_PER_LEASE = 12  # that either side takes for what is overdue
 
 
 class State(enum.Enum):
@@ -305,6 +307,9 @@ class ReceiveLedger:
             return False
         _move(transfer, state)
         return True
+
+    def expires_s(self, key: TransferKey) -> float:
+        return self._transfers[key].expires_s
 
     def overdue(self, now_s: float) -> list[TransferKey]:
         """Keys that were not renewed for a lease."""

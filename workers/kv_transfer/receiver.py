@@ -15,7 +15,7 @@ from typing import Any
 
 from baton.errors import BatonError, CancelledError, InternalError, OverloadedError, UnavailableError
 from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Handshake, HandshakeReply, Offer, Ranges
-from workers.kv_transfer.handoff import HandoffError, ReceiveLedger, State, Tombstones
+from workers.kv_transfer.handoff import LOOKS_PER_LEASE, HandoffError, ReceiveLedger, State, Tombstones
 from workers.kv_transfer.handshake import AUTO, NEXT_BEST, Identity, answer
 from workers.kv_transfer.link import Arrived, InboxEvent, Lost, Offered, TransferKey
 from workers.kv_transfer.transport import ReceiverTransport, TransportError
@@ -278,7 +278,7 @@ class ReceiverLink(threading.Thread):
             handle, args = self._pending.popleft()
             handle(*args)
         now_s = time.monotonic()
-        if now_s - self._ticked_s >= self._lease_s / 12:
+        if now_s - self._ticked_s >= self._lease_s / LOOKS_PER_LEASE:
             self._ticked_s = now_s
             self._expire(now_s)
 
@@ -286,7 +286,7 @@ class ReceiverLink(threading.Thread):
         """Takes all news off the queue, or waits for some until it is time to look at the leases."""
         if not self._pending:
             with contextlib.suppress(queue.Empty):
-                self._take(self._items.get(timeout=self._lease_s / 12))
+                self._take(self._items.get(timeout=self._lease_s / LOOKS_PER_LEASE))
         for _ in range(self._items.qsize()):
             self._take(self._items.get())
 

@@ -15,7 +15,15 @@ from typing import Any, Protocol
 from baton.errors import BatonError, CancelledError, ConfigError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import AbortTransfer, FromReceiver, FromSender, HandshakeReply, Offer, Renew
 from baton.v1.worker_pb2 import DecodeRoute, Submit
-from workers.kv_transfer.handoff import Closing, HandoffError, SendLedger, Span, State
+from workers.kv_transfer.handoff import (
+    LOOKS_PER_LEASE,
+    RENEWALS_PER_LEASE,
+    Closing,
+    HandoffError,
+    SendLedger,
+    Span,
+    State,
+)
 from workers.kv_transfer.handshake import Identity, first_proposal, propose
 from workers.kv_transfer.link import Acked, Ended, OutboxEvent, Ticketed, TransferKey
 from workers.kv_transfer.transport import SenderTransport, TransportError, nbytes_of
@@ -261,7 +269,7 @@ class SenderLink(threading.Thread):
         """Takes in all news, then pushes one message, or waits for more."""
         if not self._ready:
             try:
-                handle, args = self._items.get(timeout=self._lease_s / 12)
+                handle, args = self._items.get(timeout=self._lease_s / LOOKS_PER_LEASE)
                 handle(*args)
             except queue.Empty:
                 self._tick(time.monotonic())
@@ -343,14 +351,14 @@ class SenderLink(threading.Thread):
             self._send(complete_message(key, closing, self._pipe.seal(key)))
 
     def _tick(self, now_s: float) -> None:
-        if now_s - self._ticked_s < self._lease_s / 12:
+        if now_s - self._ticked_s < self._lease_s / LOOKS_PER_LEASE:
             return
         self._ticked_s = now_s
         for key in self._ledger.overdue(now_s):
             waited = "blocks" if self._ledger.state(key) is State.OFFERED else f"an ack for {self._lease_s:g} s"
             error = UnavailableError(f"{key.request_id} waited for {waited} of {self._route.worker_id} in vain")
             self._fail(key, State.EXPIRED, error)
-        if len(self._ledger) and now_s - self._renewed_s >= self._lease_s / 3:
+        if len(self._ledger) and now_s - self._renewed_s >= self._lease_s / RENEWALS_PER_LEASE:
             self._renewed_s = now_s
             self._send(FromSender(renew=Renew(keys=[wire_key(key) for key in self._ledger.keys])))
 
