@@ -38,6 +38,18 @@ def test_holders_are_those_of_the_deepest_known_block() -> None:
     assert index.holders([9], 8) == []
 
 
+def test_holders_keep_their_order_when_one_of_them_drops_the_block() -> None:
+    index = PrefixIndex()
+    for worker_id in ("a", "b", "c"):
+        index.update(worker_id, added=[1], removed=[])
+    index.update("b", added=[], removed=[1, 1])
+    assert index.holders([1], 8) == ["a", "c"]
+    index.update("b", added=[1], removed=[])
+    index.forget("a")
+    assert index.holders([1], 8) == ["c", "b"]
+    index.check_integrity()
+
+
 def test_a_forgotten_worker_leaves_nothing() -> None:
     index = PrefixIndex()
     index.update("a", added=range(100), removed=[])
