@@ -1,9 +1,11 @@
 """Checks of the paths that commands are to write, before the work: a result must not be lost for a typing error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+
+import typer
 
 from baton.errors import ConfigError
 
@@ -36,3 +38,9 @@ def check_picture(path: Path | None, flag: str) -> None:
         raise ConfigError(f"{flag} {path}: unknown kind {path.suffix!r}; choose one of {', '.join(PICTURES)}")
     if find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} {path} needs matplotlib; pip install 'baton-serve[bench]'")
+
+
+def tell_written(paths: Iterable[Path | None]) -> None:
+    written = ", ".join(str(path) for path in paths if path is not None)
+    if written:
+        typer.echo(f"written: {written}")

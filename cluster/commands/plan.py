@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_outputs, check_picture
+from cluster.commands.files import check_outputs, check_picture, tell_written
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.plan_options import MachineOptions, PlanOutput, SearchOptions, SLOOptions
@@ -86,15 +86,15 @@ def _show(inputs: "Inputs", answer: "Answer", model: str, output: PlanOutput) ->
     from rich.console import Console
 
     from cluster.commands.plan_file import plan_text
-    from cluster.commands.plan_table import plans_table, sentences
+    from cluster.commands.plan_table import plans_tables, sentences
     from cluster.planner.plan_report import as_data, comments
 
     question = inputs.question
     console = Console(highlight=False)
     console.print(inputs.about, soft_wrap=True)
-    console.print(plans_table(question, answer))
+    console.print(*plans_tables(question, answer, width=console.width), sep="\n")
     for line in sentences(question, answer):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=not console.is_terminal)
     if output.out is not None:
         head = comments(question, answer, command=_command_line(), about=inputs.about)
         text = plan_text(
@@ -107,6 +107,7 @@ def _show(inputs: "Inputs", answer: "Answer", model: str, output: PlanOutput) ->
         from cluster.commands.plan_picture import draw
 
         draw(question, answer, output.plot, title=inputs.about)
+    tell_written((output.out, output.json_path, output.plot))
 
 
 def _command_line() -> str:

@@ -1,5 +1,6 @@
 """A plan as a config for `baton up`, with its prediction and reasons as comments."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from cluster.config_load import loads, to_tree
 from cluster.planner.placement import Layout, PoolPlan
 from cluster.planner.trial import Question
 
+WIDTH = 100  # of a comment's line
 BURST = 2.0  # requests under way at once, of the mean: what the router must allow
 
 
@@ -29,10 +31,18 @@ def plan_text(
             "layer_parallel": drafted.shape.draft.layer_parallel,
             "num_drafts": drafted.shape.draft.num_drafts,
         }
-    head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    head = "".join(f"# {line}".rstrip() + "\n" for comment in comments for line in _wrapped(comment))
     text = head + yaml.safe_dump(tree, sort_keys=False)
     _check(text, layout)
     return text
+
+
+def _wrapped(comment: str) -> list[str]:
+    """At words, further in than it began; never a command: it is to be copied."""
+    if comment.startswith("Made by: "):
+        return [comment]
+    indent = " " * (len(comment) - len(comment.lstrip()) + 2)
+    return textwrap.wrap(comment, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def _changed(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

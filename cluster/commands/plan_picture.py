@@ -9,6 +9,7 @@ from cluster.planner.plan_report import row
 from cluster.planner.planning import Answer
 from cluster.planner.trial import Question
 
+BAR_HEIGHT = 0.55  # inches per plan
 _COLORS = ("#1f4e79", "#d9822b", "#5b8c5a", "#8c5b8c", "#999999")
 
 
@@ -17,9 +18,10 @@ def draw(question: Question, answer: Answer, path: Path, *, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    bars = BAR_HEIGHT * len(answer.plans)
+    figure = Figure(figsize=(13, 6 + bars), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2, height_ratios=(0.55, 1))
+    grid = figure.add_gridspec(2, 2, height_ratios=(bars, 4))
     _goodputs(figure.add_subplot(grid[0, :]), question, answer)
     slo = question.slo
     outcomes = [plan.outcome for plan in answer.plans]
@@ -27,8 +29,11 @@ def draw(question: Question, answer: Answer, path: Path, *, title: str) -> None:
     ttfts = [outcome.ttft_s for outcome in outcomes]
     tpots = [outcome.tpot_s for outcome in outcomes]
     _distribution(figure.add_subplot(grid[1, 0]), "TTFT", ttfts, names, slo.ttft_s, slo.attainment)
-    _distribution(figure.add_subplot(grid[1, 1]), "TPOT", tpots, names, slo.tpot_s, slo.attainment)
-    figure.suptitle(title)
+    last = figure.add_subplot(grid[1, 1])
+    _distribution(last, "TPOT", tpots, names, slo.tpot_s, slo.attainment)
+    figure.legend(*last.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    asked = f"{question.rate:g} requests/s, {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms"
+    figure.suptitle(f"{title}\n{asked} and TPOT {slo.tpot_s * 1000:g} ms")
     figure.savefig(path, dpi=110)
 
 
@@ -57,7 +62,6 @@ def _distribution(
     axes.set(title=f"{name} at the rate asked for", xlabel="ms", ylabel="share of requests", ylim=(0, 1.02))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
 
 
 def _colors(count: int) -> list[str]:

@@ -9,20 +9,29 @@ from cluster.planner.plan_report import PERCENTS, Row, affinity, robustness_line
 from cluster.planner.planning import Answer
 from cluster.planner.trial import Question
 
+NAME_WIDTH, PLAN_WIDTH = 24, 16  # columns of a terminal that the names and a plan take at least
 
-def plans_table(question: Question, answer: Answer) -> Table:
-    slo, site = question.slo, question.site
-    table = Table(
-        title=f"{question.rate:g} requests/s; {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms "
-        f"and TPOT {slo.tpot_s * 1000:g} ms; {site.num_nodes} x {site.devices_per_node} {site.device_name}",
-        title_justify="left",
-    )
+
+def plans_tables(question: Question, answer: Answer, *, width: int) -> list[Table]:
+    """As many plans beside each other as `width` columns show whole, the others below."""
     rows = [row(question, plan) for plan in answer.plans]
+    size = max((width - NAME_WIDTH) // PLAN_WIDTH, 1)
+    tables = [_table(question, rows[start : start + size], start) for start in range(0, len(rows), size)]
+    slo, site = question.slo, question.site
+    tables[0].title = (
+        f"{question.rate:g} requests/s; {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms "
+        f"and TPOT {slo.tpot_s * 1000:g} ms; {site.num_nodes} x {site.named(site.devices_per_node)}"
+    )
+    return tables
+
+
+def _table(question: Question, rows: Sequence[Row], start: int) -> Table:
+    table = Table(title_justify="left")
     table.add_column("", no_wrap=True)
-    for index, shown in enumerate(rows):
+    for place, shown in enumerate(rows, start):
         kind = shown.kind if shown.is_runnable else f"{shown.kind}, not yet runnable"
-        table.add_column(f"{'best: ' if index == 0 else ''}{kind}", justify="right", style="bold" if not index else "")
-    for name, cells in _lines(rows, site.device_name):
+        table.add_column(f"{'best: ' if not place else ''}{kind}", justify="right", style="" if place else "bold")
+    for name, cells in _lines(rows, question.site.device_name):
         table.add_row(name, *cells)
     return table
 
@@ -36,13 +45,14 @@ def _lines(rows: Sequence[Row], device: str) -> list[tuple[str, list[str]]]:
         ("attainment, both", [f"{shown.attainment:.1%}" for shown in rows]),
         *((f"TTFT P{percent}, ms", [_time(one.ttft_ms[at]) for one in rows]) for at, percent in enumerate(PERCENTS)),
         *((f"TPOT P{percent}, ms", [_time(one.tpot_ms[at]) for one in rows]) for at, percent in enumerate(PERCENTS)),
-        ("KV between nodes, GB/s", [f"{shown.kv_needed_gbps:.2f}" if shown.kv_needed_gbps else "-" for shown in rows]),
-        ("of those there, GB/s", [f"{shown.kv_available_gbps:.1f}" for shown in rows]),
+        ("KV path", [shown.kv_path for shown in rows]),
+        ("KV, GB/s", [_kv(shown) for shown in rows]),
         ("KV memory to spare", [f"{shown.memory_headroom:.0%}" for shown in rows]),
-        ("tokens per step", [f"{shown.budget}{'' if shown.is_chunked else ', prompts whole'}" for shown in rows]),
+        ("tokens per step", [f"{shown.budget:,}{'' if shown.is_chunked else ', prompts whole'}" for shown in rows]),
     ]
     if any(shown.price_per_h is not None for shown in rows):
-        lines.append(("US$ per hour", [_price(shown.price_per_h) for shown in rows]))
+        lines.append(("US$ per hour", [_price(shown.price_per_h, 2) for shown in rows]))
+        lines.append(("US$ per 1,000 req.", [_price(shown.price_per_1000_requests, 4) for shown in rows]))
     return lines
 
 
@@ -54,8 +64,12 @@ def _time(value: float) -> str:
     return f"{value:,.0f}" if 100 <= value < inf else f"{value:.1f}" if isfinite(value) else "-"
 
 
-def _price(price_per_h: float | None) -> str:
-    return "-" if price_per_h is None else f"{price_per_h:.2f}"
+def _kv(shown: Row) -> str:
+    return f"{shown.kv_needed_gbps:.2f} of {shown.kv_available_gbps:,.0f}" if shown.kv_available_gbps else "-"
+
+
+def _price(price: float | None, digits: int) -> str:
+    return "-" if price is None else f"{price:.{digits}f}"
 
 
 def sentences(question: Question, answer: Answer) -> list[str]:
@@ -67,6 +81,8 @@ def sentences(question: Question, answer: Answer) -> list[str]:
     if missing:
         lines.append(f"  not yet runnable: this version cannot start {'; '.join(missing)}; see --runnable-only")
     lines.append("")
+    if question.site.device_price_per_h is None:
+        lines.append(f"No price is known of {question.site.device_name}: give --price for the cost in US$.")
     lines.append(
         f"{answer.num_candidates} kinds of workers considered, {answer.num_scored} came near the best; "
         f"seed {question.seed}"

@@ -8,7 +8,7 @@ import typer
 
 from cluster.commands.cost_options import PANEL as COSTS
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_outputs, check_picture
+from cluster.commands.files import check_outputs, check_picture, tell_written
 from cluster.commands.flag_checks import check_unread
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
@@ -66,6 +66,7 @@ def command(
         from cluster.commands.timeline_picture import draw
 
         draw(result, timeline, faults=inputs.faults, title=inputs.title)
+    tell_written((out, timeline))
 
 
 def _print(inputs: "Inputs", result: "SimResult", report: "Report", calm: "Report | None") -> None:
@@ -97,7 +98,7 @@ def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
     from rich.table import Table
 
     shown = [report] if calm is None else [report, calm]
-    limits = f"TTFT {inputs.slo.ttft_s * 1e3:g} ms and TPOT {inputs.slo.tpot_s * 1e3:g} ms"
+    limits = f"within {inputs.slo.ttft_s * 1e3:g} ms TTFT, {inputs.slo.tpot_s * 1e3:g} ms TPOT"
     table = Table(show_header=calm is not None)
     table.add_column("")
     for label in ("", "without faults")[: len(shown)]:
@@ -109,11 +110,11 @@ def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
     row("requests finished", [f"{one.num_finished} of {one.num_requests}" for one in shown])
     if any(one.errors for one in shown):
         row("errors", [", ".join(f"{count} {code}" for code, count in one.errors.items()) or "none" for one in shown])
-    row(f"within {limits}", [f"{one.attainment:.1%} (wanted: {inputs.slo.attainment:.0%})" for one in shown])
+    row(limits, [f"{one.attainment:.1%} (wanted: {inputs.slo.attainment:.0%})" for one in shown])
     row("within TTFT, within TPOT", [f"{one.ttft_attainment:.1%}, {one.tpot_attainment:.1%}" for one in shown])
     row("requests/s, output tokens/s", [f"{one.requests_per_s:.2f}, {one.output_tokens_per_s:.0f}" for one in shown])
     row("read by prefill workers", [str(one.num_disaggregated) for one in shown])
-    row("prompt tokens from prefix caches", [f"{one.cached:.1%}" for one in shown])
+    row("prompt tokens found cached", [f"{one.cached:.1%}" for one in shown])
     row("retried, preempted", [f"{one.num_retried}, {one.num_preemptions}" for one in shown])
     row("KV sent", [f"{one.bytes_sent / 1e6:.1f} MB" for one in shown])
     return table

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.simulator.contract import Fault, SimResult
-from cluster.simulator.timeline import Lane, lanes
+from cluster.simulator.timeline import REQUEST, Lane, lanes
 
 COLOURS = {
     "queued": "#d9d9d9",
@@ -16,6 +16,7 @@ COLOURS = {
     "down": "#000000",
     "starting": "#fdbf6f",
 }
+TICK_REQUESTS = 10  # lanes from one named request to the next
 WORKER_HEIGHT, REQUEST_HEIGHT = 0.36, 0.1  # inches per lane
 
 
@@ -32,11 +33,15 @@ def draw(result: SimResult, path: Path, *, faults: Sequence[Fault], title: str) 
     figure = Figure(figsize=(13, sum(heights) + 2.0), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=heights)
-    for axes, shown, label in ((upper, workers, ""), (lower, requests, "requests")):
-        _bars(axes, shown, named=not label)
+    _bars(upper, workers, every=1)
+    _bars(lower, requests, every=TICK_REQUESTS)
+    for axes in (upper, lower):
         for fault in faults:
             axes.axvline(fault.at_s, color="red", linewidth=1)
-        axes.set_ylabel(label)
+            if fault.duration_s:
+                axes.axvspan(fault.at_s, fault.at_s + fault.duration_s, color="red", alpha=0.07, linewidth=0, zorder=0)
+    num_requests = len(result.records)
+    lower.set_ylabel("requests" if len(requests) == num_requests else f"{len(requests)} of {num_requests} requests")
     for fault in faults:
         upper.annotate(fault.kind, (fault.at_s, -0.6), color="red", fontsize=8, annotation_clip=False)
     lower.set_xlabel("s")
@@ -48,11 +53,11 @@ def draw(result: SimResult, path: Path, *, faults: Sequence[Fault], title: str) 
     figure.savefig(path, dpi=110)
 
 
-def _bars(axes: Any, rows: Sequence[Lane], *, named: bool) -> None:
+def _bars(axes: Any, rows: Sequence[Lane], *, every: int) -> None:
+    """One row per lane, every so-manieth named."""
     for row, lane in enumerate(rows):
         for kind, colour in COLOURS.items():
             spans = [(bar.start_s, bar.end_s - bar.start_s) for bar in lane.bars if bar.kind == kind]
             axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=colour)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    if named:
-        axes.set_yticks(range(len(rows)), [lane.name for lane in rows])
+    axes.set_yticks(range(0, len(rows), every), [lane.name.removeprefix(REQUEST) for lane in rows[::every]])

@@ -35,6 +35,10 @@ class Site:
     def num_devices(self) -> int:
         return self.num_nodes * self.devices_per_node
 
+    def named(self, num_devices: int) -> str:
+        """So many of them, in words: 3 h200, 1 worker, 3 workers."""
+        return f"{num_devices} {self.device_name}{'s' if num_devices != 1 and self.device_name.isalpha() else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftShape:

@@ -11,6 +11,7 @@ from cluster.planner.robustness import Robustness
 from cluster.planner.trial import Question
 
 PERCENTS = (50, 90, 99)
+PROBE_BYTES = 1 << 30  # the bandwidth of a link is read off what it takes for so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,12 @@ class Row:
     ttft_ms: tuple[float, ...]  # P50, P90, P99
     tpot_ms: tuple[float, ...]
     attainment: float
-    kv_needed_gbps: float  # GB/s over the busiest node's links
-    kv_available_gbps: float
+    kv_path: str  # none | inside a node | between nodes
+    kv_needed_gbps: float  # GB/s: between nodes over the busiest node's links, else over all
+    kv_available_gbps: float  # of those links
     memory_headroom: float  # the smallest of the pools
-    price_per_h: float | None
+    price_per_h: float | None  # US$
+    price_per_1000_requests: float | None  # at the rate asked for
     budget: int
     is_chunked: bool
     missing: tuple[str, ...]
@@ -41,6 +44,8 @@ class Row:
 
 def row(question: Question, plan: Plan) -> Row:
     layout, outcome, price = plan.layout, plan.outcome, question.site.device_price_per_h
+    kv_path, kv_needed, kv_available = _kv(question, plan)
+    price_per_h = None if price is None else price * layout.num_devices
     return Row(
         layout=str(layout),
         kind=kind(plan),
@@ -51,14 +56,29 @@ def row(question: Question, plan: Plan) -> Row:
         ttft_ms=tuple(outcome.ttft_percentile(percent) * 1000 for percent in PERCENTS),
         tpot_ms=tuple(outcome.tpot_percentile(percent) * 1000 for percent in PERCENTS),
         attainment=outcome.attainment,
-        kv_needed_gbps=plan.kv.needed / 1e9,
-        kv_available_gbps=plan.kv.available / 1e9,
+        kv_path=kv_path,
+        kv_needed_gbps=kv_needed / 1e9,
+        kv_available_gbps=kv_available / 1e9,
         memory_headroom=min(pool.shape.fit.headroom_share for pool in layout.pools),
-        price_per_h=None if price is None else price * layout.num_devices,
+        price_per_h=price_per_h,
+        price_per_1000_requests=None if price_per_h is None else price_per_h / (3.6 * question.rate),
         budget=layout.engine.max_batched_tokens,
         is_chunked=layout.engine.chunked_prefill,
         missing=tuple(layout.missing_features),
     )
+
+
+def _kv(question: Question, plan: Plan) -> tuple[str, float, float]:
+    """Where KV moves, and the bytes/s that are needed and there."""
+    layout = plan.layout
+    if not layout.is_disaggregated:
+        return "none", 0.0, 0.0
+    if plan.kv.needed:
+        return "between nodes", plan.kv.needed, plan.kv.available
+    source, target = layout.pools
+    path = question.costs.transfer(source.shape.parallelism, target.shape.parallelism, within_node=True)
+    num_links = layout.num_replicas * min(source.num_workers, target.num_workers)
+    return "inside a node", plan.outcome.kv_bandwidth, num_links * PROBE_BYTES / path.transfer_s(PROBE_BYTES)
 
 
 def kind(plan: Plan) -> str:
@@ -87,15 +107,15 @@ def verdict(question: Question, answer: Answer) -> str:
 
 def _compared(question: Question, winner: Plan, other: Plan) -> str:
     ours, theirs = winner.layout.num_devices, other.layout.num_devices
-    name = question.site.device_name
+    site = question.site
     if ours != theirs:
-        return f"it takes {ours} {name} for {question.rate:g} requests/s, {kind(other)} takes {theirs}"
+        return f"it takes {site.named(ours)} for {question.rate:g} requests/s, {kind(other)} takes {theirs}"
     if winner.layout.missing_features != other.layout.missing_features and not winner.layout.missing_features:
-        return f"both take {ours} {name}, and it can be started by this version"
+        return f"both take {site.named(ours)}, and it can be started by this version"
     ratio = winner.goodput_per_device / max(other.goodput_per_device, 1e-9)
     if ratio <= 1 + 2 * CLOSE:
-        return f"both take {ours} {name} and serve as much, within the noise"
-    return f"both take {ours} {name}, and it serves {ratio:.2f} times as much before the SLO breaks"
+        return f"both take {site.named(ours)} and serve as much, within the noise"
+    return f"both take {site.named(ours)}, and it serves {ratio:.2f} times as much before the SLO breaks"
 
 
 def _why_together(question: Question, together: Plan, split: Plan | None) -> str:
@@ -132,7 +152,7 @@ def affinity(question: Question, answer: Answer) -> str:
     if demand is None:
         return "Only co-located plans meet the SLO: no KV moves."
     if question.site.num_nodes == 1 or not demand.needed:
-        return "One node holds the plan: KV stays inside it."
+        return "The disaggregated plan fits one node: KV stays inside it."
     needed, available = demand.needed / 1e9, demand.available / 1e9
     if demand.is_affordable:
         return (
@@ -146,7 +166,8 @@ def affinity(question: Question, answer: Answer) -> str:
 
 
 def robustness_lines(robustness: Robustness) -> list[str]:
-    lines = [f"margin: goodput is {robustness.margin:+.0%} of the rate asked for"]
+    side = "above" if robustness.margin >= 0 else "below"
+    lines = [f"margin: goodput is {abs(robustness.margin):.0%} {side} the rate asked for"]
     for trouble in robustness.troubles:
         holds = "holds" if trouble.meets else "does not hold"
         note = f"; {trouble.note}" if trouble.note else ""
@@ -168,15 +189,19 @@ def comments(question: Question, answer: Answer, *, command: str, about: str) ->
         f"Made by: {command}",
         about,
         "",
-        f"Plan: {shown.layout} ({shown.kind}, {shown.num_devices} {question.site.device_name})",
+        f"Plan: {shown.layout} ({shown.kind}, {question.site.named(shown.num_devices)})",
         f"Predicted at {question.rate:g} requests/s: {shown.attainment:.1%} of requests within TTFT "
         f"{question.slo.ttft_s * 1000:g} ms and TPOT {question.slo.tpot_s * 1000:g} ms "
         f"(wanted: {question.slo.attainment:.1%})",
         f"  TTFT P50 / P90 / P99: {_three(shown.ttft_ms)} ms",
         f"  TPOT P50 / P90 / P99: {_three(shown.tpot_ms)} ms",
         f"  goodput: {shown.goodput:.3g} requests/s, {shown.goodput_per_device:.3g} per device",
+        f"  KV: {kv_text(shown)}",
+        f"  memory: {shown.memory_headroom:.0%} of the fullest device is left for the KV of more requests",
+        f"  cost: {_cost(shown, question)}",
         f"  {verification(best)}",
         "",
+        *_beside(question, answer),
         f"Why: {verdict(question, answer)}",
         affinity(question, answer),
         *robustness_lines(answer.robustness),
@@ -188,6 +213,33 @@ def comments(question: Question, answer: Answer, *, command: str, about: str) ->
         count = best.layout.num_replicas
         lines += ["", f"Start {count} such clusters, each on devices of one node, and share the requests out evenly."]
     return lines
+
+
+def kv_text(shown: Row) -> str:
+    if shown.kv_path == "none":
+        return "none moves"
+    return f"{shown.kv_needed_gbps:.2f} of {shown.kv_available_gbps:,.0f} GB/s, {shown.kv_path}"
+
+
+def _cost(shown: Row, question: Question) -> str:
+    if shown.price_per_h is None or shown.price_per_1000_requests is None:
+        return f"{question.site.named(shown.num_devices)}; no price is known, --price gives one"
+    return f"US$ {shown.price_per_h:.2f} per hour, {shown.price_per_1000_requests:.4f} per 1,000 requests"
+
+
+def _beside(question: Question, answer: Answer) -> list[str]:
+    """The best plan of the other kind, in a line."""
+    other = answer.best_colocated if answer.best.layout.is_disaggregated else answer.best_disaggregated
+    if other is None:
+        return []
+    shown = row(question, other)
+    missing = "" if shown.is_runnable else ", not yet runnable"
+    return [
+        f"Beside it: {shown.layout} ({shown.kind}, {question.site.named(shown.num_devices)}{missing}): "
+        f"{shown.attainment:.1%} within both, goodput {shown.goodput:.3g} requests/s, "
+        f"{shown.goodput_per_device:.3g} per device, TTFT {_three(shown.ttft_ms)} ms, TPOT {_three(shown.tpot_ms)} ms",
+        "",
+    ]
 
 
 def _three(values: Sequence[float]) -> str:

@@ -196,7 +196,7 @@ def _named(candidate: Candidate) -> str:
 
 def _too_little(question: Question, plans: Sequence[Plan]) -> str:
     site, slo = question.site, question.slo
-    start = f"no plan on {site.num_devices} {site.device_name} holds the SLO at {question.rate:g} requests/s"
+    start = f"no plan on {site.named(site.num_devices)} holds the SLO at {question.rate:g} requests/s"
     there = [plan for plan in plans if plan.layout.num_devices <= site.num_devices]
     if not there:
         return f"{start}: no worker serves anything within it; relax --slo-ttft {slo.ttft_s * 1000:g} or --slo-tpot"

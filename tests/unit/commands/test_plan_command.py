@@ -48,6 +48,7 @@ def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path
         assert shown in result.out
     assert "wins: " in result.out
     assert "20 % more requests: " in result.out
+    assert f"written: {out}, {data}, {plot}" in result.out
     config = load(out)
     content = json.loads(data.read_text())
     best = content["plans"][0]

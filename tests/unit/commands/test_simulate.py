@@ -74,7 +74,7 @@ def test_a_run_prints_tables_and_writes_a_record_per_request(profile: Path, tmp_
     words = ["--profile", profile, "--rate", "5", "--num-requests", "40", "--input-len", "200", "--output-len", "20"]
     result = run(*words, "--seed", "7", "--out", out)
     assert result.code == 0, result
-    for told in ("40 of 40", "TTFT", "TPOT", "E2E", "prefill-0", "decode-0", "within TTFT 500 ms and TPOT 50 ms"):
+    for told in ("40 of 40", "TTFT", "TPOT", "E2E", "prefill-0", "decode-0", "within 500 ms TTFT, 50 ms TPOT"):
         assert told in result.out
     found = content(out)
     assert (found["seed"], found["num_finished"], len(found["records"])) == (7, 40, 40)
@@ -126,7 +126,9 @@ def test_a_fault_is_told_beside_the_run_without_it(profile: Path, tmp_path: Path
 def test_a_picture_of_the_run_is_drawn(profile: Path, tmp_path: Path) -> None:
     picture = tmp_path / "timeline.png"
     words = ["--profile", profile, "--rate", "9", "--num-requests", "20", "--faults", "kill_prefill@1s"]
-    assert run(*words, "--timeline", picture).code == 0
+    ended = run(*words, "--timeline", picture)
+    assert ended.code == 0, ended
+    assert f"written: {picture}" in ended.out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

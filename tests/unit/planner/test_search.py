@@ -63,7 +63,7 @@ def test_co_located_wins_where_it_takes_fewer_devices_and_says_why() -> None:
     assert found.best_disaggregated is not None
     assert counts(found.best_disaggregated.layout) == {"prefill": 2, "decode": 1}
     said = verdict(asked, found)
-    assert said.startswith("Co-located wins: it takes 2 device for 12 requests/s, disaggregated takes 3.")
+    assert said.startswith("Co-located wins: it takes 2 devices for 12 requests/s, disaggregated takes 3.")
     assert "rounded up to whole workers" in said or "gains nothing" in said
 
 
@@ -241,7 +241,7 @@ def test_a_tpot_that_nobody_meets_names_the_limit_and_the_closest_worker() -> No
 
 def test_a_rate_that_the_devices_do_not_serve_names_the_closest_plan() -> None:
     with pytest.raises(
-        ConfigError, match="no plan on 8 device holds the SLO at 200 requests/s: the closest, "
+        ConfigError, match="no plan on 8 devices holds the SLO at 200 requests/s: the closest, "
     ) as caught:
         answer(question(costs=ONE, rate=200.0), Options())
     assert "requests/s; give more nodes, a lower --rate or a wider limit" in str(caught.value)
