@@ -2,6 +2,7 @@
 
     python -m bench.planner_fidelity                           # all three parts
     python -m bench.planner_fidelity --part distserve --fit    # finds the systems' constants again, on half of the runs
+    python -m bench.planner_fidelity --part distserve --spread # and how much hangs on the last digit of each
     python -m bench.planner_fidelity --part placements         # DistServe's placements, by this project's search
     python -m bench.planner_fidelity --part own --set-ups 3 --repeats 2   # this machine: profiled, run, simulated
 
@@ -14,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,16 +23,21 @@ from rich.console import Console
 
 from baton.errors import ConfigError
 from bench.fidelity.compare import Comparison
-from bench.fidelity.distserve_replay import comparison_table, fit_constants, replay, verdicts
+from bench.fidelity.distserve_replay import comparison_table, fit_constants, replay, runs_of, verdicts
 from bench.fidelity.distserve_runs import find_folder, read_runs
-from bench.fidelity.distserve_systems import CONSTANTS, Constants, Published
+from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published
 from bench.fidelity.own_cluster import compare, own_table, own_verdict
 from bench.fidelity.placements import cases, judge, placement_table
 from bench.fidelity.published_costs import PublishedCosts
 from bench.fidelity.real_runs import set_ups
+from bench.fidelity.robustness import neighbourhood, split_line, splits, spread_line
 
-MAX_POINTS = {"vllm": 5.0, "distserve": 3.0}  # mean absolute error of attainment
-TITLES = {"vllm": "vLLM of 2024, co-located", "distserve": "DistServe, disaggregated"}
+TABLES = {  # title -> keys of the constants, and at most so many points of mean absolute error of attainment
+    "vLLM of 2024, co-located, one set of constants for both servers": (("vllm",), 5.0),
+    "vLLM of 2024, co-located, each server by its own": (("vllm-early", "vllm-late"), 5.0),
+    "DistServe, disaggregated": (("distserve",), 3.0),
+}
+NUM_DRAWS = 20
 
 
 class Part(enum.StrEnum):
@@ -47,6 +52,12 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Folder of the published runs (see SOURCE.md there).")] = None,
     fit: Annotated[
         bool, typer.Option("--fit", help="distserve: find the constants again, which takes minutes.")
+    ] = False,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="distserve: the errors with every cost moved by up to 3 %, too.")
+    ] = False,
+    split: Annotated[
+        bool, typer.Option("--splits", help="distserve: fit vLLM's one set on each two runs, too; takes 10 minutes.")
     ] = False,
     num_set_ups: Annotated[int | None, typer.Option("--set-ups", min=1, help="own: the first so many.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="own: profiles, and real runs of each set-up.")] = 3,
@@ -65,7 +76,7 @@ def main(
                 console.print("skipped distserve and placements: no distserve_ground_truth here; name it by --data")
             else:
                 if part is not Part.PLACEMENTS:
-                    results["distserve"] = distserve_part(console, folder, fit=fit)
+                    results["distserve"] = distserve_part(console, folder, fit=fit, spread=spread, split=split)
                 if part is not Part.DISTSERVE:
                     results["placements"] = placements_part(console, folder)
         if part in (Part.ALL, Part.OWN):
@@ -77,22 +88,29 @@ def main(
         out.write_text(json.dumps(results, indent=1, default=str))
 
 
-def distserve_part(console: Console, folder: Path, *, fit: bool) -> list[dict[str, Any]]:
+def distserve_part(console: Console, folder: Path, *, fit: bool, spread: bool, split: bool) -> list[dict[str, Any]]:
     """The published runs: tables and verdicts."""
-    runs, published = read_runs(folder), Published.read(folder)
-    constants: Mapping[str, Constants] = CONSTANTS
-    if fit:
-        constants = fit_constants(runs, published, CONSTANTS)
-    comparisons: list[Comparison] = []
-    for system, title in TITLES.items():
-        some = [replay(run, published, constants[system]) for run in runs if run.system == system]
+    all_runs, published = read_runs(folder), Published.read(folder)
+    found: list[dict[str, Any]] = []
+    for title, (keys, max_points) in TABLES.items():
+        some: list[Comparison] = []
+        for key in keys:
+            runs = runs_of(key, all_runs)
+            fitted = [run for run in runs if run.name in FITTED_RUNS]
+            constants = fit_constants(fitted, published, CONSTANTS[key]) if fit and fitted else CONSTANTS[key]
+            console.print(f"{key}: {constants}")
+            if spread and runs:
+                console.print(spread_line(neighbourhood(runs, published, constants, num_draws=NUM_DRAWS, seed=0)))
+            if split and key == "vllm":
+                for one in splits(runs, published, constants, num_fitted=2):
+                    console.print(split_line(one))
+            some += [replay(run, published, constants) for run in runs]
         if some:
             console.print(comparison_table(title, some))
-            console.print(str(constants[system]))
-            for line in verdicts(system, some, MAX_POINTS[system]):
+            for line in verdicts(" and ".join(keys), some, max_points):
                 console.print(line)
-        comparisons += some
-    return [dataclasses.asdict(comparison) for comparison in comparisons]
+        found += [{"constants": " and ".join(keys), **dataclasses.asdict(one)} for one in some]
+    return found
 
 
 def placements_part(console: Console, folder: Path) -> list[dict[str, Any]]:

@@ -16,17 +16,17 @@ STEPS = {  # of the search: the first tried on each constant; the last is an eig
     "sequence_s": 0.00008,
     "receive_token_s": 2e-6,
 }
-MAX_LOG_ERROR = 0.5  # beyond it a percentile counts no more: past saturation they follow the last digit of everything
 ATTAINMENT_WEIGHT = 3.0
+ADDED = frozenset({"prefill_step_s", "decode_step_s"})  # to the published bases, which a faster server stays below
 
 
 def loss(comparisons: Sequence[Comparison]) -> float:
-    """Mean over runs of the attainment's error and of the four percentiles' log errors."""
-    total = 0.0
-    for comparison in comparisons:
-        logs = np.minimum(np.abs(np.log1p(comparison.errors)), MAX_LOG_ERROR)
-        total += ATTAINMENT_WEIGHT * abs(comparison.attainment_error) / 100 + float(np.mean(logs))
-    return total / len(comparisons)
+    """Mean of the attainment's error and of the single requests', each run weighing as many as it has requests.
+
+    Both are smooth in what is predicted, so that no single request decides.
+    """
+    errors = [ATTAINMENT_WEIGHT * abs(one.soft_error) / 100 + one.request_error for one in comparisons]
+    return float(np.average(errors, weights=[one.num_requests for one in comparisons]))
 
 
 def fit(start: Constants, names: Sequence[str], evaluate: Callable[[Constants], float]) -> tuple[Constants, float]:
@@ -45,7 +45,8 @@ def fit(start: Constants, names: Sequence[str], evaluate: Callable[[Constants], 
             improved = False
             for name in names:
                 for sign in (1, -1):
-                    value = max(getattr(best, name) + sign * shrink * STEPS[name], 0.0)
+                    value = getattr(best, name) + sign * shrink * STEPS[name]
+                    value = value if name in ADDED else max(value, 0.0)
                     tried = replace(best, **{name: value})
                     tried_loss = evaluate(tried)
                     if tried_loss < best_loss:

@@ -1,46 +1,40 @@
 """Replays the published runs through the simulator and compares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 
 from rich.table import Table
 
-from bench.fidelity.calibrate import fit, loss
-from bench.fidelity.compare import Comparison, latencies_ms, mean_attainment_error, summarize
+from bench.fidelity.calibrate import STEPS, fit, loss
+from bench.fidelity.compare import Comparison, compare, latencies_ms, mean_attainment_error
 from bench.fidelity.distserve_runs import Run
-from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, sim_cluster
+from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, server, sim_cluster
 from cluster.simulator.world import simulate
 
 LIMITS_MS = (200.0, 100.0)  # of TTFT and TPOT in DistServe's own check of its simulator
 SATURATED_ATTAINMENT = 50.0  # runs that attain less are past saturation: percentiles there are no bar
-FITTED_CONSTANTS = {
-    "vllm": ("ingress_s", "prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s"),
-    "distserve": ("ingress_s", "prefill_scale", "prefill_step_s", "decode_step_s", "sequence_s", "receive_token_s"),
-}
 
 
-def replay(run: Run, published: Published, constants: Constants) -> Comparison:
+def runs_of(key: str, runs: Sequence[Run]) -> list[Run]:
+    """Those that CONSTANTS[key] are for: a system's, or one server's of it."""
+    return [run for run in runs if key in (run.system, server(run))]
+
+
+def replay(run: Run, published: Published, constants: Constants, fitted: Set[str] = FITTED_RUNS) -> Comparison:
     """The same arrivals and lengths, through the production classes."""
     result = simulate(sim_cluster(run, published, constants), run.arrivals, seed=0)
-    return Comparison(
-        name=run.name,
-        fitted=run.name in FITTED_RUNS,
-        measured=summarize(run.ttft_ms, run.tpot_ms, LIMITS_MS),
-        predicted=summarize(*latencies_ms(result.records), LIMITS_MS),
+    return compare(
+        run.name,
+        fitted=run.name in fitted,
+        measured=(run.ttft_ms, run.tpot_ms),
+        predicted=latencies_ms(result.records),
+        limits_ms=LIMITS_MS,
     )
 
 
-def fit_constants(runs: Sequence[Run], published: Published, start: Mapping[str, Constants]) -> dict[str, Constants]:
-    """From the runs of FITTED_RUNS alone; a system without one keeps its constants."""
-    found = dict(start)
-    for system, names in FITTED_CONSTANTS.items():
-        seen = [run for run in runs if run.system == system and run.name in FITTED_RUNS]
-        if not seen:
-            continue
-
-        def evaluate(constants: Constants, seen: Sequence[Run] = seen) -> float:
-            return loss([replay(run, published, constants) for run in seen])
-
-        found[system], _ = fit(start[system], names, evaluate)
+def fit_constants(runs: Sequence[Run], published: Published, start: Constants) -> Constants:
+    """From `runs` alone, which are one system's."""
+    names = [name for name in STEPS if name != "receive_token_s" or runs[0].decode is not None]
+    found, _ = fit(start, names, lambda tried: loss([replay(run, published, tried) for run in runs]))
     return found
 
 

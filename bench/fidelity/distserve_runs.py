@@ -33,6 +33,7 @@ class Run:
 
     name: str
     rate: float  # requests/s
+    started_s: float  # of the client's clock, which counts from its machine's start
     prefill: Parallelism
     decode: Parallelism | None  # None: one co-located worker of `prefill`'s degrees
     arrivals: tuple[Arrival, ...]
@@ -111,6 +112,7 @@ def _read_run(path: Path, name: re.Match[str]) -> Run:
     return Run(
         name=path.stem,
         rate=float(name["rate"]),
+        started_s=start_s,
         prefill=Parallelism() if is_vllm else _degrees(name["prefill"]),
         decode=None if is_vllm else _degrees(name["decode"]),
         arrivals=arrivals,

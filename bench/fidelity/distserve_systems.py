@@ -2,13 +2,18 @@
 
 What the systems did, beyond the fits (sources in DistServe's repository, github.com/LLMServe/DistServe, 2024):
 
-* Their benchmark started vLLM with prompts whole and before decodes, 65,536 batched tokens, 1,024 sequences. The vLLM
-  of that time refused batches whose padding came to more than 256 tokens, so most prompts ran alone: a budget of
-  `VLLM_BATCHED_TOKENS` stands for that limit, which our scheduler has no use for.
+* Their benchmark started vLLM with prompts whole and before decodes, 65,536 batched tokens, 1,024 sequences.
 * DistServe's decode loop stands still while it pulls a request's KV, one request after another: `receive_token_s`.
-* Both do host work for each sequence of a decode step (detokenizing, messages to Ray workers): `sequence_s`.
+* Both do host work for each sequence of a decode step (detokenizing, messages to Ray workers): `sequence_s`. In vLLM's
+  runs the first tokens of prompts read by one step are 0.36 ms apart, in every run.
 
-One set of constants per system, fitted on the runs of FITTED_RUNS alone by `python -m bench.planner_fidelity --fit`.
+The runs of vLLM are of two servers. The three that began within 13 minutes of each other batched 66 times more than one
+prompt, and the padding to the longest never passed 256 tokens, as vLLM 0.2 and 0.3 have it; in the two that began over
+an hour later 13 of 21 batches pass that, up to 1,405 tokens, so that was a vLLM which padded no more. Between prompts
+that waited for each other lie 20.6 ms + 0.127 ms a token in the early ones and 23.8 + 0.140 in the late ones; a decode
+step is 4 to 5 ms longer. So there are constants for each server, and one set for all runs of vLLM as if they were one.
+
+Each set of constants is fitted on its runs of FITTED_RUNS alone by `python -m bench.planner_fidelity --fit`.
 """
 
 from collections.abc import Mapping
@@ -26,25 +31,28 @@ from workers.spec import Role
 MODEL = "facebook/opt-13b"
 BLOCK_SIZE = 16
 MAX_SEQUENCES = 1024
-VLLM_BATCHED_TOKENS = 1024
+VLLM_BATCHED_TOKENS = 65536  # --max-num-batched-tokens of their benchmark
 DISTSERVE_BATCHED_TOKENS = 32768  # --context-max-tokens-per-batch of their benchmark
 VLLM_BLOCKS = 3524  # most that its running requests ever held (vllm-400-4); its profiling run takes what is missing
 NO_LIMIT = 1 << 20  # neither system refused or gave up a request
 
-# Every second run in order of rate and number of requests. By their clocks vllm-100-2 and vllm-200-2 were measured over
-# an hour after the others, on a machine slower by 3 to 4 ms a step and 15 % a prompt: one of each session is here.
+# By their client's clock vLLM's early runs began at 12,450,751 to 12,451,545 s, the late ones from 12,456,339 s on.
+LATE_VLLM_S = 12_454_000.0
+
+# The first, third, fifth, ... of a system's runs in order of rate, then of number of requests: so the lightest is one
+# of them, which shows costs that no queue hides.
 FITTED_RUNS = frozenset(
     {
-        *("vllm-100-2", "vllm-300-3"),
-        *("distserve-c21d11-450-4.5", "distserve-c21d11-300-7.5", "distserve-c21d11-900-9"),
-        *("distserve-c21d11-1050-10.5", "distserve-c21d11-1200-12"),
+        *("vllm-100-1", "vllm-200-2", "vllm-400-4"),
+        *("distserve-c21d11-300-3", "distserve-c21d11-300-6", "distserve-c21d11-750-7.5"),
+        *("distserve-c21d11-300-10.5", "distserve-c21d11-300-12"),
     }
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """What is added to a system's published fits."""
+    """What is added to a system's published fits; below 0 where its server was faster than the published one."""
 
     ingress_s: float  # client to engine, and again back
     prefill_scale: float = 1.0  # of the published prefill's slope
@@ -54,17 +62,23 @@ class Constants:
     receive_token_s: float = 0.0  # by one device; several take in their shares at once
 
 
-CONSTANTS: Mapping[str, Constants] = {
+CONSTANTS: Mapping[str, Constants] = {  # by system, and by server where it is `server` of a run
     "vllm": Constants(
-        ingress_s=0.0045, prefill_scale=0.885, prefill_step_s=0.0016, decode_step_s=0.00148, sequence_s=0.00036
+        ingress_s=0.003875, prefill_scale=0.945, prefill_step_s=0.0002, decode_step_s=0.0005, sequence_s=0.00035
+    ),
+    "vllm-early": Constants(
+        ingress_s=0.0015, prefill_scale=0.83, prefill_step_s=0.0015, decode_step_s=0.00002, sequence_s=0.00045
+    ),
+    "vllm-late": Constants(
+        ingress_s=0.00475, prefill_scale=0.98, prefill_step_s=0.0013, decode_step_s=0.0038, sequence_s=0.00043
     ),
     "distserve": Constants(
-        ingress_s=0.0035,
+        ingress_s=0.00225,
         prefill_scale=0.94,
-        prefill_step_s=0.0040,
-        decode_step_s=0.00135,
-        sequence_s=0.00014,
-        receive_token_s=12.2e-6,
+        prefill_step_s=0.00425,
+        decode_step_s=0.00085,
+        sequence_s=0.00015,
+        receive_token_s=10.45e-6,
     ),
 }
 
@@ -78,8 +92,15 @@ class Published:
 
     @classmethod
     def read(cls, folder: Path) -> "Published":
-        profiles = {system: read_profile(folder, system) for system in CONSTANTS}
+        profiles = {system: read_profile(folder, system) for system in ("vllm", "distserve")}
         return cls(profiles=profiles, capacity=read_capacity(folder))
+
+
+def server(run: Run) -> str:
+    """Which of the servers measured `run` was taken on, by its date alone."""
+    if run.system != "vllm":
+        return run.system
+    return "vllm-late" if run.started_s > LATE_VLLM_S else "vllm-early"
 
 
 def sim_cluster(run: Run, published: Published, constants: Constants) -> SimCluster:
