@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from baton.errors import ConfigError
+from cluster.commands.cost_options import check_profile, read_profile
 from cluster.config import BatonConfig
 from cluster.model_file import read_model_spec
 from cluster.planner.devices import known_device
@@ -24,12 +25,9 @@ def from_profile(config: BatonConfig, path: Path) -> tuple[SimCluster, str]:
     Raises:
         ConfigError: No profile can be read there, or it is of another model, dtype, transport or number of cores.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"--profile {path} cannot be read: {reason}; make one with `baton profile`") from error
-    return profiled_cluster(config, Profile.from_text(text, f"--profile {path}")), f"profile {path.name}"
+    profile = read_profile(path)
+    check_profile(profile, config.model)
+    return profiled_cluster(config, profile), f"profile {path.name}"
 
 
 def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:

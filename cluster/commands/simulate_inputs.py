@@ -6,9 +6,9 @@ from typing import Any
 
 from baton.errors import ConfigError
 from cluster.commands.arrivals import read_requests
-from cluster.commands.cost_options import CostOptions, check_profile, read_profile
+from cluster.commands.cost_options import CostOptions
 from cluster.commands.load_options import LoadOptions
-from cluster.commands.simulate_costs import from_hardware, profiled_cluster
+from cluster.commands.simulate_costs import from_hardware, from_profile
 from cluster.commands.simulate_options import NUM_REQUESTS, RunOptions
 from cluster.config import BatonConfig
 from cluster.config_load import to_tree
@@ -62,9 +62,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run:
 
 def _read_cluster(config: BatonConfig, costs: CostOptions) -> tuple[SimCluster, str]:
     if costs.profile is not None:
-        profile = read_profile(costs.profile)
-        check_profile(profile, config.model)
-        return profiled_cluster(config, profile), f"profile {costs.profile.name}"
+        return from_profile(config, costs.profile)
     assert costs.hardware is not None, "CostOptions.check asks for one of them"
     return from_hardware(config, costs.hardware)
 
