@@ -27,7 +27,8 @@ from bench.fidelity.distserve_replay import comparison_table, fit_constants, rep
 from bench.fidelity.distserve_runs import find_folder, read_runs
 from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published
 from bench.fidelity.own_cluster import compare, own_table, own_verdict
-from bench.fidelity.placements import cases, judge, placement_table
+from bench.fidelity.placements import judge, placement_table
+from bench.fidelity.published_cases import cases
 from bench.fidelity.published_costs import PublishedCosts
 from bench.fidelity.real_runs import set_ups
 from bench.fidelity.robustness import neighbourhood, split_line, splits, spread_line
@@ -117,7 +118,7 @@ def placements_part(console: Console, folder: Path) -> list[dict[str, Any]]:
     published = Published.read(folder)
     longest = max(read_runs(folder), key=lambda run: len(run.arrivals))
     judged = []
-    for case in cases(longest.arrivals):
+    for case in cases(longest.arrivals, folder.parent):
         console.print(f"searching: {case.name}")
         judged.append(judge(case, PublishedCosts.of(case.model, published)))
     console.print(placement_table(judged))
@@ -125,11 +126,10 @@ def placements_part(console: Console, folder: Path) -> list[dict[str, Any]]:
         {
             "case": verdict.case.name,
             "published": str(verdict.published),
-            "per_gpu": verdict.published.per_gpu,
-            "best": str(verdict.best),
-            "share": verdict.share,
-            "best_packed": str(verdict.best_packed),
-            "packed_share": verdict.packed_share,
+            "questions": {
+                question: {"best": str(answer.unit), "per_gpu": answer.goodput, "share": answer.share}
+                for question, answer in verdict.answers.items()
+            },
         }
         for verdict in judged
     ]

@@ -1,4 +1,4 @@
-"""Costs of OPT models on A100-80G for the search, from DistServe's published fits and capacities.
+"""Costs of OPT models on A100-80G as DistServe's released search has them: its fits, capacities and host time.
 
 OPT-175B has no fits by degree: those of OPT-66B at the same TP are scaled by what both compute per token and device,
 layers x hidden size squared, as their shapes are alike. (Its published per-stage times at TP3 PP3, scaled back, are
@@ -21,6 +21,9 @@ from cluster.planner.placement import DraftShape
 DEVICE_BYTES = 80 << 30
 HALF_BYTES = 2  # float16
 MAX_POSITIONS = 2048
+# Of each step, and of each token in it: the released simulator's overhead of Ray (simdistserve/base/worker.py). It lies
+# on a pipeline's first stage; here on each, as the others wait for the slowest anyway.
+HOST_STEP_S, HOST_TOKEN_S = 2e-3, 1e-7
 NVLINK_BANDWIDTH = 300e9  # bytes/s from one A100 to its neighbours (NVIDIA's data sheet: 600 GB/s both ways)
 
 
@@ -30,6 +33,7 @@ class OptShape:
     num_layers: int
     hidden: int
     fitted_as: str  # the model whose fits are scaled; its own name: none are
+    early_tensor: frozenset[int]  # TP degrees in the earliest fits that were published, extra/worktime_v1.csv
 
     @property
     def work(self) -> int:
@@ -37,9 +41,23 @@ class OptShape:
 
 
 # Zhang et al., OPT (2022), table 1.
-OPT_13B = OptShape(name="facebook/opt-13b", num_layers=40, hidden=5120, fitted_as="facebook/opt-13b")
-OPT_66B = OptShape(name="facebook/opt-66b", num_layers=64, hidden=9216, fitted_as="facebook/opt-66b")
-OPT_175B = OptShape(name="facebook/opt-175b", num_layers=96, hidden=12288, fitted_as="facebook/opt-66b")
+OPT_13B = OptShape(
+    name="facebook/opt-13b",
+    num_layers=40,
+    hidden=5120,
+    fitted_as="facebook/opt-13b",
+    early_tensor=frozenset({1, 2, 4}),
+)
+OPT_66B = OptShape(
+    name="facebook/opt-66b", num_layers=64, hidden=9216, fitted_as="facebook/opt-66b", early_tensor=frozenset({2, 4})
+)
+OPT_175B = OptShape(
+    name="facebook/opt-175b",
+    num_layers=96,
+    hidden=12288,
+    fitted_as="facebook/opt-66b",
+    early_tensor=frozenset({1, 2, 3, 4}),
+)
 _SHAPES = {shape.name: shape for shape in (OPT_13B, OPT_66B, OPT_175B)}
 
 
@@ -103,7 +121,7 @@ class PublishedCosts:
 
     def latency(self, parallelism: Parallelism) -> CoefficientLatency:
         fits = CoefficientLatency.from_profile(self.profile, self.shape.fitted_as, parallelism)
-        return _scaled(fits, self.shape.work / _SHAPES[self.shape.fitted_as].work)
+        return _hosted(_scaled(fits, self.shape.work / _SHAPES[self.shape.fitted_as].work))
 
     def transfer(self, source: Parallelism, target: Parallelism, *, within_node: bool) -> TransferModel:
         return Link(bandwidth=NVLINK_BANDWIDTH * min(source.num_devices, target.num_devices))
@@ -133,4 +151,16 @@ def _scaled_decode(fit: DecodeFit, factor: float) -> DecodeFit:
         base_s=fit.base_s * factor,
         per_context_s=fit.per_context_s * factor,
         per_sequence_s=fit.per_sequence_s * factor,
+    )
+
+
+def _hosted(fits: CoefficientLatency) -> CoefficientLatency:
+    token_s = HOST_TOKEN_S * fits.pipeline_stages
+    small, large = fits.decode_small, fits.decode_large
+    return replace(
+        fits,
+        overhead_s=HOST_STEP_S,
+        prefill=replace(fits.prefill, per_token_s=fits.prefill.per_token_s + token_s),
+        decode_small=replace(small, per_context_s=small.per_context_s + token_s),
+        decode_large=replace(large, per_context_s=large.per_context_s + token_s),
     )
