@@ -86,12 +86,13 @@ def _show(inputs: "Inputs", answer: "Answer", model: str, output: PlanOutput) ->
     from rich.console import Console
 
     from cluster.commands.plan_file import plan_text
-    from cluster.commands.plan_table import plans_tables, sentences
+    from cluster.commands.plan_table import headline, plans_tables, sentences
     from cluster.planner.plan_report import as_data, comments
 
     question = inputs.question
     console = Console(highlight=False)
-    console.print(inputs.about, soft_wrap=True)
+    for line in (inputs.about, headline(question)):
+        console.print(line, soft_wrap=not console.is_terminal)
     console.print(*plans_tables(question, answer, width=console.width), sep="\n")
     for line in sentences(question, answer):
         console.print(line, soft_wrap=not console.is_terminal)

@@ -5,6 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from cluster.commands.plan_table import headline
 from cluster.planner.plan_report import row
 from cluster.planner.planning import Answer
 from cluster.planner.trial import Question
@@ -32,8 +33,7 @@ def draw(question: Question, answer: Answer, path: Path, *, title: str) -> None:
     last = figure.add_subplot(grid[1, 1])
     _distribution(last, "TPOT", tpots, names, slo.tpot_s, slo.attainment)
     figure.legend(*last.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    asked = f"{question.rate:g} requests/s, {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms"
-    figure.suptitle(f"{title}\n{asked} and TPOT {slo.tpot_s * 1000:g} ms")
+    figure.suptitle(f"{title}\n{headline(question)}")
     figure.savefig(path, dpi=110)
 
 

@@ -12,21 +12,24 @@ from cluster.planner.trial import Question
 NAME_WIDTH, PLAN_WIDTH = 24, 16  # columns of a terminal that the names and a plan take at least
 
 
+def headline(question: Question) -> str:
+    """What was asked."""
+    slo, site = question.slo, question.site
+    return (
+        f"{question.rate:g} requests/s; {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms "
+        f"and TPOT {slo.tpot_s * 1000:g} ms; {site.num_nodes} x {site.named(site.devices_per_node)}"
+    )
+
+
 def plans_tables(question: Question, answer: Answer, *, width: int) -> list[Table]:
     """As many plans beside each other as `width` columns show whole, the others below."""
     rows = [row(question, plan) for plan in answer.plans]
     size = max((width - NAME_WIDTH) // PLAN_WIDTH, 1)
-    tables = [_table(question, rows[start : start + size], start) for start in range(0, len(rows), size)]
-    slo, site = question.slo, question.site
-    tables[0].title = (
-        f"{question.rate:g} requests/s; {slo.attainment:.0%} within TTFT {slo.ttft_s * 1000:g} ms "
-        f"and TPOT {slo.tpot_s * 1000:g} ms; {site.num_nodes} x {site.named(site.devices_per_node)}"
-    )
-    return tables
+    return [_table(question, rows[start : start + size], start) for start in range(0, len(rows), size)]
 
 
 def _table(question: Question, rows: Sequence[Row], start: int) -> Table:
-    table = Table(title_justify="left")
+    table = Table()
     table.add_column("", no_wrap=True)
     for place, shown in enumerate(rows, start):
         kind = shown.kind if shown.is_runnable else f"{shown.kind}, not yet runnable"
@@ -82,7 +85,7 @@ def sentences(question: Question, answer: Answer) -> list[str]:
         lines.append(f"  not yet runnable: this version cannot start {'; '.join(missing)}; see --runnable-only")
     lines.append("")
     if question.site.device_price_per_h is None:
-        lines.append(f"No price is known of {question.site.device_name}: give --price for the cost in US$.")
+        lines.append("No price of a device is known: give --price for the cost in US$.")
     lines.append(
         f"{answer.num_candidates} kinds of workers considered, {answer.num_scored} came near the best; "
         f"seed {question.seed}"

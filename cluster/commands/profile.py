@@ -98,6 +98,10 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
             f"prompts by {shares.prompt_beside_prompt:.0%} (beside prompts), {shares.prompt_beside_decode:.0%} "
             f"(beside decodes); decodes by {shares.decode_beside_prompt:.0%}, {shares.decode_beside_decode:.0%}"
         )
+    if not profile.transfers:
+        console.print(
+            "note: no KV transfers, as the config has no prefill workers: `baton plan` will plan one pool alone"
+        )
     for note in taken.notes:
         console.print(f"note: {note}")
     console.print(f"written to {out}")

@@ -71,10 +71,14 @@ def _transfer(config: BatonConfig, profile: Profile) -> TransferModel | None:
         return None
     found = profile.transfers.get(config.kv.transport)
     if found is None:
-        known = ", ".join(profile.transfers) or "none"
+        if not profile.transfers:
+            raise ConfigError(
+                "pools: the profile holds no KV transfers, prefill and decode workers need them; run `baton profile` "
+                "with the config, or simulate pools.mixed alone"
+            )
         raise ConfigError(
-            f"kv.transport: {config.kv.transport} was not measured, the profile has {known}; choose among them, or run "
-            "`baton profile` with the config"
+            f"kv.transport: {config.kv.transport} was not measured, the profile has {', '.join(profile.transfers)}; "
+            "choose among them, or run `baton profile` with the config"
         )
     return found
 

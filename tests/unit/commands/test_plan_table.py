@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cluster.commands.plan_file import plan_text
-from cluster.commands.plan_table import plans_tables, sentences
+from cluster.commands.plan_table import headline, plans_tables, sentences
 from cluster.planner.candidates import Options, find
 from cluster.planner.latency import Parallelism
 from cluster.planner.placement import KVDemand, Layout, PoolPlan
@@ -56,6 +56,7 @@ def answer(*plans: Plan) -> Answer:
 
 def shown(asked: Question, plans: Sequence[Plan], width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
+    console.print(headline(asked))
     console.print(*plans_tables(asked, answer(*plans), width=width), sep="\n")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -45,10 +45,20 @@ def test_a_profile_holds_fits_and_points_and_is_what_simulate_reads(tmp_path: Pa
     assert simulated.exit_code == 0, simulated.output
 
 
+def test_a_profile_of_mixed_workers_says_that_it_holds_no_kv_transfers(tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    result = run(profile, "--quick", "--out", out, *settings(*FAKE, "pools.mixed.workers=1"))
+    assert result.exit_code == 0, result.output
+    assert Profile.from_text(out.read_text()).transfers == {}
+    assert "note: no KV transfers, as the config has no prefill workers" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--out", "/nowhere/p.json"], "--out /nowhere/p.json cannot be written"),
+        (["--out", "p.png", "--plot", "p.png"], "--plot p.png would write over --out p.png"),
+        (["--model", "demo", *settings("model=demo-draft")], "--model demo and --set model=demo-draft name two models"),
         (["--plot", "fits.bmp"], "--plot fits.bmp: unknown kind '.bmp'"),
         (["--model", "/nowhere/model"], "model: '/nowhere/model' is no folder"),
         (

@@ -197,6 +197,15 @@ def test_bad_options_are_refused_by_name(profile: Path, words: list[str], messag
     assert message in error("--profile", profile, *words)
 
 
+def test_a_profile_without_kv_transfers_is_of_mixed_workers_alone(profile: Path) -> None:
+    profile.write_text(replace(PROFILE, transfers={}).to_text())
+    words = ("--profile", profile, "--rate", "3", "--num-requests", "20")
+    said = error(*words)
+    assert "pools: the profile holds no KV transfers" in said
+    assert "or simulate pools.mixed alone" in said
+    assert run(*words, "--set", "pools.mixed.workers=2").code == 0
+
+
 def test_a_model_that_is_named_twice_is_refused() -> None:
     said = error("--hardware", "h100", "--rate", "3", "--model", "demo", "--set", "model=demo-draft")
     assert "--model demo and --set model=demo-draft name two models" in said
