@@ -152,7 +152,7 @@ class SimEngine:
             for seq in plan.preempted:
                 kind = "decode" if self._job_of(seq).told_first else "prefill"
                 self._spans.passed(seq.request_id, kind, now_s)
-        for job, error in self.serving.preempted(plan.preempted):
+        for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.tell_rest(job)
             self.serving.end(job, error, code=PREEMPTED)
 

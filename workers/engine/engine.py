@@ -167,7 +167,7 @@ class Engine:
         now_s = self._clock()
         self._take_in(now_s)
         plan = self.scheduler.plan(now_s)
-        for job, error in self.serving.preempted(plan.preempted):
+        for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error, code=PREEMPTED)
         if plan.chunks:
             self.stats.step_begins(now_s)

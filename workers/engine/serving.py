@@ -78,7 +78,8 @@ class Serving:
 
     @property
     def num_in_transfer(self) -> int:
-        return (len(self.sending) if self.sending else 0) + (len(self.receiving) if self.receiving else 0)
+        num_sending = len(self.sending) if self.sending is not None else 0
+        return num_sending + (len(self.receiving) if self.receiving is not None else 0)
 
     # Requests coming and going.
 
