@@ -1,7 +1,7 @@
 """A model whose costs and limits are known in the head, and a simulation that knows nothing but capacities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.config import EngineConfig
@@ -57,7 +57,7 @@ class ToyCosts:
     num_layers: int = 4
     num_kv_layers: int = 4
     max_model_len: int = 4096
-    overheads: Overheads = Overheads()
+    overheads: Overheads = field(default_factory=Overheads)
     gain: float = 0.5
     degrees: tuple[int, ...] = (1, 2)
 
