@@ -233,7 +233,7 @@ class _Session:
         return written[0].began_s - read[-1].ended_s
 
     async def side_by_side(self, workers_per_machine: int) -> None:
-        num_rounds = 2 if self._effort.quick else 4
+        num_rounds = 2 if self._effort.quick else 8
         self._progress.phase("side by side", num_rounds)
         found: list[Beside] = []
         for _ in range(num_rounds):
@@ -262,8 +262,7 @@ class _Session:
                     self._handovers_s.append(took_s[1] - took_s[0])
                     self._progress.advance()
         for _ in range(num_rounds):
-            slower = self._contention.decode_beside_prompt
-            self._receives_s.append(await receiving(sender, self._worker, slower, self._tokens))
+            self._receives_s.append(await receiving(sender, self._worker, self._contention.decodes, self._tokens))
             self._progress.advance()
 
     async def _ask(self, cluster: LocalCluster, num_tokens: int, num_outputs: int) -> None:

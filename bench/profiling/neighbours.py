@@ -3,6 +3,7 @@
 Times are of the machine's monotonic clock, so that the two workers' steps can be laid beside each other.
 """
 
+import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -23,40 +24,32 @@ class Kind(Enum):
 
 
 class Beside(NamedTuple):
-    """Steps of one kind, noted alone and while another worker computed one kind of steps."""
+    """Steps of one kind, noted alone and, a moment later, while another worker computed."""
 
-    mine: Kind
-    theirs: Kind
+    kind: Kind
     alone: Sequence[Step]
     beside: Sequence[Step]
-    neighbour: Sequence[Step]  # the other worker's, of any kind
+    neighbour: Sequence[Step]  # the other worker's
 
 
 def contention(found: Sequence[Beside], workers_per_machine: int) -> Contention:
-    """The shares by which steps were slower; 0 for kinds of which there is no step."""
-
-    def share(mine: Kind, theirs: Kind) -> float:
-        return slowdown([one for one in found if one.mine is mine and one.theirs is theirs])
-
+    """The shares by which steps were slower; 0 for a kind of which there is no step."""
     return Contention(
         workers_per_machine=workers_per_machine,
-        prompt_beside_prompt=share(Kind.PROMPTS, Kind.PROMPTS),
-        prompt_beside_decode=share(Kind.PROMPTS, Kind.DECODES),
-        decode_beside_prompt=share(Kind.DECODES, Kind.PROMPTS),
-        decode_beside_decode=share(Kind.DECODES, Kind.DECODES),
+        prompts=_slowdown([one for one in found if one.kind is Kind.PROMPTS]),
+        decodes=_slowdown([one for one in found if one.kind is Kind.DECODES]),
     )
 
 
-def slowdown(found: Sequence[Beside]) -> float:
-    """Of several rounds; 0 or more.
-
-    A step counts as beside when the neighbour computed steps of `theirs` as it began.
-    """
-    alone_s = [took for one in found for took in _took_s(one.alone, one.mine)]
-    beside_s = [took for one in found for took in _took_s(_beside(one.beside, one.neighbour, one.theirs), one.mine)]
-    if not alone_s or not beside_s:
-        return 0.0
-    return max(mean(beside_s) / mean(alone_s) - 1, 0.0)
+def _slowdown(found: Sequence[Beside]) -> float:
+    """The median of the rounds, 0 or more: a machine's own speed moves from one to the next."""
+    shares = []
+    for one in found:
+        alone_s = _took_s(one.alone, one.kind)
+        beside_s = _took_s(_beside(one.beside, one.neighbour), one.kind)
+        if alone_s and beside_s:
+            shares.append(mean(beside_s) / mean(alone_s) - 1)
+    return max(statistics.median(shares), 0.0) if shares else 0.0
 
 
 def _took_s(steps: Sequence[Step], kind: Kind) -> list[float]:
@@ -70,12 +63,13 @@ def kind_of(step: Step) -> Kind:
     return Kind.PROMPTS if step.prompts else Kind.DECODES
 
 
-def _beside(steps: Sequence[Step], neighbour: Sequence[Step], kind: Kind) -> list[Step]:
+def _beside(steps: Sequence[Step], neighbour: Sequence[Step]) -> list[Step]:
+    """Those that began while the neighbour computed."""
     begins = [step.began_s for step in neighbour]
     found = []
     for step in steps:
         index = bisect_right(begins, step.began_s) - 1
-        if index >= 0 and step.began_s < neighbour[index].ended_s and kind_of(neighbour[index]) is kind:
+        if index >= 0 and step.began_s < neighbour[index].ended_s:
             found.append(step)
     return found
 
@@ -86,7 +80,7 @@ def receive_s(decodes: Sequence[Step], prompts: Sequence[Step], slower: float) -
     Args:
         decodes: Of the decode worker, one after the other without a pause, about the same sequences in each.
         prompts: Of the prefill worker, one prompt each, with pauses between.
-        slower: Share by which decodes are slower while a prompt is computed on the machine.
+        slower: Share by which decodes are slower beside another worker.
     """
     begins = [step.began_s for step in decodes]
     periods_s = [later - begin for begin, later in pairwise(begins)]

@@ -1,8 +1,9 @@
-"""Two workers of a machine at work at once: each kind of steps beside each kind, and hand-overs between them."""
+"""Two workers of a machine at work at once, and hand-overs between them."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from itertools import product
 
 from bench.harness import LocalCluster, WorkerProcess
 from bench.profiling.neighbours import Beside, Kind, receive_s
@@ -10,8 +11,8 @@ from bench.profiling.running import ask, dispatching, taken
 
 # Tokens are at most these shares of the context, for models whose context is short.
 NUM_DECODES = 8
-CONTEXT = 64  # tokens of each decode's prompt; an eighth
-NUM_PROMPTS, PROMPT_TOKENS = 4, 256  # a half
+CONTEXT = 256  # tokens of each decode's prompt; an eighth
+NUM_PROMPTS, PROMPT_TOKENS = 3, 512  # a half
 MINE, THEIRS = 40, 160  # output tokens of a load of decodes, and of a neighbour's, which must outlast it; a half
 BEGUN_S = 0.05  # after it was sent, a load is under way
 NUM_HANDOVERS, HANDED_TOKENS = 8, 96  # a quarter
@@ -21,21 +22,20 @@ Prompt = Callable[[int], list[int]]  # of so many tokens
 
 
 async def beside_each_other(mine: WorkerProcess, theirs: WorkerProcess, prompt: Prompt) -> list[Beside]:
-    """One round: each kind of load of `mine` alone, then beside each kind of `theirs`."""
+    """One round: each kind of load of `mine` alone, and beside each kind of `theirs`."""
     found = []
     longest = mine.facts["max_model_len"]
     async with dispatching([mine]) as my_cluster, dispatching([theirs]) as their_cluster:
-        for my_kind in Kind:
-            for their_kind in Kind:
-                await taken(mine)
-                await _load(my_cluster, my_kind, prompt, longest, MINE)
-                alone, _ = await taken(mine)
-                await taken(theirs)
-                async with _busy(their_cluster, their_kind, prompt, longest):
-                    await _load(my_cluster, my_kind, prompt, longest, MINE)
-                beside, _ = await taken(mine)
-                neighbour, _ = await taken(theirs)
-                found.append(Beside(mine=my_kind, theirs=their_kind, alone=alone, beside=beside, neighbour=neighbour))
+        for kind, their_kind in product(Kind, Kind):
+            await taken(mine)
+            await _load(my_cluster, kind, prompt, longest, MINE)
+            alone, _ = await taken(mine)
+            await taken(theirs)
+            async with _busy(their_cluster, their_kind, prompt, longest):
+                await _load(my_cluster, kind, prompt, longest, MINE)
+            beside, _ = await taken(mine)
+            neighbour, _ = await taken(theirs)
+            found.append(Beside(kind=kind, alone=alone, beside=beside, neighbour=neighbour))
     return found
 
 
@@ -70,7 +70,7 @@ async def receiving(sender: WorkerProcess, receiver: WorkerProcess, slower: floa
     """Seconds that a prompt which comes from `sender` takes of the steps of `receiver`, which writes meanwhile.
 
     Args:
-        slower: Share by which decodes are slower beside a prompt.
+        slower: Share by which decodes are slower beside another worker.
     """
     longest = receiver.facts["max_model_len"]
     context, num_handed = min(CONTEXT, longest // 8), min(HANDED_TOKENS, longest // 4)

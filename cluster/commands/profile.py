@@ -95,8 +95,7 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
     if shares.workers_per_machine > 1:
         console.print(
             "slower beside another worker at work: "
-            f"prompts by {shares.prompt_beside_prompt:.0%} (beside prompts), {shares.prompt_beside_decode:.0%} "
-            f"(beside decodes); decodes by {shares.decode_beside_prompt:.0%}, {shares.decode_beside_decode:.0%}"
+            f"prompts by {shares.prompts:.0%}, decodes by {shares.decodes:.0%}"
         )
     if not profile.transfers:
         console.print(

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 class Contention:
     """Workers whose cores share caches and memory bandwidth slow each other down; devices with their own do not.
 
-    A step takes its time times 1 + the sum of these shares over the machine's other workers that compute when it
-    begins, by what it does itself and what they do: a step with prompts, or of decodes alone.
+    A step takes longer by its share for each of the machine's other workers that computes when it begins.
     """
 
     workers_per_machine: int = 1  # workers fill machines in order of the pools
-    prompt_beside_prompt: float = 0.0
-    prompt_beside_decode: float = 0.0
-    decode_beside_prompt: float = 0.0
-    decode_beside_decode: float = 0.0
+    prompts: float = 0.0  # of a step with prompts
+    decodes: float = 0.0  # of a step of decodes alone
 
-    def factor(self, *, has_prompts: bool, num_prompts: int, num_decodes: int) -> float:
-        """Args:
-        num_prompts, num_decodes: Other workers of the machine whose step is one with prompts, or of decodes alone.
-        """
-        if has_prompts:
-            return 1 + num_prompts * self.prompt_beside_prompt + num_decodes * self.prompt_beside_decode
-        return 1 + num_prompts * self.decode_beside_prompt + num_decodes * self.decode_beside_decode
+    def factor(self, *, has_prompts: bool, num_others: int) -> float:
+        """By which a step is slower while `num_others` compute beside it."""
+        return 1 + num_others * (self.prompts if has_prompts else self.decodes)
 
 
 ALONE = Contention()

@@ -1,45 +1,34 @@
 """A machine whose workers slow each other down while they compute (see `cluster.planner.overheads.Contention`)."""
 
 from collections.abc import Callable
-from enum import IntEnum, auto
 
 from cluster.planner.overheads import Contention
-
-
-class Doing(IntEnum):
-    NOTHING = auto()
-    PROMPTS = auto()  # a step with prompts
-    DECODES = auto()  # a step of decodes alone
 
 
 class Machine:
     def __init__(self, contention: Contention) -> None:
         self._contention = contention
-        self._doing: dict[int, Doing] = {}  # by worker
-        self._tell: dict[int, Callable[[], None]] = {}
+        self._busy: set[int] = set()  # workers
+        self._tell: dict[int, Callable[[], None]] = {}  # by worker
 
     def join(self, worker: int, tell: Callable[[], None]) -> None:
         """Args:
-        tell: Called when another worker begins to do something else: steps that begin from now on take other times.
+        tell: Called when another worker begins to compute or has ended: steps that begin from now on take other times.
         """
-        self._doing[worker], self._tell[worker] = Doing.NOTHING, tell
+        self._tell[worker] = tell
 
-    def does(self, worker: int, doing: Doing) -> None:
-        if self._doing[worker] is doing:
+    def computes(self, worker: int, is_busy: bool) -> None:
+        if is_busy is (worker in self._busy):
             return
-        self._doing[worker] = doing
+        self._busy ^= {worker}
         for other, tell in self._tell.items():
             if other != worker:
                 tell()
 
     def factor(self, worker: int, *, has_prompts: bool) -> float:
         """By which the worker's step that begins now is slower than alone."""
-        others = [doing for other, doing in self._doing.items() if other != worker]
-        return self._contention.factor(
-            has_prompts=has_prompts,
-            num_prompts=others.count(Doing.PROMPTS),
-            num_decodes=others.count(Doing.DECODES),
-        )
+        num_others = len(self._busy) - (worker in self._busy)
+        return self._contention.factor(has_prompts=has_prompts, num_others=num_others)
 
 
 def machines(contention: Contention, num_workers: int) -> list[Machine | None]:

@@ -16,7 +16,7 @@ from cluster.simulator.engine import SimEngine
 from cluster.simulator.events import EventQueue
 from cluster.simulator.flight import DecodeFlight, PromptFlight
 from cluster.simulator.jobs import Request
-from cluster.simulator.machine import Doing, Machine
+from cluster.simulator.machine import Machine
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from workers.engine.scheduler import StepPlan, is_decode
@@ -174,15 +174,7 @@ class SimWorker:
             self._shorten(self._run)
         self._say()
         if self._machine is not None:
-            self._machine.does(self.index, self._doing())
-
-    def _doing(self) -> Doing:
-        if self._run is not None:
-            return Doing.DECODES
-        if not self._steps:
-            return Doing.NOTHING
-        has_prompts = any(len(step.chunks) > step.num_decodes for step in self._steps)
-        return Doing.PROMPTS if has_prompts else Doing.DECODES
+            self._machine.computes(self.index, self._run is not None or bool(self._steps))
 
     def _begin(self, now_s: float) -> None:
         engine = self.engine
@@ -307,7 +299,7 @@ class SimWorker:
         if self._next_step is not None:
             self._queue.cancel(self._next_step)
         if self._machine is not None:
-            self._machine.does(self.index, Doing.NOTHING)
+            self._machine.computes(self.index, False)
         self.engine.outbox.close()
         self.engine.inbox.close()
         self._network.forget(self.key)

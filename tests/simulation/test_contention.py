@@ -21,13 +21,7 @@ LATENCY = CoefficientLatency(
     decode_large=DECODE,
     large_from=95,
 )
-CONTENTION = Contention(
-    workers_per_machine=2,
-    prompt_beside_prompt=0.1,
-    prompt_beside_decode=0.2,
-    decode_beside_prompt=0.3,
-    decode_beside_decode=0.5,
-)
+CONTENTION = Contention(workers_per_machine=2, prompts=0.2, decodes=0.5)
 
 
 def cluster(*roles: Role, num_workers: int = 1) -> SimCluster:
@@ -47,15 +41,15 @@ def asked(at_s: float, num_output_tokens: int) -> Arrival:
 def test_two_decoding_workers_are_as_much_slower_as_was_measured() -> None:
     both = simulate(cluster(Role.MIXED, num_workers=2), [asked(0.0, 101), asked(0.0, 101)]).records
     for record in both:
-        assert record.ttft_s == pytest.approx(0.1 * 1.0, rel=0.11)  # the first to begin saw nobody beside it
+        assert record.ttft_s in (pytest.approx(0.1), pytest.approx(0.12))  # the first to begin saw nobody beside it
         assert record.finished_s - record.first_token_s == pytest.approx(100 * 0.02 * 1.5, rel=0.01)
 
 
 def test_a_prompt_slows_the_decodes_that_begin_while_it_is_read() -> None:
     first, second = simulate(cluster(Role.PREFILL, Role.DECODE), [asked(0.0, 101), asked(0.5, 1)]).records
     assert second.ttft_s == pytest.approx(0.1 * 1.2)
-    # The prompt's 0.12 s hold four or five of the first one's steps, at 0.026 s each.
-    assert 100 * 0.02 + 4 * 0.006 <= first.finished_s - first.first_token_s <= 100 * 0.02 + 5 * 0.006 + 1e-9
+    # The prompt's 0.12 s hold four of the first one's steps, at 0.03 s each, or touch a fifth.
+    assert 100 * 0.02 + 4 * 0.01 <= first.finished_s - first.first_token_s + 1e-9 <= 100 * 0.02 + 5 * 0.01 + 2e-9
 
 
 def test_workers_of_other_machines_do_not_matter() -> None:

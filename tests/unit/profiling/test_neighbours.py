@@ -14,34 +14,30 @@ def prompts(begin_s: float, count: int, took_s: float) -> list[Step]:
     return [Step(begin_s + i * took_s, begin_s + (i + 1) * took_s, [[256, 0]], 0, 0) for i in range(count)]
 
 
-def test_a_step_counts_as_beside_while_the_neighbour_computes_that_kind() -> None:
+def test_a_step_counts_as_beside_while_the_neighbour_computes() -> None:
     alone = decodes(0.0, 20, 0.010)
-    # Ten steps beside prompts; ten after the neighbour has turned to decodes, which is another pair of kinds.
-    beside = [*decodes(1.0, 10, 0.013), *decodes(1.13, 10, 0.018)]
-    neighbour = [*prompts(0.99, 1, 0.14), *decodes(1.13, 30, 0.010)]
-    found = contention(
-        [Beside(mine=Kind.DECODES, theirs=Kind.PROMPTS, alone=alone, beside=beside, neighbour=neighbour)], 2
-    )
-    assert found.decode_beside_prompt == pytest.approx(0.3)
-    assert (found.workers_per_machine, found.decode_beside_decode, found.prompt_beside_prompt) == (2, 0.0, 0.0)
+    beside = [*decodes(1.0, 10, 0.013), *decodes(1.2, 10, 0.010)]  # the neighbour has ended before the second ten
+    neighbour = prompts(0.99, 1, 0.15)
+    found = contention([Beside(kind=Kind.DECODES, alone=alone, beside=beside, neighbour=neighbour)], 2)
+    assert found.decodes == pytest.approx(0.3)
+    assert (found.workers_per_machine, found.prompts) == (2, 0.0)
 
 
 def test_steps_with_fewer_sequences_and_outliers_do_not_count() -> None:
     alone = [*decodes(0.0, 3, 0.002, batch=1), *decodes(0.1, 10, 0.010)]
     beside = [*decodes(1.0, 10, 0.012), *decodes(1.12, 1, 0.4)]
-    pair = Beside(mine=Kind.DECODES, theirs=Kind.DECODES, alone=alone, beside=beside, neighbour=decodes(0.9, 100, 0.01))
-    assert contention([pair], 2).decode_beside_decode == pytest.approx(0.2)
+    pair = Beside(kind=Kind.DECODES, alone=alone, beside=beside, neighbour=decodes(0.9, 100, 0.01))
+    assert contention([pair], 2).decodes == pytest.approx(0.2)
 
 
 def test_a_worker_that_is_faster_beside_another_is_noise() -> None:
     pair = Beside(
-        mine=Kind.PROMPTS,
-        theirs=Kind.DECODES,
+        kind=Kind.PROMPTS,
         alone=prompts(0.0, 4, 0.05),
         beside=prompts(1.0, 4, 0.049),
         neighbour=decodes(0.9, 100, 0.01),
     )
-    assert contention([pair], 2).prompt_beside_decode == 0.0
+    assert contention([pair], 2).prompts == 0.0
 
 
 def test_what_a_prompt_that_comes_over_takes_is_what_is_left_beside_the_slowdown() -> None:
