@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from baton.errors import ConfigError
-from cluster.commands.load_options import INPUT_LEN, OUTPUT_LEN, LoadOptions
+from cluster.commands.load_options import LoadOptions
+from cluster.commands.synthetic_load import describe, synthetic
 from cluster.planner import workload
-from cluster.planner.lengths import Constant, Independent, Length, Lognormal
 from cluster.simulator.contract import Arrival
 from cluster.trace_file import read_trace
 
 DAY_S = 86_400
 MAX_SPAN_S = 100 * DAY_S  # of a workload: idle workers report twice a second
-MEDIAN_SHARE = 0.8  # of the mean: how long-tailed synthetic lengths are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +43,14 @@ def read_requests(
         num_synthetic: How many to make up, without a trace.
         model: Its name in errors.
     Raises:
-        ConfigError: A trace that is wrong, or whose requests the model cannot hold.
+        ConfigError: A trace that is wrong, or whose requests the model cannot hold; see `synthetic`.
     """
     rng = np.random.default_rng(seed)
     if load.trace is None:
-        lengths = f"{load.input_len or INPUT_LEN} + {load.output_len or OUTPUT_LEN}"
-        described = f"synthetic requests of {lengths} tokens on average"
-        requests = Requests(arrivals=_synthetic(load, num_synthetic, rng), described=described)
+        arrivals = synthetic(
+            load, num_requests=num_synthetic, max_model_len=max_model_len, block_size=block_size, rng=rng
+        )
+        requests = Requests(arrivals=arrivals, described=describe(load))
     else:
         arrivals = workload.from_trace(read_trace(load.trace, limit=load.limit), block_size=block_size, rng=rng)
         requests = Requests(arrivals=arrivals, described=f"{len(arrivals)} requests of {load.trace.name}")
@@ -80,22 +80,6 @@ def _fitted(requests: Requests, load: LoadOptions, model: str, limit: int, block
         arrivals=fitted,
         notes=(f"{num_cut} of {len(fitted)} requests were cut to the context of {limit} tokens",),
     )
-
-
-def _synthetic(load: LoadOptions, num_requests: int, rng: np.random.Generator) -> list[Arrival]:
-    assert load.rate is not None, "LoadOptions.check asks for it"
-    return workload.synthetic(
-        Independent(prompt=_length(load.input_len or INPUT_LEN), output=_length(load.output_len or OUTPUT_LEN)),
-        rate=load.rate,
-        num_requests=num_requests,
-        gap_cv=1.0 if load.gap_cv is None else load.gap_cv,
-        rng=rng,
-    )
-
-
-def _length(mean: int) -> Length:
-    median = mean * MEDIAN_SHARE
-    return Lognormal(mean=mean, median=median) if median >= 1 else Constant(value=mean)
 
 
 def _too_long(load: LoadOptions, arrivals: Sequence[Arrival], num_cut: int, model: str, limit: int) -> str:

@@ -39,7 +39,7 @@ def command(
     from cluster.commands.plan_inputs import Asked, read_inputs
 
     outputs = {"--out": output.out, "--plot": output.plot, "--json": output.json_path}
-    check_outputs(outputs, inputs={"--profile": costs.profile, "--trace": load.trace})
+    check_outputs(outputs, inputs={"--profile": costs.profile, **load.files})
     check_picture(output.plot, "--plot")
     inputs = read_inputs(Asked(model=model, costs=costs, machines=machines, load=load, slo=slo, search=search))
     _show(inputs, _answered(inputs, search.jobs), model, output)

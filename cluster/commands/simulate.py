@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Run a cluster's policies under a virtual clock: what would this file do under that load?
 
-    baton simulate cluster.yaml --profile profile.json --rate 10
+    baton simulate cluster.yaml --profile profile.json --rate 10 --mix 0.7:200:80 --mix 0.3:1500:20
 
     baton simulate cluster.yaml --profile profile.json --trace t.csv --rate 10 --faults kill_decode@30s --out run.json
 
@@ -46,7 +46,7 @@ def command(
     from cluster.simulator.world import simulate
 
     out, timeline = output.out, output.timeline
-    sources = {"CLUSTER.YAML": config, "--profile": costs.profile, "--trace": load.trace}
+    sources = {"CLUSTER.YAML": config, "--profile": costs.profile, **load.files}
     check_outputs({"--out": out, "--timeline": timeline}, inputs=sources)
     check_picture(timeline, "--timeline")
     costs.check()

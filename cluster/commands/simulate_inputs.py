@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from baton.errors import ConfigError
@@ -48,7 +49,9 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run:
         max_model_len=cluster.max_model_len,
         block_size=cluster.engine.block_size,
     )
-    given = asdict(load) | asdict(run) | {"trace": str(load.trace) if load.trace else None}
+    given = {
+        name: str(value) if isinstance(value, Path) else value for name, value in (asdict(load) | asdict(run)).items()
+    }
     return Inputs(
         cluster=cluster,
         arrivals=requests.arrivals,

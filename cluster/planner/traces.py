@@ -43,12 +43,10 @@ def parse_trace(source: str, suffix: str, lines: Iterable[str], *, limit: int | 
     """
     readers = {".csv": _azure, ".jsonl": _mooncake}
     if suffix not in readers:
-        raise ConfigError(
-            f"--trace {source}: unknown kind {suffix!r}; give Azure's .csv or Mooncake's .jsonl, unpacked"
-        )
+        raise ConfigError(f"{source}: unknown kind {suffix!r}; give Azure's .csv or Mooncake's .jsonl, unpacked")
     rows = list(islice(readers[suffix](source, lines), limit))
     if not rows:
-        raise ConfigError(f"--trace {source} holds no requests; give a trace with a row for each")
+        raise ConfigError(f"{source} holds no requests; give a trace with a row for each")
     for before, row in pairwise(rows):
         if row.time_s < before.time_s:
             early_s = before.time_s - row.time_s
@@ -62,10 +60,10 @@ def _azure(source: str, lines: Iterable[str]) -> Iterator[TraceRow]:
     reader = csv.DictReader(lines)
     try:
         if not reader.fieldnames:
-            raise ConfigError(f"--trace {source} is empty; give a trace with the columns {','.join(AZURE_COLUMNS)}")
+            raise ConfigError(f"{source} is empty; give a trace with the columns {','.join(AZURE_COLUMNS)}")
         missing = [name for name in AZURE_COLUMNS if name not in reader.fieldnames]
         if missing:
-            raise ConfigError(f"--trace {source} lacks the column {missing[0]}; it needs {','.join(AZURE_COLUMNS)}")
+            raise ConfigError(f"{source} lacks the column {missing[0]}; it needs {','.join(AZURE_COLUMNS)}")
         for cells in reader:
             if None in cells:
                 raise ConfigError(

@@ -68,7 +68,8 @@ def synthetic(
 
     Args:
         rate: Mean requests/s; the last request is due at num_requests / rate exactly.
-        num_shared_tokens: Every prompt begins with so many tokens that its group shares, and is longer by them.
+        num_shared_tokens: Every prompt begins with so many tokens that its group shares, and is longer by them. Only
+            their blocks are named: a request that is played twice finds no more of itself.
         num_groups: Of prompts that share a beginning; a request's group is drawn evenly.
         block_size: The engine's; read only where tokens are shared.
     """
@@ -80,28 +81,15 @@ def synthetic(
     prompts, outputs = shape.draw(num_requests, rng)
     times_s = _gamma_times_s(rate, gap_cv, num_requests, rng)
     totals = (prompts + num_shared_tokens).tolist()
+    hashes: list[tuple[int, ...]] = [()] * num_requests
     if num_shared_tokens:
-        groups = rng.integers(0, num_groups, num_requests).tolist()
-        hashes = _grouped_hashes(totals, groups, num_shared_tokens // block_size, num_groups, block_size)
-    else:
-        hashes = [()] * num_requests
+        size = num_shared_tokens // block_size
+        names = [tuple(range(group * size, (group + 1) * size)) for group in range(num_groups)]
+        hashes = [names[group] for group in rng.integers(0, num_groups, num_requests)]
     return [
-        Arrival(at_s=at_s, num_prompt_tokens=total, num_output_tokens=output, block_hashes=names)
-        for at_s, total, output, names in zip(times_s, totals, outputs.tolist(), hashes, strict=True)
+        Arrival(at_s=at_s, num_prompt_tokens=total, num_output_tokens=output, block_hashes=shared)
+        for at_s, total, output, shared in zip(times_s, totals, outputs.tolist(), hashes, strict=True)
     ]
-
-
-def _grouped_hashes(
-    totals: list[int], groups: list[int], num_shared_blocks: int, num_groups: int, block_size: int
-) -> list[tuple[int, ...]]:
-    """The group's names for the shared blocks, names of its own for the others."""
-    hashes, next_own = [], num_groups * num_shared_blocks
-    for total, group in zip(totals, groups, strict=True):
-        num_own = total // block_size - num_shared_blocks
-        shared = range(group * num_shared_blocks, (group + 1) * num_shared_blocks)
-        hashes.append((*shared, *range(next_own, next_own + num_own)))
-        next_own += num_own
-    return hashes
 
 
 def _gamma_times_s(rate: float, gap_cv: float, count: int, rng: np.random.Generator) -> list[float]:

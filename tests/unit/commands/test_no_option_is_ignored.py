@@ -24,8 +24,24 @@ from tests.unit.commands.test_simulate import PROFILE, write_trace
 Values = Mapping[str, Any]
 
 COSTS: Mapping[str, Values] = {"hardware": {"hardware": "epyc-2c"}, "profile": {"profile": Path("profile.json")}}
-LOADS: Mapping[str, Values] = {"trace": {"trace": Path("t.csv")}, "synthetic": {"rate": 3.0}}
-LOAD_OPTIONS: Values = {"limit": 2, "clip": True, "rate": 7.0, "input_len": 99, "output_len": 9, "gap_cv": 2.0}
+LOADS: Mapping[str, Values] = {
+    "trace": {"trace": Path("t.csv")},
+    "synthetic": {"rate": 3.0},
+    "mix": {"rate": 3.0, "mix": ["2:80:5", "1:200:9"], "shared_prefix": 32},
+    "lengths": {"rate": 3.0, "lengths_of": Path("t.csv"), "shared_prefix": 32, "prefix_groups": 2},
+}
+LOAD_OPTIONS: Values = {
+    "limit": 2,
+    "clip": True,
+    "rate": 7.0,
+    "input_len": 99,
+    "output_len": 9,
+    "mix": ["0.7:300:80", "0.3:900:20"],
+    "lengths_of": Path("lengths.csv"),
+    "shared_prefix": 64,
+    "prefix_groups": 3,
+    "gap_cv": 2.0,
+}
 PLAN_OPTIONS: Values = {
     **LOAD_OPTIONS,
     "nodes": 3,
@@ -46,10 +62,11 @@ SIMULATE_OPTIONS: Values = {**LOAD_OPTIONS, "num_requests": 7, "faults": "kill_d
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile, and a trace of which no request is too long."""
+    """A profile, and traces of which no request is too long."""
     monkeypatch.chdir(tmp_path)
     Path("profile.json").write_text(replace(PROFILE, transfers={"gloo": PROFILE.transfers["auto"]}).to_text())
     write_trace(Path("t.csv"), [(0.0, 100, 5), (2.0, 200, 5), (4.0, 300, 5)])
+    write_trace(Path("lengths.csv"), [(0.0, 50, 7), (1.0, 150, 7), (2.0, 250, 7)])
 
 
 def of(group: Any, given: Values) -> Any:

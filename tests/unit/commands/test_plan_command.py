@@ -159,7 +159,7 @@ def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
         ),
         ("--hardware h200 --rate 3 --gap-cv inf", "--gap-cv inf must be 0 or more"),
         ("--hardware h200 --rate 3 --input-len 0", "--input-len 0 must be 1 or more"),
-        ("--hardware h200 --rate 3 --limit 5", "--limit 5 is about --trace; give --trace too"),
+        ("--hardware h200 --rate 3 --limit 5", "--limit 5 is about --trace or --lengths-of; give one too"),
         ("--hardware h200 --rate 3 --clip", "--clip is about --trace; give --trace too"),
         ("--hardware h200 --trace t.csv --gap-cv 2", "--gap-cv 2.0: it is for synthetic requests, --trace has its own"),
         ("--hardware h200 --trace t.csv --output-len 9", "--output-len 9: it is for synthetic requests"),
