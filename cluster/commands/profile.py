@@ -94,8 +94,7 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
     shares = profile.contention
     if shares.workers_per_machine > 1:
         console.print(
-            "slower beside another worker at work: "
-            f"prompts by {shares.prompts:.0%}, decodes by {shares.decodes:.0%}"
+            f"slower beside another worker at work: prompts by {shares.prompts:.0%}, decodes by {shares.decodes:.0%}"
         )
     if not profile.transfers:
         console.print(
