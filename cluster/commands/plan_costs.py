@@ -64,8 +64,9 @@ def _profiled(model: str, path: Path, machines: MachineOptions) -> Priced:
     profile = read_profile(path)
     check_profile(profile, model)
     costs = ProfileCosts(profile=profile, kv_bytes=_kv_bytes(machines.kv_memory or KV_MEMORY))
-    transport = costs.transport(within_node=machines.nodes == 1)
-    reached = "" if machines.nodes == 1 else f" that reaches another node ({', '.join(ACROSS_NODES)})"
+    within_node = machines.nodes == 1 and machines.gpus_per_node > 1
+    transport = costs.transport(within_node=within_node)
+    reached = "" if within_node else f" that reaches another node ({', '.join(ACROSS_NODES)})"
     return Priced(
         costs=costs,
         site=Site(

@@ -106,6 +106,12 @@ def test_made_up_requests_that_are_too_long_are_cut_and_told(profile: Path, tmp_
     assert "of 20 requests were cut to the context of 2048 tokens" in ended.out
 
 
+def test_one_device_is_planned_co_located_where_kv_cannot_leave_a_node(profile: Path) -> None:
+    ended = typed("plan", "--model", "demo", "--profile", profile, "--gpus-per-node", "1", "--jobs", "1", "--rate", "2")
+    assert ended.code == 0, ended
+    assert "Co-located is the only kind that was looked at" in ended.out
+
+
 def test_a_plan_says_of_which_requests_it_is(profile: Path) -> None:
     words = ("--model", "demo", "--profile", profile, "--gpus-per-node", "2", "--jobs", "1", "--rate", "2")
     ended = typed("plan", *words, "--mix", "1:100:5", "--mix", "1:400:20", "--shared-prefix", "64")
