@@ -1,6 +1,7 @@
 """Checks of the paths that commands are to write, before the work: a result must not be lost for a typing error."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +30,15 @@ def check_outputs(outputs: Mapping[str, Path | None], *, inputs: Mapping[str, Pa
 def check_writable(path: Path | None, flag: str) -> None:
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise ConfigError(f"{flag} {path} cannot be written: its folder does not exist, or it is a folder")
+
+
+@contextmanager
+def writing(path: Path, flag: str) -> Iterator[None]:
+    """Raises: ConfigError: the system would not have it: no space, or a place where no file can be made."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{flag} {path} cannot be written: {error.strerror or error}; give another file") from error
 
 
 def check_picture(path: Path | None, flag: str) -> None:

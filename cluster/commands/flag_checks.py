@@ -13,6 +13,13 @@ def check_least(least: float, options: Mapping[str, float | None]) -> None:
             raise ConfigError(f"{flag} {value} must be {least:g} or more")
 
 
+def check_most(options: Mapping[str, float | None], most: float) -> None:
+    """Raises: ConfigError: one of them is given and above: a typing error, which would be computed for hours."""
+    for flag, value in options.items():
+        if value is not None and value > most:
+            raise ConfigError(f"{flag} {value:g} must be {most:,.15g} or less")
+
+
 def check_above_zero(unit: str, options: Mapping[str, float | None]) -> None:
     """Raises: ConfigError: one of them is given and 0, below, or no finite number."""
     for flag, value in options.items():

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from baton.errors import ConfigError
-from cluster.commands.flag_checks import check_above_zero, check_least, check_unread
+from cluster.commands.flag_checks import check_above_zero, check_least, check_most, check_unread
 from cluster.commands.mix_option import FORM, read_mix
 
 PANEL = "Load: a trace, or synthetic"
 INPUT_LEN, OUTPUT_LEN = 512, 128  # tokens, where not given
+MAX_RATE, MAX_TOKENS, MAX_GAP_CV = 1e6, 10**8, 100  # beyond any cluster, context and burst: typing errors
 OF_SYNTHETIC = "it is for synthetic requests, --trace has its own"
 
 
@@ -76,6 +77,9 @@ class LoadOptions:
         prefixes = {"--shared-prefix": self.shared_prefix, "--prefix-groups": self.prefix_groups}
         check_least(1, {"--limit": self.limit, **means, **prefixes})
         check_least(0, {"--gap-cv": self.gap_cv})
+        check_most({"--rate": self.rate}, MAX_RATE)
+        check_most({**means, **prefixes}, MAX_TOKENS)
+        check_most({"--gap-cv": self.gap_cv}, MAX_GAP_CV)
         kinds = {"--mix": " --mix ".join(self.mix) if self.mix else None}
         if self.trace is not None:
             made_up = {**means, **kinds, "--lengths-of": self.lengths_of, **prefixes, "--gap-cv": self.gap_cv}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_outputs, check_picture, tell_written
+from cluster.commands.files import check_outputs, check_picture, tell_written, writing
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.plan_options import MachineOptions, PlanOutput, SearchOptions, SLOOptions
@@ -101,13 +101,16 @@ def _show(inputs: "Inputs", answer: "Answer", model: str, output: PlanOutput) ->
         text = plan_text(
             question, answer.best.layout, head, model=model, device=inputs.device, transport=inputs.transport
         )
-        output.out.write_text(text, encoding="utf-8")
+        with writing(output.out, "--out"):
+            output.out.write_text(text, encoding="utf-8")
     if output.json_path is not None:
-        output.json_path.write_text(json.dumps(as_data(question, answer), indent=1) + "\n", encoding="utf-8")
+        with writing(output.json_path, "--json"):
+            output.json_path.write_text(json.dumps(as_data(question, answer), indent=1) + "\n", encoding="utf-8")
     if output.plot is not None:
         from cluster.commands.plan_picture import draw
 
-        draw(question, answer, output.plot, title=inputs.about)
+        with writing(output.plot, "--plot"):
+            draw(question, answer, output.plot, title=inputs.about)
     tell_written((output.out, output.json_path, output.plot))
 
 

@@ -66,7 +66,9 @@ def _profiled(model: str, path: Path, machines: MachineOptions) -> Priced:
     costs = ProfileCosts(profile=profile, kv_bytes=_kv_bytes(machines.kv_memory or KV_MEMORY))
     within_node = machines.nodes == 1 and machines.gpus_per_node > 1
     transport = costs.transport(within_node=within_node)
-    reached = "" if within_node else f" that reaches another node ({', '.join(ACROSS_NODES)})"
+    reached, measuring = "", "of a config with prefill and decode workers measures one"
+    if not within_node:
+        reached, measuring = f" that reaches another node ({', '.join(ACROSS_NODES)})", "without --quick measures them"
     return Priced(
         costs=costs,
         site=Site(
@@ -79,7 +81,9 @@ def _profiled(model: str, path: Path, machines: MachineOptions) -> Priced:
         source=f"{profile.machine}, as profiled in {path.name}",
         device="auto",
         transport=transport or "auto",
-        colocated_because="" if transport else f"{path.name} has no measured KV transport{reached}",
+        colocated_because=""
+        if transport
+        else f"{path.name} has no measured KV transport{reached}; `baton profile` {measuring}",
     )
 
 

@@ -8,8 +8,9 @@ import typer
 
 from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.flag_checks import check_above_zero, check_least, check_unread
+from cluster.commands.flag_checks import check_above_zero, check_least, check_most, check_unread
 
+MAX_NODES, MAX_PER_NODE = 100_000, 1024
 KV_MEMORY = "1GiB"  # engine.memory of a config that does not say it
 _MACHINES, _SLO, _SEARCH, _OUTPUT = "Machines", "SLO", "Search", "Output"
 
@@ -33,6 +34,8 @@ class MachineOptions:
         """Raises: ConfigError: a number that cannot be, or an option that nothing would read beside `costs`."""
         check_least(1, {"--nodes": self.nodes, "--gpus-per-node": self.gpus_per_node})
         check_least(0, {"--price": self.price})
+        check_most({"--nodes": self.nodes}, MAX_NODES)
+        check_most({"--gpus-per-node": self.gpus_per_node}, MAX_PER_NODE)
         if costs.profile is None:
             check_unread({"--kv-memory": self.kv_memory}, "--hardware has its own memory, this is for --profile")
         elif self.gpus_per_node is None:

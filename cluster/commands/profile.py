@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.files import check_outputs, check_picture
+from cluster.commands.files import check_outputs, check_picture, writing
 from cluster.commands.options import Overrides, load_config
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     with _progress(console) as progress:
         taken = take_profile(load_config(config, overrides, model=model), quick=quick, progress=progress)
-    out.write_text(taken.profile.to_text(), encoding="utf-8")
+    with writing(out, "--out"):
+        out.write_text(taken.profile.to_text(), encoding="utf-8")
     if plot is not None:
         from bench.profiling.picture import draw
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.commands.cost_options import PANEL as COSTS
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.files import check_outputs, check_picture, tell_written
+from cluster.commands.files import check_outputs, check_picture, tell_written, writing
 from cluster.commands.flag_checks import check_unread
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.option_groups import grouped
@@ -61,11 +62,13 @@ def command(
     _print(inputs, result, report, calm)
     if out is not None:
         content = to_json(report, result, seed=run.seed, faults=inputs.faults, without_faults=calm, about=inputs.about)
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with writing(out, "--out"):
+            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if timeline is not None:
         from cluster.commands.timeline_picture import draw
 
-        draw(result, timeline, faults=inputs.faults, title=inputs.title)
+        with writing(timeline, "--timeline"):
+            draw(result, timeline, faults=inputs.faults, title=inputs.title)
     tell_written((out, timeline))
 
 
@@ -90,8 +93,12 @@ def _times(report: "Report", calm: "Report | None") -> Any:
         table.add_column(name, justify="right")
     for label, one in [("", report)] + ([(", without faults", calm)] if calm is not None else []):
         for name, times in (("TTFT", one.ttft), ("TPOT", one.tpot), ("E2E", one.e2e)):
-            table.add_row(name + label, *(f"{value:.2f}" for value in (times.mean, times.p50, times.p90, times.p99)))
+            table.add_row(name + label, *map(_number, (times.mean, times.p50, times.p90, times.p99)))
     return table
+
+
+def _number(value: float, num_digits: int = 2) -> str:
+    return "-" if isnan(value) else f"{value:.{num_digits}f}"
 
 
 def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
@@ -112,7 +119,10 @@ def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
         row("errors", [", ".join(f"{count} {code}" for code, count in one.errors.items()) or "none" for one in shown])
     row(limits, [f"{one.attainment:.1%} (wanted: {inputs.slo.attainment:.0%})" for one in shown])
     row("within TTFT, within TPOT", [f"{one.ttft_attainment:.1%}, {one.tpot_attainment:.1%}" for one in shown])
-    row("requests/s, output tokens/s", [f"{one.requests_per_s:.2f}, {one.output_tokens_per_s:.0f}" for one in shown])
+    row(
+        "requests/s, output tokens/s",
+        [f"{_number(one.requests_per_s)}, {_number(one.output_tokens_per_s, 0)}" for one in shown],
+    )
     row("read by prefill workers", [str(one.num_disaggregated) for one in shown])
     row("prompt tokens found cached", [f"{one.cached:.1%}" for one in shown])
     row("retried, preempted", [f"{one.num_retried}, {one.num_preemptions}" for one in shown])

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.flag_checks import check_least, check_unread
+from cluster.commands.flag_checks import check_least, check_most, check_unread
 from cluster.commands.load_options import OF_SYNTHETIC, LoadOptions
 from cluster.commands.load_options import PANEL as LOAD
 
-NUM_REQUESTS = 300
+NUM_REQUESTS, MAX_REQUESTS = 300, 10_000_000
 _RUN, _OUTPUT = "Run", "Output"
 
 
@@ -27,6 +27,7 @@ class RunOptions:
     def check(self, load: LoadOptions) -> None:
         """Raises: ConfigError: an option that nothing would read beside `load`."""
         check_least(1, {"--num-requests": self.num_requests})
+        check_most({"--num-requests": self.num_requests}, MAX_REQUESTS)
         check_least(0, {"--seed": self.seed})
         if load.trace is not None:
             check_unread({"--num-requests": self.num_requests}, OF_SYNTHETIC)

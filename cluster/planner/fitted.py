@@ -195,7 +195,16 @@ class Profile:
         for name in ("token_bytes", "num_layers", "max_model_len", "num_cores"):
             values[name] = int(values[name])
         shares = _all_numbers(checked["contention"], f"{source}: contention", Contention)
-        size = max(int(shares.pop("workers_per_machine")), 1)
+        for name in ("prompts", "decodes"):
+            if shares[name] > MAX_SHARE:
+                raise ConfigError(
+                    f"{source}: contention.{name} {shares[name]:g} must be {MAX_SHARE:g} or less; {AGAIN}"
+                )
+        size = int(shares.pop("workers_per_machine"))
+        if not 1 <= size <= MAX_WORKERS:
+            raise ConfigError(
+                f"{source}: contention.workers_per_machine {size} must be from 1 to {MAX_WORKERS}; {AGAIN}"
+            )
         values["contention"] = Contention(workers_per_machine=size, **shares)
         for name in ("latencies", "drafts"):
             values[name] = {
@@ -225,6 +234,8 @@ class Profile:
 
 
 AGAIN = "run `baton profile` again"
+MAX_WORKERS = 4096  # of one machine
+MAX_S, MAX_SHARE, MAX_NUMBER = 600.0, 100.0, 1e15
 
 
 def _tree(tree: object, where: str, names: Sequence[str]) -> Mapping[str, Any]:
@@ -240,8 +251,12 @@ def _tree(tree: object, where: str, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _number(value: object, where: str) -> float:
+    """Seconds have a limit: a step of hours is a slip of the hand, and would be simulated for as long."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigError(f"{where} {value!r} must be a number, 0 or more; {AGAIN}")
+    most = MAX_S if where.endswith("_s") else MAX_NUMBER
+    if value > most:
+        raise ConfigError(f"{where} {value!r} must be {most:,.15g} or less; {AGAIN}")
     return value
 
 

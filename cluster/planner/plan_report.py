@@ -148,7 +148,7 @@ def affinity(question: Question, answer: Answer) -> str:
     """Which of the two algorithms placed the pools, and by what bandwidth."""
     demand = answer.across_nodes
     if answer.colocated_because:
-        return "No KV moves; a profile of prefill and decode workers lets two pools be compared."
+        return "No KV moves."
     if demand is None:
         return "Only co-located plans meet the SLO: no KV moves."
     if question.site.num_nodes == 1 or not demand.needed:

@@ -169,6 +169,8 @@ def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
         ("--hardware h200 --rate 3 --attainment 0", "--attainment 0 must be a share above 0 and up to 1"),
         ("--hardware h200 --rate 3 --nodes 0", "--nodes 0 must be 1 or more"),
         ("--hardware h200 --rate 3 --gpus-per-node 0", "--gpus-per-node 0 must be 1 or more"),
+        ("--hardware h200 --rate 3 --nodes 9999999", "--nodes 1e+07 must be 100,000 or less"),
+        ("--hardware h200 --rate 3 --gpus-per-node 9999", "--gpus-per-node 9999 must be 1,024 or less"),
         ("--hardware h200 --rate 3 --price inf", "--price inf must be 0 or more"),
         ("--hardware h200 --rate 3 --jobs 0", "--jobs 0 must be 1 or more"),
         ("--hardware h200 --rate 3 --seed -1", "--seed -1 must be 0 or more"),
@@ -290,8 +292,12 @@ def test_kv_memory_that_is_no_size_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("transfers", "nodes", "because"),
     [
-        ({}, 1, "profile.json has no measured KV transport."),
-        ({"shm": Link(bandwidth=1e9)}, 2, "no measured KV transport that reaches another node (nccl, gloo, grpc)."),
+        ({}, 1, "profile.json has no measured KV transport; `baton profile` of a config"),
+        (
+            {"shm": Link(bandwidth=1e9)},
+            2,
+            "no measured KV transport that reaches another node (nccl, gloo, grpc); `baton profile` without --quick",
+        ),
     ],
 )
 def test_a_profile_without_a_kv_transport_plans_one_pool_and_says_why(

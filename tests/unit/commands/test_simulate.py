@@ -163,7 +163,11 @@ def test_costs_that_cannot_be_are_refused(words: list[str], message: str, monkey
         (["--rate", "0"], "--rate 0 must be a number of requests/s above 0"),
         (["--rate", "3", "--clip"], "--clip is about --trace; give --trace too"),
         (["--rate", "3", "--gap-cv", "nan"], "--gap-cv nan must be 0 or more"),
+        (["--rate", "3", "--gap-cv", "1e6"], "--gap-cv 1e+06 must be 100 or less"),
+        (["--rate", "1e12"], "--rate 1e+12 must be 1,000,000 or less"),
+        (["--rate", "3", "--output-len", "99999999999"], "--output-len 1e+11 must be 100,000,000 or less"),
         (["--rate", "3", "--num-requests", "0"], "--num-requests 0 must be 1 or more"),
+        (["--rate", "3", "--num-requests", "99999999999"], "--num-requests 1e+11 must be 10,000,000 or less"),
         (["--rate", "3", "--seed", "-1"], "--seed -1 must be 0 or more"),
         (["--trace", "t.csv", "--num-requests", "9"], "--num-requests 9: it is for synthetic requests, --trace has"),
         (["--trace", "t.csv", "--input-len", "9"], "--input-len 9: it is for synthetic requests, --trace has its own"),
@@ -295,3 +299,16 @@ def test_help_tells_every_option(name: str) -> None:
     assert result.code == 0, result
     assert "--out" in result.out
     assert "kill_decode@30s, slow_link:prefill-0@9s*0.1/5s" in result.out or name == "profile"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_result_that_cannot_be_written_is_named(profile: Path) -> None:
+    said = error("--profile", profile, "--rate", "3", "--num-requests", "3", "--out", "/dev/full")
+    assert "--out /dev/full cannot be written: No space left on device; give another file" in said
+
+
+def test_what_was_not_measured_is_a_dash(profile: Path) -> None:
+    ended = run("--profile", profile, "--rate", "3", "--num-requests", "3", "--set", "router.request_timeout_s=0.001")
+    assert ended.code == 0, ended
+    assert "nan" not in ended.out
+    assert "0 of 3" in ended.out

@@ -178,6 +178,10 @@ def test_a_profile_of_another_model_is_refused() -> None:
         (("transfers", "shm"), {}, r"transfers\.shm lacks bandwidth"),
         (("errors", "decode", "p90"), None, r"errors\.decode\.p90 None"),
         (("extra",), 1, r"p\.json: extra is unknown"),
+        (("latencies", "1", "base_s"), 1e9, r"latencies\.1\.base_s 1000000000\.0 must be 600 or less"),
+        (("latencies", "1", "slopes_s"), [1e300] * 5, r"slopes_s 1e\+300 must be 600 or less"),
+        (("contention", "prompts"), 1e3, r"contention\.prompts 1000 must be 100 or less"),
+        (("contention", "workers_per_machine"), 0, r"workers_per_machine 0 must be from 1 to 4096"),
     ],
 )
 def test_a_broken_profile_is_named(path: tuple[str, ...], value: object, message: str) -> None:
