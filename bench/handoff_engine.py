@@ -20,10 +20,9 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from baton.v1.inference_pb2 import SamplingParams
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Hello, Submit, TokenOutput, ToWorker
 from baton.v1.worker_pb2_grpc import WorkerStub
-from bench.harness import WorkerProcess
+from bench.harness import WorkerProcess, greedy
 from bench.models import LLAMA_150M
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
@@ -181,7 +180,7 @@ class _Ingress:
             request_id=uuid.uuid4().hex,
             prompt_token_ids=prompt,
             choices=[ChoiceStart()],
-            sampling=SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True),
+            sampling=greedy(num_outputs),
             timeout_s=TIMEOUT_S,
         )
         if num_outputs > 1:

@@ -27,6 +27,11 @@ from workers.spec import WorkerSpec
 START_TIMEOUT_S = 120.0
 
 
+def greedy(num_outputs: int) -> SamplingParams:
+    """Exactly so many tokens, the likeliest each."""
+    return SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
+
+
 class WorkerProcess:
     """One worker in its own process. Not thread-safe.
 

@@ -22,8 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baton.v1.inference_pb2 import SamplingParams
-from bench.harness import LocalCluster, local_cluster
+from bench.harness import LocalCluster, greedy, local_cluster
 from bench.models import LlamaShape, write_dummy
 from cluster.config import RouterConfig
 from workers.spec import EngineSpec, Role, WorkerSpec
@@ -82,7 +81,7 @@ async def decode_gaps(cluster: LocalCluster, load: Load, seed: int, stop: asynci
     """(arrival, gap) in s of the tokens of one long answer, until `stop`."""
     rng = np.random.default_rng(seed)
     prompt = rng.integers(1, SHAPE.vocab, 100).tolist()
-    sampling = SamplingParams(max_tokens=4000, temperature=0.0, seed=1, n=1, ignore_eos=True)
+    sampling = greedy(4000)
     gaps, last_s = [], None
     async for outputs in cluster.generate(prompt, sampling, timeout_s=300):
         now_s = time.monotonic()
@@ -107,7 +106,7 @@ async def measure(specs: list[WorkerSpec], load: Load, *, disturbed: bool) -> li
         for _ in range(load.num_prompts):
             if disturbed:
                 prompt = rng.integers(1, SHAPE.vocab, load.prompt_tokens).tolist()
-                sampling = SamplingParams(max_tokens=load.prompt_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
+                sampling = greedy(load.prompt_outputs)
                 prompts.append(asyncio.create_task(cluster.answer(prompt, sampling)))
             await asyncio.sleep(load.gap_s)
         end_s = time.monotonic()

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from baton.errors import BatonError
-from baton.v1.inference_pb2 import SamplingParams
-from bench.harness import LocalCluster
+from bench.harness import LocalCluster, greedy
 from bench.specs import worker_specs
 from cluster.config import BatonConfig
 from cluster.config_load import from_tree
@@ -74,7 +73,7 @@ async def _warm_up(cluster: LocalCluster) -> None:
     rng = np.random.default_rng(1)
     for num_tokens in WARM_UP_PROMPTS:
         prompts = [_tokens(rng, num_tokens) for _ in range(2 * len(cluster.workers))]
-        await asyncio.gather(*(cluster.answer(prompt, _greedy(4), TIMEOUT_S) for prompt in prompts))
+        await asyncio.gather(*(cluster.answer(prompt, greedy(4), TIMEOUT_S) for prompt in prompts))
 
 
 async def _answer(
@@ -90,7 +89,7 @@ async def _answer(
     record.arrived_s = time.monotonic() - start_s
     num_tokens = 0
     try:
-        async for outputs in cluster.generate(prompt, _greedy(arrival.num_output_tokens), TIMEOUT_S, f"real-{index}"):
+        async for outputs in cluster.generate(prompt, greedy(arrival.num_output_tokens), TIMEOUT_S, f"real-{index}"):
             now_s = time.monotonic() - start_s
             if math.isnan(record.first_token_s):
                 record.first_token_s = now_s
@@ -116,10 +115,6 @@ def prompt_of(index: int, arrival: Arrival, block_size: int) -> list[int]:
 def _tokens(rng: np.random.Generator, count: int) -> list[int]:
     tokens: list[int] = rng.integers(1, MAX_TOKEN_ID, count).tolist()
     return tokens
-
-
-def _greedy(num_outputs: int) -> SamplingParams:
-    return SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
 
 
 # The demo model's context is 2048. Rates go from light to where one of the two cores is saturated.

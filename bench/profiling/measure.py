@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from baton.errors import UnavailableError
-from bench.harness import LocalCluster, WorkerProcess
+from bench.harness import LocalCluster, WorkerProcess, greedy
 from bench.profiling.neighbours import Beside, contention
 from bench.profiling.points import Round, Step, StepPoint, TransferPoint, step_points, transfer_points
-from bench.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, greedy, taken
+from bench.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
 from bench.profiling.scenarios import Ask, Limits, Scenario, scenarios
 from bench.profiling.side_by_side import beside_each_other, receiving
 from bench.specs import available_cores

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from baton.v1.inference_pb2 import SamplingParams
-from bench.harness import LocalCluster, WorkerProcess
+from bench.harness import LocalCluster, WorkerProcess, greedy
 from bench.profiling.points import Step
 from cluster.config import RouterConfig
 
@@ -36,7 +35,3 @@ async def taken(worker: WorkerProcess) -> tuple[list[Step], float]:
 async def ask(cluster: LocalCluster, prompt: Sequence[int], num_outputs: int) -> None:
     async for _ in cluster.generate(prompt, greedy(num_outputs), REQUEST_TIMEOUT_S):
         pass
-
-
-def greedy(num_outputs: int) -> SamplingParams:
-    return SamplingParams(max_tokens=num_outputs, temperature=0.0, seed=1, n=1, ignore_eos=True)
