@@ -18,9 +18,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from tests.unit.engine.sampling import counts, make_row, random_logits, tokens
-from workers.engine.sampler import NUCLEUS_WIDTHS, sample
+from tests.unit.model.sampling import counts, make_row, random_logits, tokens
 from workers.model.contract import SampleRow
+from workers.model.sampler import NUCLEUS_WIDTHS, sample
 
 
 @pytest.fixture(autouse=True)

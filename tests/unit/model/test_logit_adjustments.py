@@ -9,8 +9,8 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from tests.unit.engine.sampling import assert_close, logprobs, make_row, random_logits
-from workers.engine.sampler import sample
+from tests.unit.model.sampling import assert_close, logprobs, make_row, random_logits
+from workers.model.sampler import sample
 
 
 def test_bias_is_added() -> None:
