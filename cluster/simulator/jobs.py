@@ -5,7 +5,8 @@ from functools import cache
 
 from baton.v1.worker_pb2 import TokenOutput
 from workers.engine.jobs import Job
-from workers.engine.sequence import SamplingParams, Sequence
+from workers.engine.sequence import Sequence
+from workers.model.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

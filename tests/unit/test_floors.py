@@ -31,6 +31,7 @@ FLOOR_1 = (
     "workers/engine/wire.py",
     "workers/engine/stats.py",
     "workers/model/contract.py",
+    "workers/model/sampling_params.py",
     "workers/kv_transfer/link.py",
     "workers/kv_transfer/handoff.py",
     "cluster/config.py",
@@ -202,6 +203,17 @@ def test_a_pure_core_asks_no_clock_and_no_global_random(name: str) -> None:
 @pytest.mark.parametrize("name", of_top("cluster"))
 def test_the_control_plane_never_reaches_torch(name: str) -> None:
     assert breaches(name, ("torch", "transformers")) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("workers.engine.")])
+def test_the_engine_holds_no_torch(name: str) -> None:
+    assert breaches(name, ("torch", "transformers")) == []
+
+
+def test_models_know_no_engine() -> None:
+    """The engine runs models; a model that imported the engine would close a circle."""
+    users = [name for name in of_top("workers") if name.startswith("workers.model")]
+    assert [name for name in users if any(other.startswith("workers.engine") for other in imports(name))] == []
 
 
 @pytest.mark.parametrize("name", of_top("workers"))

@@ -2,8 +2,9 @@
 
 from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2, worker_pb2
-from workers.engine.sequence import FinishReason, SamplingParams, Sequence
+from workers.engine.sequence import FinishReason, Sequence
 from workers.model.contract import Sampled
+from workers.model.sampling_params import SamplingParams
 
 _REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workers.engine.sequence import SamplingParams
+from workers.model.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from baton.errors import ConfigError
-from workers.engine.sequence import SamplingParams
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
+from workers.model.sampling_params import SamplingParams
 from workers.spec import WorkerSpec
 
 NUM_LAYERS = 4

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.sequence import SamplingParams
 from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, cpu_memory, packed, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
@@ -18,6 +17,7 @@ from workers.model.cuda_graphs import DecodeGraphs
 from workers.model.kv_store import TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
 from workers.model.sampler import sample
+from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, WorkerSpec
 
 # (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence as List
 
-from workers.engine.sequence import SamplingParams, Sequence
+from workers.engine.sequence import Sequence
+from workers.model.sampling_params import SamplingParams
 
 
 def make_sequence(

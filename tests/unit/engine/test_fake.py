@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from baton.errors import ConfigError
-from workers.engine.sequence import SamplingParams
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.fake import EOS_TOKEN_ID, MAX_NUM_BLOCKS, NUM_LAYERS, VOCAB_SIZE, FakeRunner
 from workers.model.fake_store import KVMismatchError
+from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 PROMPT = (5, 6, 7, 8, 9, 10)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from workers.engine.sequence import SamplingParams
 from workers.model.contract import Batch, Chunk, SampleRow
 from workers.model.runner import TorchRunner
+from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 GREEDY = SamplingParams(max_tokens=64, temperature=0.0, num_logprobs=0)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.sequence import SamplingParams
 from workers.model.contract import SampleRow
 from workers.model.sampler import sample
+from workers.model.sampling_params import SamplingParams
 
 
 def make_row(*, choice: int = 0, prompt: Sequence[int] = (), output: Sequence[int] = (), **changes: Any) -> SampleRow:
