@@ -5,12 +5,23 @@ Refuses here only what no message can hold (a negative count, a wrong type); ran
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from baton.errors import InternalError, InvalidRequestError
-from baton.types import Choice, Completion, Delta, FinishReason, Model, Prompt, TokenLogprob, TokenLogprobs, Usage
+from baton.types import (
+    Choice,
+    Completion,
+    Delta,
+    FinishReason,
+    Model,
+    Prompt,
+    Sampling,
+    TokenLogprob,
+    TokenLogprobs,
+    Usage,
+)
 from baton.v1 import inference_pb2 as pb
 
 _KINDS = {
@@ -33,33 +44,14 @@ _FINISH: dict[int, FinishReason] = {
 _PROMPT = "a text, a list of token ids >= 0, or a list of messages"
 
 
-def sampling_params(
-    *,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    n: int | None = None,
-    stop: str | Sequence[str] | None = None,
-    stop_token_ids: Sequence[int] | None = None,
-    min_tokens: int | None = None,
-    seed: int | None = None,
-    logit_bias: Mapping[int, float] | None = None,
-    logprobs: int | None = None,
-    presence_penalty: float | None = None,
-    frequency_penalty: float | None = None,
-    repetition_penalty: float | None = None,
-    ignore_eos: bool = False,
-    include_stop_str_in_output: bool = False,
-) -> pb.SamplingParams:
-    """The message of `baton.types.Sampling`; spelled out so that Python itself refuses an unknown keyword."""
-    values = dict(locals())
-    values["stop"] = [stop] if isinstance(stop, str) else stop
+def sampling_params(**sampling: Unpack[Sampling]) -> pb.SamplingParams:
+    """The message of `baton.types.Sampling`. Raises: TypeError: an unknown keyword, as Python itself does."""
     params = pb.SamplingParams()
-    for name, value in values.items():
+    for name, value in sampling.items():
+        if name not in params.DESCRIPTOR.fields_by_name:
+            raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(Sampling.__annotations__)}")
         if value is not None:
-            _fill(params, name, value)
+            _fill(params, name, [value] if name == "stop" and isinstance(value, str) else value)
     return params
 
 

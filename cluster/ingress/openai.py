@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from baton.errors import InvalidRequestError
 from cluster.ingress.fields import check_fields, shorten
 from cluster.ingress.sampling import SamplingOptions
+from workers.model.sampling_params import ROWS
 
 MAX_PROMPTS = 1024
 MAX_ID_DIGITS = 10  # int() refuses thousands of them
@@ -40,6 +41,10 @@ def _one_or_many(value: Any) -> Any:
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
+    @classmethod
+    def field_names(cls) -> set[str]:
+        return set(cls.model_fields)
+
 
 B = TypeVar("B", bound=_Body)
 
@@ -49,26 +54,26 @@ class StreamOptions(_Body):
     include_obfuscation: bool = False  # padding against traffic analysis: a client may turn it off, which it is
 
 
+# The sampling fields that both bodies share. Of `logprobs` each has its own, where OpenAI's differ.
+_JSON_KINDS: dict[Any, Any] = {
+    list[str]: Annotated[list[str], BeforeValidator(_one_or_many)],
+    dict[int, float]: dict[str, float],  # JSON's keys are texts
+}
+_SAMPLING_FIELDS: dict[str, Any] = {
+    name: (_JSON_KINDS.get(row.kind, row.kind), None) for name, row in ROWS.items() if name != "logprobs"
+}
+_Sampling = create_model("_Sampling", __base__=_Body, **_SAMPLING_FIELDS)
+
+
 class _SamplingBody(_Body):
     model: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    n: int | None = None
-    stop: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(default_factory=list)
-    stop_token_ids: list[int] = Field(default_factory=list)
-    min_tokens: int | None = None
-    seed: int | None = None
-    logit_bias: dict[str, float] = Field(default_factory=dict)
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
+    said: dict[str, Any] = Field(default_factory=dict)  # of the sampling fields, those that were sent
+
+    @classmethod
+    def field_names(cls) -> set[str]:
+        return (super().field_names() - {"said"}) | set(_SAMPLING_FIELDS)
 
     @property
     def include_usage(self) -> bool:
@@ -80,7 +85,7 @@ class CompletionBody(_SamplingBody):
     logprobs: int | None = None
 
     def options(self) -> SamplingOptions:
-        return SamplingOptions(**_shared(self), max_tokens=self.max_tokens, logprobs=self.logprobs)
+        return SamplingOptions(said=self.said | _given(logprobs=self.logprobs))
 
 
 class ChatBody(_SamplingBody):
@@ -91,7 +96,7 @@ class ChatBody(_SamplingBody):
 
     def options(self) -> SamplingOptions:
         """`max_completion_tokens` is the newer name of `max_tokens`; both may be sent when they agree."""
-        old, new = self.max_tokens, self.max_completion_tokens
+        old, new = self.said.get("max_tokens"), self.max_completion_tokens
         if old is not None and new is not None and old != new:
             raise InvalidRequestError(
                 f"max_tokens is {old} and max_completion_tokens is {new}; send one of them", field="max_tokens"
@@ -101,13 +106,9 @@ class ChatBody(_SamplingBody):
                 f"top_logprobs is {self.top_logprobs} but logprobs is not true; set logprobs to true as well",
                 field="top_logprobs",
             )
-        return SamplingOptions(
-            **_shared(self),
-            max_tokens=old if new is None else new,
-            max_tokens_field="max_tokens" if new is None else "max_completion_tokens",
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            logprobs_field="top_logprobs",
-        )
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        names = {"logprobs": "top_logprobs"} | ({} if new is None else {"max_tokens": "max_completion_tokens"})
+        return SamplingOptions(said=self.said | _given(max_tokens=new, logprobs=logprobs), names=names)
 
 
 class TokenizeBody(_Body):
@@ -132,13 +133,27 @@ class Prompt:
 
 def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
     """Raises: InvalidRequestError: the first field that is unknown, unsupported, missing or of a wrong type."""
-    known = check_fields(body, kind.model_fields.keys())
+    known = check_fields(body, kind.field_names())
     if "stream_options" in known and not known.get("stream"):
         raise InvalidRequestError("stream_options needs stream to be true; set it or leave both out", "stream_options")
     try:
+        if issubclass(kind, _SamplingBody):
+            known["said"] = _said({name: known.pop(name) for name in _SAMPLING_FIELDS if name in known})
         return kind.model_validate(known)
     except ValidationError as error:
         raise _invalid(error) from error
+
+
+def _said(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked, in the types of `SamplingOptions`. Raises: ValidationError, InvalidRequestError."""
+    said: dict[str, Any] = _Sampling.model_validate(sent).model_dump(exclude_unset=True)
+    if "logit_bias" in said:
+        said["logit_bias"] = {_bias_token(key): bias for key, bias in said["logit_bias"].items()}
+    return said
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def parse_prompts(value: Any) -> list[Prompt]:
@@ -172,26 +187,6 @@ def _text_prompt(text: str, name: str) -> Prompt:
     if not text:
         raise InvalidRequestError(f"{name} is empty; send at least one character", field="prompt")
     return Prompt(text=text)
-
-
-def _shared(body: _SamplingBody) -> dict[str, Any]:
-    return {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "n": body.n,
-        "stop": tuple(body.stop),
-        "stop_token_ids": tuple(body.stop_token_ids),
-        "min_tokens": body.min_tokens,
-        "seed": body.seed,
-        "logit_bias": {_bias_token(key): bias for key, bias in body.logit_bias.items()},
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "repetition_penalty": body.repetition_penalty,
-        "ignore_eos": body.ignore_eos,
-        "include_stop_str_in_output": body.include_stop_str_in_output,
-    }
 
 
 def _bias_token(key: str) -> int:

@@ -112,13 +112,13 @@ class Service:
             check_prompt(len(token_ids), limits, prompt_field)
             if self.tokenizer.exceeds_model:
                 check_token_ids(token_ids, limits, prompt_field)
-            sampling = to_message(options, len(token_ids), limits)
+            sampling = to_message(options, len(token_ids), limits, {})
             job = Job(
                 request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
                 prompt_token_ids=token_ids,
                 sampling=sampling,
                 stop=options.stop,
-                include_stop=options.include_stop_str_in_output,
+                include_stop=options.include_stop,
                 deadline_s=deadline_s,
                 first_choice=index * sampling.n,
             )

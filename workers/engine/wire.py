@@ -4,7 +4,7 @@ from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2, worker_pb2
 from workers.engine.sequence import FinishReason, Sequence
 from workers.model.contract import Sampled
-from workers.model.sampling_params import SamplingParams
+from workers.model.sampling_params import SAMPLER_ROWS, SamplingParams
 
 _REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
@@ -16,22 +16,10 @@ _REASONS = {
 
 def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
     """Unset fields take their defaults; ranges were checked by the ingress."""
-    return SamplingParams(
-        max_tokens=message.max_tokens,
-        temperature=message.temperature if message.HasField("temperature") else 1.0,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=max(message.top_k, 0),
-        min_p=message.min_p,
-        seed=message.seed,
-        stop_token_ids=frozenset(message.stop_token_ids),
-        min_tokens=message.min_tokens,
-        logit_bias=tuple(sorted(message.logit_bias.items())),
-        num_logprobs=message.logprobs if message.HasField("logprobs") else None,
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        repetition_penalty=message.repetition_penalty if message.HasField("repetition_penalty") else 1.0,
-        ignore_eos=message.ignore_eos,
-    )
+    if not message.HasField("max_tokens"):
+        raise InvalidRequestError("max_tokens: none given; the ingress sets it", "max_tokens")
+    said = {descriptor.name: value for descriptor, value in message.ListFields()}
+    return SamplingParams(**{name: row.read(said[name]) for name, row in SAMPLER_ROWS.items() if name in said})
 
 
 def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Sequence:

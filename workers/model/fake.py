@@ -117,10 +117,10 @@ class FakeRunner:
         stops = set(params.stop_token_ids) | (set() if params.ignore_eos else self.eos_token_ids)
         state = _state(verified[row.chunk], num_outputs, row.choice, params)
         token_id = _token(state, num_outputs, params, self.vocab_size, stops)
-        if params.num_logprobs is None:
+        if params.logprobs is None:
             return Sampled(token_id=token_id)
         logprob = -(state % 1000) / 1000
-        ids = [(token_id + offset) % self.vocab_size for offset in range(min(params.num_logprobs, self.vocab_size))]
+        ids = [(token_id + offset) % self.vocab_size for offset in range(min(params.logprobs, self.vocab_size))]
         top = tuple((other, logprob - offset) for offset, other in enumerate(ids))
         return Sampled(token_id=token_id, logprob=logprob, top=top)
 

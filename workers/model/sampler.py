@@ -31,7 +31,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[
         return []
     logits = adjust_logits(logits, rows, eos_token_ids)
     token_ids = _choose(logits, rows)
-    if all(row.params.num_logprobs is None for row in rows):
+    if all(row.params.logprobs is None for row in rows):
         return [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
     return _with_logprobs(logits, token_ids, rows)
 
@@ -140,17 +140,17 @@ def _signed(value: int) -> int:
 
 
 def _with_logprobs(logits: Tensor, token_ids: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-    asking = [index for index, row in enumerate(rows) if row.params.num_logprobs is not None]
+    asking = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
     logprobs = torch.log_softmax(_of(logits, asking), dim=-1)
     own = logprobs.gather(1, token_ids[asking][:, None])[:, 0].tolist()
-    num_top = min(max(rows[index].params.num_logprobs or 0 for index in asking), logits.shape[1])
+    num_top = min(max(rows[index].params.logprobs or 0 for index in asking), logits.shape[1])
     values, ids = logprobs.topk(num_top, dim=-1)
     sampled = [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
     for at, (index, top_values, top_ids) in enumerate(zip(asking, values.tolist(), ids.tolist(), strict=True)):
         pairs = [pair for pair in zip(top_ids, top_values, strict=True) if pair[1] > -math.inf]
         top = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-        num_logprobs = rows[index].params.num_logprobs
-        sampled[index] = Sampled(token_id=sampled[index].token_id, logprob=own[at], top=tuple(top[:num_logprobs]))
+        num_asked = rows[index].params.logprobs
+        sampled[index] = Sampled(token_id=sampled[index].token_id, logprob=own[at], top=tuple(top[:num_asked]))
     return sampled
 
 

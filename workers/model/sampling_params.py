@@ -1,23 +1,101 @@
-"""How one request is sampled, as sampler, scheduler and fake read it. No torch here."""
+"""What a request can ask of sampling: one table for HTTP's bodies, messages, model folders and the sampler.
 
-from dataclasses import dataclass
+A row is a field of `SamplingParams` with its `Row`: its name is HTTP's and that of `baton.v1.SamplingParams`, its
+default what holds where neither request nor model says anything. Limits that depend on the model or the prompt, and
+whose word goes before whose, are `cluster.ingress.sampling`'s. No torch here.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+_MAX_INT = 2**31 - 1
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Which values a field takes from outside.
+
+    Attributes:
+        kind: Of a value in JSON: float, int, bool, list[...], or dict[int, float] (token ids to numbers).
+        allowed: The range in words, to end "it must be ...".
+        low, high, above: Bounds of a number, or of each value where `kind` is a dict; `above` itself is out.
+        of_model: A model folder's generation_config.json may set it.
+        read: Makes of a message's value the sampler's.
+    """
+
+    kind: Any
+    allowed: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    of_model: bool = False
+    read: Callable[[Any], Any] = _as_it_is
+
+    def refusal(self, name: str, value: Any) -> str | None:
+        """Why a value of the right type is not taken, None where it is; `name` is what the caller calls the field."""
+        if isinstance(value, Mapping):
+            each = (self.refusal(f"{name} of token {key}", one) for key, one in value.items())
+            return next((refusal for refusal in each if refusal is not None), None)
+        if self.kind is bool or not isinstance(value, int | float) or self._holds(value):
+            return None
+        shown = value if isinstance(value, int) else f"{value:g}"
+        return f"{name} is {shown}; it must be {self.allowed}"
+
+    def _holds(self, value: float) -> bool:
+        return math.isfinite(value) and self.low <= value <= self.high and value > self.above
+
+
+def _row(default: Any, kind: Any, allowed: str = "", **more: Any) -> Any:
+    return field(default=default, metadata={"row": Row(kind=kind, allowed=allowed, **more)})
+
+
+def _none_or_more(value: int) -> int:
+    return max(value, 0)
+
+
+def _pairs(value: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted(value.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Checked at the edge (cluster.ingress.openai); here every field has a value."""
+    """Of one request, checked; every field has a value."""
 
-    max_tokens: int
-    temperature: float = 1.0  # 0: greedy
-    top_p: float = 1.0
-    top_k: int = 0  # 0: off
-    min_p: float = 0.0
-    seed: int = 0
-    stop_token_ids: frozenset[int] = frozenset()
-    min_tokens: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    num_logprobs: int | None = None  # None: none; k: of the sampled token and of the k most likely
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    ignore_eos: bool = False
+    max_tokens: int = field(metadata={"row": Row(kind=int, allowed="at least 1", low=1)})
+    temperature: float = _row(1.0, float, "0 (greedy) or more", low=0, of_model=True)
+    top_p: float = _row(1.0, float, "above 0 and at most 1; 1 turns it off", above=0, high=1, of_model=True)
+    top_k: int = _row(  # 0: off
+        0, int, f"0 or -1 (off), or 1 to {_MAX_INT}", low=-1, high=_MAX_INT, of_model=True, read=_none_or_more
+    )
+    min_p: float = _row(0.0, float, "between 0 and 1; 0 turns it off", low=0, high=1, of_model=True)
+    seed: int = _row(0, int, "between -2^63 and 2^64 - 1", low=-(2**63), high=2**64 - 1)
+    stop_token_ids: frozenset[int] = _row(frozenset(), list[int], read=frozenset)
+    min_tokens: int = _row(0, int, "between 0 and max_tokens", low=0, high=_MAX_INT)
+    logit_bias: tuple[tuple[int, float], ...] = _row(
+        (), dict[int, float], "between -100 and 100", low=-100, high=100, read=_pairs
+    )
+    # None: none; k: of the sampled token and of the k most likely
+    logprobs: int | None = _row(None, int, f"between 0 and {MAX_LOGPROBS}", low=0, high=MAX_LOGPROBS)
+    presence_penalty: float = _row(0.0, float, "between -2 and 2; 0 turns it off", low=-2, high=2)
+    frequency_penalty: float = _row(0.0, float, "between -2 and 2; 0 turns it off", low=-2, high=2)
+    repetition_penalty: float = _row(1.0, float, "above 0; 1 turns it off", above=0, of_model=True)
+    ignore_eos: bool = _row(False, bool)
+
+
+SAMPLER_ROWS: Mapping[str, Row] = {one.name: one.metadata["row"] for one in fields(SamplingParams)}
+INGRESS_ROWS: Mapping[str, Row] = {  # no worker reads them: the ingress numbers choices and finds stop strings
+    "n": Row(kind=int, allowed=f"between 1 and {MAX_CHOICES}", low=1, high=MAX_CHOICES),
+    "stop": Row(kind=list[str]),
+    "include_stop_str_in_output": Row(kind=bool),
+}
+ROWS: Mapping[str, Row] = {**SAMPLER_ROWS, **INGRESS_ROWS}
+# What a model may set, where it does not.
+NEUTRAL: Mapping[str, Any] = {one.name: one.default for one in fields(SamplingParams) if ROWS[one.name].of_model}

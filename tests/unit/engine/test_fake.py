@@ -130,7 +130,7 @@ def test_logprobs_come_when_asked_for_most_likely_first() -> None:
     runner = make()
 
     def sampled(num_logprobs: int | None) -> Sampled:
-        rows = [row(0, [], params(num_logprobs=num_logprobs))]
+        rows = [row(0, [], params(logprobs=num_logprobs))]
         return runner.run(Batch(chunks=[chunk([0, 1], list(PROMPT))], samples=rows))[0]
 
     assert sampled(None).logprob is None

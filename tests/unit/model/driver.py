@@ -12,7 +12,7 @@ from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, Role, WorkerSpec
 
-GREEDY = SamplingParams(max_tokens=64, temperature=0.0, num_logprobs=0)
+GREEDY = SamplingParams(max_tokens=64, temperature=0.0, logprobs=0)
 
 
 def make_spec(folder: Path, block_size: int = 4, max_model_len: int | None = 96, **fields: object) -> WorkerSpec:

@@ -28,7 +28,7 @@ def tokens(logits: Tensor, rows: Sequence[SampleRow], eos: Sequence[int] = ()) -
 
 def logprobs(logits: Tensor, eos: Sequence[int] = (), **row: Any) -> list[float]:
     """All logprobs of one row, by token id."""
-    one = sample(logits[None], [make_row(num_logprobs=len(logits), **row)], eos)[0]
+    one = sample(logits[None], [make_row(logprobs=len(logits), **row)], eos)[0]
     by_id = dict(one.top)
     return [by_id.get(token, -math.inf) for token in range(len(logits))]
 

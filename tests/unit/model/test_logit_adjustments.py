@@ -69,8 +69,8 @@ def test_min_tokens_holds_stop_tokens_back_and_an_ignored_eos_not() -> None:
 
 def test_only_rows_that_ask_are_adjusted() -> None:
     logits = random_logits(3, 30)
-    plain = [make_row(num_logprobs=30)] * 3
-    rows = [plain[0], make_row(num_logprobs=30, logit_bias=((1, 9.0),), presence_penalty=1.0, output=[2]), plain[2]]
+    plain = [make_row(logprobs=30)] * 3
+    rows = [plain[0], make_row(logprobs=30, logit_bias=((1, 9.0),), presence_penalty=1.0, output=[2]), plain[2]]
     before, after = sample(logits, plain), sample(logits, rows)
     assert (after[0], after[2]) == (before[0], before[2])
     assert after[1] != before[1]

@@ -56,7 +56,7 @@ def test_the_logits_given_are_not_changed() -> None:
     before = logits.clone()
     row = make_row(
         temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, logit_bias=((3, 5.0),), min_tokens=2, repetition_penalty=1.3,
-        frequency_penalty=0.2, presence_penalty=0.1, prompt=[1], output=[2], num_logprobs=2,
+        frequency_penalty=0.2, presence_penalty=0.1, prompt=[1], output=[2], logprobs=2,
     )  # fmt: skip
     sample(logits, [row] * 3, [4])
     assert torch.equal(logits, before)
@@ -72,7 +72,7 @@ def test_no_rows_give_no_tokens() -> None:
 def test_logprobs_are_taken_before_temperature_and_truncation() -> None:
     logits = random_logits(1, 20)[0]
     expected = torch.log_softmax(logits, -1)
-    one = sample(logits[None], [make_row(temperature=0.3, top_k=1, seed=1, num_logprobs=4)])[0]
+    one = sample(logits[None], [make_row(temperature=0.3, top_k=1, seed=1, logprobs=4)])[0]
     assert one.token_id == int(logits.argmax())
     assert one.logprob == pytest.approx(float(expected.max()), abs=1e-6)
     values, ids = expected.topk(4)
@@ -82,7 +82,7 @@ def test_logprobs_are_taken_before_temperature_and_truncation() -> None:
 
 def test_each_row_gets_as_many_logprobs_as_it_asked_for() -> None:
     asked = [None, 0, 3, 20, 1]
-    found = sample(random_logits(5, 15), [make_row(num_logprobs=num) for num in asked])
+    found = sample(random_logits(5, 15), [make_row(logprobs=num) for num in asked])
     assert found[0].logprob is None
     assert all(one.logprob is not None for one in found[1:])
     assert [len(one.top) for one in found] == [0, 0, 3, 15, 1]
@@ -92,12 +92,12 @@ def test_the_logprob_is_that_of_the_token_drawn() -> None:
     logits = random_logits(1, 30)
     expected = torch.log_softmax(logits[0], -1)
     for seed in range(10):
-        one = sample(logits, [make_row(temperature=2.0, seed=seed, num_logprobs=0)])[0]
+        one = sample(logits, [make_row(temperature=2.0, seed=seed, logprobs=0)])[0]
         assert one.logprob == pytest.approx(float(expected[one.token_id]), abs=1e-6)
 
 
 def test_tokens_held_back_are_not_among_the_logprobs() -> None:
-    one = sample(torch.zeros(1, 4), [make_row(num_logprobs=4, min_tokens=1)], [2])[0]
+    one = sample(torch.zeros(1, 4), [make_row(logprobs=4, min_tokens=1)], [2])[0]
     assert [token for token, _ in one.top] == [0, 1, 3]
 
 
@@ -214,10 +214,10 @@ def mixed_rows(num_rows: int) -> list[SampleRow]:
     kinds: list[dict[str, Any]] = [
         {},
         {"temperature": 1.0},
-        {"temperature": 0.8, "top_k": 20, "num_logprobs": 3},
+        {"temperature": 0.8, "top_k": 20, "logprobs": 3},
         {"temperature": 1.3, "top_p": 0.9, "repetition_penalty": 1.2},
-        {"temperature": 1.0, "min_p": 0.02, "frequency_penalty": 0.4, "num_logprobs": 0},
-        {"num_logprobs": 5, "presence_penalty": 0.5, "min_tokens": 9},
+        {"temperature": 1.0, "min_p": 0.02, "frequency_penalty": 0.4, "logprobs": 0},
+        {"logprobs": 5, "presence_penalty": 0.5, "min_tokens": 9},
     ]
     return [
         make_row(**kinds[index % 6], seed=index, choice=index % 3, prompt=[1, 2, index], output=[3, 4, 4][: index % 4])
