@@ -71,7 +71,7 @@ def _expected(field: FieldDescriptor) -> str:
 
 
 def generate_request(
-    prompt: Prompt, *, model: str, sampling: pb.SamplingParams, timeout_s: float
+    prompt: Prompt, *, model: str, sampling: pb.SamplingParams, timeout_s: float, chat_template: str = ""
 ) -> pb.GenerateRequest:
     """Raises InvalidRequestError for a prompt that is empty, of mixed kinds, or none at all."""
     request = pb.GenerateRequest(model=model, sampling=sampling, timeout_s=timeout_s)
@@ -79,24 +79,35 @@ def generate_request(
         raise InvalidRequestError(f"prompt is {_brief(prompt)}; give {_PROMPT}", field="prompt")
     if len(prompt) == 0:
         raise InvalidRequestError("the prompt is empty; give at least one token", field="prompt")
+    if is_chat(prompt):
+        request.chat.CopyFrom(chat(prompt, chat_template))
+        return request
+    _check_no_template(chat_template)
     if isinstance(prompt, str):
         _set_text(request, "prompt", prompt)
-    elif is_chat(prompt):
-        request.chat.CopyFrom(chat(prompt))
     else:
         request.prompt_token_ids.CopyFrom(_token_ids(prompt))
     return request
 
 
-def tokenize_request(text: Prompt, *, model: str) -> pb.TokenizeRequest:
+def tokenize_request(text: Prompt, *, model: str, chat_template: str = "") -> pb.TokenizeRequest:
     """Raises InvalidRequestError for anything but a text or messages."""
     if isinstance(text, str):
+        _check_no_template(chat_template)
         request = pb.TokenizeRequest(model=model)
         _set_text(request, "text", text)
         return request
     if _is_list(text) and is_chat(text):
-        return pb.TokenizeRequest(model=model, chat=chat(text))
+        return pb.TokenizeRequest(model=model, chat=chat(text, chat_template))
     raise InvalidRequestError(f"tokenize takes a text or a list of messages, not {_brief(text)}", field="text")
+
+
+def _check_no_template(chat_template: str) -> None:
+    if chat_template:
+        raise InvalidRequestError(
+            f"chat_template is {_brief(chat_template)}, which is for a list of messages alone; leave it out",
+            field="chat_template",
+        )
 
 
 def detokenize_request(token_ids: Sequence[int], *, model: str) -> pb.DetokenizeRequest:
@@ -123,7 +134,7 @@ def is_chat(prompt: Sequence[Any]) -> bool:
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
-def chat(messages: Sequence[Any]) -> pb.Chat:
+def chat(messages: Sequence[Any], chat_template: str = "") -> pb.Chat:
     converted = []
     for position, message in enumerate(messages):
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
@@ -137,7 +148,10 @@ def chat(messages: Sequence[Any]) -> pb.Chat:
             raise InvalidRequestError(
                 f"messages[{position}] is {_brief(message)}; 'role' and 'content' are Unicode texts", field="messages"
             ) from error
-    return pb.Chat(messages=converted)
+    request = pb.Chat(messages=converted)
+    if chat_template:
+        _fill(request, "chat_template", chat_template)
+    return request
 
 
 def _token_ids(token_ids: Sequence[Any], name: str = "prompt") -> pb.TokenIds:
@@ -194,8 +208,22 @@ def usage(message: pb.Usage) -> Usage:
 
 def models(response: pb.ListModelsResponse) -> list[Model]:
     return [
-        Model(id=model.id, max_model_len=model.max_model_len, vocab_size=model.vocab_size) for model in response.models
+        Model(
+            id=model.id,
+            max_model_len=model.max_model_len,
+            vocab_size=model.vocab_size,
+            generation_defaults={
+                field.name: _seven_digits(value) for field, value in model.generation_defaults.ListFields()
+            },
+            chat_templates=tuple(model.chat_templates),
+        )
+        for model in response.models
     ]
+
+
+def _seven_digits(value: float) -> float:
+    """What was meant by a number that crossed the wire in 32 bits."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 class Answer:

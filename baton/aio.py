@@ -117,19 +117,35 @@ class AsyncClient:
         self._stub: Any = InferenceStub(self._channel)
 
     async def generate(
-        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Completion:
         """The whole answer to `prompt`; arguments and errors as `baton.Client.generate`."""
-        async with self.stream(prompt, model=model, timeout_s=timeout_s, **sampling) as stream:
+        async with self.stream(
+            prompt, model=model, chat_template=chat_template, timeout_s=timeout_s, **sampling
+        ) as stream:
             return await stream.completion()
 
     def stream(
-        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **sampling: Unpack[Sampling],
     ) -> AsyncStream:
         """As `generate`, but sends the request and returns at once; errors come while iterating."""
         params = _convert.sampling_params(**sampling)
         attempts = self._attempts(timeout_s)
-        request = _convert.generate_request(prompt, model=model, sampling=params, timeout_s=0)
+        request = _convert.generate_request(
+            prompt, model=model, chat_template=chat_template, sampling=params, timeout_s=0
+        )
 
         def start(remaining_s: float) -> Any:
             request.timeout_s = remaining_s
@@ -137,9 +153,11 @@ class AsyncClient:
 
         return AsyncStream(start, attempts, self.target)
 
-    async def tokenize(self, text: Prompt, *, model: str = "", timeout_s: float | None = None) -> list[int]:
+    async def tokenize(
+        self, text: Prompt, *, model: str = "", chat_template: str = "", timeout_s: float | None = None
+    ) -> list[int]:
         """The token ids that `text`, or a chat's messages under the chat template, would be read as."""
-        request = _convert.tokenize_request(text, model=model)
+        request = _convert.tokenize_request(text, model=model, chat_template=chat_template)
         reply: pb.TokenizeResponse = await self._unary(self._stub.Tokenize, request, timeout_s)
         return list(reply.token_ids)
 

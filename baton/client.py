@@ -123,13 +123,20 @@ class Client:
         self._stub: Any = InferenceStub(self._channel)
 
     def generate(
-        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Completion:
         """The whole answer to `prompt`: a text, token ids, or the messages of a chat.
 
         Args:
             prompt: Not empty.
             model: Empty: the model that is served.
+            chat_template: For messages: the name of one of the model's templates; empty: its default.
             timeout_s: Overrides the client's.
             **sampling: See `baton.types.Sampling`.
         Raises:
@@ -138,16 +145,24 @@ class Client:
             UnavailableError: No server or no worker, and the retries found none.
             DeadlineExceededError: `timeout_s` has passed.
         """
-        with self.stream(prompt, model=model, timeout_s=timeout_s, **sampling) as stream:
+        with self.stream(prompt, model=model, chat_template=chat_template, timeout_s=timeout_s, **sampling) as stream:
             return stream.completion()
 
     def stream(
-        self, prompt: Prompt, *, model: str = "", timeout_s: float | None = None, **sampling: Unpack[Sampling]
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Stream:
         """As `generate`, but sends the request and returns at once; errors come while iterating."""
         params = _convert.sampling_params(**sampling)
         attempts = self._attempts(timeout_s)
-        request = _convert.generate_request(prompt, model=model, sampling=params, timeout_s=0)
+        request = _convert.generate_request(
+            prompt, model=model, chat_template=chat_template, sampling=params, timeout_s=0
+        )
 
         def start(remaining_s: float) -> Any:
             request.timeout_s = remaining_s
@@ -155,9 +170,11 @@ class Client:
 
         return Stream(start, attempts, self.target)
 
-    def tokenize(self, text: Prompt, *, model: str = "", timeout_s: float | None = None) -> list[int]:
+    def tokenize(
+        self, text: Prompt, *, model: str = "", chat_template: str = "", timeout_s: float | None = None
+    ) -> list[int]:
         """The token ids that `text`, or a chat's messages under the chat template, would be read as."""
-        request = _convert.tokenize_request(text, model=model)
+        request = _convert.tokenize_request(text, model=model, chat_template=chat_template)
         reply: pb.TokenizeResponse = self._unary(self._stub.Tokenize, request, timeout_s)
         return list(reply.token_ids)
 

@@ -4,7 +4,7 @@ Everything returned is frozen and owned by the caller. Token ids are integers in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -23,9 +23,10 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 
 class Sampling(TypedDict, total=False):
-    """Keyword arguments of `generate` and `stream`; None or absent: the server's default.
+    """Keyword arguments of `generate` and `stream`; None or absent: the default.
 
-    The server checks the ranges and names the field it refuses.
+    `Model.generation_defaults` says what that is for temperature, top_p, top_k, min_p and repetition_penalty; here
+    stands what it is where the model has no word. The server checks the ranges and names the field it refuses.
     """
 
     max_tokens: int | None
@@ -133,8 +134,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """`max_model_len` bounds prompt plus output, in tokens; token ids are below `vocab_size`."""
+    """`max_model_len` bounds prompt plus output, in tokens; token ids are below `vocab_size`.
+
+    `generation_defaults` are the values of sampling keywords that a request leaves out; `chat_templates` are names for
+    the keyword `chat_template`.
+    """
 
     id: str
     max_model_len: int
     vocab_size: int
+    generation_defaults: Mapping[str, float] = field(default_factory=dict)
+    chat_templates: tuple[str, ...] = ()

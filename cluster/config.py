@@ -70,6 +70,7 @@ class HealthConfig:
 class BatonConfig:
     model: str = "demo"  # bundled name, local folder, or Hub id
     served_name: str = ""  # name clients use; empty: `model`, a folder's last part
+    generation_defaults: str = "model"  # model | neutral: whose sampling values hold where a request has none
     dtype: str = "auto"  # auto | bfloat16 | float16 | float32
     device: str = "auto"  # auto | cpu | cuda
     load_format: str = "auto"  # auto | dummy | fake (no model at all: deterministic tokens, to measure everything else)

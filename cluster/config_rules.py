@@ -7,6 +7,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "bfloat16", "float16", "float32"),
     "device": ("auto", "cpu", "cuda"),
     "load_format": ("auto", "dummy", "fake"),
+    "generation_defaults": ("model", "neutral"),
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
 }

@@ -21,6 +21,7 @@ from baton.v1 import inference_pb2
 from cluster.config import BatonConfig, HealthConfig, RouterConfig
 from cluster.ingress.binding import bind_servers_to
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
+from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families
@@ -52,6 +53,7 @@ class IngressSpec:
 
     model: str  # the name clients use
     model_path: str  # a local folder on every node that may hold a replica
+    generation_defaults: str  # model | neutral
     secret: str
     namespace: str
     controller_name: str
@@ -80,6 +82,7 @@ class IngressReplica:
             tokenizer=tokenizer,
             model=spec.model,
             router=spec.router,
+            defaults=generation_defaults(spec.model_path, spec.generation_defaults),
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
         )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
@@ -169,7 +172,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     """Starts Serve on the connected Ray cluster, deploys the ingress and returns once it answers.
 
     A running ingress is left alone: nothing of it can change, and a new replica would cut the streams of the old one.
-    Raises: ConfigError: a port is taken, the model's tokenizer cannot be read, or a replica could not start.
+    Raises: ConfigError: a port is taken, a file of the model cannot be read, or a replica could not start.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -181,6 +184,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
     if Path(model_path).is_dir():
         Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
+        generation_defaults(model_path, config.generation_defaults)
     status = serve.status()
     if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
         return
@@ -192,6 +196,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     spec = IngressSpec(
         model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
         model_path=model_path,
+        generation_defaults=config.generation_defaults,
         secret=secret,
         namespace=namespace,
         controller_name=controller_name,

@@ -17,6 +17,7 @@ from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2
 from cluster.ingress.answer import Delta
 from cluster.ingress.errors import error_metadata
+from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import check_token_ids, from_message
@@ -66,7 +67,7 @@ class GRPCRoutes:
             if kind is None:
                 raise InvalidRequestError("input is missing; set text or chat", field="input")
             if kind == "chat":
-                token_ids = await tokenizer.encode_chat(_messages(request.chat))
+                token_ids = await tokenizer.encode_chat(_messages(request.chat), template=request.chat.chat_template)
             else:
                 token_ids = await tokenizer.encode_async(request.text, name="text")
             limit = self._service.limits().max_model_len
@@ -92,6 +93,8 @@ class GRPCRoutes:
             id=service.model,
             max_model_len=service.dispatcher.max_model_len,
             vocab_size=service.tokenizer.vocab_size,
+            generation_defaults=inference_pb2.SamplingParams(**effective(service.defaults)),
+            chat_templates=service.tokenizer.chat_templates,
         )
         return inference_pb2.ListModelsResponse(models=[model])
 
@@ -126,7 +129,8 @@ class GRPCRoutes:
         limits = service.limits()
         kind = request.WhichOneof("input")
         if kind == "chat":
-            token_ids: Sequence[int] = await service.chat_token_ids(_messages(request.chat), limits)
+            messages, template = _messages(request.chat), request.chat.chat_template
+            token_ids: Sequence[int] = await service.chat_token_ids(messages, limits, template)
         elif kind == "prompt":
             if not request.prompt:
                 raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")

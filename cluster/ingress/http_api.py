@@ -13,6 +13,7 @@ from baton.errors import BatonError, InternalError, InvalidRequestError
 from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.fields import parse_object
 from cluster.ingress.formats import ChatFormat, CompletionFormat
+from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.metrics import CONTENT_TYPE
 from cluster.ingress.openai import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
@@ -72,7 +73,8 @@ class HTTPRoutes:
         service = self._service
         body = parse_body(await read_object(request), ChatBody)
         service.check_model(body.model)
-        prompt = await service.chat_token_ids(parse_messages(body.messages), service.limits())
+        messages, template = parse_messages(body.messages), body.chat_template
+        prompt = await service.chat_token_ids(messages, service.limits(), template)
         call = service.call([prompt], body.options(), route="chat", prompt_field="messages")
         shape = ChatFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
@@ -86,7 +88,9 @@ class HTTPRoutes:
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("prompt or messages: send exactly one of the two", field="prompt")
         if body.messages is not None:
-            tokens = await service.tokenizer.encode_chat(parse_messages(body.messages))
+            tokens = await service.tokenizer.encode_chat(parse_messages(body.messages), template=body.chat_template)
+        elif body.chat_template:
+            raise InvalidRequestError("chat_template is for messages, not for a prompt; leave it out", "chat_template")
         else:
             tokens = await service.tokenizer.encode_async(body.prompt or "", add_special_tokens=body.add_special_tokens)
         limit = service.limits().max_model_len
@@ -150,6 +154,8 @@ class HTTPRoutes:
             "owned_by": "baton",
             "max_model_len": self._service.dispatcher.max_model_len or None,
             "vocab_size": self._service.tokenizer.vocab_size,
+            "generation_defaults": effective(self._service.defaults),
+            "chat_templates": self._service.tokenizer.chat_templates,
         }
 
 

@@ -90,6 +90,7 @@ class CompletionBody(_SamplingBody):
 
 class ChatBody(_SamplingBody):
     messages: list[Any]
+    chat_template: str = ""  # the name of one of the model's
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
@@ -115,6 +116,7 @@ class TokenizeBody(_Body):
     model: str | None = None
     prompt: str | None = None
     messages: list[Any] | None = None
+    chat_template: str = ""
     add_special_tokens: bool = True
 
 

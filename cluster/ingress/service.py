@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config import RouterConfig
@@ -51,11 +52,14 @@ class Service:
         tokenizer: Tokenizer,
         model: str,
         router: RouterConfig,
+        defaults: Mapping[str, Any] | None = None,
         gather_metrics: Gather | None = None,
     ) -> None:
+        """`defaults` are the model's sampling values for what a request leaves out: see `generation_defaults`."""
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
         self.model = model
+        self.defaults = dict(defaults or {})
         self.created = int(time.time())
         self.metrics = Metrics(dispatcher.states, gather_metrics)
         self._router = router
@@ -83,9 +87,11 @@ class Service:
         check_token_ids(prompt.token_ids, limits, "prompt")
         return prompt.token_ids
 
-    async def chat_token_ids(self, messages: Sequence[Mapping[str, str]], limits: Limits) -> Sequence[int]:
-        """Raises: InvalidRequestError: the chat template refuses the messages."""
-        return await self.tokenizer.encode_chat(messages, max_tokens=limits.max_tokens)
+    async def chat_token_ids(
+        self, messages: Sequence[Mapping[str, str]], limits: Limits, template: str
+    ) -> Sequence[int]:
+        """Raises: InvalidRequestError: there is no such chat template, or it refuses the messages."""
+        return await self.tokenizer.encode_chat(messages, template=template, max_tokens=limits.max_tokens)
 
     def call(
         self,
@@ -112,7 +118,7 @@ class Service:
             check_prompt(len(token_ids), limits, prompt_field)
             if self.tokenizer.exceeds_model:
                 check_token_ids(token_ids, limits, prompt_field)
-            sampling = to_message(options, len(token_ids), limits, {})
+            sampling = to_message(options, len(token_ids), limits, self.defaults)
             job = Job(
                 request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
                 prompt_token_ids=token_ids,

@@ -1,23 +1,20 @@
 """Text to token ids and back for one model folder, without transformers or torch.
 
-Reads `tokenizer.json`, `tokenizer_config.json` and, if there, `chat_template.jinja`. Detokenizing while tokens arrive
-is `cluster.ingress.detokenizer`'s.
+Reads `tokenizer.json` and `tokenizer_config.json`. Detokenizing while tokens arrive is `cluster.ingress.detokenizer`'s,
+chat templates are `cluster.ingress.chat_templates`'s.
 """
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
 from baton.errors import ConfigError, InvalidRequestError
+from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.detokenizer import ByteLevelDetokenizer, Detokenizer, TokenBytes, WindowDetokenizer
+from cluster.ingress.model_json import read_json
 
 # Longer texts are encoded on a thread: the library takes about 1 ms for 4,000 characters, a token's time on 64 streams.
 INLINE_CHARACTERS = 4096
@@ -31,12 +28,12 @@ class Tokenizer:
     def __init__(self, folder: str) -> None:
         """Raises: ConfigError: no readable tokenizer, or a chat template that does not compile."""
         self._fast = _fast_tokenizer(Path(folder))
-        settings = _read_json(Path(folder, "tokenizer_config.json"))
+        settings = read_json(Path(folder, "tokenizer_config.json"))
         self.bos_token = _token_text(settings.get("bos_token"))
         self.eos_token = _token_text(settings.get("eos_token"))
         self._bos_id = self._fast.token_to_id(self.bos_token) if self.bos_token else None
         self._add_bos: bool | None = settings.get("add_bos_token")
-        self._template = _chat_template(Path(folder), settings)
+        self._templates = ChatTemplates(Path(folder), settings)
         self._special_ids = frozenset(
             token_id for token_id, token in self._fast.get_added_tokens_decoder().items() if token.special
         )
@@ -90,34 +87,25 @@ class Tokenizer:
             )
         return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens, name=name)
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt that the model's chat template makes of the messages, up to where the answer begins.
+    @property
+    def chat_templates(self) -> tuple[str, ...]:
+        """Names of the model's templates, sorted."""
+        return self._templates.names
 
-        Raises: InvalidRequestError: the model has no template, or the template refuses these messages.
+    def render_chat(self, messages: Sequence[Mapping[str, str]], template: str = "") -> str:
+        """The prompt that a chat template of the model makes of the messages, up to where the answer begins.
+
+        Args:
+            template: Its name; empty: the default.
+        Raises: InvalidRequestError: the model has no such template, or the template refuses these messages.
         """
-        if self._template is None:
-            raise InvalidRequestError(
-                "messages needs a chat template and this model's folder has none; send a prompt to /v1/completions",
-                field="messages",
-            )
-        try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.bos_token,
-                eos_token=self.eos_token,
-                tools=None,
-                documents=None,
-            )
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidRequestError(
-                f"messages does not fit this model's chat template: {error}; change the roles or their order",
-                field="messages",
-            ) from error
+        return self._templates.render(messages, template, bos_token=self.bos_token, eos_token=self.eos_token)
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int | None = None) -> list[int]:
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, template: str = "", max_tokens: int | None = None
+    ) -> list[int]:
         """Token ids of the rendered chat; the template writes the special tokens itself."""
-        text = self.render_chat(messages)
+        text = self.render_chat(messages, template)
         return await self.encode_async(text, add_special_tokens=False, name="messages", max_tokens=max_tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -148,19 +136,9 @@ def _fast_tokenizer(folder: Path) -> FastTokenizer:
         raise ConfigError(f"model: {path} is not a readable tokenizer ({error}); fetch the model again") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"model: {path} is not JSON ({error}); fetch the model again") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _model_vocab_size(folder: Path) -> int:
     """The rows of the embedding, often more than the tokenizer's tokens; 0 where config.json does not say."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
     return size if isinstance(size, int) else 0
 
@@ -170,30 +148,3 @@ def _token_text(token: Any) -> str:
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else ""
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> Template | None:
-    source: Any = settings.get("chat_template")
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        source = path.read_text(encoding="utf-8")
-    if isinstance(source, list):  # several named templates
-        source = next((item["template"] for item in source if item.get("name") == "default"), None)
-    if not isinstance(source, str):
-        return None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ConfigError(f"model: the chat template in {folder} does not compile ({error})") from error
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)

@@ -77,14 +77,23 @@ def _ropes(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def eos_token_ids(folder: Path, config: Any) -> frozenset[int]:
-    """Those of generation_config.json, else the config's."""
+    """Those of generation_config.json, else the config's.
+
+    Raises:
+        ConfigError: The file is no JSON, or what it gives are no token ids.
+    """
     path = folder / "generation_config.json"
-    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"model: {path} is not JSON ({error}); fetch the model again") from error
+    found = content.get("eos_token_id") if isinstance(content, dict) else None
     if found is None:
-        found = config.eos_token_id
-    if found is None:
-        return frozenset()
-    return frozenset(found if isinstance(found, list) else [found])
+        path, found = folder / "config.json", config.eos_token_id
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(one) is int and one >= 0 for one in ids):
+        raise ConfigError(f"model: {path}: eos_token_id is {found!r}; it must be a token id or a list of them")
+    return frozenset(ids)
 
 
 def weight_files(folder: Path) -> list[Path]:

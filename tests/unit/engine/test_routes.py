@@ -1,7 +1,9 @@
 """Whatever the route through engines and links, greedy tokens and logprobs are those of transformers' generate."""
 
 import functools
+import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +150,22 @@ def test_an_answer_whose_first_token_is_the_end_hands_nothing_over() -> None:
     assert driver.answer("r") == [first]
     assert driver.finals["r", 0][0].finish_reason == inference_pb2.FINISH_REASON_STOP
     assert driver.engines[1].stats.num_output_tokens == 0
+
+
+def test_each_of_several_end_tokens_of_the_generation_config_ends_an_answer(tmp_path: Path) -> None:
+    wanted = expected(tiny("llama"))[4:6]
+    ends = [answer.tokens[2] for answer in wanted]
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("llama"), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    driver = mixed(folder)
+    for index in range(2):
+        driver.submit(str(index), prompts()[4 + index], ignore_eos=False)
+    driver.run()
+    for index, answer in enumerate(wanted):
+        num_tokens = next(at for at, token in enumerate(answer.tokens) if token in ends) + 1
+        assert driver.answer(str(index)) == answer.tokens[:num_tokens]
+        assert driver.finals[str(index), 0][0].finish_reason == inference_pb2.FINISH_REASON_STOP
 
 
 def test_penalties_seeds_and_choices_do_not_depend_on_the_route() -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -107,10 +108,14 @@ def demo_tokenizer() -> Tokenizer:
     return Tokenizer(str(DEMO))
 
 
-def demo_service() -> tuple[Service, FakeDispatcher]:
-    tokenizer = demo_tokenizer()
+def demo_service(
+    defaults: Mapping[str, Any] | None = None, tokenizer: Tokenizer | None = None
+) -> tuple[Service, FakeDispatcher]:
+    """`defaults` are the model's; `tokenizer` replaces the demo's."""
+    tokenizer = tokenizer or demo_tokenizer()
     fake = FakeDispatcher(tokenizer)
-    return Service(dispatcher=fake, tokenizer=tokenizer, model="demo", router=RouterConfig()), fake
+    service = Service(dispatcher=fake, tokenizer=tokenizer, model="demo", router=RouterConfig(), defaults=defaults)
+    return service, fake
 
 
 @asynccontextmanager

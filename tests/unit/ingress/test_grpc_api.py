@@ -1,7 +1,6 @@
 """The gRPC routes behind a plain grpc.aio server."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,54 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.errors import OverloadedError
 from baton.v1 import inference_pb2 as pb
-from baton.v1 import inference_pb2_grpc
-from cluster.ingress.grpc_api import GRPCRoutes
-from cluster.ingress.service import Service
 from cluster.router.table import Health
 from tests.unit.ingress.fakes import FakeDispatcher, demo_tokenizer
-
-
-class Servicer(inference_pb2_grpc.InferenceServicer, health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    def __init__(self, service: Service) -> None:
-        self._routes = GRPCRoutes(service)
-
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in self._routes.generate(request, context):
-            yield response
-
-    async def Tokenize(self, request: Any, context: Any) -> Any:
-        return await self._routes.tokenize(request, context)
-
-    async def Detokenize(self, request: Any, context: Any) -> Any:
-        return await self._routes.detokenize(request, context)
-
-    async def ListModels(self, request: Any, context: Any) -> Any:
-        return await self._routes.list_models()
-
-    async def Check(self, request: Any, context: Any) -> Any:
-        return await self._routes.check(request, context)
-
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in self._routes.watch(request):
-            yield response
-
-
-@pytest.fixture
-async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server()
-    servicer = Servicer(service)
-    inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    await server.stop(None)
-
-
-@pytest.fixture
-def stub(channel: grpc.aio.Channel) -> inference_pb2_grpc.InferenceStub:
-    return inference_pb2_grpc.InferenceStub(channel)
 
 
 async def test_generate_streams_deltas_and_ends_with_usage(stub: Any, fake: FakeDispatcher) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from baton.errors import ConfigError
 from tests.models import COMMON, tiny
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
+from workers.model import specs
 from workers.model.loader import load_model
 from workers.model.registry import BUNDLED, resolve_model
 from workers.model.runner import TorchRunner
@@ -67,6 +68,22 @@ def test_end_tokens_come_from_the_generation_config_first(tmp_path: Path) -> Non
     assert load_model(make_spec(folder)).eos_token_ids == {5}
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
     assert load_model(make_spec(folder)).eos_token_ids == {7, 9}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>'; it must be a token id or a list of them"),
+        ('{"eos_token_id": [7, -1]}', "eos_token_id is [7, -1]; it must be a token id or a list of them"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_bad_end_tokens_are_refused_by_file_and_name(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        specs.eos_token_ids(tmp_path, None)
+    assert message in caught.value.message
+    assert str(tmp_path / "generation_config.json") in caught.value.message
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

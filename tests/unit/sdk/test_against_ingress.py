@@ -12,7 +12,7 @@ from bench.load.record import Record
 from bench.load.session import Measurement, Progress, measure
 from cluster.ingress.http_api import build_app
 from tests.unit.ingress.fakes import FakeDispatcher, demo_service, demo_tokenizer, serving
-from tests.unit.ingress.test_grpc_api import Servicer
+from tests.unit.ingress.servicer import Servicer
 
 ANSWER = "The best of times 0."
 
@@ -20,7 +20,7 @@ ANSWER = "The best of times 0."
 @pytest.fixture
 async def addresses() -> AsyncIterator[tuple[FakeDispatcher, str, str]]:
     """The dispatcher behind both, the HTTP URL, and the gRPC target."""
-    service, dispatcher = demo_service()
+    service, dispatcher = demo_service({"temperature": 0.7, "min_p": 0.05})
     server = grpc.aio.server()
     add_InferenceServicer_to_server(Servicer(service), server)
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -40,8 +40,30 @@ async def test_the_sdk_reads_what_the_ingress_writes(addresses: tuple[FakeDispat
         assert completion.usage is not None
         assert completion.usage.completion_tokens == sum(len(choice.token_ids) for choice in completion.choices)
         assert await client.detokenize(await client.tokenize("Once upon")) == "Once upon"
-        vocab_size = demo_tokenizer().vocab_size
-        assert await client.models() == [baton.Model(id="demo", max_model_len=2048, vocab_size=vocab_size)]
+        expected = baton.Model(
+            id="demo",
+            max_model_len=2048,
+            vocab_size=demo_tokenizer().vocab_size,
+            generation_defaults={
+                "temperature": 0.7,
+                "top_p": 1.0,
+                "top_k": 0,
+                "min_p": 0.05,
+                "repetition_penalty": 1.0,
+            },
+            chat_templates=("default",),
+        )
+        assert await client.models() == [expected]
+
+
+async def test_the_sdk_names_a_chat_template(addresses: tuple[FakeDispatcher, str, str]) -> None:
+    messages: list[baton.Message] = [{"role": "user", "content": "hi"}]
+    async with baton.AsyncClient(addresses[2], timeout_s=20, max_retries=0) as client:
+        assert (await client.generate(messages, chat_template="default")).choices[0].text == ANSWER
+        assert await client.tokenize(messages, chat_template="default") == await client.tokenize(messages)
+        with pytest.raises(baton.InvalidRequestError, match='chat_template is "tools"; it names one of') as refused:
+            await client.generate(messages, chat_template="tools")
+        assert refused.value.field == "chat_template"
 
 
 async def test_a_stop_string_is_named_by_the_ingress(addresses: tuple[FakeDispatcher, str, str]) -> None:

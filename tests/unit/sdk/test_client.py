@@ -137,6 +137,23 @@ def test_a_prompt_no_message_can_hold_is_refused(client: baton.Client, prompt: A
         client.generate(prompt)
 
 
+def test_a_chat_template_goes_with_messages(client: baton.Client, server: FakeGrpcServer) -> None:
+    messages: list[baton.Message] = [{"role": "user", "content": "Hello"}]
+    client.generate(messages, chat_template="tool_use")
+    assert server.requests[0].chat.chat_template == "tool_use"
+
+
+@pytest.mark.parametrize("prompt", ["Once", [1, 2]])
+def test_a_chat_template_without_messages_is_refused(client: baton.Client, prompt: Any) -> None:
+    with pytest.raises(baton.InvalidRequestError, match="chat_template is 'x', which is for a list of messages"):
+        client.generate(prompt, chat_template="x")
+
+
+def test_tokenizing_a_text_takes_no_chat_template(client: baton.Client) -> None:
+    with pytest.raises(baton.InvalidRequestError, match="chat_template is 'x'"):
+        client.tokenize("Once", chat_template="x")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -1,0 +1,128 @@
+"""The chat templates of a model's folder, by name: what makes one prompt of messages.
+
+Templates come from the folder alone; a request names one and never brings its own text, which would be a program of
+somebody else's on this machine.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from baton.errors import ConfigError, InvalidRequestError
+from cluster.ingress.fields import shorten
+
+DEFAULT = "default"
+
+
+class ChatTemplates:
+    """Safe to share between requests."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            settings: The folder's tokenizer_config.json.
+        Raises: ConfigError: A template does not compile, or the list of them is not what transformers writes.
+        """
+        environment = _environment()
+        sources = {**_of_settings(folder, settings), **dict(_of_files(folder))}
+        self._templates = {name: _compiled(environment, folder, name, text) for name, text in sources.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._templates))
+
+    def render(self, messages: Sequence[Mapping[str, str]], name: str, **texts: str) -> str:
+        """The prompt of the messages, up to where the answer begins.
+
+        Args:
+            name: Of a template; empty: the default.
+            texts: Further variables, such as `bos_token`.
+        Raises: InvalidRequestError: there is no such template, or it refuses these messages.
+        """
+        try:
+            return self._find(name).render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **texts
+            )
+        except (TemplateError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidRequestError(
+                f"messages does not fit this model's chat template: {error}; change the roles or their order",
+                field="messages",
+            ) from error
+
+    def _find(self, name: str) -> Template:
+        template = self._templates.get(name or DEFAULT)
+        if template is not None:
+            return template
+        known = ", ".join(self.names)
+        if not known:
+            raise InvalidRequestError(
+                "messages needs a chat template and this model's folder has none; send a prompt to /v1/completions",
+                field="messages",
+            )
+        if not name:
+            raise InvalidRequestError(
+                f"chat_template is missing and this model has no default one; name one of {known}",
+                field="chat_template",
+            )
+        raise InvalidRequestError(
+            f"chat_template is {shorten(name)}; it names one of this model's templates: {known}", field="chat_template"
+        )
+
+
+def _of_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """One text, or a list of {"name", "template"}."""
+    found = settings.get("chat_template")
+    if found is None:
+        return {}
+    items = [{"name": DEFAULT, "template": found}] if isinstance(found, str) else found
+    sources: dict[str, str] = {}
+    for index, item in enumerate(items if isinstance(items, list) else [items]):
+        name, text = (item.get("name"), item.get("template")) if isinstance(item, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ConfigError(
+                f"model: {folder}/tokenizer_config.json: chat_template[{index}] is {shorten(item)}; it must be a text, "
+                "or a list of objects with the texts name and template"
+            )
+        sources[name] = text
+    return sources
+
+
+def _of_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """As transformers writes them today; they go before those of tokenizer_config.json."""
+    paths = {DEFAULT: folder / "chat_template.jinja"}
+    paths |= {path.stem: path for path in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    for name, path in paths.items():
+        if path.is_file():
+            try:
+                yield name, path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"model: {path} is not UTF-8 text; fetch the model again") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
+    return environment
+
+
+def _compiled(environment: ImmutableSandboxedEnvironment, folder: Path, name: str, text: str) -> Template:
+    try:
+        return environment.from_string(text)
+    except TemplateError as error:
+        raise ConfigError(f"model: the chat template {name!r} in {folder} does not compile ({error})") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
