@@ -16,8 +16,8 @@ _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an 
 def command(
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Of each answer; all turns share the model's context.")] = 512,
-    temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
+    temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy. Default: the model's.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="In (0, 1]. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal answers.")] = None,
     model: Annotated[str, typer.Option(help="Default: the one served.")] = "",
     url: Annotated[str | None, typer.Option(help="Ask over HTTP: http://host:port")] = None,

@@ -11,8 +11,8 @@ from cluster.commands.endpoint import one_line_errors
 def command(
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int | None, typer.Option(help="Default: as much as fits.")] = None,
-    temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="In (0, 1].")] = None,
+    temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy. Default: the model's.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="In (0, 1]. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal texts.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="Default: the one served.")] = "",

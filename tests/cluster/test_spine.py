@@ -113,7 +113,8 @@ def test_every_sampler_is_served(client: openai.OpenAI) -> None:
     EXTRA = {"top_k", "min_p", "stop_token_ids", "min_tokens", "repetition_penalty", "ignore_eos"}
     same = [ask(seed=5, temperature=0.9, top_p=0.9, top_k=50, min_p=0.01).choices[0].text for _ in range(2)]
     assert same[0] == same[1]
-    assert ask(seed=6, temperature=0.9).choices[0].text != ask(seed=7, temperature=0.9).choices[0].text
+    other = [ask(seed=seed, temperature=0.9, top_p=1).choices[0].text for seed in (6, 7)]
+    assert other[0] != other[1]
     greedy = ask(temperature=0).choices[0].text
     assert ask(temperature=0, presence_penalty=2, frequency_penalty=2, repetition_penalty=1.5).choices[0].text != greedy
     assert "zzz" not in ask(temperature=0, logit_bias={"100": -100}, min_tokens=3).choices[0].text
@@ -124,6 +125,21 @@ def test_every_sampler_is_served(client: openai.OpenAI) -> None:
     several = ask(prompt=["Once", LONG], n=2, best_of=2)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert ask(prompt=[5, 6, 7], logprobs=2).choices[0].logprobs is not None
+
+
+def test_a_field_left_out_is_the_models_default(client: openai.OpenAI, served: ServedCluster) -> None:
+    with baton.Client(served.grpc) as sdk:
+        (model,) = sdk.models()
+        defaults = dict(model.generation_defaults)
+        assert defaults == {"temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        left_out, said, neutral = (
+            sdk.generate(LONG, max_tokens=24, seed=3, **settings).text  # type: ignore[arg-type]
+            for settings in ({}, defaults, {"temperature": 1.0, "top_p": 1.0})
+        )
+    assert left_out == said != neutral
+    over_http = client.completions.create(model="demo", prompt=LONG, max_tokens=24, seed=3)
+    assert over_http.choices[0].text == left_out
+    assert client.models.retrieve("demo").model_dump()["generation_defaults"] == defaults
 
 
 @pytest.mark.parametrize(
@@ -223,6 +239,7 @@ def request_of(index: int) -> tuple[str, dict[str, Any]]:
     rng = random.Random(index)
     prompt = " ".join(rng.choice(LONG.split()) for _ in range(rng.choice([3, 12, 40, 90])))
     settings: dict[str, Any] = {"max_tokens": rng.randrange(1, 20), "seed": index, "ignore_eos": True, "logprobs": 1}
+    settings |= {"temperature": 1.0, "top_p": 1.0}
     if index % 2:
         settings |= {"temperature": 0.0, "presence_penalty": 0.7, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
     return prompt, settings
