@@ -19,6 +19,7 @@ from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster import external_ray, local_ray, ports, state
 from cluster.config import BatonConfig
 from cluster.ingress.environment import serve_environment
+from cluster.ingress.generation_defaults import generation_defaults
 from cluster.signals import uninterrupted
 from cluster.state import ClusterState
 from workers.model.registry import resolve_model
@@ -53,7 +54,7 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         UnavailableError: Something did not come up in time.
     """
     with state.lock():
-        resolve_model(config.model)
+        generation_defaults(str(resolve_model(config.model)), config.generation_defaults)
         if not local_ray.external_address():
             _check_cores(config)
         found = state.read()

@@ -21,6 +21,7 @@ from baton.errors import ConfigError
 from cluster import local_ray, ports, state
 from cluster.config import BatonConfig
 from cluster.ingress.environment import find_haproxy
+from cluster.ingress.generation_defaults import generation_defaults
 from workers.model.registry import resolve_model
 
 MIN_PYTHON = (3, 11)
@@ -150,6 +151,7 @@ def _memory(config: BatonConfig) -> Iterator[Check]:
     weights = 0
     try:
         folder = resolve_model(config.model)
+        generation_defaults(str(folder), config.generation_defaults)
     except ConfigError as error:
         found, _, fix = error.message.removeprefix("model: ").partition("; ")
         yield Check("model", Verdict.BAD, found, fix)

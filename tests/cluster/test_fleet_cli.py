@@ -16,6 +16,7 @@ import pytest
 
 CONFIG = """
 load_format: fake
+generation_defaults: neutral
 http: {port: 0}
 grpc: {port: 0}
 pools: {prefill: {workers: 1}, decode: {workers: 1}}
@@ -88,6 +89,7 @@ def test_a_cluster_comes_up_is_changed_while_it_runs_and_leaves_nothing(baton: B
     assert (baton.home / "secret").stat().st_mode & 0o777 == 0o600
     model = served_model(status["http"])
     assert model["id"] == "demo"
+    assert model["generation_defaults"]["temperature"] == 1
 
     baton("up", str(baton.config), "--set", "pools.decode.workers=2")
     changed = baton.status()
@@ -214,6 +216,18 @@ def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
     err = Baton(tmp_path)(*arguments, code=2)
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_bad_default_of_the_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "generation_config.json").write_text('{"temperature": -1}')
+    err = Baton(tmp_path)("up", "--set", f"model={model}", code=2)
+    assert err.strip() == (
+        f"error: model: {model}/generation_config.json: temperature is -1; it must be 0 (greedy) or more. "
+        "Correct it, or set generation_defaults: neutral"
+    )
 
 
 def test_help_names_every_command_without_importing_ray_or_torch(tmp_path: Path) -> None:

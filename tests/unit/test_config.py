@@ -61,6 +61,7 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("http: {port: 70000}", "http.port: 70000 is out of range; give 0 to 65535"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
+        ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
         (
             "kv: {transport: rdma}",
             "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",
