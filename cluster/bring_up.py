@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster import external_ray, local_ray, ports, state
-from cluster.config import BatonConfig
+from cluster.config import AUTO, BatonConfig
 from cluster.ingress.environment import serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
+from cluster.models import find_model, has_chat_template
 from cluster.signals import uninterrupted
 from cluster.state import ClusterState
-from workers.model.registry import resolve_model
 
 if TYPE_CHECKING:
     from cluster.fleet.client import ControllerClient
@@ -42,6 +43,7 @@ class Running:
 
     cluster: ClusterState
     served_name: str
+    chats: bool  # its model has a chat template
     fresh: bool  # started now, not found running
     timings: dict[str, float] = field(default_factory=dict)  # step -> seconds
 
@@ -54,7 +56,9 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         UnavailableError: Something did not come up in time.
     """
     with state.lock():
-        generation_defaults(str(resolve_model(config.model)), config.generation_defaults)
+        if config.model != AUTO:
+            report(f"looking at the model {config.shown_name}")
+            generation_defaults(str(find_model(config.model)), config.generation_defaults)
         if not local_ray.external_address():
             _check_cores(config)
         found = state.read()
@@ -80,22 +84,31 @@ class _Start:
         state.write(cluster)
         begin = time.monotonic()
         try:
-            served_name = self._all(cluster)
+            plan = self._all(cluster)
         except BaseException:
             with uninterrupted():
                 self._clear()
             raise
         self._timings["in all"] = time.monotonic() - begin
-        return Running(cluster=_noted(), served_name=served_name, fresh=True, timings=self._timings)
+        return self._running(plan, fresh=True)
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
         self._connect(cluster, self._serve_env(cluster))
-        served_name = self._fleet_and_ingress()
+        plan = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
-        return Running(cluster=_noted(), served_name=served_name, fresh=False, timings=self._timings)
+        return self._running(plan, fresh=False)
 
-    def _all(self, cluster: ClusterState) -> str:
+    def _running(self, plan: "Plan", *, fresh: bool) -> Running:
+        return Running(
+            cluster=_noted(),
+            served_name=plan.config.served_name,
+            chats=has_chat_template(Path(plan.model_path)),
+            fresh=fresh,
+            timings=self._timings,
+        )
+
+    def _all(self, cluster: ClusterState) -> "Plan":
         serve_env = self._serve_env(cluster)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
@@ -119,7 +132,7 @@ class _Start:
     def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
 
-    def _fleet_and_ingress(self) -> str:
+    def _fleet_and_ingress(self) -> "Plan":
         from cluster.fleet.client import ControllerClient
 
         self._report("starting the controller")
@@ -135,7 +148,7 @@ class _Start:
         self._publish()
         with self._timed("health"):
             self._wait_for_health()
-        return plan.config.served_name
+        return plan
 
     def _import_ray(self) -> None:
         """Half of it is reading files: done while Ray's processes start."""

@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "Continue a text.",
     "chat": "Talk to the model.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "fetch": "Fetch a model by name, before the first start does.",
     "profile": "Measure what this machine's prefill, decode and KV transfer take, for plan and simulate.",
     "plan": "How many workers of which kind hold an SLO for the fewest devices; writes a config for `up`.",
     "simulate": "Run a cluster's policies under a virtual clock, with faults if asked.",
@@ -26,17 +27,18 @@ COMMANDS = {
 
 HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
 
-  baton up                         the demo model, HTTP on :8000, gRPC on :9000
+  baton up                         a small chat model (smollm2), HTTP on :8000, gRPC on :9000
 
   baton up cluster.yaml --set http.port=0    a file, one key changed
 
-  baton generate "Once upon"       ask it
+  baton chat                       talk to it
 
   baton status --watch             see what it does
 
   baton down                       end it
 
 BATON_HOME (~/.baton) holds a cluster's state; another folder is another cluster beside it.
+BATON_CACHE (~/.cache/baton) holds fetched models and compiled kernels.
 RAY_ADDRESS joins a Ray cluster that runs. BATON_DEBUG=1 shows tracebacks.
 """
 

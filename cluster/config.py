@@ -12,6 +12,10 @@ from workers.spec import EngineSpec, KVSpec
 EngineConfig = EngineSpec
 KVConfig = KVSpec
 
+AUTO = "auto"
+DEFAULT_MODEL = "smollm2"  # of a config that names none
+FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
@@ -68,8 +72,8 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatonConfig:
-    model: str = "demo"  # bundled name, local folder, or Hub id
-    served_name: str = ""  # name clients use; empty: `model`, a folder's last part
+    model: str = AUTO  # bundled name, local folder, GGUF file, or Hub id; auto: smollm2, else demo
+    served_name: str = ""  # name clients use; empty: `model`, a path's last part
     generation_defaults: str = "model"  # model | neutral: whose sampling values hold where a request has none
     dtype: str = "auto"  # auto | bfloat16 | float16 | float32
     device: str = "auto"  # auto | cpu | cuda
@@ -85,3 +89,8 @@ class BatonConfig:
     http: HTTPConfig = HTTPConfig()
     grpc: GRPCConfig = GRPCConfig()
     health: HealthConfig = HealthConfig()
+
+    @property
+    def shown_name(self) -> str:
+        """What clients call the model."""
+        return self.served_name or self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")

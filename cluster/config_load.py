@@ -110,7 +110,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: holds {_shown(tree)}, not keys; begin with e.g. `model: demo`")
+        raise ConfigError(f"{where}: holds {_shown(tree)}, not keys; begin with e.g. `model: smollm2`")
     return tree
 
 
@@ -249,7 +249,7 @@ def _check_pools(pools: PoolsConfig) -> None:
 
 def _check_together(config: BatonConfig) -> None:
     if not config.model:
-        raise ConfigError("model: is empty; give `demo`, a folder, or a Hub id")
+        raise ConfigError("model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out")
     length = config.engine.max_model_len
     if length is not None and length < config.engine.block_size:
         raise ConfigError(

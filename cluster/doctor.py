@@ -19,13 +19,16 @@ import psutil
 
 from baton.errors import ConfigError
 from cluster import local_ray, ports, state
-from cluster.config import BatonConfig
+from cluster.config import AUTO, DEFAULT_MODEL, BatonConfig
 from cluster.ingress.environment import find_haproxy
 from cluster.ingress.generation_defaults import generation_defaults
-from workers.model.registry import resolve_model
+from cluster.packages import PACKAGES
+from workers.model.gguf_folder import gguf_source
+from workers.model.registry import FETCHED, fetched_folder, resolve_model
 
 MIN_PYTHON = (3, 11)
 WORKER_BYTES = 700 << 20  # a worker's torch and transformers, before weights and blocks; resident, measured on Linux
+DEQUANTIZED_BYTES = 2  # per parameter of a GGUF file, in bfloat16
 TORCH_TIMEOUT_S = 120.0
 _ASK_TORCH = """
 import json, torch
@@ -148,16 +151,8 @@ def _cores(config: BatonConfig) -> Check:
 
 
 def _memory(config: BatonConfig) -> Iterator[Check]:
-    weights = 0
-    try:
-        folder = resolve_model(config.model)
-        generation_defaults(str(folder), config.generation_defaults)
-    except ConfigError as error:
-        found, _, fix = error.message.removeprefix("model: ").partition("; ")
-        yield Check("model", Verdict.BAD, found, fix)
-    else:
-        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        yield _model(config, folder, weights)
+    check, weights = _model(config)
+    yield check
     num_workers = _num_workers(config)
     on_cpu = 0 if config.device == "cuda" else config.engine.memory_bytes + weights
     needed = num_workers * (on_cpu + WORKER_BYTES)
@@ -169,11 +164,31 @@ def _memory(config: BatonConfig) -> Iterator[Check]:
         yield Check("memory", Verdict.BAD, found, "lower engine.memory or pools.*.workers, or end other programs")
 
 
-def _model(config: BatonConfig, folder: Path, weights: int) -> Check:
+def _model(config: BatonConfig) -> tuple[Check, int]:
+    """And the bytes of its weights; 0: not known."""
+    name = DEFAULT_MODEL if config.model == AUTO else config.model
+    if name in FETCHED and not fetched_folder(name).is_dir():
+        size = f"{PACKAGES[name].num_bytes / 1e6:.0f} MB"
+        fix = f"`baton fetch {name}` does it now"
+        return Check("model", Verdict.NOTE, f"{name}: not here yet, the first start fetches {size}", fix), 0
+    try:
+        folder = resolve_model(name)
+        generation_defaults(str(folder), config.generation_defaults)
+        weights = _weight_bytes(folder)
+    except ConfigError as error:
+        found, _, fix = error.message.removeprefix("model: ").partition("; ")
+        return Check("model", Verdict.BAD, found, fix), 0
     if weights or config.load_format != "auto":
-        return Check("model", Verdict.GOOD, f"{config.model}: {folder}, {weights / 2**20:.0f} MiB of weights")
-    fix = "give a folder with *.safetensors, or set `load_format: dummy` for random weights"
-    return Check("model", Verdict.BAD, f"{config.model}: {folder} has no *.safetensors", fix)
+        return Check("model", Verdict.GOOD, f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"), weights
+    fix = "give a folder with *.safetensors or a GGUF file, or set `load_format: dummy` for random weights"
+    return Check("model", Verdict.BAD, f"{name}: {folder} has no *.safetensors", fix), 0
+
+
+def _weight_bytes(folder: Path) -> int:
+    source = gguf_source(folder)
+    if source is not None:
+        return source.num_parameters * DEQUANTIZED_BYTES
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _compiler() -> Check:

@@ -1,4 +1,4 @@
-"""Finds a model's `config.json`: a bundled name, a folder, a name that the planner knows, or a Hub id in the cache."""
+"""Finds a model's `config.json`: its path, or that of a folder, a GGUF file, a Hub id, a bundled or a known name."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from baton.errors import ConfigError
 from cluster.planner.known_models import CONFIGS, known_model
 from cluster.planner.model_spec import ModelSpec
-from workers.model.registry import BUNDLED_NAMES, resolve_model
+from workers.model.registry import BUNDLED_NAMES, is_path, resolve_model
 
 
 def read_model_spec(name: str, *, dtype: str | None = None) -> ModelSpec:
@@ -17,9 +17,10 @@ def read_model_spec(name: str, *, dtype: str | None = None) -> ModelSpec:
         ConfigError: No such model, or a config that the planner cannot size.
     """
     is_known = name.lower() in {known.lower() for known in CONFIGS}
-    if is_known and name not in BUNDLED_NAMES and not Path(name).expanduser().is_dir():
+    if is_known and name not in BUNDLED_NAMES and not is_path(name):
         return known_model(name, dtype=dtype)
-    path = resolve_model(name) / "config.json"
+    given = Path(name).expanduser()
+    path = given if given.suffix == ".json" and given.is_file() else resolve_model(name) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -3,20 +3,16 @@
 Imports neither Ray nor torch. One folder is one cluster; another BATON_HOME is another cluster on the same machine.
 """
 
-import fcntl
 import json
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from baton.errors import ConfigError
-
-LOCK_POLL_S = 0.1
+from cluster.file_lock import locked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +79,9 @@ def ray_token_path() -> Path:
 def lock(wait_s: float = 0.0) -> Iterator[None]:
     """One `up` or `down` at a time. Raises: ConfigError: another one is at it, and did not end within `wait_s`."""
     path = _private_home() / "lock"
-    deadline = time.monotonic() + wait_s
-    with path.open("w") as file:
-        while not _try_lock(file):
-            if time.monotonic() >= deadline:
-                raise ConfigError(f"{path} is held: another `baton up` or `down` is at work; wait for it")
-            time.sleep(LOCK_POLL_S)
+    held = ConfigError(f"{path} is held: another `baton up` or `down` is at work; wait for it")
+    with locked(path, wait_s, held):
         yield
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _secret(name: str) -> str:

@@ -35,7 +35,8 @@ class KVSpec:
 class WorkerSpec:
     worker_id: str  # unique in the cluster, e.g. "decode-0"
     role: Role
-    model: str  # local folder (bundled names and Hub ids are resolved before)
+    model: str  # local folder (names and Hub ids are resolved before)
+    model_name: str = ""  # what `model` came from, for a machine that has no such folder; empty: it is on all of them
     served_name: str
     dtype: str  # bfloat16 | float16 | float32
     device: str  # cpu | cuda

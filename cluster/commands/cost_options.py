@@ -63,10 +63,10 @@ def check_profile(profile: "Profile", model: str) -> None:
     """
     from cluster.model_file import read_model_spec
     from cluster.planner.known_models import CONFIGS
-    from workers.model.registry import BUNDLED_NAMES
+    from workers.model.registry import BUNDLED_NAMES, is_path
 
     profile.check_model(model)
-    is_at_hand = model in BUNDLED_NAMES or model in CONFIGS or Path(model).expanduser().is_dir()
+    is_at_hand = model in BUNDLED_NAMES or model in CONFIGS or is_path(model)
     if not is_at_hand or profile.fingerprint.startswith(FAKE):
         return
     spec = read_model_spec(model, dtype=profile.dtype)

@@ -10,7 +10,7 @@ from cluster.config import BatonConfig
 
 ConfigPath = Annotated[
     Path | None,
-    typer.Argument(metavar="CLUSTER.YAML", help="Without one: the demo model, 1 + 1 workers."),
+    typer.Argument(metavar="CLUSTER.YAML", help="Without one: the model smollm2, 1 + 1 workers."),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @grouped
 def command(
-    model: Annotated[str, typer.Option(help="A bundled or known name, a folder, or a Hub id.")],
+    model: Annotated[
+        str, typer.Option(help="A bundled or known name, a folder or its config.json, a GGUF file, or a Hub id.")
+    ],
     costs: CostOptions,
     machines: MachineOptions,
     load: LoadOptions,

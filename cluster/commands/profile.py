@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.commands.fetching import settle_shown
 from cluster.commands.files import check_outputs, check_picture, writing
 from cluster.commands.options import Overrides, load_config
 
@@ -42,9 +43,10 @@ def command(
 
     check_outputs({"--out": out, "--plot": plot}, inputs={"CLUSTER.YAML": config})
     check_picture(plot, "--plot")
+    loaded = settle_shown(load_config(config, overrides, model=model))
     console = Console(highlight=False, soft_wrap=True)
     with _progress(console) as progress:
-        taken = take_profile(load_config(config, overrides, model=model), quick=quick, progress=progress)
+        taken = take_profile(loaded, quick=quick, progress=progress)
     with writing(out, "--out"):
         out.write_text(taken.profile.to_text(), encoding="utf-8")
     if plot is not None:

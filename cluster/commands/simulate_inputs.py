@@ -1,17 +1,17 @@
 """What `baton simulate` is given, read and checked: the cluster, its costs, the requests, the faults."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from baton.errors import ConfigError
 from cluster.commands.arrivals import read_requests
-from cluster.commands.cost_options import CostOptions
+from cluster.commands.cost_options import CostOptions, read_profile
 from cluster.commands.load_options import LoadOptions
 from cluster.commands.simulate_costs import from_hardware, from_profile
 from cluster.commands.simulate_options import NUM_REQUESTS, RunOptions
-from cluster.config import BatonConfig
+from cluster.config import AUTO, DEFAULT_MODEL, BatonConfig
 from cluster.config_load import to_tree
 from cluster.planner import workload
 from cluster.planner.slo import SLO
@@ -40,6 +40,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run:
     costs.check()
     load.check()
     run.check(load)
+    config = _with_model(config, costs)
     cluster, source = _read_cluster(config, costs)
     requests = read_requests(
         load,
@@ -61,6 +62,13 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run:
         notes=requests.notes,
         about={"model": config.model, "costs": source, "config": to_tree(config), "load": given},
     )
+
+
+def _with_model(config: BatonConfig, costs: CostOptions) -> BatonConfig:
+    """Where the file names no model, the profile does; without one, it is the model that a start would serve."""
+    if config.model != AUTO:
+        return config
+    return replace(config, model=DEFAULT_MODEL if costs.profile is None else read_profile(costs.profile).model)
 
 
 def _read_cluster(config: BatonConfig, costs: CostOptions) -> tuple[SimCluster, str]:

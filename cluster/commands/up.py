@@ -34,8 +34,14 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     """`bring_up` with a line that says what is under way: moving on a terminal, one per change elsewhere."""
     from rich.console import Console
 
+    from cluster import local_ray, state
     from cluster.bring_up import bring_up
+    from cluster.commands.fetching import settle_shown
+    from cluster.config import AUTO
 
+    found = state.read()
+    if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model
+        config = settle_shown(config)
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("looking") as spinner:
@@ -60,10 +66,20 @@ def print_ready(running: "Running", *, end: str, timings: bool) -> None:
     console.print(f"  HTTP  {cluster.http}  (OpenAI-compatible, /v1)")
     console.print(f"  gRPC  {cluster.grpc}  (baton.v1.Inference)")
     console.print("")
-    body = f'{{"model": "{running.served_name}", "prompt": "Once upon a time", "max_tokens": 40}}'
-    console.print(f"  curl {cluster.http}/v1/completions -H 'Content-Type: application/json' -d '{body}'", markup=False)
+    path, body = example(running.served_name, chats=running.chats)
+    console.print(f"  curl {cluster.http}{path} -H 'Content-Type: application/json' -d '{body}'", markup=False)
+    if running.chats:
+        console.print("  baton chat")
     console.print("")
     console.print(f"  {end} ends it")
     if timings:
         for step, step_s in running.timings.items():
             console.print(f"  {step_s:6.1f} s  {step}")
+
+
+def example(model: str, *, chats: bool) -> tuple[str, str]:
+    """Path and body of a request that this model answers well."""
+    if chats:
+        messages = '[{"role": "user", "content": "What is the capital of France?"}]'
+        return "/v1/chat/completions", f'{{"model": "{model}", "messages": {messages}, "temperature": 0}}'
+    return "/v1/completions", f'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 40}}'

@@ -12,13 +12,14 @@ import secrets
 import sys
 import time
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import WorkerState
-from cluster.config import BatonConfig
+from cluster.config import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.config_load import dump
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import share, thread_env
@@ -39,8 +40,8 @@ from cluster.fleet.tick import (
     tick,
     worker_id,
 )
+from cluster.models import Silent, find_model, settle
 from cluster.router.workers import WorkerEntry
-from workers.model.registry import resolve_model
 from workers.spec import Role
 
 TICK_S = 0.25
@@ -89,12 +90,13 @@ class Controller:
         Raises: ConfigError: no such model or device, or a change that needs `baton down` first.
         """
         around = nodes.alive()
+        config = await asyncio.to_thread(settle, self._with_running_model(config), Silent())
         device = nodes.resolve_device(config.device, around)
         new = plan.resolve(
             config,
             device=device,
             dtype=nodes.resolve_dtype(config.dtype, device),
-            model_path=str(await asyncio.to_thread(resolve_model, config.model)),
+            model_path=str(await asyncio.to_thread(find_model, config.model)),
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
@@ -104,6 +106,12 @@ class Controller:
         self._wake.set()
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
         return new
+
+    def _with_running_model(self, config: BatonConfig) -> BatonConfig:
+        """Where the model is left to us, a running cluster keeps the one that was chosen at its start."""
+        if config.model == AUTO and self._plan and self._plan.config.model in (DEFAULT_MODEL, FALLBACK_MODEL):
+            return replace(config, model=self._plan.config.model)
+        return config
 
     async def owner(self) -> Owner:
         return self._owner

@@ -17,7 +17,7 @@ _KV_NAMESPACE = b"baton"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`config` has no `auto` left in dtype and device; `model_path` is a folder."""
+    """`config` has no `auto` left in model, dtype and device; `model_path` is a folder on the head node."""
 
     config: BatonConfig
     model_path: str
@@ -69,8 +69,7 @@ def forget(key: str) -> None:
 
 
 def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str) -> Plan:
-    served = config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1]
-    resolved = replace(config, device=device, dtype=dtype, served_name=served)
+    resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
     return Plan(config=resolved, model_path=model_path)
 
 
@@ -82,6 +81,7 @@ def worker_spec(
         worker_id=worker_id,
         role=role,
         model=plan.model_path,
+        model_name=config.model,
         served_name=config.served_name,
         dtype=config.dtype,
         device=config.device,

@@ -8,9 +8,11 @@ import importlib
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from cluster.models import find_model
 from workers.spec import WorkerSpec
 
 WORKER_CLASS = "workers.actor:WorkerActor"
@@ -33,7 +35,9 @@ class WorkerShell:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         module, _, name = worker_class.partition(":")
         self._spec = spec
-        self._worker: Any = getattr(importlib.import_module(module), name)(spec, incarnation)
+        self._incarnation = incarnation
+        self._class: Any = getattr(importlib.import_module(module), name)
+        self._worker: Any = None
         self._starting: asyncio.Task[WorkerFacts] | None = None
 
     async def start(self) -> WorkerFacts:
@@ -44,6 +48,8 @@ class WorkerShell:
     async def _start(self) -> WorkerFacts:
         import ray
 
+        spec = await asyncio.to_thread(on_this_machine, self._spec)
+        self._worker = self._class(spec, self._incarnation)
         address = await self._worker.start()
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, cores=self._spec.cores)
@@ -58,3 +64,10 @@ class WorkerShell:
 
     async def stop(self) -> None:
         await self._worker.stop()
+
+
+def on_this_machine(spec: WorkerSpec) -> WorkerSpec:
+    """The controller found the model's folder on the head node: another node fetches or finds it again by name."""
+    if spec.fake or not spec.model_name or Path(spec.model).is_dir():
+        return spec
+    return replace(spec, model=str(find_model(spec.model_name)))

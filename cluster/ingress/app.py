@@ -27,6 +27,7 @@ from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.models import find_model
 from cluster.ports import check_host, check_port
 from cluster.router.dispatcher import Dispatcher
 from cluster.router.workers import WorkerEntry
@@ -52,7 +53,8 @@ class IngressSpec:
     """What a replica is told when it starts."""
 
     model: str  # the name clients use
-    model_path: str  # a local folder on every node that may hold a replica
+    model_path: str  # a local folder, of the head node
+    model_name: str  # what it came from, for another node that has no such folder
     generation_defaults: str  # model | neutral
     secret: str
     namespace: str
@@ -76,7 +78,7 @@ class IngressReplica:
             health=spec.health,
             fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name, ingress_id),
         )
-        tokenizer = await asyncio.to_thread(Tokenizer, spec.model_path)
+        tokenizer = await asyncio.to_thread(_tokenizer, spec)
         self._service = Service(
             dispatcher=self._dispatcher,
             tokenizer=tokenizer,
@@ -142,6 +144,10 @@ class IngressReplica:
         await self._dispatcher.close()
 
 
+def _tokenizer(spec: IngressSpec) -> Tokenizer:
+    return Tokenizer(spec.model_path if Path(spec.model_path).is_dir() else str(find_model(spec.model_name)))
+
+
 class WorkerTableClient:
     """Asks the controller for its table; its absence is an UnavailableError, which the dispatcher lives with."""
 
@@ -194,8 +200,9 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         check_ports(config)
     location = _proxy_location(config.http.host)
     spec = IngressSpec(
-        model=config.served_name or config.model.rstrip("/").rsplit("/", 1)[-1],
+        model=config.shown_name,
         model_path=model_path,
+        model_name=config.model,
         generation_defaults=config.generation_defaults,
         secret=secret,
         namespace=namespace,

@@ -60,7 +60,20 @@ def _opt(hidden: int, layers: int, heads: int) -> dict[str, Any]:
     }
 
 
+_SMOLLM2_135M = _llama(
+    576,
+    1536,
+    30,
+    9,
+    num_key_value_heads=3,
+    vocab_size=49_152,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+
 CONFIGS: dict[str, dict[str, Any]] = {
+    "smollm2": _SMOLLM2_135M,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
     "meta-llama/Llama-3.1-8B": _llama(4096, 14_336, 32, 32),
     "meta-llama/Llama-3.1-8B-Instruct": _llama(4096, 14_336, 32, 32),
     "meta-llama/Llama-3.1-70B": _llama(8192, 28_672, 80, 64),

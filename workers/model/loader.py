@@ -1,6 +1,6 @@
 """From a folder to a model that is ready to run, or an error that names what is wrong with it.
 
-Model code is transformers' own. Weights come from safetensors, or from a seed (`load_format: dummy`).
+Model code is transformers' own. Weights come from safetensors, from a GGUF file, or from a seed (`load_format: dummy`).
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model import binding, specs
+from workers.model.gguf_folder import gguf_source
 from workers.model.kv_store import LayerShape
 from workers.spec import WorkerSpec
 
@@ -47,7 +48,8 @@ def load_model(spec: WorkerSpec) -> LoadedModel:
     if spec.engine.max_model_len is not None:
         specs.check_length(config, spec.engine.max_model_len)
     binding.register()
-    model = _dummy(config, spec, dtype, device) if spec.load_format == "dummy" else _stored(folder, spec, dtype, device)
+    make = _dummy if spec.load_format == "dummy" else _stored
+    model = make(config, spec, dtype, device)
     model.eval().requires_grad_(False)
     return LoadedModel(
         model=model,
@@ -96,18 +98,14 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _stored(folder: Path, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _stored(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    folder = Path(spec.model)
     if spec.load_format != "auto":
         raise ConfigError(f"load_format: {spec.load_format!r} is unknown; set auto or dummy")
-    _check_memory(specs.num_parameters(specs.weight_files(folder)) * dtype.itemsize, spec, device)
-    model, report = _auto_model().from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=binding.ATTENTION,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    source = gguf_source(folder)
+    num_parameters = source.num_parameters if source else specs.num_parameters(specs.weight_files(folder))
+    _check_memory(num_parameters * dtype.itemsize, spec, device)
+    model, report = _dequantized(folder, config, dtype) if source else _from_safetensors(folder, dtype)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigError(
@@ -116,6 +114,26 @@ def _stored(folder: Path, spec: WorkerSpec, dtype: torch.dtype, device: torch.de
         )
     module: nn.Module = model.to(device)
     return module
+
+
+def _from_safetensors(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
+    model, report = _auto_model().from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=binding.ATTENTION,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    return model, report
+
+
+def _dequantized(folder: Path, config: Any, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
+    from workers.model.gguf_reading import load_gguf, read_once
+
+    _auto_model()
+    with read_once():
+        return load_gguf(folder, config, dtype, binding.ATTENTION)
 
 
 def _dummy(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:

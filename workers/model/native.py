@@ -16,6 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from workers.model.cache_folder import cache_folder
+
 logger = logging.getLogger(__name__)
 
 FLAGS = (
@@ -71,7 +73,7 @@ def _library(source: Path, compiler: str) -> Path:
     text = source.read_bytes() + b"".join(path.read_bytes() for path in sorted(source.parent.glob("*.h")))
     version = _run([compiler, "--version"])
     key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join(FLAGS).encode(), _processor().encode()]))
-    folder = cache_folder()
+    folder = cache_folder("kernels")
     target = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
     if not target.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,10 +82,6 @@ def _library(source: Path, compiler: str) -> Path:
             _run([compiler, *FLAGS, "-o", str(made), str(source), "-lm"])
             os.replace(made, target)
     return target
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baton" / "kernels"
 
 
 def _run(command: list[str]) -> str:
