@@ -49,7 +49,7 @@ def fetch(name: str, show: Show, *, wheel: Path | None = None) -> Path:
     with locked(lock, WAIT_TIMEOUT_S, too_long, lambda: show.say(f"waiting for another process that fetches {name}")):
         if target.is_dir():
             return target
-        _clear(cache)
+        _clear(cache, name)
         _check_space(cache, package)
         with _scratch(cache, name) as scratch:
             _make(package, name, scratch, target, show, wheel)
@@ -133,7 +133,7 @@ def _scratch(cache: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear(cache: Path) -> None:
+def _clear(cache: Path, name: str) -> None:
     """What a process left that was killed; the lock is ours, so nobody is at it."""
-    for left in cache.glob(f"{SCRATCH}*"):
+    for left in cache.glob(f"{SCRATCH}{name}-*"):
         shutil.rmtree(left, ignore_errors=True)

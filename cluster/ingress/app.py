@@ -78,13 +78,14 @@ class IngressReplica:
             health=spec.health,
             fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name, ingress_id),
         )
-        tokenizer = await asyncio.to_thread(_tokenizer, spec)
+        folder = await asyncio.to_thread(_model_folder, spec)
+        tokenizer = await asyncio.to_thread(Tokenizer, folder)
         self._service = Service(
             dispatcher=self._dispatcher,
             tokenizer=tokenizer,
             model=spec.model,
             router=spec.router,
-            defaults=generation_defaults(spec.model_path, spec.generation_defaults),
+            defaults=generation_defaults(folder, spec.generation_defaults),
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
         )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
@@ -144,8 +145,9 @@ class IngressReplica:
         await self._dispatcher.close()
 
 
-def _tokenizer(spec: IngressSpec) -> Tokenizer:
-    return Tokenizer(spec.model_path if Path(spec.model_path).is_dir() else str(find_model(spec.model_name)))
+def _model_folder(spec: IngressSpec) -> str:
+    """On this node."""
+    return spec.model_path if Path(spec.model_path).is_dir() else str(find_model(spec.model_name))
 
 
 class WorkerTableClient:

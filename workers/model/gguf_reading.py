@@ -33,7 +33,7 @@ def read_once() -> Iterator[None]:
     """transformers parses a file's header up to five times, and asks for the table of names once per submodule."""
     reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader = functools.cache(_Reader)  # type: ignore[misc,assignment]
-    gguf.get_tensor_name_map = functools.cache(name_map)  # type: ignore[assignment]
+    gguf.get_tensor_name_map = functools.cache(name_map)
     try:
         yield
     finally:
