@@ -67,7 +67,7 @@ class WorkerActor:
         engine = Engine(
             runner=runner, spec=self.spec, emit=lambda report: service.on_step(report), clock=time.monotonic
         )
-        service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation)
+        service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         store, fingerprint = runner.store, runner.fingerprint
         outbox = make_outbox(
             runner_store=store,
@@ -99,10 +99,13 @@ class WorkerActor:
         assert self._engine is not None
         try:
             self._engine.run()
-        except BaseException:
-            # Blocks and sequences may disagree now: better a new worker than a wrong token.
-            logger.exception("engine failed; the worker ends worker_id=%s", self.spec.worker_id)
-            os._exit(1)
+        except BaseException as error:
+            self._end(error)  # blocks and sequences may disagree now: better a new worker than a wrong token
+
+    def _end(self, error: BaseException) -> None:
+        """Of the process: the controller sees it and starts another."""
+        logger.critical("the worker ends worker_id=%s", self.spec.worker_id, exc_info=error)
+        os._exit(1)
 
     async def state(self) -> bytes:
         """A serialized worker_pb2.WorkerState."""
@@ -115,11 +118,12 @@ class WorkerActor:
     async def drain(self, timeout_s: float) -> bool:
         """Takes nothing new and waits for what runs; whether all of it ended in time."""
         assert self._engine is not None, "start() has not returned"
+        assert self._service is not None, "start() has not returned"
         self._engine.drain()
         deadline = time.monotonic() + timeout_s
-        while not self._engine.is_idle and time.monotonic() < deadline:  # noqa: ASYNC110, the engine is a thread
+        while not self._service.is_drained and time.monotonic() < deadline:  # noqa: ASYNC110, the engine is a thread
             await asyncio.sleep(0.02)
-        return self._engine.is_idle
+        return self._service.is_drained
 
     async def stop(self) -> None:
         """Idempotent. What still runs is cut off."""

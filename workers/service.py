@@ -1,6 +1,7 @@
 """The leader's gRPC service: one stream per ingress carries requests in, and one message per engine step out.
 
 Owns the sessions. Runs on the worker's asyncio loop; the engine has a thread of its own and calls `on_step` from it.
+Invariant: of the engine's state only the frozen load reports are read here.
 """
 
 import asyncio
@@ -16,18 +17,14 @@ import grpc
 
 from baton.v1 import worker_pb2, worker_pb2_grpc
 from workers.engine.engine import Engine, StepReport
-from workers.spec import Role, WorkerSpec
+from workers.engine.load_report import WorkerStates
+from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
 MIN_REPORT_S = 0.05
 MAX_REPORT_S = 0.5
 MAX_QUEUED_MESSAGES = 65_536  # of one ingress that does not read: then it is cut off
 SECRET_METADATA = "baton-secret"
-_ROLES = {
-    Role.PREFILL: worker_pb2.ROLE_PREFILL,
-    Role.DECODE: worker_pb2.ROLE_DECODE,
-    Role.MIXED: worker_pb2.ROLE_MIXED,
-}
 
 
 class SecretInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -63,19 +60,44 @@ class IngressSession:
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
-    def __init__(self, *, engine: Engine, spec: WorkerSpec, incarnation: str) -> None:
+    """
+    Args:
+        fail: Called once this service is of no use any more, with what broke it: a bug. Must end the worker, whose
+            tokens or load reports would be missed by nobody else.
+    """
+
+    def __init__(
+        self, *, engine: Engine, spec: WorkerSpec, incarnation: str, fail: Callable[[BaseException], None]
+    ) -> None:
+        runner = engine.runner
         self._engine = engine
-        self._spec = spec
-        self._incarnation = incarnation
+        self._fail = fail
+        self._load = engine.load
+        self._states = WorkerStates(
+            worker_id=spec.worker_id,
+            incarnation=incarnation,
+            role=spec.role,
+            fingerprint=runner.fingerprint,
+            block_size=spec.engine.block_size,
+            num_blocks=runner.num_blocks,
+            max_model_len=runner.max_model_len,
+            max_sequences=spec.engine.max_sequences,
+        )
         self._sessions: dict[str, IngressSession] = {}
         self._cached_hashes: set[int] = set()
         self._dirty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._reporter = asyncio.create_task(self._report_states())
+        self._reporter.add_done_callback(self._reporter_ended)
 
     def on_step(self, report: StepReport) -> None:
         """From the engine's thread."""
-        self._loop.call_soon_threadsafe(self._deliver, report)
+        self._loop.call_soon_threadsafe(self._take, report)
+
+    @property
+    def is_drained(self) -> bool:
+        """Takes nothing new, and all that it took has ended and is on its way."""
+        return self._load.draining and self._load.is_idle
 
     async def close(self) -> None:
         self._reporter.cancel()
@@ -124,7 +146,18 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         finally:
             session.messages.put_nowait(None)
 
+    def _reporter_ended(self, reporter: asyncio.Task[None]) -> None:
+        if not reporter.cancelled():
+            self._fail(reporter.exception() or RuntimeError("the reporter returned"))
+
+    def _take(self, report: StepReport) -> None:
+        try:
+            self._deliver(report)
+        except Exception as error:  # the loop would log it and go on, without these tokens
+            self._fail(error)
+
     def _deliver(self, report: StepReport) -> None:
+        self._load = report.load
         for ingress_id, outputs in report.outputs.items():
             session = self._sessions.get(ingress_id)
             if session is None or session.messages.qsize() > MAX_QUEUED_MESSAGES:
@@ -160,33 +193,4 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def state(self) -> worker_pb2.WorkerState:
         """A load report without cache events."""
-        engine = self._engine
-        runner, blocks, scheduler, stats = engine.runner, engine.blocks, engine.scheduler, engine.stats
-        receiving = engine.receiving
-        state = worker_pb2.WorkerState(
-            worker_id=self._spec.worker_id,
-            incarnation=self._incarnation,
-            role=_ROLES[self._spec.role],
-            draining=engine.draining,
-            fingerprint=runner.fingerprint,
-            block_size=self._spec.engine.block_size,
-            max_model_len=runner.max_model_len,
-            max_sequences=self._spec.engine.max_sequences,
-            num_blocks=runner.num_blocks,
-            num_free_blocks=blocks.num_free_blocks,
-            num_referenced_blocks=blocks.num_referenced_blocks,
-            num_quarantined_blocks=blocks.num_quarantined_blocks,
-            num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting) + (receiving.num_pending if receiving else 0),
-            num_waiting_tokens=scheduler.num_waiting_tokens,
-            num_preemptions=stats.num_preemptions,
-            num_steps=stats.num_steps,
-            step_s=stats.step_s,
-            prefill_tokens_per_s=stats.prefill_tokens_per_s,
-            since_progress_s=stats.since_progress_s(time.monotonic()),
-            num_prefix_hit_tokens=stats.num_prefix_hit_tokens,
-            num_prompt_tokens=stats.num_prompt_tokens,
-            num_output_tokens=stats.num_output_tokens,
-        )
-        state.MergeFrom(engine.transfer_counters())
-        return state
+        return self._states.of(self._load, time.monotonic())

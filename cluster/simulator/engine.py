@@ -12,7 +12,7 @@ from functools import partial
 
 from baton.errors import BatonError
 from baton.v1.inference_pb2 import FINISH_REASON_LENGTH
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, Abort, Submit, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import EventQueue
@@ -23,14 +23,13 @@ from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
 from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job
+from workers.engine.load_report import WorkerStates, load_report
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
-from workers.spec import Role
 
-_ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
 _NEXT = ((0, 0),)  # one choice that goes on; what its token is does not matter
 
 
@@ -55,7 +54,6 @@ class SimEngine:
     ) -> None:
         engine = cluster.engine
         self.key = key
-        self.role = pool.role
         self.blocks = BlockManager(
             num_blocks=pool.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
         )
@@ -87,6 +85,16 @@ class SimEngine:
         self.num_received = 0  # prompts that have come, since somebody set this to 0
         self.num_received_tokens = 0  # whose KV has come, since somebody set this to 0
         network.outboxes[key], network.inboxes[key] = self.outbox, self.inbox
+        self._states = WorkerStates(
+            worker_id=key.worker_id,
+            incarnation=key.incarnation,
+            role=pool.role,
+            fingerprint="",
+            block_size=engine.block_size,
+            num_blocks=pool.num_blocks,
+            max_model_len=cluster.max_model_len,
+            max_sequences=engine.max_sequences,
+        )
         self._cluster = cluster
         self._queue = queue
         self._request = request
@@ -274,29 +282,15 @@ class SimEngine:
     def _tell(self, ingress_id: str, message: TokenOutput) -> None:
         self.outputs.append(message)
 
-    def state(self, *, num_in_flight: int) -> WorkerState:
+    def state(self, *, is_idle: bool, num_in_flight: int) -> WorkerState:
         """A load report, with the cache's changes since the last one.
 
         Args:
             num_in_flight: Sequences that a pipeline's steps have taken out of the scheduler.
         """
-        blocks, scheduler = self.blocks, self.scheduler
-        added, removed = blocks.drain_cache_events()
-        return WorkerState(
-            worker_id=self.key.worker_id,
-            incarnation=self.key.incarnation,
-            role=_ROLES[self.role],
-            draining=self.serving.is_draining,
-            block_size=blocks.block_size,
-            max_model_len=self._cluster.max_model_len,
-            max_sequences=self._cluster.engine.max_sequences,
-            num_blocks=blocks.num_blocks,
-            num_free_blocks=blocks.num_free_blocks,
-            num_running=len(scheduler.running) + num_in_flight,
-            num_waiting=len(scheduler.waiting) + self.receiving.num_pending,
-            num_waiting_tokens=scheduler.num_waiting_tokens,
-            prefill_tokens_per_s=self.stats.prefill_tokens_per_s,
-            since_progress_s=self.stats.since_progress_s(self._queue.now_s),
-            added_block_hashes=added,
-            removed_block_hashes=removed,
-        )
+        load = load_report(self.serving, self.outbox, self.inbox, is_idle=is_idle, num_in_flight=num_in_flight)
+        state = self._states.of(load, self._queue.now_s)
+        added, removed = self.blocks.drain_cache_events()
+        state.added_block_hashes.extend(added)
+        state.removed_block_hashes.extend(removed)
+        return state

@@ -28,6 +28,7 @@ from cluster.simulator.ingress import SimIngress
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from cluster.simulator.worker import SimWorker
+from workers.engine.stats import since_progress_s
 from workers.spec import Role
 
 TICK_S = 0.25  # that of `cluster.fleet.controller`
@@ -143,7 +144,7 @@ class SimFleet:
             phase=slot.phase,
             entered_s=slot.entered_s,
             heard_s=now_s,
-            since_progress_s=worker.stats.since_progress_s(now_s) if worker is not None else 0.0,
+            since_progress_s=since_progress_s(worker.stats.waiting_since_s, now_s) if worker is not None else 0.0,
             num_failures=slot.num_failures,
         )
 

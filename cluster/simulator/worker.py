@@ -341,7 +341,7 @@ class SimWorker:
         """A load report, with the cache's changes since the last one."""
         self.settle()
         num_in_flight = sum(len(step.chunks) for step in self._steps) if self._num_stages > 1 else 0
-        return self.engine.state(num_in_flight=num_in_flight)
+        return self.engine.state(is_idle=self.is_idle, num_in_flight=num_in_flight)
 
     def _say(self) -> None:
         outputs = self.engine.outputs

@@ -30,6 +30,7 @@ FLOOR_1 = (
     "workers/engine/batching.py",
     "workers/engine/wire.py",
     "workers/engine/stats.py",
+    "workers/engine/load_report.py",
     "workers/model/contract.py",
     "workers/model/sampling_params.py",
     "workers/kv_transfer/link.py",

@@ -18,6 +18,7 @@ from workers.engine import wire
 from workers.engine.batching import finish_reason, make_batch, misfit
 from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job
+from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Scheduler, StepPlan
 from workers.engine.sending import Sending
@@ -33,18 +34,20 @@ HOUSEKEEPING_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step has to tell; `outputs` by ingress id."""
+    """What one step, or its beginning, has to tell; `outputs` by ingress id."""
 
     outputs: dict[str, list[worker_pb2.TokenOutput]]
     added_hashes: list[int]
     removed_hashes: list[int]
+    load: LoadReport  # after the step
 
 
 class Engine:
     """Drives one runner. `submit`, `abort`, `disconnect`, `drain`, `wake` and `stop` may be called from any thread.
 
     Args:
-        emit: Called from the engine's thread with each step's report, if there is anything in it.
+        emit: Called from the engine's thread with each step's report, if there is anything new in it, and before a
+            step with what has come in since the last one: a step may take long.
         clock: Seconds, monotonic.
     """
 
@@ -90,15 +93,12 @@ class Engine:
         self._stopped = False
         self._outputs: dict[str, list[worker_pb2.TokenOutput]] = defaultdict(list)
         self._housekeeping_s = 0.0
+        self.load = self._load()  # the last one told
 
     def connect(self, outbox: Outbox | None, inbox: Inbox | None) -> None:
         """Attaches the links; before the first step."""
         self.outbox, self.inbox = outbox, inbox
         self.serving.connect(outbox, inbox)
-
-    @property
-    def draining(self) -> bool:
-        return self.serving.is_draining
 
     @property
     def sending(self) -> Sending | None:
@@ -149,28 +149,20 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing computed, nothing in transfer, nothing asked."""
+        """Nothing computed, nothing in transfer, nothing asked. For the engine's thread; others look at reports."""
         return not (self.has_work or self._commands or len(self.jobs) or self.serving.num_in_transfer)
-
-    def transfer_counters(self) -> worker_pb2.WorkerState:
-        """The fields of a WorkerState that the links count, alone."""
-        outbox, inbox = self.outbox, self.inbox
-        return worker_pb2.WorkerState(
-            kv_bytes_sent=outbox.bytes_sent if outbox else 0,
-            kv_bytes_received=inbox.bytes_received if inbox else 0,
-            num_transfers=self.serving.num_in_transfer,
-            num_failed_transfers=(outbox.num_failed if outbox else 0) + (inbox.num_failed if inbox else 0),
-        )
 
     def step(self) -> bool:
         """One step; whether the next one should follow at once."""
         now_s = self._clock()
-        self._take_in(now_s)
+        has_news = self._take_in(now_s)
         plan = self.scheduler.plan(now_s)
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error, code=PREEMPTED)
         if plan.chunks:
             self.stats.step_begins(now_s)
+            if has_news or plan.admitted or plan.preempted:
+                self._report()
             self._run(plan)
             self.stats.step_done(self._clock(), now_s, plan, is_idle=not self.has_work)
         else:
@@ -179,16 +171,19 @@ class Engine:
         self._report()
         return bool(plan.chunks or self._commands)
 
-    def _take_in(self, now_s: float) -> None:
+    def _take_in(self, now_s: float) -> bool:
+        """Whether anything was there."""
+        has_news = bool(self._commands)
         while self._commands:
             self._commands.popleft()()
-        self.serving.take_transfers()
+        has_news |= bool(self.serving.take_transfers())
         if now_s - self._housekeeping_s >= HOUSEKEEPING_S:
             self._housekeeping_s = now_s
             self.jobs.expire(now_s)
             self.serving.end_overdue(now_s)
             if self.is_idle:
                 self.blocks.check_integrity()
+        return has_news
 
     def _run(self, plan: StepPlan) -> None:
         chunks = plan.chunks
@@ -242,8 +237,13 @@ class Engine:
     def _tell(self, ingress_id: str, message: worker_pb2.TokenOutput) -> None:
         self._outputs[ingress_id].append(message)
 
+    def _load(self) -> LoadReport:
+        return load_report(self.serving, self.outbox, self.inbox, is_idle=self.is_idle)
+
     def _report(self) -> None:
         added, removed = self.blocks.drain_cache_events()
-        if self._outputs or added or removed:
+        load = self._load()
+        if self._outputs or added or removed or load != self.load:
+            self.load = load
             outputs, self._outputs = self._outputs, defaultdict(list)
-            self._emit(StepReport(outputs, added, removed))
+            self._emit(StepReport(outputs, added, removed, load))

@@ -1,4 +1,4 @@
-"""Counters and moving averages of one engine, written by its thread and read by anyone."""
+"""Counters and moving averages of one engine, of its own thread; others read them in a `LoadReport`."""
 
 from dataclasses import dataclass
 
@@ -40,6 +40,7 @@ class EngineStats:
         elif self.waiting_since_s is None:
             self.waiting_since_s = now_s
 
-    def since_progress_s(self, now_s: float) -> float:
-        """0 while idle."""
-        return 0.0 if self.waiting_since_s is None else max(now_s - self.waiting_since_s, 0.0)
+
+def since_progress_s(waiting_since_s: float | None, now_s: float) -> float:
+    """Since work has waited for a step to finish; 0 while there is none."""
+    return 0.0 if waiting_since_s is None else max(now_s - waiting_since_s, 0.0)

@@ -7,6 +7,7 @@ import pytest
 
 from baton.v1 import inference_pb2, worker_pb2
 from tests.unit.engine.driver import INGRESS, OPEN, Driver, make_spec
+from workers.engine.stats import since_progress_s
 from workers.engine.wire import sampling_params
 from workers.model.fake import FakeRunner
 from workers.spec import Role
@@ -90,7 +91,7 @@ def test_an_answer_of_one_token_asks_for_no_ticket() -> None:
     assert prefill.serving.num_in_transfer == 0
     driver.run()
     assert [driver.answer("r", choice) for choice in range(2)] == [expected(PROMPT, 1, choice) for choice in range(2)]
-    assert prefill.transfer_counters().kv_bytes_sent == 0
+    assert prefill.load.kv_bytes_sent == 0
 
 
 def test_a_stop_token_ends_the_answer_and_is_named() -> None:
@@ -201,7 +202,7 @@ def test_prefill_that_waits_for_a_full_decode_worker_is_not_wedged() -> None:
         before = prefill.stats.num_steps
         driver.step()
         stalled += prefill.stats.num_steps == before and bool(prefill.scheduler.waiting)
-        assert prefill.stats.since_progress_s(driver.clock.now_s) < 0.1
+        assert since_progress_s(prefill.stats.waiting_since_s, driver.clock.now_s) < 0.1
     assert stalled > 20
     driver.run()
     assert all(driver.answer(f"r{index}") == expected([index + 1, *PROMPT], 30) for index in range(12))

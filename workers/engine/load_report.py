@@ -1,0 +1,117 @@
+"""What one worker tells of itself: its load at one moment, and the message that routers and the controller get.
+
+Invariant: a LoadReport is made by whoever owns the engine's state and never changes, so any thread may read it.
+`WorkerStates` alone makes WorkerState messages, for workers and for the simulator's.
+"""
+
+from dataclasses import dataclass, fields
+
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from workers.engine.serving import Serving
+from workers.engine.stats import since_progress_s
+from workers.kv_transfer.link import Inbox, Outbox
+from workers.spec import Role
+
+_ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """Fields named as in WorkerState mean what its comments say."""
+
+    is_idle: bool  # nothing computed, nothing in transfer, nothing asked
+    waiting_since_s: float | None  # since when work has waited for a step to finish; None while there is none
+    draining: bool
+    num_free_blocks: int
+    num_referenced_blocks: int
+    num_quarantined_blocks: int
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int
+    num_preemptions: int
+    num_steps: int
+    step_s: float
+    prefill_tokens_per_s: float
+    num_prefix_hit_tokens: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    kv_bytes_sent: int
+    kv_bytes_received: int
+    num_transfers: int
+    num_failed_transfers: int
+
+
+_SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
+
+
+def load_report(
+    serving: Serving, outbox: Outbox | None, inbox: Inbox | None, *, is_idle: bool, num_in_flight: int = 0
+) -> LoadReport:
+    """The load of now, for the thread that owns `serving`.
+
+    Args:
+        num_in_flight: Running sequences that the scheduler does not hold: a simulated pipeline's.
+    """
+    blocks, scheduler, stats = serving.blocks, serving.scheduler, serving.stats
+    num_pending = serving.receiving.num_pending if serving.receiving is not None else 0
+    return LoadReport(
+        is_idle=is_idle,
+        waiting_since_s=stats.waiting_since_s,
+        draining=serving.is_draining,
+        num_free_blocks=blocks.num_free_blocks,
+        num_referenced_blocks=blocks.num_referenced_blocks,
+        num_quarantined_blocks=blocks.num_quarantined_blocks,
+        num_running=len(scheduler.running) + num_in_flight,
+        num_waiting=len(scheduler.waiting) + num_pending,
+        num_waiting_tokens=scheduler.num_waiting_tokens,
+        num_preemptions=stats.num_preemptions,
+        num_steps=stats.num_steps,
+        step_s=stats.step_s,
+        prefill_tokens_per_s=stats.prefill_tokens_per_s,
+        num_prefix_hit_tokens=stats.num_prefix_hit_tokens,
+        num_prompt_tokens=stats.num_prompt_tokens,
+        num_output_tokens=stats.num_output_tokens,
+        kv_bytes_sent=outbox.bytes_sent if outbox is not None else 0,
+        kv_bytes_received=inbox.bytes_received if inbox is not None else 0,
+        num_transfers=serving.num_in_transfer,
+        num_failed_transfers=(outbox.num_failed if outbox else 0) + (inbox.num_failed if inbox else 0),
+    )
+
+
+class WorkerStates:
+    """The messages of one life of one worker; its constants are told with each."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        incarnation: str,
+        role: Role,
+        fingerprint: str,
+        block_size: int,
+        num_blocks: int,
+        max_model_len: int,
+        max_sequences: int,
+    ) -> None:
+        self._constants = WorkerState(
+            worker_id=worker_id,
+            incarnation=incarnation,
+            role=_ROLES[role],
+            fingerprint=fingerprint,
+            block_size=block_size,
+            num_blocks=num_blocks,
+            max_model_len=max_model_len,
+            max_sequences=max_sequences,
+        )
+
+    def of(self, load: LoadReport, now_s: float) -> WorkerState:
+        """Without the cache's changes.
+
+        Args:
+            now_s: On the clock of the engine that made the report.
+        """
+        state = WorkerState(since_progress_s=since_progress_s(load.waiting_since_s, now_s))
+        state.MergeFrom(self._constants)
+        for name in _SAME_NAME:
+            setattr(state, name, getattr(load, name))
+        return state
