@@ -30,6 +30,7 @@ from baton.v1.worker_pb2 import (
     Abort,
     FromWorker,
     GetStateRequest,
+    ReportWish,
     StepOutputs,
     Submit,
     TokenOutput,
@@ -39,6 +40,7 @@ from baton.v1.worker_pb2 import (
 )
 from baton.v1.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from cluster.router.workers import WorkerEntry
+from workers.engine.cache_news import CacheNews
 from workers.spec import Role
 
 SECRET = "fake-secret"
@@ -103,11 +105,13 @@ class FakeWorker(WorkerServicer):
     incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
     submits: list[Submit] = field(default_factory=list)
     aborts: list[Abort] = field(default_factory=list)
+    wishes: list[ReportWish] = field(default_factory=list)
     cached_hashes: list[int] = field(default_factory=list)  # told with a session's first state
     num_sent_tokens: int = 0
     _address: str = ""
     _server: grpc.aio.Server | None = None
     _sessions: dict[str, "asyncio.Queue[FromWorker | None]"] = field(default_factory=dict)
+    _news: dict[str, CacheNews] = field(default_factory=dict)
     _running: dict[tuple[str, int], _Sequence] = field(default_factory=dict)
     _preempted: set[str] = field(default_factory=set)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -157,10 +161,9 @@ class FakeWorker(WorkerServicer):
         hello = await anext(aiter(requests))
         ingress_id = hello.hello.ingress_id
         queue: asyncio.Queue[FromWorker | None] = asyncio.Queue()
-        state = self.state()
-        state.added_block_hashes.extend(self.cached_hashes)
-        queue.put_nowait(FromWorker(state=state))
         self._sessions[ingress_id] = queue
+        self._news[ingress_id] = CacheNews(self.cached_hashes)
+        self._report(ingress_id)
         reader = self._spawn(self._read(ingress_id, requests, queue))
         try:
             while (message := await queue.get()) is not None:
@@ -197,7 +200,17 @@ class FakeWorker(WorkerServicer):
     def report(self) -> None:
         """Sends a load report to every ingress now."""
         for ingress_id in self._sessions:
-            self._tell(ingress_id, FromWorker(state=self.state()))
+            self._report(ingress_id)
+
+    def lose_report(self) -> None:
+        """The next one is not sent to anyone, though it is numbered."""
+        for news in self._news.values():
+            news.fill(WorkerState())
+
+    def _report(self, ingress_id: str) -> None:
+        state = self.state()
+        self._news[ingress_id].fill(state)
+        self._tell(ingress_id, FromWorker(state=state))
 
     def take_over(self, ingress_id: str, submit: Submit, first: Sequence[tuple[int, int]]) -> None:
         """Decode side of a hand-over: goes on after the first tokens, (choice, token id) each."""
@@ -222,6 +235,10 @@ class FakeWorker(WorkerServicer):
             elif message.HasField("abort"):
                 self.aborts.append(message.abort)
                 self._abort(message.abort)
+            elif message.HasField("reports"):
+                self.wishes.append(message.reports)
+                if message.reports.snapshot:
+                    self._news[ingress_id].restart(self.cached_hashes)
         queue.put_nowait(None)  # the ingress has closed its side
 
     async def _admit(self, ingress_id: str, submit: Submit) -> None:

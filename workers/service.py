@@ -10,20 +10,18 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from baton.v1 import worker_pb2, worker_pb2_grpc
+from workers.engine.cache_news import CacheNews
 from workers.engine.engine import Engine, StepReport
 from workers.engine.load_report import WorkerStates
+from workers.sessions import HEARTBEAT_S, MAX_QUEUED_MESSAGES, IngressSession
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
-MIN_REPORT_S = 0.05
-MAX_REPORT_S = 0.5
-MAX_QUEUED_MESSAGES = 65_536  # of one ingress that does not read: then it is cut off
 SECRET_METADATA = "baton-secret"
 
 
@@ -47,16 +45,6 @@ class SecretInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if not hmac.compare_digest(str(given).encode(), self._secret):
             return self._refusal
         return await continuation(handler_call_details)
-
-
-@dataclass(slots=True, eq=False)
-class IngressSession:
-    """One ingress replica's stream."""
-
-    ingress_id: str
-    messages: asyncio.Queue[worker_pb2.FromWorker | None] = field(default_factory=asyncio.Queue)
-    added_hashes: set[int] = field(default_factory=set)  # since its last state
-    removed_hashes: set[int] = field(default_factory=set)
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -84,8 +72,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             max_sequences=spec.engine.max_sequences,
         )
         self._sessions: dict[str, IngressSession] = {}
-        self._cached_hashes: set[int] = set()
-        self._dirty = asyncio.Event()
+        self._cached: dict[int, None] = {}  # hashes; a dict keeps their order
+        self._wake = asyncio.Event()  # a report may be due earlier than the reporter thinks
         self._loop = asyncio.get_running_loop()
         self._reporter = asyncio.create_task(self._report_states())
         self._reporter.add_done_callback(self._reporter_ended)
@@ -115,12 +103,13 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             return
         if first.hello.ingress_id in self._sessions:  # it came back before we saw it go
             self._engine.disconnect(first.hello.ingress_id)
-        session = IngressSession(first.hello.ingress_id, added_hashes=set(self._cached_hashes))
+        session = IngressSession(ingress_id=first.hello.ingress_id, cache=CacheNews(self._cached))
         self._sessions[session.ingress_id] = session
         reader = asyncio.create_task(self._read(session, request_iterator))
         logger.info("ingress connected ingress_id=%s", session.ingress_id)
         try:
-            yield worker_pb2.FromWorker(state=self._state_for(session))
+            yield worker_pb2.FromWorker(state=session.report(self.state(), time.monotonic()))
+            self._wake.set()
             while (message := await session.messages.get()) is not None:
                 yield message
         finally:
@@ -143,6 +132,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     self._engine.submit(session.ingress_id, message.submit)
                 elif kind == "abort":
                     self._engine.abort(message.abort)
+                elif kind == "reports":
+                    self._wish(session, message.reports)
         finally:
             session.messages.put_nowait(None)
 
@@ -156,40 +147,50 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         except Exception as error:  # the loop would log it and go on, without these tokens
             self._fail(error)
 
+    def _wish(self, session: IngressSession, wish: worker_pb2.ReportWish) -> None:
+        session.wish(wish)
+        if wish.snapshot:
+            session.cache.restart(self._cached)
+            session.has_changed = True
+            session.hurry()
+        self._wake.set()
+
     def _deliver(self, report: StepReport) -> None:
-        self._load = report.load
+        self._note(report)
+        now_s = time.monotonic()
         for ingress_id, outputs in report.outputs.items():
             session = self._sessions.get(ingress_id)
             if session is None or session.messages.qsize() > MAX_QUEUED_MESSAGES:
                 self._engine.disconnect(ingress_id)
                 continue
-            session.messages.put_nowait(worker_pb2.FromWorker(outputs=worker_pb2.StepOutputs(outputs=outputs)))
-        if report.added_hashes or report.removed_hashes:
-            self._cached_hashes.difference_update(report.removed_hashes)
-            self._cached_hashes.update(report.added_hashes)
-            for session in self._sessions.values():
-                session.added_hashes.difference_update(report.removed_hashes)
-                session.removed_hashes.difference_update(report.added_hashes)
-                session.removed_hashes.update(report.removed_hashes)
-                session.added_hashes.update(report.added_hashes)
-        self._dirty.set()
+            session.send(outputs, self.state, now_s)
+
+    def _note(self, report: StepReport) -> None:
+        """Every session has a load report to send."""
+        is_urgent = report.load.draining and not self._load.draining
+        self._load = report.load
+        for block_hash in report.removed_hashes:
+            self._cached.pop(block_hash, None)
+        self._cached.update(dict.fromkeys(report.added_hashes))
+        for session in self._sessions.values():
+            session.cache.note(report.added_hashes, report.removed_hashes)
+            if is_urgent:
+                session.hurry()
+            if is_urgent or not session.has_changed:
+                session.has_changed = True
+                self._wake.set()
 
     async def _report_states(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), MAX_REPORT_S)
-            self._dirty.clear()
+            self._wake.clear()
+            now_s = time.monotonic()
+            is_waiting = self._load.waiting_since_s is not None
             for session in self._sessions.values():
-                session.messages.put_nowait(worker_pb2.FromWorker(state=self._state_for(session)))
-            await asyncio.sleep(MIN_REPORT_S)
-
-    def _state_for(self, session: IngressSession) -> worker_pb2.WorkerState:
-        state = self.state()
-        state.added_block_hashes.extend(session.added_hashes)
-        state.removed_block_hashes.extend(session.removed_hashes)
-        session.added_hashes.clear()
-        session.removed_hashes.clear()
-        return state
+                if session.due_s <= now_s:
+                    session.tell(self.state, now_s, is_waiting=is_waiting)
+            due_s = min((session.due_s for session in self._sessions.values()), default=now_s + HEARTBEAT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(due_s - now_s, 0.0))
 
     def state(self) -> worker_pb2.WorkerState:
         """A load report without cache events."""

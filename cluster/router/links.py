@@ -10,8 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from baton.errors import BatonError
-from baton.v1.worker_pb2 import FromWorker, TokenOutput
+from baton.v1.worker_pb2 import FromWorker, ReportWish, TokenOutput, ToWorker, WorkerState
 from cluster.config import HealthConfig
+from cluster.router.report_rate import report_interval_s
 from cluster.router.session import LinkState, WorkerLink
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 FETCH_INTERVAL_S = 0.5
 FETCH_TIMEOUT_S = 5.0
 WATCH_INTERVAL_S = 0.25
-SILENCE_S = 1.75  # workers report at least once a second; with a turn of the watch, one is lost within 2 s
+SILENCE_S = 1.75  # workers say something once a second at least; with a turn of the watch, one is lost within 2 s
 
 
 class Links:
@@ -153,15 +154,34 @@ class Links:
                     if link.state is LinkState.UP and silent_s > SILENCE_S:
                         link.drop(f"silent for {silent_s:.1f} s")
                 self._close_idle()
+            self._wish()
             last_s = now_s
 
     def _receive(self, link: WorkerLink, message: FromWorker) -> None:
-        if message.HasField("outputs"):
+        has_outputs = message.HasField("outputs")
+        if has_outputs:
             self._on_outputs(link, message.outputs.outputs)
-        elif message.HasField("state"):
-            changed = self.table.report(link.key, message.state, now_s=time.monotonic())
-            if changed:
-                self._on_change()
+        if message.HasField("state"):
+            self._book(link, message.state)
+        elif not has_outputs:
+            self.table.unchanged(link.key, now_s=time.monotonic())
+
+    def _book(self, link: WorkerLink, state: WorkerState) -> None:
+        lacked_cache = self.table.lacks_cache(link.key)
+        changed = self.table.report(link.key, state, now_s=time.monotonic())
+        if self.table.lacks_cache(link.key) and not lacked_cache and link.state is LinkState.UP:
+            logger.warning("load report missed worker_id=%s number=%d", link.key.worker_id, state.report_number)
+            link.send(ToWorker(reports=ReportWish(snapshot=True)))
+        if changed:
+            self._on_change()
+
+    def _wish(self) -> None:
+        """Tells every worker how often to report, where that is news."""
+        interval_s = report_interval_s(len(self._links))
+        for link in self._links.values():
+            if link.state is LinkState.UP and link.report_interval_s != interval_s:
+                link.report_interval_s = interval_s
+                link.send(ToWorker(reports=ReportWish(interval_s=interval_s)))
 
     def _lose(self, link: WorkerLink, reason: str) -> None:
         self.table.disconnect(link.key)

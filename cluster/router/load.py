@@ -45,6 +45,11 @@ class WorkerLoad:
         computed = self.prefill_tokens_per_s * max(now_s - self.reported_s, 0.0)
         return max(self.num_waiting_tokens + self.num_sent_tokens - computed, 0.0)
 
+    def reported(self, now_s: float) -> None:
+        """The counts are those of now: what was sent before is among them."""
+        self.reported_s = now_s
+        self.num_sent_tokens = self.num_sent_sequences = self.num_sent_blocks = 0
+
     def sent(self, *, num_tokens: int, num_sequences: int, num_blocks: int) -> None:
         self.num_sent_tokens += num_tokens
         self.num_sent_sequences += num_sequences

@@ -58,6 +58,7 @@ class WorkerLink:
         self.state = LinkState.CONNECTING
         self.refusal: BatonError | None = None  # why the worker turned the last connection down
         self.last_message_s = 0.0  # time.monotonic()
+        self.report_interval_s = 0.0  # as wished on this stream; 0: nothing yet
         self._ingress_id = ingress_id
         self._secret = secret
         self._on_message = on_message
@@ -140,6 +141,7 @@ class WorkerLink:
             raise _WrongWorkerError(f"{self.address} is now incarnation {found!r}, not {self.key.incarnation!r}")
         self.state = LinkState.UP
         self.refusal = None
+        self.report_interval_s = 0.0
         logger.info("worker up worker_id=%s address=%s", self.key.worker_id, self.address)
 
     async def _requests(self, outgoing: _Outgoing) -> AsyncIterator[ToWorker]:

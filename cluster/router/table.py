@@ -6,7 +6,7 @@ Invariant: `pools` holds exactly the workers of the controller's table that are 
 drain nor are wedged. No I/O: rows come from the controller, reports from `cluster.router.session`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
@@ -26,14 +26,12 @@ class Health:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Row:
+    key: WorkerKey
     entry: WorkerEntry
     state: WorkerState | None = None
     reported_s: float = 0.0
     load: WorkerLoad | None = None  # while connected and reported
-
-    @property
-    def key(self) -> WorkerKey:
-        return WorkerKey(self.entry.worker_id, self.entry.incarnation)
+    num_reports: int | None = 0  # on this stream; None: one is missing, and all until the next snapshot are useless
 
 
 @dataclass(slots=True)
@@ -53,6 +51,7 @@ class WorkerTable:
         self.max_request_tokens = 0
         self._step_timeout_s = step_timeout_s
         self._rows: dict[str, _Row] = {}
+        self._entries: dict[WorkerKey, WorkerEntry] = {}
         self._outstanding: dict[WorkerKey, _Outstanding] = {}  # of workers with dependents
         self._pools: Pools | None = Pools()  # None: to be made anew
 
@@ -62,8 +61,9 @@ class WorkerTable:
             self._pools = Pools.of([row.load for row in self._rows.values() if row.load and self._is_usable(row)])
         return self._pools
 
-    def entries(self) -> dict[WorkerKey, WorkerEntry]:
-        return {row.key: row.entry for row in self._rows.values()}
+    def entries(self) -> Mapping[WorkerKey, WorkerEntry]:
+        """Another one after `replace`; asked for several times a second, so not made anew each time."""
+        return self._entries
 
     def key(self, worker_id: str) -> WorkerKey:
         return self._rows[worker_id].key
@@ -95,11 +95,12 @@ class WorkerTable:
                 row.entry = entry
             else:
                 self.prefix.forget(entry.worker_id)
-                row = _Row(entry=entry)
+                row = _Row(key=WorkerKey(entry.worker_id, entry.incarnation), entry=entry)
             rows[entry.worker_id] = row
         for worker_id in self._rows.keys() - rows.keys():
             self.prefix.forget(worker_id)
         self._rows = rows
+        self._entries = {row.key: row.entry for row in rows.values()}
         self._pools = None
 
     def report(self, key: WorkerKey, state: WorkerState, *, now_s: float) -> bool:
@@ -108,7 +109,7 @@ class WorkerTable:
         if row is None or row.key != key:
             return False
         before = None if row.load is None else (self._is_usable(row), row.load.role)
-        self.prefix.update(key.worker_id, added=state.added_block_hashes, removed=state.removed_block_hashes)
+        self._book_cache(row, state)
         state.ClearField("added_block_hashes")
         state.ClearField("removed_block_hashes")
         row.state, row.reported_s = state, now_s
@@ -122,11 +123,23 @@ class WorkerTable:
             self._measure_capacity()
         return changed
 
+    def unchanged(self, key: WorkerKey, *, now_s: float) -> None:
+        """Books a sign of life: the last report still holds."""
+        row = self._rows.get(key.worker_id)
+        if row is not None and row.key == key and row.load is not None:
+            row.reported_s = now_s
+            row.load.reported(now_s)
+
+    def lacks_cache(self, key: WorkerKey) -> bool:
+        """A report is missing: its prefix cache is unknown until the next snapshot."""
+        row = self._rows.get(key.worker_id)
+        return row is not None and row.key == key and row.num_reports is None
+
     def disconnect(self, key: WorkerKey) -> None:
         """The stream is gone; the next one begins with the worker's whole prefix cache."""
         row = self._rows.get(key.worker_id)
         if row is not None and row.key == key:
-            row.load = None
+            row.load, row.num_reports = None, 0
             self.prefix.forget(key.worker_id)
             self._pools = None
 
@@ -166,6 +179,17 @@ class WorkerTable:
             if row.state is not None and row.load is not None and self._is_wedged(row.state)
         ]
         return Health(ok=not faults, reason="; ".join(faults))
+
+    def _book_cache(self, row: _Row, state: WorkerState) -> None:
+        """Number 1 tells the whole cache, each later one what has changed since the one before."""
+        worker_id, number = row.entry.worker_id, state.report_number
+        if number == 1 or number - 1 != row.num_reports:
+            self.prefix.forget(worker_id)
+        if number != 1 and number - 1 != row.num_reports:
+            row.num_reports = None
+            return
+        self.prefix.update(worker_id, added=state.added_block_hashes, removed=state.removed_block_hashes)
+        row.num_reports = number
 
     def _book_outstanding(self, key: WorkerKey) -> None:
         load = self.load(key)
@@ -207,5 +231,4 @@ def _book(load: WorkerLoad, state: WorkerState, *, now_s: float) -> None:
     load.num_waiting = state.num_waiting
     load.num_waiting_tokens = state.num_waiting_tokens
     load.prefill_tokens_per_s = state.prefill_tokens_per_s
-    load.reported_s = now_s
-    load.num_sent_tokens = load.num_sent_sequences = load.num_sent_blocks = 0
+    load.reported(now_s)

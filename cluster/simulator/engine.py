@@ -22,6 +22,7 @@ from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
 from workers.engine.block_manager import BlockManager
+from workers.engine.cache_news import CacheNews
 from workers.engine.jobs import Job
 from workers.engine.load_report import WorkerStates, load_report
 from workers.engine.receiving import Receiving
@@ -95,6 +96,7 @@ class SimEngine:
             max_model_len=cluster.max_model_len,
             max_sequences=engine.max_sequences,
         )
+        self._cache_news = CacheNews()
         self._cluster = cluster
         self._queue = queue
         self._request = request
@@ -290,7 +292,6 @@ class SimEngine:
         """
         load = load_report(self.serving, self.outbox, self.inbox, is_idle=is_idle, num_in_flight=num_in_flight)
         state = self._states.of(load, self._queue.now_s)
-        added, removed = self.blocks.drain_cache_events()
-        state.added_block_hashes.extend(added)
-        state.removed_block_hashes.extend(removed)
+        self._cache_news.note(*self.blocks.drain_cache_events())
+        self._cache_news.fill(state)
         return state

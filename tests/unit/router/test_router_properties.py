@@ -33,6 +33,7 @@ class FakeWorker:
         self.is_reported = False
         self.is_draining = False
         self.since_progress_s = 0.0
+        self.num_reports = 0
         self.sequences: dict[str, int] = {}
 
     @property
@@ -123,6 +124,8 @@ class RouterMachine(RuleBasedStateMachine):
             return
         if not worker.is_reported:
             worker.cache.clear()  # a stream begins with the whole cache
+            worker.num_reports = 0
+        worker.num_reports += 1
         state = WorkerState(
             role=ROLES[worker.entry.role],
             block_size=BLOCK_SIZE,
@@ -135,12 +138,28 @@ class RouterMachine(RuleBasedStateMachine):
             prefill_tokens_per_s=rate,
             since_progress_s=since_progress_s,
             draining=is_draining,
+            report_number=worker.num_reports,
             added_block_hashes=sorted(cached - worker.cache.keys()),
             removed_block_hashes=sorted(worker.cache.keys() - cached),
         )
         self.table.report(worker.key, state, now_s=self.now_s)
         worker.cache = dict.fromkeys(sorted(cached))
         worker.is_reported, worker.is_draining, worker.since_progress_s = True, is_draining, since_progress_s
+
+    @rule(name=names)
+    def lose_a_report(self, name: str) -> None:
+        """The next one shows the gap, and until all is told again nothing is known of its cache."""
+        worker = self.workers.get(name)
+        if worker is None or not worker.is_reported:
+            return
+        state = WorkerState()
+        state.CopyFrom(self.table.views(self.now_s)[list(self.workers).index(name)].state)
+        state.report_number = worker.num_reports + 2
+        state.added_block_hashes.append(5)
+        self.table.report(worker.key, state, now_s=self.now_s)
+        assert self.table.lacks_cache(worker.key)
+        worker.cache.clear()
+        worker.num_reports = 0
 
     @rule(name=names)
     def report_of_a_former_life(self, name: str) -> None:

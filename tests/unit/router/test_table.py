@@ -19,7 +19,12 @@ def _table(*entries: WorkerEntry) -> WorkerTable:
 
 
 def _report(table: WorkerTable, worker_id: str, role: Role, *, incarnation: str = "x", **fields: object) -> bool:
-    values: dict[str, object] = {"block_size": 16, "num_blocks": 100, "max_model_len": 4096} | fields
+    values: dict[str, object] = {
+        "block_size": 16,
+        "num_blocks": 100,
+        "max_model_len": 4096,
+        "report_number": 1,
+    } | fields
     state = WorkerState(worker_id=worker_id, role=_WIRE[role], **values)  # type: ignore[arg-type]
     return table.report(WorkerKey(worker_id, incarnation), state, now_s=1.0)
 
@@ -125,3 +130,33 @@ def test_what_depends_on_a_worker_outlives_its_stream_and_its_row() -> None:
     table.detach(key, "r1")
     table.detach(key, "r2")
     assert table.dependents(key) == []
+
+
+def test_a_report_that_is_missing_makes_the_cache_unknown_until_all_of_it_is_told_again() -> None:
+    table, key = _table(_entry("d0", Role.DECODE)), WorkerKey("d0", "x")
+    _report(table, "d0", Role.DECODE, added_block_hashes=[1, 2])
+    _report(table, "d0", Role.DECODE, report_number=2, removed_block_hashes=[1])
+    assert table.prefix.match("d0", [2]) == 1
+    _report(table, "d0", Role.DECODE, report_number=4, added_block_hashes=[3], num_running=7)
+    assert table.lacks_cache(key)
+    _report(table, "d0", Role.DECODE, report_number=5, added_block_hashes=[4])
+    assert table.lacks_cache(key)
+    assert table.prefix.num_blocks == 0
+    assert table.pools.by_id["d0"].num_running == 0  # the load itself is told whole each time
+    _report(table, "d0", Role.DECODE, report_number=1, added_block_hashes=[4, 2])
+    assert not table.lacks_cache(key)
+    assert table.prefix.match("d0", [2, 4]) == 2
+    table.prefix.check_integrity()
+
+
+def test_a_sign_of_life_says_that_the_last_report_holds_whatever_was_sent_since() -> None:
+    table, key = _table(_entry("d0", Role.DECODE)), WorkerKey("d0", "x")
+    _report(table, "d0", Role.DECODE, num_running=3)
+    load = table.pools.by_id["d0"]
+    load.sent(num_tokens=64, num_sequences=1, num_blocks=4)
+    table.unchanged(key, now_s=5.0)
+    assert (load.num_running, load.num_sent_tokens, load.reported_s) == (3, 0, 5.0)
+    assert table.views(5.5)[0].age_s == 0.5
+    table.disconnect(key)
+    table.unchanged(key, now_s=9.0)
+    assert not table.pools.by_id
