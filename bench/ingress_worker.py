@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 
 from baton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
+from workers.engine.cache_news import CacheNews
 
 NUM_BLOCKS = 1 << 20
 MAX_TOKENS = 1024  # of a slot of the table
@@ -57,10 +58,11 @@ class Worker(worker_pb2_grpc.WorkerServicer):
         if dict(context.invocation_metadata() or ()).get("baton-secret") != self._secret:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong baton-secret")
         running: dict[str, _Running] = {}
-        await context.write(worker_pb2.FromWorker(state=self._state(running)))
+        news = CacheNews()
+        await context.write(self._report(running, news))
         reader = asyncio.create_task(self._read(request_iterator, running))
         try:
-            await self._step_forever(context, running)
+            await self._step_forever(context, running, news)
         finally:
             reader.cancel()
 
@@ -88,7 +90,9 @@ class Worker(worker_pb2_grpc.WorkerServicer):
                     if not entry_.choices:
                         del running[message.abort.request_id]
 
-    async def _step_forever(self, context: grpc.aio.ServicerContext, running: dict[str, _Running]) -> None:
+    async def _step_forever(
+        self, context: grpc.aio.ServicerContext, running: dict[str, _Running], news: CacheNews
+    ) -> None:
         next_s, reported_s, was_busy = time.monotonic(), time.monotonic(), False
         while True:
             next_s = max(next_s + self._step_s, time.monotonic())
@@ -100,7 +104,12 @@ class Worker(worker_pb2_grpc.WorkerServicer):
             now_s = time.monotonic()
             if now_s - reported_s > (0.05 if running or was_busy else 1.0):
                 reported_s, was_busy = now_s, bool(running)
-                await context.write(worker_pb2.FromWorker(state=self._state(running)))
+                await context.write(self._report(running, news))
+
+    def _report(self, running: dict[str, _Running], news: CacheNews) -> worker_pb2.FromWorker:
+        state = self._state(running)
+        news.fill(state)
+        return worker_pb2.FromWorker(state=state)
 
     def _step(self, running: dict[str, _Running]) -> list[worker_pb2.TokenOutput]:
         outputs = []

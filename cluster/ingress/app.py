@@ -91,6 +91,10 @@ class IngressReplica:
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         await self._dispatcher.start()
 
+    def check_health(self) -> None:
+        """Serve asks now and then, and replaces a replica for which this raises."""
+        self._dispatcher.check()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._service)
 

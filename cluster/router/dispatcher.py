@@ -128,6 +128,10 @@ class Dispatcher:
     def states(self) -> list[WorkerView]:
         return self._links.table.views(time.monotonic())
 
+    def check(self) -> None:
+        """Raises: InternalError: a bug has stopped it from following its workers; another must take its place."""
+        self._links.check()
+
     def health(self) -> Health:
         return self._links.table.health()
 

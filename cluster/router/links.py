@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from baton.errors import BatonError
+from baton.errors import BatonError, InternalError
 from baton.v1.worker_pb2 import FromWorker, ReportWish, TokenOutput, ToWorker, WorkerState
 from cluster.config import HealthConfig
 from cluster.router.report_rate import report_interval_s
@@ -56,13 +56,14 @@ class Links:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._fetch_failed = False
+        self._bug: BaseException | None = None  # that ended one of the loops
 
     async def start(self) -> None:
         """Fetches the table once; streams open in the background."""
         await self._refresh()
         self._tasks = [asyncio.create_task(self._keep_fetching()), asyncio.create_task(self._keep_watching())]
         for task in self._tasks:
-            task.add_done_callback(_report_failure)
+            task.add_done_callback(self._loop_ended)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -71,6 +72,11 @@ class Links:
         self._links.clear()
         if waiting := [*self._tasks, *closing, *self._closing]:
             await asyncio.wait(waiting)
+
+    def check(self) -> None:
+        """Raises: InternalError: the table is not fetched, or silence not seen, any more: this ingress is of no use."""
+        if self._bug is not None:
+            raise InternalError(f"a loop of the router has ended: {self._bug!r}")
 
     def up(self, key: WorkerKey) -> WorkerLink | None:
         """The worker's link if messages can be sent on it."""
@@ -81,6 +87,11 @@ class Links:
         """Why every worker turns this ingress down, if every one does."""
         refusals = [link.refusal for link in self._links.values()]
         return refusals[0] if refusals and all(refusals) else None
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._bug = task.exception()
+            logger.critical("router loop ended name=%s", task.get_name(), exc_info=self._bug)
 
     async def _keep_fetching(self) -> None:
         while True:
@@ -186,8 +197,3 @@ class Links:
     def _lose(self, link: WorkerLink, reason: str) -> None:
         self.table.disconnect(link.key)
         self._on_lost(link, reason)
-
-
-def _report_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        logger.critical("router loop ended name=%s", task.get_name(), exc_info=task.exception())

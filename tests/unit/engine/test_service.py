@@ -15,6 +15,7 @@ from workers.engine.sequence import Sequence
 from workers.model.contract import Batch, Sampled
 from workers.model.fake import FakeRunner
 from workers.service import WorkerService
+from workers.sessions import HEARTBEAT_S
 from workers.spec import WorkerSpec
 
 
@@ -47,6 +48,8 @@ class _Worker:
         self.runner = _HeldRunner(spec)
         self.engine = Engine(runner=self.runner, spec=spec, emit=self._emit, clock=time.monotonic)
         self.failures: list[BaseException] = []
+        self.messages: asyncio.Queue[worker_pb2.ToWorker] = asyncio.Queue()  # of the ingress
+        self.session: AsyncIterator[worker_pb2.FromWorker]
         self.service = WorkerService(engine=self.engine, spec=spec, incarnation="x", fail=self.failures.append)
         self.waiting = self.engine.scheduler.waiting = _Owned()
         self.thread = threading.Thread(target=self._run)
@@ -65,9 +68,10 @@ class _Worker:
         self.engine.submit("i", submit)
 
 
-async def _hello() -> AsyncIterator[worker_pb2.ToWorker]:
+async def _ingress(messages: asyncio.Queue[worker_pb2.ToWorker]) -> AsyncIterator[worker_pb2.ToWorker]:
     yield worker_pb2.ToWorker(hello=worker_pb2.Hello(ingress_id="i"))
-    await asyncio.Event().wait()
+    while True:
+        yield await messages.get()
 
 
 @contextlib.asynccontextmanager
@@ -76,9 +80,10 @@ async def _running() -> AsyncIterator[_Worker]:
     worker = _Worker()
     worker.thread.start()
     context: Any = None  # asked for nothing while the hello is right
-    session: Any = worker.service.Session(_hello(), context)
+    session: Any = worker.service.Session(_ingress(worker.messages), context)
     try:
         await anext(session)
+        worker.session = session
         yield worker
     finally:
         await session.aclose()
@@ -138,3 +143,33 @@ async def test_tokens_that_cannot_be_delivered_end_the_worker() -> None:
         worker.service.on_step(StepReport({"i": [no_output]}, [], [], worker.engine.load))
         await _until(lambda: bool(worker.failures))
         assert isinstance(worker.failures[0], TypeError)
+
+
+async def _next_state(worker: _Worker) -> worker_pb2.WorkerState:
+    async with asyncio.timeout(10.0):
+        async for message in worker.session:
+            if message.HasField("state"):
+                return message.state
+    raise AssertionError("the session ended")
+
+
+async def test_an_ingress_that_missed_a_report_is_told_the_whole_cache() -> None:
+    async with _running() as worker:
+        worker.service.on_step(StepReport({}, [1, 2, 3], [], worker.engine.load))
+        first = await _next_state(worker)
+        assert (first.report_number, [*first.added_block_hashes]) == (2, [1, 2, 3])
+        worker.service.on_step(StepReport({}, [4], [1], worker.engine.load))
+        worker.messages.put_nowait(worker_pb2.ToWorker(reports=worker_pb2.ReportWish(snapshot=True)))
+        while (state := await _next_state(worker)).report_number != 1:
+            pass
+        assert [*state.added_block_hashes] == [2, 3, 4]
+        assert not state.removed_block_hashes
+
+
+async def test_a_worker_without_news_sends_an_empty_message_within_its_heartbeat() -> None:
+    async with _running() as worker:
+        began_s = time.monotonic()
+        async with asyncio.timeout(10.0):
+            message = await anext(worker.session)
+        assert message == worker_pb2.FromWorker()
+        assert time.monotonic() - began_s > HEARTBEAT_S / 2

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -205,6 +206,31 @@ async def test_losing_prefill_after_the_hand_over_costs_nothing() -> None:
         reader = await _read(dispatcher, _request(), _kill_at(cluster.workers[0], 4))
         assert reader.tokens == [fake_tokens(LONG, 0, 20)]
         assert dispatcher.counters.num_retries == 0
+
+
+async def test_a_report_that_is_missed_has_the_worker_tell_its_whole_cache_again() -> None:
+    async with FakeCluster(mixed=1) as cluster, _dispatching(cluster) as dispatcher:
+        worker, table = cluster.workers[0], dispatcher._links.table
+        worker.cached_hashes = [1, 2, 3]
+        worker.lose_report()
+        await _until(lambda: any(wish.snapshot for wish in worker.wishes))
+        await _until(lambda: table.prefix.match(worker.worker_id, [1, 2, 3]) == 3)
+        assert [wish.snapshot for wish in worker.wishes].count(True) == 1
+
+
+async def test_a_loop_that_dies_of_a_bug_makes_the_ingress_worth_replacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeCluster(mixed=1) as cluster, _dispatching(cluster) as dispatcher:
+        dispatcher.check()
+        monkeypatch.setattr(cluster, "workers", [SimpleNamespace(entry=None)])  # no row at all
+        await _until(lambda: dispatcher._links._bug is not None)
+        with pytest.raises(InternalError, match="a loop of the router has ended: AttributeError"):
+            dispatcher.check()
+
+
+async def test_workers_are_told_how_often_to_report() -> None:
+    async with FakeCluster(mixed=2) as cluster, _dispatching(cluster):
+        await _until(lambda: all(worker.wishes for worker in cluster.workers))
+        assert [wish.interval_s for worker in cluster.workers for wish in worker.wishes] == [0.05, 0.05]
 
 
 async def test_a_silent_worker_is_lost() -> None:
