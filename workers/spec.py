@@ -10,6 +10,15 @@ class Role(enum.StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     MIXED = "mixed"
+    DRAFT = "draft"
+
+    @property
+    def decodes(self) -> bool:
+        """Whether such workers write answers."""
+        return self in (Role.DECODE, Role.MIXED)
+
+
+SERVING_ROLES = (Role.PREFILL, Role.DECODE, Role.MIXED)  # whose workers take requests, and that pools may have today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

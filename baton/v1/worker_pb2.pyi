@@ -14,10 +14,12 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_PREFILL: _ClassVar[Role]
     ROLE_DECODE: _ClassVar[Role]
     ROLE_MIXED: _ClassVar[Role]
+    ROLE_DRAFT: _ClassVar[Role]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
 ROLE_MIXED: Role
+ROLE_DRAFT: Role
 
 class ToWorker(_message.Message):
     __slots__ = ("hello", "submit", "abort", "reports")

@@ -16,7 +16,7 @@ from typing import Any
 from workers.actor import WorkerActor
 from workers.engine.scheduler import StepPlan
 from workers.engine.stats import EngineStats
-from workers.model.contract import Batch, ModelRunner, Sampled
+from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
 from workers.process import parse
 from workers.spec import WorkerSpec
 
@@ -52,7 +52,7 @@ class NotingRunner:
         self._runner = runner
         self._stats = stats
 
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         self._stats.batch = batch
         return self._runner.run(batch, on_layer)
 
@@ -62,11 +62,10 @@ class NotingRunner:
 
 def composition(batch: Batch) -> tuple[list[list[int]], int, int]:
     """Prompt chunks [[num_tokens, num_context]], number of decodes, sum of their contexts."""
-    writing = {row.chunk for row in batch.samples if row.output_token_ids}
     prompts: list[list[int]] = []
     num_decodes = num_context = 0
-    for index, chunk in enumerate(batch.chunks):
-        if len(chunk.token_ids) == 1 and index in writing:
+    for chunk in batch.chunks:
+        if chunk.kind is ChunkKind.DECODE and len(chunk.token_ids) == 1:
             num_decodes += 1
             num_context += chunk.start
         else:

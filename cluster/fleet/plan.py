@@ -10,7 +10,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from baton.errors import ConfigError
 from cluster.config import BatonConfig, PoolConfig
 from cluster.config_load import dump, flatten, loads
-from workers.spec import Role, WorkerSpec
+from workers.spec import SERVING_ROLES, Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"
 
@@ -25,7 +25,7 @@ class Plan:
     @property
     def desired(self) -> dict[Role, int]:
         pools = self.config.pools
-        return {role: getattr(pools, role.value).workers for role in Role}
+        return {role: getattr(pools, role.value).workers for role in SERVING_ROLES}
 
     def pool(self, role: Role) -> PoolConfig:
         pool: PoolConfig = getattr(self.config.pools, role.value)

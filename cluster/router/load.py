@@ -71,6 +71,6 @@ class Pools:
     def of(loads: Sequence[WorkerLoad]) -> "Pools":
         return Pools(
             prefill=tuple(load for load in loads if load.role is Role.PREFILL),
-            decode=tuple(load for load in loads if load.role is not Role.PREFILL),
+            decode=tuple(load for load in loads if load.role.decodes),
             by_id={load.worker_id: load for load in loads},
         )

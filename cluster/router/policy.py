@@ -90,7 +90,7 @@ class Policy:
         prefill = pool is pools.prefill
         for worker_id in prefix.holders(request.block_hashes, self._max_candidates):
             load = pools.by_id.get(worker_id)
-            if load is not None and (load.role is Role.PREFILL) is prefill:
+            if load is not None and (load.role is Role.PREFILL if prefill else load.role.decodes):
                 sample[worker_id] = load
         found = usable(list(sample.values()))
         lucky = any(load.worker_id not in request.excluded for load in found)

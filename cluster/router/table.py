@@ -9,13 +9,18 @@ drain nor are wedged. No I/O: rows come from the controller, reports from `clust
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
 from workers.spec import Role
 
-_ROLES = {ROLE_PREFILL: Role.PREFILL, ROLE_DECODE: Role.DECODE, ROLE_MIXED: Role.MIXED}
+_ROLES = {
+    ROLE_PREFILL: Role.PREFILL,
+    ROLE_DECODE: Role.DECODE,
+    ROLE_MIXED: Role.MIXED,
+    ROLE_DRAFT: Role.DRAFT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

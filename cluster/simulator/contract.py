@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
 from cluster.planner.latency import LatencyModel, TransferModel
 from cluster.planner.overheads import ALONE, Contention
+from cluster.simulator.drafting import SimDrafter
 from workers.spec import Role
 
 
@@ -18,6 +19,7 @@ class SimPool:
     latency: LatencyModel
     num_blocks: int  # KV blocks of each
     receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still
+    drafter: SimDrafter | None = None  # None: every step gives each sequence one token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,15 +23,17 @@ from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
 from workers.engine.block_manager import BlockManager
 from workers.engine.cache_news import CacheNews
-from workers.engine.jobs import Job
+from workers.engine.drafting import proposed
+from workers.engine.jobs import Job, Written
 from workers.engine.load_report import WorkerStates, load_report
 from workers.engine.receiving import Receiving
-from workers.engine.scheduler import ScheduledChunk, Scheduler, StepPlan, is_decode
+from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
+from workers.model.contract import ChunkKind
 
-_NEXT = ((0, 0),)  # one choice that goes on; what its token is does not matter
+VOCAB_SIZE = 1  # what a token is does not matter
 
 
 class SimEngine:
@@ -72,7 +74,7 @@ class SimEngine:
             scheduler=self.scheduler,
             lease_s=cluster.kv.lease_s,
             read=self._read,
-            misfit=self._misfit,
+            unservable=self._unservable,
             tell=self._tell,
             copy_blocks=lambda pairs: None,  # they hold nothing
         )
@@ -102,6 +104,7 @@ class SimEngine:
         self._request = request
         self._notify = notify
         self._spans = spans
+        self._drafter = pool.drafter
         self._commands: deque[Callable[[], None]] = deque()
 
     @property
@@ -155,6 +158,13 @@ class SimEngine:
 
     # A step: what it begins with, and what its tokens mean.
 
+    def drafts(self) -> Drafts | None:
+        """As the engine asks for them."""
+        if self._drafter is None:
+            return None
+        seqs = [seq for seq in self.scheduler.running if is_decode(seq) and self.jobs.of(seq).handover is None]
+        return proposed(self._drafter, seqs, max_model_len=self._cluster.max_model_len, vocab_size=VOCAB_SIZE)
+
     def note_plan(self, plan: StepPlan, now_s: float) -> None:
         if self._spans is not None:
             for seq in plan.admitted:
@@ -178,15 +188,24 @@ class SimEngine:
         if self._spans is not None:
             self._note_read(chunks, self._spans)
         self.serving.computed(chunks)
-        for job in jobs:
+        for chunk, job in zip(chunks, jobs, strict=True):
             if job.seq.num_uncomputed_tokens == 0:
-                self._accept(job)
+                self._accept(job, self._num_sampled(chunk))
         self.outbox.flush(began_s)
+
+    def _num_sampled(self, chunk: ScheduledChunk) -> int:
+        if not chunk.draft_token_ids:
+            return 1
+        assert self._drafter is not None
+        num_drafts, num_accepted = len(chunk.draft_token_ids), self._drafter.num_accepted(chunk)
+        self.stats.num_draft_tokens += num_drafts
+        self.stats.num_accepted_tokens += num_accepted
+        return 1 + num_accepted
 
     def _note_read(self, chunks: Sequence[ScheduledChunk], spans: Spans) -> None:
         """Prompts that end with this step."""
         for chunk in chunks:
-            if not is_decode(chunk.seq) and chunk.seq.num_uncomputed_tokens == chunk.num_tokens:
+            if chunk.kind is ChunkKind.PREFILL and chunk.seq.num_uncomputed_tokens == chunk.num_tokens:
                 spans.passed(chunk.seq.request_id, "prefill", self._queue.now_s)
 
     def finish(self, seq: Seq) -> None:
@@ -194,7 +213,7 @@ class SimEngine:
         job = self._job_of(seq)
         self._tell_tokens(job, len(seq.output_token_ids), finished=True)
         self._note_written(job)
-        self.serving.drop(job)
+        self.serving.finish(job)
 
     def tell_rest(self, job: Job) -> None:
         """Tokens that are written and not told of."""
@@ -218,20 +237,21 @@ class SimEngine:
         assert isinstance(job, SimJob)
         return job
 
-    def _accept(self, job: SimJob) -> None:
-        """One token of `job` was sampled."""
+    def _accept(self, job: SimJob, num_sampled: int) -> None:
+        """So many tokens of `job` were sampled."""
         seq = job.seq
         num_cached_tokens = 0
         if not job.cached_reported:
             num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
             job.cached_reported = True
-        num_outputs = len(seq.output_token_ids) + 1
+        num_outputs = min(len(seq.output_token_ids) + num_sampled, seq.params.max_tokens)
         finished = num_outputs >= seq.params.max_tokens
         if finished or not job.told_first:
             self._tell_tokens(job, num_outputs, finished=finished, num_cached_tokens=num_cached_tokens)
         if finished and job.handover is None:
             self._note_written(job)
-        self.serving.advance(job, () if finished else _NEXT)
+        token_ids = (0,) * (num_outputs - len(seq.output_token_ids))
+        self.serving.advance(job, (Written(seq.choice, token_ids, finished),))
 
     def _tell_tokens(
         self, job: SimJob, num_outputs: int, *, finished: bool = False, num_cached_tokens: int = 0
@@ -272,7 +292,7 @@ class SimEngine:
         )
         return SimJob(seq=seq, choices=[0], num_told=len(outputs))
 
-    def _misfit(self, seq: Seq, handing_over: bool) -> BatonError | None:
+    def _unservable(self, seq: Seq, handing_over: bool) -> BatonError | None:
         return too_long(
             seq,
             max_model_len=self._cluster.max_model_len,

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from baton.errors import ConfigError
 from cluster.simulator.contract import Fault
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 GRAMMAR = "KIND[:WORKER]@TIME[*FACTOR][/DURATION], for example kill_decode@30s or slow_link@10s*0.1/5s"
 
@@ -25,7 +25,7 @@ class Kind:
     """What a fault of a kind may say. `factor`: (above, below), bounds excluded; None: it takes none."""
 
     meaning: str
-    roles: tuple[Role, ...] = tuple(Role)  # of its target
+    roles: tuple[Role, ...] = SERVING_ROLES  # of its target
     factor: tuple[float, float] | None = None
     needs_duration: bool = False
     takes_duration: bool = False

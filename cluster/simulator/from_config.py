@@ -7,7 +7,7 @@ from cluster.config import BatonConfig, PoolConfig
 from cluster.planner.latency import LatencyModel, TransferModel
 from cluster.planner.overheads import Overheads
 from cluster.simulator.contract import SimCluster, SimPool
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ def sim_cluster(
             latency=latency,
             num_blocks=blocks,
         )
-        for role in Role
+        for role in SERVING_ROLES
         if pool_of(config, role).workers
     )
     return SimCluster(
@@ -70,7 +70,7 @@ def pool_of(config: BatonConfig, role: Role) -> PoolConfig:
 
 def worker_roles(config: BatonConfig) -> dict[str, Role]:
     """Ids as the fleet gives them."""
-    return {f"{role}-{index}": role for role in Role for index in range(pool_of(config, role).workers)}
+    return {f"{role}-{index}": role for role in SERVING_ROLES for index in range(pool_of(config, role).workers)}
 
 
 def num_blocks(config: BatonConfig, shape: KVShape) -> int:

@@ -19,9 +19,10 @@ from cluster.simulator.jobs import Request
 from cluster.simulator.machine import Machine
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
-from workers.engine.scheduler import StepPlan, is_decode
+from workers.engine.scheduler import ScheduledChunk, StepPlan, is_decode
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.sequence import Status
+from workers.model.contract import ChunkKind
 from workers.spec import Role
 
 HOUSEKEEPING_S = 0.5  # the engine looks again after so long where a plan had nothing to compute
@@ -75,6 +76,7 @@ class SimWorker:
         self.sending, self.receiving = engine.sending, engine.receiving
         self._latency = pool.latency
         self._num_stages = pool.latency.pipeline_stages
+        self._has_drafter = pool.drafter is not None
         self._handover_s = cluster.handover_s
         self._receive_s = cluster.receive_s
         self._receive_token_s = pool.receive_token_s
@@ -187,11 +189,11 @@ class SimWorker:
             self._has_news = True
             return
         held_back = self._hold_back() if self._num_stages > 1 else ()
-        plan = self.scheduler.plan(now_s)
+        plan = self.scheduler.plan(now_s, engine.drafts())
         for seq in held_back:
             self.scheduler.add_running(seq)
         if held_back and not (plan.chunks or self._steps):  # blocks are with those held back
-            preempted, plan = plan.preempted, self.scheduler.plan(now_s)
+            preempted, plan = plan.preempted, self.scheduler.plan(now_s, engine.drafts())
             plan.preempted = preempted + plan.preempted
         engine.note_plan(plan, now_s)
         self._note_peak()
@@ -214,21 +216,18 @@ class SimWorker:
 
     def _start(self, plan: StepPlan, now_s: float) -> None:
         chunks = plan.chunks
-        decodes = [chunk.seq for chunk in chunks if is_decode(chunk.seq)]
+        decodes = [chunk.seq for chunk in chunks if chunk.kind is ChunkKind.DECODE]
         # A hand-over's last token alone looks like a decode.
         handing_over = self.role is Role.PREFILL and any(self.jobs.of(seq).handover is not None for seq in decodes)
         is_run = len(decodes) == len(self.scheduler.running) and not (plan.admitted or plan.preempted or handing_over)
-        if is_run and self._num_stages == 1:
+        if is_run and self._num_stages == 1 and not self._has_drafter:
             latency = self._latency_now(has_prompts=False)
             self._run = DecodeFlight(seqs=decodes, latency=latency, blocks=self.blocks, start_s=now_s)
             self._look_again(self._run)
             return
         self.engine.offer(chunks)
-        prompts = [
-            PromptChunk(chunk.num_tokens, chunk.seq.num_computed_tokens) for chunk in chunks if not is_decode(chunk.seq)
-        ]
-        latency = self._latency_now(has_prompts=bool(prompts))
-        step_s = latency.step_s(prompts, len(decodes), sum(seq.num_tokens for seq in decodes))
+        latency = self._latency_now(has_prompts=len(decodes) < len(chunks))
+        step_s = latency.step_s(*_composition(chunks))
         if self._handover_s and self.role is Role.PREFILL:
             step_s += self._handover_s
         end_s = now_s + step_s
@@ -358,3 +357,16 @@ class SimWorker:
     def _note_peak(self) -> None:
         num_used = self.blocks.num_referenced_blocks + self.blocks.num_quarantined_blocks
         self.peak_blocks = max(self.peak_blocks, num_used)
+
+
+def _composition(chunks: Sequence[ScheduledChunk]) -> tuple[list[PromptChunk], int, int]:
+    """What a latency model asks of a step. Verifying drafts costs what reading as many tokens of a prompt does."""
+    prompts: list[PromptChunk] = []
+    num_decodes = num_context = 0
+    for chunk in chunks:
+        if chunk.kind is ChunkKind.DECODE and not chunk.draft_token_ids:
+            num_decodes += 1
+            num_context += chunk.seq.num_tokens
+        else:
+            prompts.append(PromptChunk(chunk.num_tokens, chunk.seq.num_computed_tokens))
+    return prompts, num_decodes, num_context

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Sequence as List
 from random import Random
 
 import pytest
@@ -10,13 +11,17 @@ from baton.v1 import inference_pb2, worker_pb2
 from cluster.config import EngineConfig, RouterConfig
 from cluster.planner.latency import PromptChunk
 from cluster.simulator.contract import Arrival, SimCluster, SimPool
+from cluster.simulator.drafting import SimDrafter
 from cluster.simulator.world import simulate
 from tests.simulation.cases import Linear
 from tests.unit.engine.driver import Clock
 from workers.engine.block_hash import block_hashes
+from workers.engine.drafting import Drafter
 from workers.engine.engine import Engine, StepReport
-from workers.model.contract import Batch, Sampled
-from workers.model.fake import NUM_LAYERS, FakeRunner
+from workers.engine.scheduler import ScheduledChunk
+from workers.engine.sequence import Sequence
+from workers.model.contract import Batch, ChunkKind, Sampled
+from workers.model.fake import NUM_LAYERS, VOCAB_SIZE, FakeRunner
 from workers.model.fake_store import TOKEN_NBYTES
 from workers.spec import EngineSpec, Role, WorkerSpec
 
@@ -29,11 +34,10 @@ class TimedRunner(FakeRunner):
         super().__init__(spec)
         self._clock = clock
 
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         prompts, contexts = [], []
-        num_prompt = {row.chunk: len(row.prompt_token_ids) for row in batch.samples}
-        for index, chunk in enumerate(batch.chunks):
-            if len(chunk.token_ids) == 1 and chunk.start >= num_prompt.get(index, chunk.num_sequence_tokens):
+        for chunk in batch.chunks:
+            if chunk.kind is ChunkKind.DECODE and len(chunk.token_ids) == 1:
                 contexts.append(chunk.num_sequence_tokens)
             else:
                 prompts.append(PromptChunk(len(chunk.token_ids), chunk.start))
@@ -67,7 +71,54 @@ class Load:
             )
 
 
-def real_times(load: Load) -> list[tuple[float, float, int]]:
+class Guesses:
+    """What drafters of both sides agree on: how many tokens they guess at a place, and how many of them are right."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._answers: dict[str, list[int]] = {}
+
+    def at(self, seq: Sequence) -> tuple[int, int]:
+        rng = Random(f"{seq.request_id}/{len(seq.output_token_ids)}")
+        num_drafts = rng.randint(0, 6)
+        return num_drafts, rng.randint(0, num_drafts)
+
+    def answer(self, seq: Sequence) -> list[int]:
+        if seq.request_id not in self._answers:
+            prompt = self._load.prompts[int(seq.request_id)]
+            answer = FakeRunner.expected_output(prompt, seq.params, 0, seq.params.max_tokens)
+            self._answers[seq.request_id] = answer
+        return self._answers[seq.request_id]
+
+
+class RealDrafter:
+    def __init__(self, guesses: Guesses) -> None:
+        self._guesses = guesses
+
+    def propose(self, seqs: List[Sequence]) -> list[list[int]]:
+        return [self._draft(seq) for seq in seqs]
+
+    def _draft(self, seq: Sequence) -> list[int]:
+        num_drafts, num_right = self._guesses.at(seq)
+        draft = self._guesses.answer(seq)[len(seq.output_token_ids) :][:num_drafts]
+        return draft[:num_right] + [(token + 1) % VOCAB_SIZE for token in draft[num_right:]]
+
+
+class SimulatedDrafter:
+    def __init__(self, guesses: Guesses) -> None:
+        self._guesses = guesses
+        self.num_accepted_tokens = 0
+
+    def propose(self, seqs: List[Sequence]) -> list[list[int]]:
+        return [[0] * self._guesses.at(seq)[0] for seq in seqs]
+
+    def num_accepted(self, chunk: ScheduledChunk) -> int:
+        num_accepted = min(self._guesses.at(chunk.seq)[1], len(chunk.draft_token_ids))
+        self.num_accepted_tokens += num_accepted
+        return num_accepted
+
+
+def real_times(load: Load, drafter: Drafter | None = None) -> list[tuple[float, float, int]]:
     """Per request: first and last token, in seconds, and tokens of its prompt found in the cache."""
     config = load.engine
     spec = WorkerSpec(
@@ -97,7 +148,7 @@ def real_times(load: Load) -> list[tuple[float, float, int]]:
             if output.index == 0:
                 cached[int(output.request_id)] = output.num_cached_tokens
 
-    engine = Engine(runner=TimedRunner(spec, clock), spec=spec, emit=emit, clock=clock)
+    engine = Engine(runner=TimedRunner(spec, clock), spec=spec, emit=emit, clock=clock, drafter=drafter)
     waiting = list(enumerate(load.arrivals))
     while waiting or not engine.is_idle:
         while waiting and waiting[0][1].at_s <= clock.now_s:
@@ -118,9 +169,10 @@ def submit_message(index: int, prompt: list[int], num_outputs: int) -> worker_pb
     )
 
 
-def simulated_times(load: Load) -> list[tuple[float, float, int]]:
+def simulated_times(load: Load, drafter: SimDrafter | None = None) -> list[tuple[float, float, int]]:
+    pool = SimPool(role=Role.MIXED, num_workers=1, latency=LATENCY, num_blocks=load.num_blocks, drafter=drafter)
     cluster = SimCluster(
-        pools=[SimPool(role=Role.MIXED, num_workers=1, latency=LATENCY, num_blocks=load.num_blocks)],
+        pools=[pool],
         engine=load.engine,
         router=RouterConfig(),
     )
@@ -144,3 +196,25 @@ def test_a_simulated_worker_keeps_the_engine_s_times(seed: int, chunked_prefill:
     real, simulated = real_times(load), simulated_times(load)
     for found, expected in zip(simulated, real, strict=True):
         assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize("chunked_prefill", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_simulated_worker_with_drafts_keeps_the_engine_s_times(
+    seed: int, chunked_prefill: bool, prefix_cache: bool
+) -> None:
+    engine = EngineConfig(
+        block_size=BLOCK_SIZE,
+        max_batched_tokens=48,
+        max_sequences=8,
+        prefix_cache=prefix_cache,
+        chunked_prefill=chunked_prefill,
+    )
+    load = Load(seed, engine)
+    guesses = Guesses(load)
+    drafter = SimulatedDrafter(guesses)
+    real, simulated = real_times(load, RealDrafter(guesses)), simulated_times(load, drafter)
+    for found, expected in zip(simulated, real, strict=True):
+        assert found == pytest.approx(expected, abs=1e-9)
+    assert drafter.num_accepted_tokens > 100

@@ -16,7 +16,7 @@ from tests.unit.engine.driver import Clock
 from workers.engine.engine import Engine, StepReport
 from workers.kv_transfer.link import Acked, Arrived, Inbox, InboxEvent, Offered, Outbox, OutboxEvent, TransferKey
 from workers.kv_transfer.local_link import local_pair
-from workers.model.contract import Batch, Sampled
+from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import NUM_LAYERS
 from workers.model.fake_store import TOKEN_NBYTES
 from workers.spec import EngineSpec, Role, WorkerSpec
@@ -136,11 +136,8 @@ class NotedRunner(TimedRunner):
         super().__init__(spec, clock)
         self.steps: list[Step] = []
 
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
-        num_prompt = {row.chunk: len(row.prompt_token_ids) for row in batch.samples}
-        num_decodes = sum(
-            chunk.start >= num_prompt.get(index, chunk.num_sequence_tokens) for index, chunk in enumerate(batch.chunks)
-        )
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
+        num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in batch.chunks)
         start_s = self._clock.now_s
         sampled = super().run(batch, on_layer)
         self.steps.append(Step(start_s, self._clock.now_s, len(batch.chunks) - num_decodes, num_decodes))

@@ -1,13 +1,21 @@
 """Pure rules around a step: the batch that a plan makes, when an answer ends, what can never run."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from baton.errors import BatonError, InvalidRequestError
 from workers.engine.jobs import Job
 from workers.engine.scheduler import StepPlan
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
+from workers.model.contract import Batch, Chunk, ModelRunner, Sampled, SampleRow
+
+
+class End(NamedTuple):
+    """How an answer ends."""
+
+    reason: FinishReason
+    stop_reason: str = ""  # the stop token's id
 
 
 def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[int, int]]]:
@@ -20,12 +28,17 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[i
     rows: list[SampleRow] = []
     owners: list[tuple[int, int]] = []
     for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
-        seq = scheduled.seq
+        seq, draft = scheduled.seq, scheduled.draft_token_ids
         start, num_tokens = seq.num_computed_tokens, seq.num_tokens
-        end = start + scheduled.num_tokens
+        end = start + scheduled.num_known_tokens
+        token_ids = seq.tokens(start, end)
         chunks.append(
             Chunk(
-                token_ids=seq.tokens(start, end), start=start, block_ids=seq.block_ids, num_sequence_tokens=num_tokens
+                token_ids=[*token_ids, *draft] if draft else token_ids,
+                start=start,
+                block_ids=seq.block_ids,
+                num_sequence_tokens=num_tokens + len(draft),
+                kind=scheduled.kind,
             )
         )
         if end < num_tokens:
@@ -38,27 +51,37 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[i
                     params=seq.params,
                     prompt_token_ids=seq.prompt_token_ids,
                     output_token_ids=seq.output_token_ids,
+                    draft_token_ids=draft,
                 )
             )
             owners.append((index, choice))
     return Batch(chunks=chunks, samples=rows), owners
 
 
-def finish_reason(seq: Seq, token_id: int, runner: ModelRunner) -> tuple[FinishReason | None, str]:
-    """Whether `token_id`, not yet appended, ends the answer; the second is the stop token's id or empty."""
+def cut(seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner) -> tuple[Sequence[Sampled], End | None]:
+    """Of the tokens of one step those up to the one that ends the answer, and how it ends; None: it goes on."""
+    for index, token in enumerate(sampled):
+        end = _end(seq, token.token_id, index, runner)
+        if end is not None:
+            return sampled[: index + 1], end
+    return sampled, None
+
+
+def _end(seq: Seq, token_id: int, num_before: int, runner: ModelRunner) -> End | None:
+    """Whether `token_id` ends the answer; it and the `num_before` tokens before it are not yet appended."""
     params = seq.params
-    num_outputs = len(seq.output_token_ids) + 1
+    num_outputs = len(seq.output_token_ids) + num_before + 1
     if num_outputs >= params.min_tokens:
         if token_id in params.stop_token_ids:
-            return FinishReason.STOP, str(token_id)
+            return End(FinishReason.STOP, str(token_id))
         if not params.ignore_eos and token_id in runner.eos_token_ids:
-            return FinishReason.STOP, ""
-    if num_outputs >= params.max_tokens or seq.num_tokens + 1 >= runner.max_model_len:
-        return FinishReason.LENGTH, ""
-    return None, ""
+            return End(FinishReason.STOP)
+    if num_outputs >= params.max_tokens or seq.num_tokens + num_before + 1 >= runner.max_model_len:
+        return End(FinishReason.LENGTH)
+    return None
 
 
-def misfit(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: bool) -> BatonError | None:
+def unservable(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: bool) -> BatonError | None:
     """Why this worker can never serve `seq`, or None."""
     if not seq.prompt_token_ids:
         return InvalidRequestError("prompt: empty; give at least one token", "prompt")
@@ -79,7 +102,7 @@ def misfit(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: bool
 def too_long(
     seq: Seq, *, max_model_len: int, num_blocks: int, block_size: int, handing_over: bool
 ) -> BatonError | None:
-    """Of `misfit` what lengths alone decide. A worker that hands over holds the prompt and one token."""
+    """Of `unservable` what lengths alone decide. A worker that hands over holds the prompt and one token."""
     if seq.num_tokens >= max_model_len:
         return InvalidRequestError(
             f"prompt: {seq.num_tokens} tokens, but the model takes {max_model_len} with at least one to write; "

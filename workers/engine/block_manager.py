@@ -98,8 +98,8 @@ class BlockManager:
         seq.num_computed_tokens = seq.num_cached_tokens = len(matched) * self.block_size
         return seq.num_cached_tokens
 
-    def can_grow(self, seq: Sequence, num_tokens: int) -> int:
-        """Blocks missing beyond those held, for `seq` to hold `num_tokens` tokens; compare with `num_free_blocks`."""
+    def num_missing_blocks(self, seq: Sequence, num_tokens: int) -> int:
+        """Blocks beyond those held that `seq` needs to hold `num_tokens` tokens; compare with `num_free_blocks`."""
         return max(-(-num_tokens // self.block_size) - len(seq.block_ids), 0)
 
     def grow(self, seq: Sequence, num_tokens: int) -> None:
@@ -108,7 +108,7 @@ class BlockManager:
         Raises:
             OutOfBlocksError: Too few; nothing was taken.
         """
-        self._take(self.can_grow(seq, num_tokens), seq.block_ids)
+        self._take(self.num_missing_blocks(seq, num_tokens), seq.block_ids)
 
     def commit(self, seq: Sequence) -> None:
         """After a step: makes the blocks that are full of computed tokens now known to the prefix cache.

@@ -15,12 +15,13 @@ from functools import partial
 from baton.errors import BatonError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
-from workers.engine.batching import finish_reason, make_batch, misfit
+from workers.engine.batching import cut, make_batch, unservable
 from workers.engine.block_manager import BlockManager
-from workers.engine.jobs import Job
+from workers.engine.drafting import Drafter, proposed
+from workers.engine.jobs import Job, Written
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
-from workers.engine.scheduler import Scheduler, StepPlan
+from workers.engine.scheduler import Drafts, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
@@ -49,6 +50,7 @@ class Engine:
         emit: Called from the engine's thread with each step's report, if there is anything new in it, and before a
             step with what has come in since the last one: a step may take long.
         clock: Seconds, monotonic.
+        drafter: Proposes draft tokens; None: every step gives each sequence one token.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Engine:
         spec: WorkerSpec,
         emit: Callable[[StepReport], None],
         clock: Callable[[], float],
+        drafter: Drafter | None = None,
     ) -> None:
         engine = spec.engine
         self.runner = runner
@@ -79,7 +82,7 @@ class Engine:
             scheduler=self.scheduler,
             lease_s=spec.kv.lease_s,
             read=self._read,
-            misfit=self._misfit,
+            unservable=self._unservable,
             tell=self._tell,
             copy_blocks=runner.copy_blocks,
         )
@@ -88,6 +91,7 @@ class Engine:
         self.inbox: Inbox | None = None
         self._emit = emit
         self._clock = clock
+        self._drafter = drafter
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopped = False
@@ -156,7 +160,7 @@ class Engine:
         """One step; whether the next one should follow at once."""
         now_s = self._clock()
         has_news = self._take_in(now_s)
-        plan = self.scheduler.plan(now_s)
+        plan = self.scheduler.plan(now_s, self._drafts(self._drafter) if self._drafter is not None else None)
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error, code=PREEMPTED)
         if plan.chunks:
@@ -185,6 +189,12 @@ class Engine:
                 self.blocks.check_integrity()
         return has_news
 
+    def _drafts(self, drafter: Drafter) -> Drafts:
+        """For all that go on decoding here: of a hand-over, this worker writes one token."""
+        runner = self.runner
+        seqs = [seq for seq in self.scheduler.running if is_decode(seq) and self.jobs.of(seq).handover is None]
+        return proposed(drafter, seqs, max_model_len=runner.max_model_len, vocab_size=runner.vocab_size)
+
     def _run(self, plan: StepPlan) -> None:
         chunks = plan.chunks
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
@@ -199,31 +209,32 @@ class Engine:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
             return
         self.serving.computed(chunks)
-        tokens: dict[int, list[tuple[int, Sampled]]] = defaultdict(list)
-        for (index, choice), token in zip(owners, sampled, strict=True):
-            tokens[index].append((choice, token))
+        tokens: dict[int, list[tuple[int, list[Sampled]]]] = defaultdict(list)
+        for (index, choice), run in zip(owners, sampled, strict=True):
+            tokens[index].append((choice, run))
         for index, news in tokens.items():
+            num_drafts = len(chunks[index].draft_token_ids)
+            if num_drafts:
+                self.stats.num_draft_tokens += num_drafts
+                self.stats.num_accepted_tokens += len(news[0][1]) - 1
             self._accept(jobs[index], news)
 
-    def _accept(self, job: Job, news: list[tuple[int, Sampled]]) -> None:
-        """Sends one token of each choice, and goes on with those that are not done."""
+    def _accept(self, job: Job, news: list[tuple[int, list[Sampled]]]) -> None:
+        """Sends the tokens of each choice, and goes on with those that are not done."""
         seq = job.seq
-        going: list[tuple[int, int]] = []
+        written: list[Written] = []
         for choice, sampled in news:
-            message = wire.output(seq, choice, sampled)
+            run, end = cut(seq, sampled, self.runner)
+            message = wire.output(seq, choice, run, end)
             if not job.cached_reported:
                 message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
-            reason, stop_reason = finish_reason(seq, sampled.token_id, self.runner)
-            if reason is not None:
-                wire.finish(message, reason, stop_reason)
-            else:
-                going.append((choice, sampled.token_id))
+            written.append(Written(choice, [token.token_id for token in run], end is not None))
             self._outputs[seq.ingress_id].append(message)
+            self.stats.num_output_tokens += len(run)
         if not job.cached_reported:
             self.stats.num_prefix_hit_tokens += seq.num_cached_tokens
             job.cached_reported = True
-        self.stats.num_output_tokens += len(news)
-        self.serving.advance(job, going)
+        self.serving.advance(job, written)
 
     # What serving asks.
 
@@ -231,8 +242,8 @@ class Engine:
         seq = wire.sequence(submit, ingress_id, self._clock())
         return Job(seq=seq, choices=[choice.choice for choice in submit.choices])
 
-    def _misfit(self, seq: Seq, handing_over: bool) -> BatonError | None:
-        return misfit(seq, self.runner, self.spec.engine.block_size, handing_over=handing_over)
+    def _unservable(self, seq: Seq, handing_over: bool) -> BatonError | None:
+        return unservable(seq, self.runner, self.spec.engine.block_size, handing_over=handing_over)
 
     def _tell(self, ingress_id: str, message: worker_pb2.TokenOutput) -> None:
         self._outputs[ingress_id].append(message)

@@ -4,11 +4,12 @@ Invariant: a (request, choice) belongs to at most one job, that of its newest at
 lease, so that an abort may overtake its request. No blocks here: whoever drops a job frees them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from baton.v1.worker_pb2 import Submit
-from workers.engine.sequence import Sequence
+from workers.engine.sequence import Sequence as Seq
 from workers.kv_transfer.link import TransferKey
 
 
@@ -20,12 +21,20 @@ class Job:
     submit: As it came; kept while a transfer may need it.
     """
 
-    seq: Sequence
+    seq: Seq
     choices: list[int]
     submit: Submit | None = None
     handover: TransferKey | None = None
     offered: bool = False
     cached_reported: bool = False
+
+
+class Written(NamedTuple):
+    """What a step wrote of one choice."""
+
+    choice: int
+    token_ids: Sequence[int]  # >= 1 of them; all but the last are draft tokens, so their KV is computed
+    is_done: bool = False  # the last one ends the answer
 
 
 @dataclass(slots=True)
@@ -68,7 +77,7 @@ class JobTable:
             job.seq.choice = job.choices[0]
         job.seq.siblings = tuple(other for other in job.choices if other != job.seq.choice)
 
-    def of(self, seq: Sequence) -> Job:
+    def of(self, seq: Seq) -> Job:
         return self._jobs[seq.key]
 
     def find(self, request_id: str, choice: int) -> Job | None:
@@ -83,11 +92,11 @@ class JobTable:
             if rid == request_id and job.seq.attempt <= max_attempt and (not wanted or choice in wanted)
         ]
 
-    def bury(self, request_id: str, attempt: int, choices: Iterable[int], now_s: float) -> None:
+    def note_abort(self, request_id: str, attempt: int, choices: Iterable[int], now_s: float) -> None:
         tombstone = Tombstone(attempt, frozenset(choices), now_s + self.lease_s)
         self._tombstones.setdefault(request_id, []).append(tombstone)
 
-    def is_buried(self, request_id: str, attempt: int, choice: int) -> bool:
+    def is_aborted(self, request_id: str, attempt: int, choice: int) -> bool:
         return any(
             attempt <= stone.attempt and (not stone.choices or choice in stone.choices)
             for stone in self._tombstones.get(request_id, ())

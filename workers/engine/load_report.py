@@ -6,13 +6,13 @@ Invariant: a LoadReport is made by whoever owns the engine's state and never cha
 
 from dataclasses import dataclass, fields
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
 from workers.engine.serving import Serving
 from workers.engine.stats import since_progress_s
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.spec import Role
 
-_ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
+_ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED, Role.DRAFT: ROLE_DRAFT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 A step has a budget of tokens. All running decodes come first, then running prompts share what is left, then waiting
 ones are admitted while blocks and places last (the order of Sarathi-Serve). A prompt's blocks are all taken when it is
-admitted, so that prompts in progress never wait for each other; decodes grow block by block.
+admitted, so that prompts in progress never wait for each other; decodes grow block by block. Draft tokens come last:
+they lengthen decodes by what budget and blocks the others leave, so that they delay and preempt nobody.
 
 Invariant: seniority. Both lists are in order of arrival, a sequence loses its blocks (preemption, to be recomputed
 later) only to an older one, and nothing is admitted past an older one that waits. So the oldest that runs always gets
@@ -12,18 +13,35 @@ on, and everyone does in the end, if each fits into the pool alone (the engine r
 import sys
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 from workers.engine.block_manager import BlockManager
 from workers.engine.sequence import Sequence, Status
+from workers.model.contract import ChunkKind
+
+Drafts = Mapping[tuple[str, int], List[int]]  # by a sequence's key: tokens that may follow its last one
 
 
 @dataclass(slots=True)
 class ScheduledChunk:
-    """The next `num_tokens` uncomputed tokens of `seq`; its blocks hold them."""
+    """The next uncomputed tokens of `seq`, and draft tokens; its blocks hold all of them.
+
+    Attributes:
+        num_tokens: With the draft tokens.
+        draft_token_ids: Of a decode: what may follow the sequence's last token.
+    """
 
     seq: Sequence
     num_tokens: int
+    kind: ChunkKind
+    draft_token_ids: List[int] = ()
+
+    @property
+    def num_known_tokens(self) -> int:
+        """Of the sequence itself, >= 1."""
+        return self.num_tokens - len(self.draft_token_ids)
 
 
 @dataclass(slots=True)
@@ -43,8 +61,8 @@ class Scheduler:
     """Not thread-safe: the engine's thread owns it. The caller advances cursors and frees the blocks of the finished.
 
     Args:
-        max_batched_tokens: Budget of a step. Decodes are never left out for it, prompts get what they leave; so it
-            should be above `max_sequences`.
+        max_batched_tokens: Budget of a step. Decodes are never left out for it, prompts get what they leave (so it
+            should be above `max_sequences`), and draft tokens what prompts leave.
         max_sequences: Running sequences up to which prompts are admitted, choices still to be forked included.
         chunked_prefill: False: prompts run whole, in steps of their own, before decodes; one longer than the budget
             runs alone. For comparison: decodes pause meanwhile.
@@ -104,11 +122,13 @@ class Scheduler:
             num_blocks += 1
         return num_blocks + (len(self.running) if num_busy else 0) <= self._blocks.num_free_blocks
 
-    def plan(self, now_s: float) -> StepPlan:
+    def plan(self, now_s: float, drafts: Drafts | None = None) -> StepPlan:
         """Chooses the step's chunks, takes the blocks they need and sets statuses; may be empty.
 
         Args:
             now_s: Waiting sequences whose deadline has passed are passed over; the engine ends them.
+            drafts: For sequences that decode; at most as many as can be of use (`drafting.proposed`). Those of others
+                are passed over.
         """
         plan = StepPlan()
         if self._chunked_prefill:
@@ -119,6 +139,8 @@ class Scheduler:
             self._admit(plan, now_s, self._max_batched_tokens)
             if not plan.chunks:
                 self._continue(plan, sys.maxsize)
+        if drafts:
+            self._lengthen(plan, drafts)
         return plan
 
     def _continue(self, plan: StepPlan, budget: int) -> int:
@@ -139,9 +161,9 @@ class Scheduler:
             if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index, num_tokens):
                 continue
             if are_decodes[index]:
-                decodes.append(ScheduledChunk(seq, 1))
+                decodes.append(ScheduledChunk(seq, 1, ChunkKind.DECODE))
             else:
-                prompts.append(ScheduledChunk(seq, num_tokens))
+                prompts.append(ScheduledChunk(seq, num_tokens, ChunkKind.PREFILL))
                 budget -= num_tokens
         plan.chunks = decodes + prompts
         return budget
@@ -154,7 +176,7 @@ class Scheduler:
         """
         seq = self.running[index]
         end = seq.num_computed_tokens + num_tokens
-        num_missing = self._blocks.can_grow(seq, end)
+        num_missing = self._blocks.num_missing_blocks(seq, end)
         while num_missing > self._blocks.num_free_blocks:
             if len(self.running) == 1:
                 return False
@@ -206,11 +228,32 @@ class Scheduler:
         self._blocks.grow(seq, seq.num_tokens)
         self.add_running(seq)
         plan.admitted.append(seq)
-        plan.chunks.append(ScheduledChunk(seq, min(seq.num_uncomputed_tokens, budget)))
+        kind = ChunkKind.DECODE if is_decode(seq) else ChunkKind.PREFILL
+        plan.chunks.append(ScheduledChunk(seq, min(seq.num_uncomputed_tokens, budget), kind))
+
+    def _lengthen(self, plan: StepPlan, drafts: Drafts) -> None:
+        """Adds draft tokens to decodes, oldest first, while budget and blocks last.
+
+        A block to grow is left for each that runs. What blocks the drafts take stays with their sequence whether they
+        are accepted or not: it grows into them next, and loses them with all others.
+        """
+        blocks = self._blocks
+        left = self._max_batched_tokens - sum(chunk.num_tokens for chunk in plan.chunks)
+        for chunk in plan.chunks:
+            draft = drafts.get(chunk.seq.key, ())
+            if not draft or chunk.kind is not ChunkKind.DECODE:
+                continue
+            seq, end = chunk.seq, chunk.seq.num_tokens
+            num_blocks = len(seq.block_ids) + max(blocks.num_free_blocks - len(self.running), 0)
+            num_drafts = max(min(len(draft), left, num_blocks * blocks.block_size - end), 0)
+            blocks.grow(seq, end + num_drafts)
+            chunk.draft_token_ids = draft[:num_drafts]
+            chunk.num_tokens += num_drafts
+            left -= num_drafts
 
 
 def is_decode(seq: Sequence) -> bool:
-    """One token to compute, and the prompt is read: what follows is the next output token."""
+    """The prompt is read and the last token alone has no KV: the next chunk is a decode, with drafts or without."""
     num_computed, num_prompt = seq.num_computed_tokens, len(seq.prompt_token_ids)
     return num_computed >= num_prompt and num_prompt + len(seq.output_token_ids) - num_computed == 1
 

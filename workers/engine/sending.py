@@ -1,6 +1,6 @@
 """The prefill side of hand-overs: which jobs are being sent, and whose blocks wait for an ack.
 
-Invariant: from `begin` on, the job's blocks stay referenced until the link says Acked or Ended; `settled` frees them.
+Invariant: from `begin` on, the job's blocks stay referenced until the link says Acked or Ended; `ended` frees them.
 A job that loses its blocks to preemption is aborted first: what is read then is never completed, so never used.
 """
 
@@ -25,7 +25,7 @@ class Sending:
 
     @property
     def jobs(self) -> list[Job]:
-        """Offered and not settled yet."""
+        """Offered and not ended yet."""
         return list(self._jobs.values())
 
     def begin(self, job: Job) -> None:
@@ -90,7 +90,7 @@ class Sending:
     def is_sending(self, job: Job) -> bool:
         return job.handover is not None and job.handover in self._jobs
 
-    def settled(self) -> list[tuple[Job, BatonError | None, bool]]:
+    def ended(self) -> list[tuple[Job, BatonError | None, bool]]:
         """(job, error, acked) of the transfers that have ended since the last call; their blocks are free now.
 
         A job that ends while it is still computing keeps its blocks: the caller decides about it.

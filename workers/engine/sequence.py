@@ -1,6 +1,7 @@
 """One sequence being read and written: its tokens, its cursors, its blocks.
 
-Prompt and output token ids stay apart: penalties, `max_tokens`, usage and logprobs need the split.
+Prompt and output token ids stay apart: penalties, `max_tokens`, usage and logprobs need the split. Draft tokens are no
+part of it: they live in the step that computes them.
 """
 
 import enum
@@ -26,7 +27,7 @@ class FinishReason(enum.Enum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """Mutable; owned by one engine. `token_ids` is prompt + output."""
+    """Mutable; owned by one engine."""
 
     request_id: str
     choice: int

@@ -15,7 +15,7 @@ from baton.errors import BatonError, DeadlineExceededError, InternalError, Unava
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from workers.engine import wire
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
-from workers.engine.jobs import Job, JobTable
+from workers.engine.jobs import Job, JobTable, Written
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import ScheduledChunk, Scheduler
 from workers.engine.sending import Sending
@@ -23,7 +23,7 @@ from workers.engine.sequence import FinishReason, Status
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import EngineStats
 from workers.kv_transfer.link import Arrived, Inbox, Offered, Outbox, TransferKey
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 logger = logging.getLogger(__name__)
 PREEMPTED = "preempted"  # the code that asks for a new attempt without counting as a loss
@@ -35,7 +35,7 @@ class Serving:
         max_step_tokens: Budget of a step; a preempted sequence that fits into one is short.
         read: The job of a Submit and its ingress; None: nobody waits for it any more. Raises: BatonError: it is
             malformed.
-        misfit: Why this worker can never serve a sequence (and whether it shall be handed over), or None.
+        unservable: Why this worker can never serve a sequence (and whether it shall be handed over), or None.
         tell: An ingress id, and an output for it.
         copy_blocks: Copies the contents of blocks, (from, to) each, before the next step.
     """
@@ -50,7 +50,7 @@ class Serving:
         scheduler: Scheduler,
         lease_s: float,
         read: Callable[[str, Submit], Job | None],
-        misfit: Callable[[Seq, bool], BatonError | None],
+        unservable: Callable[[Seq, bool], BatonError | None],
         tell: Callable[[str, TokenOutput], None],
         copy_blocks: Callable[[Sequence[tuple[int, int]]], Any],
     ) -> None:
@@ -65,7 +65,7 @@ class Serving:
         self._role = role
         self._max_step_tokens = max_step_tokens
         self._read = read
-        self._misfit = misfit
+        self._unservable = unservable
         self._tell = tell
         self._copy_blocks = copy_blocks
 
@@ -98,8 +98,8 @@ class Serving:
         """A new job in the table; None when it is old news, or was refused with a final output."""
         request_id, attempt = submit.request_id, submit.attempt
         choices = [choice.choice for choice in submit.choices]
-        buried = [choice for choice in choices if self.jobs.is_buried(request_id, attempt, choice)]
-        if (choices and buried == choices) or not self._give_way(request_id, attempt, choices):
+        aborted = [choice for choice in choices if self.jobs.is_aborted(request_id, attempt, choice)]
+        if (choices and aborted == choices) or not self._give_way(request_id, attempt, choices):
             return None
         job = self._read(ingress_id, submit)
         if job is None:
@@ -110,7 +110,7 @@ class Serving:
                 self._tell(ingress_id, wire.final(job.seq, choice, FinishReason.ERROR, refusal))
             return None
         self.jobs.add(job)
-        for choice in buried:
+        for choice in aborted:
             self.jobs.drop_choice(job, choice)
         return job
 
@@ -127,14 +127,16 @@ class Serving:
     def _refusal(self, seq: Seq, *, handing_over: bool) -> BatonError | None:
         if self.is_draining:
             return UnavailableError(f"worker {self._worker_id} is draining; try another")
+        if self._role not in SERVING_ROLES:
+            return InternalError(f"worker {self._worker_id} is a {self._role} worker and takes no requests")
         if handing_over and self.sending is None:
             return InternalError(f"worker {self._worker_id} has no link to hand over with")
-        return self._misfit(seq, handing_over)
+        return self._unservable(seq, handing_over)
 
     def abort(self, abort: Abort, now_s: float) -> None:
         """Without a word; no choices means all."""
         choices = list(abort.choices)
-        self.jobs.bury(abort.request_id, abort.attempt, choices, now_s)
+        self.jobs.note_abort(abort.request_id, abort.attempt, choices, now_s)
         for job, choice in self.jobs.of_request(abort.request_id, choices, abort.attempt):
             if len(job.choices) > 1:
                 self.jobs.drop_choice(job, choice)
@@ -214,25 +216,39 @@ class Serving:
                 self.sending.begin(job)
 
     def computed(self, chunks: Iterable[ScheduledChunk]) -> None:
-        """The KV of `chunks` is in their blocks."""
+        """The KV of `chunks` is in their blocks. That of draft tokens counts when they are accepted: see `advance`."""
         for chunk in chunks:
-            chunk.seq.num_computed_tokens += chunk.num_tokens
+            chunk.seq.num_computed_tokens += chunk.num_known_tokens
             self.blocks.commit(chunk.seq)
 
-    def advance(self, job: Job, going: Sequence[tuple[int, int]]) -> None:
+    def advance(self, job: Job, written: Sequence[Written]) -> None:
         """All of the job's tokens are computed, and those that follow are out: hands it over, ends it or goes on.
 
         Args:
-            going: (choice, next token) of the choices that are not done, in order.
+            written: Of each choice of the job, in order.
         """
+        if len(written) == 1 and job.handover is None:
+            self._append(job.seq, written[0].token_ids)
+            if written[0].is_done:
+                self.finish(job)
+            return
+        going = [(choice, token_ids[-1]) for choice, token_ids, is_done in written if not is_done]
+        assert all(len(one.token_ids) == 1 for one in written), "drafts are for choices that decode here, each alone"
         if job.handover is not None:
             self._hand_over(job, going)
         elif going:
-            self._go_on(job, going)
+            self._fork_all(job, going)
         else:
-            self.drop(job)
+            self.finish(job)
 
-    def drop(self, job: Job) -> None:
+    def _append(self, seq: Seq, token_ids: Sequence[int]) -> None:
+        """The KV of all but the last is in the blocks: they were draft tokens."""
+        seq.output_token_ids += token_ids
+        if len(token_ids) > 1:
+            seq.num_computed_tokens += len(token_ids) - 1
+            self.blocks.commit(seq)
+
+    def finish(self, job: Job) -> None:
         """The job has sent its last token."""
         self.scheduler.remove(job.seq)
         self.blocks.free(job.seq)
@@ -248,11 +264,8 @@ class Serving:
         else:  # the transfer ended before the prompt did
             self.blocks.free(job.seq)
 
-    def _go_on(self, job: Job, going: Sequence[tuple[int, int]]) -> None:
+    def _fork_all(self, job: Job, going: Sequence[tuple[int, int]]) -> None:
         """Appends the tokens; every choice after the first becomes a job of its own."""
-        if len(job.choices) == 1:
-            job.seq.output_token_ids.append(going[0][1])
-            return
         choices = {choice for choice, _ in going}
         for choice in [choice for choice in job.choices if choice not in choices]:
             self.jobs.drop_choice(job, choice)
@@ -292,11 +305,11 @@ class Serving:
     def take_transfers(self) -> list[Job]:
         """Takes in what the links have to say; returns the jobs that came whole, and are decoded from now on."""
         if self.sending is not None:
-            for job, error, acked in self.sending.settled():
-                self._settle_sent(job, error, acked)
+            for job, error, acked in self.sending.ended():
+                self._end_sent(job, error, acked)
         return self._receive(self.receiving) if self.receiving is not None else []
 
-    def _settle_sent(self, job: Job, error: BatonError | None, acked: bool) -> None:
+    def _end_sent(self, job: Job, error: BatonError | None, acked: bool) -> None:
         """A transfer that failed ends its choices with a retryable error, unless they were aborted before.
 
         Where the ack alone was lost, decode goes on and the ingress passes the error over (`Choice.has_left`).
@@ -342,8 +355,8 @@ class Serving:
         self.blocks.commit(seq)
         going = [(choice, token) for choice, token in arrival.first_tokens if choice in job.choices]
         if not going:
-            self.drop(job)
+            self.finish(job)
             return False
         self.scheduler.add_running(seq)
-        self._go_on(job, going)
+        self._fork_all(job, going)
         return True

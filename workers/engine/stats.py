@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from workers.engine.scheduler import StepPlan
+from workers.model.contract import ChunkKind
 
 SMOOTHING = 0.1  # weight of the newest step in the moving averages
 
@@ -14,6 +15,8 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_output_tokens: int = 0
+    num_draft_tokens: int = 0  # computed
+    num_accepted_tokens: int = 0  # of them right, whether the answer went so far or ended before
     step_s: float = 0.0
     prefill_tokens_per_s: float = 0.0
     waiting_since_s: float | None = None  # since when work has waited for a step to finish; None while idle
@@ -26,7 +29,7 @@ class EngineStats:
         took_s = max(now_s - started_s, 1e-9)
         self.num_steps += 1
         self.step_s += (took_s - self.step_s) * (SMOOTHING if self.num_steps > 1 else 1.0)
-        prefill_tokens = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
+        prefill_tokens = sum(chunk.num_tokens for chunk in plan.chunks if chunk.kind is ChunkKind.PREFILL)
         if prefill_tokens:
             rate = prefill_tokens / took_s
             first = self.prefill_tokens_per_s == 0.0

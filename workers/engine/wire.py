@@ -1,8 +1,12 @@
 """Between the worker's messages and the engine's plain data."""
 
+from collections.abc import Sequence
+
 from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2, worker_pb2
-from workers.engine.sequence import FinishReason, Sequence
+from workers.engine.batching import End
+from workers.engine.sequence import FinishReason
+from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import Sampled
 from workers.model.sampling_params import SAMPLER_ROWS, SamplingParams
 
@@ -22,14 +26,14 @@ def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
     return SamplingParams(**{name: row.read(said[name]) for name, row in SAMPLER_ROWS.items() if name in said})
 
 
-def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Sequence:
+def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
     """The sequence of the first choice of `submit`."""
     if not submit.choices:
         raise InvalidRequestError("choices: none given; name at least one", "choices")
     if len(submit.choices) > 1 and any(choice.output_token_ids for choice in submit.choices):
         raise InvalidRequestError("choices: several that have output; submit each alone", "choices")
     first = submit.choices[0]
-    return Sequence(
+    return Seq(
         request_id=submit.request_id,
         choice=first.choice,
         attempt=submit.attempt,
@@ -44,25 +48,28 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Sequen
     )
 
 
-def output(seq: Sequence, choice: int, sampled: Sampled) -> worker_pb2.TokenOutput:
-    """One token of one choice; `index` is that of the token, so call it before the token is appended."""
+def output(seq: Seq, choice: int, sampled: Sequence[Sampled], end: End | None) -> worker_pb2.TokenOutput:
+    """The tokens of one choice; `index` is that of the first, so call it before they are appended."""
     message = worker_pb2.TokenOutput(
         request_id=seq.request_id,
         choice=choice,
         attempt=seq.attempt,
         index=len(seq.output_token_ids),
-        token_ids=[sampled.token_id],
+        token_ids=[token.token_id for token in sampled],
     )
-    if sampled.logprob is not None:
-        entry = message.logprobs.add()
-        entry.sampled.token_id, entry.sampled.logprob = sampled.token_id, sampled.logprob
-        for token_id, logprob in sampled.top:
-            entry.top.add(token_id=token_id, logprob=logprob)
+    for token in sampled:
+        if token.logprob is not None:
+            entry = message.logprobs.add()
+            entry.sampled.token_id, entry.sampled.logprob = token.token_id, token.logprob
+            for token_id, logprob in token.top:
+                entry.top.add(token_id=token_id, logprob=logprob)
+    if end is not None:
+        message.finish_reason, message.stop_reason = _REASONS[end.reason], end.stop_reason
     return message
 
 
 def final(
-    seq: Sequence, choice: int, reason: FinishReason, error: BatonError | None = None, *, code: str | None = None
+    seq: Seq, choice: int, reason: FinishReason, error: BatonError | None = None, *, code: str | None = None
 ) -> worker_pb2.TokenOutput:
     """A last message without tokens. `code` replaces the error's own."""
     message = worker_pb2.TokenOutput(
@@ -77,8 +84,3 @@ def final(
         message.error.message = error.message
         message.error.retryable = error.retryable
     return message
-
-
-def finish(message: worker_pb2.TokenOutput, reason: FinishReason, stop_reason: str) -> None:
-    message.finish_reason = _REASONS[reason]
-    message.stop_reason = stop_reason

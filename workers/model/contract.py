@@ -1,14 +1,23 @@
 """The engine's only view of a model: a step's batch in, sampled tokens out.
 
+Speculation is exact by construction: a draft token is accepted if and only if it is the token that is sampled at its
+place anyway, so that drafts change how many tokens a step gives and never which.
+
 Implementations: `workers.model.runner.TorchRunner`, and `workers.model.fake.FakeRunner` without torch.
 Nothing here imports torch.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workers.model.sampling_params import SamplingParams
+
+
+class ChunkKind(enum.Enum):
+    PREFILL = "prefill"  # tokens that are known: of a prompt, or of a sequence that is read again
+    DECODE = "decode"  # the last token of a sequence that is read, and draft tokens that may follow it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,21 +28,28 @@ class Chunk:
         token_ids: The tokens, at positions [start, start + len(token_ids)).
         start: Number of the sequence's tokens whose KV is in its blocks already.
         block_ids: Blocks in token order; they cover at least start + len(token_ids) tokens.
-        num_sequence_tokens: Tokens the sequence has in all so far (prompt and output), >= start + len(token_ids).
-            RoPE variants that depend on the length use this, so that chunking does not change a result.
+        num_sequence_tokens: Tokens the sequence has in all so far (prompt, output and this chunk's drafts), >= start +
+            len(token_ids). RoPE variants that depend on the length use this, so that chunking does not change a result.
+        kind: What the tokens are; a runner may compute both kinds alike.
     """
 
     token_ids: Sequence[int]
     start: int
     block_ids: Sequence[int]
     num_sequence_tokens: int
+    kind: ChunkKind = ChunkKind.PREFILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One token to sample from the logits of the last token of chunk number `chunk`.
+    """What to sample from the logits of the last 1 + len(draft_token_ids) tokens of chunk number `chunk`.
 
-    The result is a function of (params.seed, choice, len(output_token_ids), token ids) alone, whatever the batch.
+    The token that follows `output_token_ids`, and after each draft token that proves right the one that follows it.
+    Each is a function of (params.seed, choice, number of output tokens before it, token ids) alone, whatever the
+    batch, and whether the tokens before it were drafts.
+
+    Attributes:
+        draft_token_ids: The chunk's last tokens, if they are guesses at what will be sampled.
     """
 
     chunk: int
@@ -41,11 +57,12 @@ class SampleRow:
     params: SamplingParams
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]
+    draft_token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    chunks: Sequence[Chunk]  # decodes (one token each) first
+    chunks: Sequence[Chunk]  # decodes first
     samples: Sequence[SampleRow]
 
 
@@ -114,9 +131,12 @@ class ModelRunner(Protocol):
     eos_token_ids: frozenset[int]
     fingerprint: str  # of the weights, equal on two workers only if their weights are
 
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
-        """Computes the chunks' KV into their blocks and samples one token per row of `batch.samples`.
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
+        """Computes the chunks' KV into their blocks and samples.
 
+        Returns, for each row of `batch.samples`, the tokens that follow: 1, and one more per accepted draft token. All
+        but the last are the row's first draft tokens. The KV of drafts that were not accepted is in the blocks too; the
+        next chunk of the sequence begins before it and overwrites it.
         `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i.
         Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
         """

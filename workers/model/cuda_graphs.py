@@ -1,5 +1,6 @@
 """Decode steps replayed from CUDA graphs, one graph per padded batch size and table width.
 
+A graph has one query row per chunk: steps with prompts of more than one token, or with draft tokens, run eagerly.
 Padding rows are sequences of one token in a scratch block that no request owns. A graph is captured at the first step
 that needs it; where a model cannot be captured (its experts synchronize, say), every step runs eagerly.
 """
@@ -61,6 +62,8 @@ class DecodeGraphs:
 
     def run(self, chunks: Sequence[Chunk]) -> Tensor | None:
         """Logits [len(chunks), vocab_size] of one new token per chunk; None when this step must run eagerly."""
+        if any(len(chunk.token_ids) != 1 for chunk in chunks):
+            return None
         size = padded(len(chunks), min(self.max_batch, BATCH_SIZES[-1]))
         if not self._is_capturable or size is None:
             return None

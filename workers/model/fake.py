@@ -17,6 +17,7 @@ import numpy as np
 
 from baton.errors import ConfigError
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
+from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.sampling_params import SamplingParams
 from workers.spec import WorkerSpec
@@ -27,6 +28,7 @@ VOCAB_SIZE = 512
 EOS_TOKEN_ID = 0
 MAX_MODEL_LEN = 8192
 FORCED = 100.0  # of `logit_bias`
+TOKEN_ID_NBYTES = 4
 
 
 class FakeRunner:
@@ -50,7 +52,7 @@ class FakeRunner:
         self.store = FakeStore(num_layers=NUM_LAYERS, num_blocks=self.num_blocks, block_size=engine.block_size)
         self._layer_s = spec.fake_step_s / NUM_LAYERS
 
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         """Raises: KVMismatchError, AssertionError on a batch that breaks the contract."""
         self._check(batch.chunks)
         for layer in range(NUM_LAYERS):
@@ -60,8 +62,9 @@ class FakeRunner:
                 time.sleep(self._layer_s)
             if on_layer is not None:
                 on_layer(layer)
-        verified: dict[int, bytes] = {}
-        return [self._sample(batch, row, verified) for row in batch.samples]
+        verified = self._verified(batch)
+        sampled = [self._sample(row, verified[row.chunk]) for row in single_rows(batch.samples)]
+        return accept(batch.samples, sampled)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:
@@ -105,17 +108,26 @@ class FakeRunner:
             for block_id in chunk.block_ids:
                 assert writers.get(block_id, index) == index, f"a chunk writes block {block_id} of another sequence"
 
-    def _sample(self, batch: Batch, row: SampleRow, verified: dict[int, bytes]) -> Sampled:
-        if row.chunk not in verified:
+    def _verified(self, batch: Batch) -> dict[int, bytes]:
+        """Of each chunk that is sampled from, all tokens of its sequence up to the chunk's end, as read back."""
+        verified: dict[int, bytes] = {}
+        for row in batch.samples:
+            if row.chunk in verified:
+                continue
             chunk = batch.chunks[row.chunk]
-            token_ids = [*row.prompt_token_ids, *row.output_token_ids]
+            token_ids = [*row.prompt_token_ids, *row.output_token_ids, *row.draft_token_ids]
             end = chunk.start + len(chunk.token_ids)
             assert end == len(token_ids), f"sampled after {end} of {len(token_ids)} tokens"
+            assert len(row.draft_token_ids) < len(chunk.token_ids), "a chunk of drafts alone has nothing to follow"
             self.store.verify(chunk.block_ids, token_ids)
             verified[row.chunk] = _packed(token_ids)
+        return verified
+
+    def _sample(self, row: SampleRow, packed_token_ids: bytes) -> Sampled:
         params, num_outputs = row.params, len(row.output_token_ids)
         stops = set(params.stop_token_ids) | (set() if params.ignore_eos else self.eos_token_ids)
-        state = _state(verified[row.chunk], num_outputs, row.choice, params)
+        num_bytes = TOKEN_ID_NBYTES * (len(row.prompt_token_ids) + num_outputs)
+        state = _state(packed_token_ids[:num_bytes], num_outputs, row.choice, params)
         token_id = _token(state, num_outputs, params, self.vocab_size, stops)
         if params.logprobs is None:
             return Sampled(token_id=token_id)
@@ -137,6 +149,7 @@ def _shape(folder: Path) -> tuple[int, frozenset[int], int]:
 
 
 def _packed(token_ids: Sequence[int]) -> bytes:
+    """`TOKEN_ID_NBYTES` for each."""
     return np.array(token_ids, dtype=np.int32).tobytes()
 
 

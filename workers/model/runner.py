@@ -14,6 +14,7 @@ from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_el
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
 from workers.model.cuda_graphs import DecodeGraphs
+from workers.model.drafts import accept, single_rows
 from workers.model.kv_store import TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
 from workers.model.sampler import sample
@@ -107,17 +108,21 @@ class TorchRunner:
             self._prepare_cpu(loaded)
 
     @torch.inference_mode()
-    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[Sampled]:
+    def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         logits = self._replayed(batch, on_layer) if self.graphs is not None else None
         if logits is None:
             logits = self._computed(batch, on_layer)
-        return sample(logits.float(), batch.samples, self.eos_token_ids) if batch.samples else []
+        if not batch.samples:
+            return []
+        return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
 
     def _computed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor:
-        """[num_samples, vocab_size]"""
+        """[num_samples + their draft tokens, vocab_size]"""
         meta = build_meta(batch.chunks, self.store.block_size)
         tokens = torch.tensor([[token for chunk in batch.chunks for token in chunk.token_ids]])
-        rows = torch.tensor([meta.query_starts[row.chunk + 1] - 1 for row in batch.samples], dtype=torch.int64)
+        ends = [(meta.query_starts[row.chunk + 1], len(row.draft_token_ids)) for row in batch.samples]
+        places = [place for end, num_drafts in ends for place in range(end - num_drafts - 1, end)]
+        rows = torch.tensor(places, dtype=torch.int64)
         device = self.device
         if device.type != "cpu":
             tokens, rows = tokens.to(device), rows.to(device)
@@ -125,11 +130,9 @@ class TorchRunner:
         return self._forward(tokens, positions, slots, meta, self.attention, on_layer, rows)
 
     def _replayed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor | None:
-        """The same from a CUDA graph; None when it is not a step of decodes alone, or cannot be captured."""
+        """The same from a CUDA graph; None when there is none for such a step."""
         assert self.graphs is not None
-        if not batch.samples or any(len(chunk.token_ids) != 1 for chunk in batch.chunks):
-            return None
-        logits = self.graphs.run(batch.chunks)
+        logits = self.graphs.run(batch.chunks) if batch.samples else None
         if logits is not None and on_layer is not None:
             for layer in range(len(self._caches)):
                 on_layer(layer)

@@ -15,7 +15,7 @@ LENGTH_DEPENDENT_ROPE = frozenset({"longrope", "dynamic"})
 
 
 def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> None:
-    """Raises ConfigError for what the config alone shows; `workers.model.probe` finds the rest.
+    """Raises ConfigError for what the config alone shows; `workers.model.binding.probe` finds the rest.
 
     Args:
         config: The transformers config as it came from the folder.

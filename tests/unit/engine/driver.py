@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from baton.v1 import inference_pb2, worker_pb2
+from workers.engine.drafting import Drafter
 from workers.engine.engine import Engine, StepReport
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.local_link import local_pair
@@ -44,14 +45,18 @@ class Driver:
     """One engine, or prefill and decode with an in-process link between them."""
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], make_runner: Callable[[WorkerSpec], ModelRunner] = FakeRunner
+        self,
+        specs: Sequence[WorkerSpec],
+        make_runner: Callable[[WorkerSpec], ModelRunner] = FakeRunner,
+        drafter: Drafter | None = None,
     ) -> None:
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
         self.engines = [
-            Engine(runner=make_runner(spec), spec=spec, emit=self._take, clock=self.clock) for spec in specs
+            Engine(runner=make_runner(spec), spec=spec, emit=self._take, clock=self.clock, drafter=drafter)
+            for spec in specs
         ]
         self.links: list[Outbox | Inbox] = []
         if len(self.engines) == 2:

@@ -42,10 +42,10 @@ def test_grow_takes_only_what_is_missing() -> None:
     seq = make_sequence(5)
     blocks.grow(seq, 5)
     held = list(seq.block_ids)
-    assert blocks.can_grow(seq, 8) == 0
+    assert blocks.num_missing_blocks(seq, 8) == 0
     blocks.grow(seq, 8)
     assert seq.block_ids == held
-    assert blocks.can_grow(seq, 9) == 1
+    assert blocks.num_missing_blocks(seq, 9) == 1
     blocks.grow(seq, 9)
     assert seq.block_ids[:2] == held
     assert blocks.num_referenced_blocks == 3

@@ -82,7 +82,7 @@ class BlockManagerMachine(RuleBasedStateMachine):
         assert self.blocks.allocate(seq) == num_matched == cost[0] == len(expected) * SIZE
         assert seq.block_ids == expected
         self.model.cached = [one for one in self.model.cached if self.model.block_of[one] not in expected]
-        num_new = self.blocks.can_grow(seq, seq.num_tokens)
+        num_new = self.blocks.num_missing_blocks(seq, seq.num_tokens)
         assert num_free - self.blocks.num_free_blocks + num_new == cost[1]
         self.held.append(seq)
 
@@ -93,7 +93,7 @@ class BlockManagerMachine(RuleBasedStateMachine):
         before = list(seq.block_ids)
         end = seq.num_computed_tokens + num_tokens
         num_missing = max(-(-end // SIZE) - len(before), 0)
-        assert self.blocks.can_grow(seq, end) == num_missing
+        assert self.blocks.num_missing_blocks(seq, end) == num_missing
         if num_missing > self.blocks.num_free_blocks:
             with pytest.raises(OutOfBlocksError, match=f"need {num_missing} blocks"):
                 self.blocks.grow(seq, end)

@@ -263,3 +263,10 @@ def test_random_load_with_aborts_keeps_every_token_and_block(seed: int) -> None:
                 continue  # a new attempt is the dispatcher's business
             want = expected(prompt, max_tokens, choice, temperature=1.0)
             assert driver.answer(request_id, choice) == want
+
+
+def test_a_draft_worker_refuses_requests_by_name() -> None:
+    driver = Driver([make_spec(Role.DRAFT)])
+    driver.submit("r", PROMPT)
+    driver.run()
+    assert driver.finals["r", 0][0].error.message == "worker draft-0 is a draft worker and takes no requests"

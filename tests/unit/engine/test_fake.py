@@ -53,8 +53,9 @@ def generate(
         end = min(start + chunk_size, len(tokens))
         rows = [row(0, output, sampling, choice)] if end == len(tokens) else []
         sampled = runner.run(Batch(chunks=[chunk(block_ids, tokens, start, end)], samples=rows))
-        output += [one.token_id for one in sampled]
-        tokens += [one.token_id for one in sampled]
+        new = [token.token_id for run in sampled for token in run]
+        output += new
+        tokens += new
         start = end
     return output
 
@@ -84,11 +85,11 @@ def test_a_retry_from_prompt_and_output_goes_on_with_the_same_tokens() -> None:
     whole = FakeRunner.expected_output(PROMPT, sampling, 1, 12)
     runner, tokens = make(), [*PROMPT, *whole[:7]]
     batch = Batch(chunks=[chunk([0, 1, 2, 3], tokens)], samples=[row(0, whole[:7], sampling, choice=1)])
-    assert runner.run(batch)[0].token_id == whole[7]
+    assert runner.run(batch)[0][0].token_id == whole[7]
     moved = SampleRow(
         chunk=0, choice=1, params=sampling, prompt_token_ids=tokens[:7], output_token_ids=whole[1:7]
     )  # the split between prompt and output is lost by one
-    assert runner.run(Batch(chunks=batch.chunks, samples=[moved]))[0].token_id != whole[7]
+    assert runner.run(Batch(chunks=batch.chunks, samples=[moved]))[0][0].token_id != whole[7]
 
 
 def test_sequences_of_a_batch_do_not_change_each_other() -> None:
@@ -99,7 +100,7 @@ def test_sequences_of_a_batch_do_not_change_each_other() -> None:
         SampleRow(chunk=1, choice=0, params=params(), prompt_token_ids=other, output_token_ids=[]),
     ]
     sampled = runner.run(Batch(chunks=[chunk([0, 1], tokens), chunk([2, 3], other)], samples=rows))
-    assert [one.token_id for one in sampled] == [
+    assert [token.token_id for run in sampled for token in run] == [
         FakeRunner.expected_output(prompt, params(), 0, 1)[0] for prompt in (tokens, other)
     ]
 
@@ -131,7 +132,7 @@ def test_logprobs_come_when_asked_for_most_likely_first() -> None:
 
     def sampled(num_logprobs: int | None) -> Sampled:
         rows = [row(0, [], params(logprobs=num_logprobs))]
-        return runner.run(Batch(chunks=[chunk([0, 1], list(PROMPT))], samples=rows))[0]
+        return runner.run(Batch(chunks=[chunk([0, 1], list(PROMPT))], samples=rows))[0][0]
 
     assert sampled(None).logprob is None
     assert sampled(0).top == ()
@@ -160,7 +161,7 @@ def prompt_read(runner: FakeRunner) -> list[int]:
 
 def decode(runner: FakeRunner, block_ids: list[int], tokens: list[int]) -> int:
     batch = Batch(chunks=[chunk(block_ids, tokens, 6)], samples=[row(0, tokens[6:], params())])
-    return runner.run(batch)[0].token_id
+    return runner.run(batch)[0][0].token_id
 
 
 @pytest.mark.parametrize("layer", range(NUM_LAYERS))

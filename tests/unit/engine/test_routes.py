@@ -14,7 +14,9 @@ import torch
 from baton.v1 import inference_pb2, worker_pb2
 from tests.models import FAMILIES, tiny
 from tests.unit.engine.driver import INGRESS, OPEN, Driver
+from tests.unit.engine.oracle import Oracle
 from tests.unit.model.driver import Expected, generate, make_spec, prompts_of
+from workers.engine.drafting import Drafter
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, WorkerSpec
 
@@ -51,12 +53,13 @@ def spec(folder: Path, role: Role, **engine: object) -> WorkerSpec:
     return replace(base, role=role, engine=EngineSpec(**{**settings, **engine}))  # type: ignore[arg-type]
 
 
-def mixed(folder: Path, **engine: object) -> Driver:
-    return Driver([spec(folder, Role.MIXED, **engine)], TorchRunner)
+def mixed(folder: Path, drafter: Drafter | None = None, **engine: object) -> Driver:
+    return Driver([spec(folder, Role.MIXED, **engine)], TorchRunner, drafter)
 
 
-def pair(folder: Path, **engine: object) -> Driver:
-    return Driver([spec(folder, Role.PREFILL, **engine), spec(folder, Role.DECODE, **engine)], TorchRunner)
+def pair(folder: Path, drafter: Drafter | None = None, **engine: object) -> Driver:
+    specs = [spec(folder, role, **engine) for role in (Role.PREFILL, Role.DECODE)]
+    return Driver(specs, TorchRunner, drafter)
 
 
 def ask(driver: Driver, turn: str = "") -> None:
@@ -168,6 +171,18 @@ def test_each_of_several_end_tokens_of_the_generation_config_ends_an_answer(tmp_
         assert driver.finals[str(index), 0][0].finish_reason == inference_pb2.FINISH_REASON_STOP
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss"])
+def test_drafts_right_and_wrong_change_neither_tokens_nor_logprobs(family: str) -> None:
+    folder = tiny(family)
+    answers = {(str(index), 0): want.tokens for index, want in enumerate(expected(folder))}
+    for make in (mixed, pair):
+        driver = make(folder, Oracle(answers, vocab_size=160, num_drafts=5), max_batched_tokens=24)
+        ask(driver)
+        driver.run()
+        check(driver, folder)
+        assert 0 < driver.engines[-1].stats.num_accepted_tokens < driver.engines[-1].stats.num_draft_tokens
+
+
 def test_penalties_seeds_and_choices_do_not_depend_on_the_route() -> None:
     folder = tiny("llama")
     settings: dict[str, object] = {
@@ -180,10 +195,16 @@ def test_penalties_seeds_and_choices_do_not_depend_on_the_route() -> None:
         "min_tokens": 4,
         "logprobs": 2,
     }
-    answers = []
-    for driver in (mixed(folder), pair(folder), mixed(folder, max_batched_tokens=64, max_sequences=1)):
+    answers: list[dict[tuple[str, int], list[int]]] = []
+    known: dict[tuple[str, int], list[int]] = {}
+    drafter = Oracle(known, vocab_size=160, num_drafts=5)
+    drafted = [make(folder, drafter, max_batched_tokens=24) for make in (mixed, pair)]
+    for driver in (mixed(folder), pair(folder), mixed(folder, max_batched_tokens=64, max_sequences=1), *drafted):
         for index, prompt in enumerate(prompts()):
             driver.submit(str(index), prompt, choices=2, seed=index, **settings)
         driver.run()
-        answers.append([driver.answer(str(index), choice) for index in range(len(LENGTHS)) for choice in range(2)])
-    assert answers[0] == answers[1] == answers[2]
+        found = {(str(i), choice): driver.answer(str(i), choice) for i in range(len(LENGTHS)) for choice in range(2)}
+        answers.append(found)
+        known.update(found)
+    assert all(answer == answers[0] for answer in answers)
+    assert all(driver.engines[-1].stats.num_accepted_tokens > 0 for driver in drafted)

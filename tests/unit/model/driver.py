@@ -88,7 +88,7 @@ class Driver:
         found = self.runner.run(Batch(chunks=chunks, samples=samples), on_layer)
         for stream, end in taken:
             stream.num_computed = end
-        for row, sampled in zip(samples, found, strict=True):
+        for row, (sampled,) in zip(samples, found, strict=True):
             stream = taken[row.chunk][0]
             assert sampled.logprob is not None
             stream.tokens.append(sampled.token_id)

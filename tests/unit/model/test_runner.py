@@ -73,7 +73,7 @@ def test_a_step_without_samples_fills_the_blocks_and_returns_nothing(runner: Tor
     assert runner.run(Batch(chunks=[_chunk([4, 5, 6, 7, 8], blocks)], samples=[])) == []
     whole = runner.run(Batch(chunks=[_chunk([4, 5, 6, 7, 8, 9], [11, 12])], samples=[_row(0)]))
     rest = runner.run(Batch(chunks=[_chunk([9], blocks, start=5)], samples=[_row(0)]))
-    assert rest[0].token_id == whole[0].token_id
+    assert rest[0][0].token_id == whole[0][0].token_id
 
 
 def test_several_choices_are_sampled_from_one_chunk(runner: TorchRunner) -> None:

@@ -165,3 +165,16 @@ def test_a_large_pool_with_one_fitting_worker_finds_it() -> None:
     loads = [_load(f"d{number}", Role.DECODE, num_blocks=1) for number in range(100)]
     loads.append(_load("big", Role.DECODE))
     assert _ids(_route(*loads)) == (None, "big")
+
+
+def test_a_draft_worker_is_asked_for_nothing() -> None:
+    draft = [_load(f"x{number}", Role.DRAFT) for number in range(100)]
+    assert _route(*draft) is None
+    index = PrefixIndex()
+    index.update("x7", added=HASHES, removed=[])
+    others = [_load(f"d{number}", Role.DECODE) for number in range(20)]
+    others += [_load(f"p{number}", Role.PREFILL) for number in range(20)]
+    route = _route(*draft, *others, index=index)
+    assert route is not None
+    assert route.prefill_id is not None
+    assert (route.prefill_id[0], route.decode_id[0]) == ("p", "d")
