@@ -368,5 +368,6 @@ def _composition(chunks: Sequence[ScheduledChunk]) -> tuple[list[PromptChunk], i
             num_decodes += 1
             num_context += chunk.seq.num_tokens
         else:
-            prompts.append(PromptChunk(chunk.num_tokens, chunk.seq.num_computed_tokens))
+            num_tokens = chunk.num_tokens + len(chunk.draft_token_ids)
+            prompts.append(PromptChunk(num_tokens, chunk.seq.num_computed_tokens))
     return prompts, num_decodes, num_context

@@ -8,7 +8,7 @@ from workers.engine.jobs import Job
 from workers.engine.scheduler import StepPlan
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Batch, Chunk, ModelRunner, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow
 
 
 class End(NamedTuple):
@@ -30,11 +30,11 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[i
     for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
         seq, draft = scheduled.seq, scheduled.draft_token_ids
         start, num_tokens = seq.num_computed_tokens, seq.num_tokens
-        end = start + scheduled.num_known_tokens
-        token_ids = seq.tokens(start, end)
+        end = start + scheduled.num_tokens
+        is_decode = scheduled.kind is ChunkKind.DECODE
         chunks.append(
             Chunk(
-                token_ids=[*token_ids, *draft] if draft else token_ids,
+                token_ids=[seq.output_token_ids[-1], *draft] if is_decode else seq.tokens(start, end),
                 start=start,
                 block_ids=seq.block_ids,
                 num_sequence_tokens=num_tokens + len(draft),

@@ -225,10 +225,11 @@ class Engine:
         written: list[Written] = []
         for choice, sampled in news:
             run, end = cut(seq, sampled, self.runner)
-            message = wire.output(seq, choice, run, end)
+            token_ids = [token.token_id for token in run]
+            message = wire.output(seq, choice, token_ids, run, end)
             if not job.cached_reported:
                 message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
-            written.append(Written(choice, [token.token_id for token in run], end is not None))
+            written.append(Written(choice, token_ids, end is not None))
             self._outputs[seq.ingress_id].append(message)
             self.stats.num_output_tokens += len(run)
         if not job.cached_reported:

@@ -26,10 +26,9 @@ Drafts = Mapping[tuple[str, int], List[int]]  # by a sequence's key: tokens that
 
 @dataclass(slots=True)
 class ScheduledChunk:
-    """The next uncomputed tokens of `seq`, and draft tokens; its blocks hold all of them.
+    """The next `num_tokens` uncomputed tokens of `seq`, then draft tokens; its blocks hold all of them.
 
     Attributes:
-        num_tokens: With the draft tokens.
         draft_token_ids: Of a decode: what may follow the sequence's last token.
     """
 
@@ -37,11 +36,6 @@ class ScheduledChunk:
     num_tokens: int
     kind: ChunkKind
     draft_token_ids: List[int] = ()
-
-    @property
-    def num_known_tokens(self) -> int:
-        """Of the sequence itself, >= 1."""
-        return self.num_tokens - len(self.draft_token_ids)
 
 
 @dataclass(slots=True)
@@ -248,7 +242,6 @@ class Scheduler:
             num_drafts = max(min(len(draft), left, num_blocks * blocks.block_size - end), 0)
             blocks.grow(seq, end + num_drafts)
             chunk.draft_token_ids = draft[:num_drafts]
-            chunk.num_tokens += num_drafts
             left -= num_drafts
 
 

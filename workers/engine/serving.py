@@ -218,7 +218,7 @@ class Serving:
     def computed(self, chunks: Iterable[ScheduledChunk]) -> None:
         """The KV of `chunks` is in their blocks. That of draft tokens counts when they are accepted: see `advance`."""
         for chunk in chunks:
-            chunk.seq.num_computed_tokens += chunk.num_known_tokens
+            chunk.seq.num_computed_tokens += chunk.num_tokens
             self.blocks.commit(chunk.seq)
 
     def advance(self, job: Job, written: Sequence[Written]) -> None:

@@ -48,17 +48,19 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
     )
 
 
-def output(seq: Seq, choice: int, sampled: Sequence[Sampled], end: End | None) -> worker_pb2.TokenOutput:
-    """The tokens of one choice; `index` is that of the first, so call it before they are appended."""
+def output(
+    seq: Seq, choice: int, token_ids: Sequence[int], sampled: Sequence[Sampled], end: End | None
+) -> worker_pb2.TokenOutput:
+    """The tokens of one choice, with what was `sampled` of each; they are not appended yet: `index` is the first's."""
     message = worker_pb2.TokenOutput(
         request_id=seq.request_id,
         choice=choice,
         attempt=seq.attempt,
         index=len(seq.output_token_ids),
-        token_ids=[token.token_id for token in sampled],
+        token_ids=token_ids,
     )
-    for token in sampled:
-        if token.logprob is not None:
+    if seq.params.num_logprobs is not None:
+        for token in sampled:
             entry = message.logprobs.add()
             entry.sampled.token_id, entry.sampled.logprob = token.token_id, token.logprob
             for token_id, logprob in token.top:

@@ -187,10 +187,10 @@ def test_drafts_delay_no_prompt_and_stay_within_the_budget() -> None:
 
     def noting(*arguments: object) -> object:
         plan = plan_one(*arguments)  # type: ignore[arg-type]
-        sizes.append([chunk.num_tokens for chunk in plan.chunks])
+        sizes.append([chunk.num_tokens + len(chunk.draft_token_ids) for chunk in plan.chunks])
         waiting = any(seq.num_uncomputed_tokens > 1 for seq in scheduler.waiting)
         if waiting and any(chunk.draft_token_ids for chunk in plan.chunks):
-            assert sum(chunk.num_known_tokens for chunk in plan.chunks) < 16
+            assert sum(chunk.num_tokens for chunk in plan.chunks) < 16
         return plan
 
     scheduler.plan = noting  # type: ignore[assignment, method-assign]

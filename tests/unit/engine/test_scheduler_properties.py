@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +14,7 @@ from tests.unit.engine.sequences import make_sequence
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
 from workers.engine.scheduler import Scheduler, StepPlan, is_decode
 from workers.engine.sequence import Sequence, Status
+from workers.model.contract import ChunkKind
 
 BLOCK_SIZE = 4
 NOTHING = -1
@@ -27,11 +29,13 @@ class World:
     max_sequences: int = 4
     chunked: bool = True
     prefix_cache: bool = True
+    num_drafts: int = 0  # for each decode, at most
     receiving: list[Sequence] = field(default_factory=list)
     quarantined: set[tuple[str, int]] = field(default_factory=set)
     num_added: int = 0
     num_finished: int = 0
     num_preempted: int = 0
+    num_accepted: int = 0
     now_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -96,19 +100,27 @@ class World:
     def step(self) -> StepPlan:
         before = list(self.scheduler.running)
         decodes = [seq for seq in before if is_decode(seq)]
-        plan = self.scheduler.plan(self.now_s)
+        plan = self.scheduler.plan(self.now_s, {seq.key: self.draft(seq) for seq in decodes})
         self.check_plan(plan)
         self.check_seniority(plan, before)
         self.check_decodes(plan, decodes)
         self.now_s += 1.0
         for chunk in plan.chunks:
             start = chunk.seq.num_computed_tokens
-            self.write(chunk.seq, start, start + chunk.num_tokens)
+            self.write(chunk.seq, start, start + chunk.num_tokens, chunk.draft_token_ids)
         for chunk in plan.chunks:
             if chunk.seq.num_uncomputed_tokens == 0:
-                self.accept(chunk.seq)
+                self.accept(chunk.seq, chunk.draft_token_ids)
         self.num_preempted += len(plan.preempted)
         return plan
+
+    def draft(self, seq: Sequence) -> list[int]:
+        """What `accept` will append, up to a token that is wrong."""
+        left = seq.params.max_tokens - len(seq.output_token_ids)
+        mix = int(self.now_s) + seq.num_tokens
+        num_drafts = min(mix % (self.num_drafts + 1), left - 1)
+        num_right = mix % (num_drafts + 1)
+        return [(seq.num_tokens + index + seq.choice) % 3 + (index >= num_right) for index in range(num_drafts)]
 
     def check_plan(self, plan: StepPlan) -> None:
         assert all(chunk.num_tokens > 0 for chunk in plan.chunks)
@@ -118,11 +130,15 @@ class World:
         assert all(seq in self.scheduler.running and seq.status is Status.RUNNING for seq in seqs)
         assert all(seq in self.scheduler.waiting and not seq.block_ids for seq in plan.preempted)
         decodes = [chunk.num_tokens == 1 and bool(chunk.seq.output_token_ids) for chunk in plan.chunks]
-        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        num_tokens = sum(chunk.num_tokens + len(chunk.draft_token_ids) for chunk in plan.chunks)
+        assert not any(chunk.draft_token_ids for chunk in plan.chunks) or num_tokens <= self.budget
         if self.chunked:
             assert num_tokens <= max(self.budget, sum(decodes))
         for chunk in plan.chunks:
-            assert chunk.seq.num_computed_tokens + chunk.num_tokens <= len(chunk.seq.block_ids) * BLOCK_SIZE
+            num_tokens = chunk.seq.num_computed_tokens + chunk.num_tokens + len(chunk.draft_token_ids)
+            assert num_tokens <= len(chunk.seq.block_ids) * BLOCK_SIZE
+            assert chunk.kind is (ChunkKind.DECODE if is_decode(chunk.seq) else ChunkKind.PREFILL)
+            assert not chunk.draft_token_ids or chunk.kind is ChunkKind.DECODE
 
     def check_seniority(self, plan: StepPlan, before: list[Sequence]) -> None:
         """Blocks are lost to older ones alone, and nobody passes an older one that waits."""
@@ -151,10 +167,10 @@ class World:
         for seq in [seq for seq in self.live if seq.deadline_s <= self.now_s]:
             self.abort(seq)
 
-    def write(self, seq: Sequence, start: int, end: int) -> None:
-        """Computes positions [start, end); what it builds on must be in the blocks."""
+    def write(self, seq: Sequence, start: int, end: int, draft: List[int] = ()) -> None:
+        """Computes positions [start, end) and those of drafts after them; what it builds on must be in the blocks."""
         self.read(seq)
-        for position, token in zip(range(start, end), seq.tokens(start, end), strict=True):
+        for position, token in enumerate([*seq.tokens(start, end), *draft], start):
             self.memory[seq.block_ids[position // BLOCK_SIZE]][position % BLOCK_SIZE] = token
         seq.num_computed_tokens = end
         self.read(seq)
@@ -165,12 +181,20 @@ class World:
             found = self.memory[seq.block_ids[position // BLOCK_SIZE]][position % BLOCK_SIZE]
             assert found == token, f"{seq.key} position {position}: {found}, not {token}"
 
-    def accept(self, seq: Sequence) -> None:
-        """One token more; siblings are forked off; the finished leave."""
+    def accept(self, seq: Sequence, draft: List[int] = ()) -> None:
+        """One token more, and one for each draft that is right; siblings are forked off; the finished leave."""
         for choice in seq.siblings:
             self.fork(seq, choice)
         seq.siblings = ()
         seq.output_token_ids.append((seq.num_tokens + seq.choice) % 3)
+        for token in draft:
+            if seq.output_token_ids[-1] != token:
+                break
+            seq.num_computed_tokens += 1
+            seq.output_token_ids.append((seq.num_tokens + seq.choice) % 3)
+            self.num_accepted += 1
+        self.read(seq)
+        self.blocks.commit(seq)
         self.finish_if_done(seq)
 
     def fork(self, parent: Sequence, choice: int) -> None:
@@ -248,9 +272,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_sequences=st.integers(1, 6),
         chunked=st.booleans(),
         prefix_cache=st.booleans(),
+        num_drafts=st.integers(0, 5),
     )
-    def start(self, num_blocks: int, budget: int, max_sequences: int, chunked: bool, prefix_cache: bool) -> None:
-        self.world = World(num_blocks, max(budget, max_sequences + 1), max_sequences, chunked, prefix_cache)
+    def start(
+        self, num_blocks: int, budget: int, max_sequences: int, chunked: bool, prefix_cache: bool, num_drafts: int
+    ) -> None:
+        budget = max(budget, max_sequences + 1)
+        self.world = World(num_blocks, budget, max_sequences, chunked, prefix_cache, num_drafts)
 
     @rule(
         prompt=prompts,
@@ -310,10 +338,12 @@ TestRandomWork = SchedulerMachine.TestCase
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32), st.booleans(), st.booleans())
-def test_everyone_finishes_in_a_pool_that_is_far_too_small(seed: int, chunked: bool, prefix_cache: bool) -> None:
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.integers(0, 6))
+def test_everyone_finishes_in_a_pool_that_is_far_too_small(
+    seed: int, chunked: bool, prefix_cache: bool, num_drafts: int
+) -> None:
     rng = random.Random(seed)
-    world = World(rng.randint(4, 12), 16, 6, chunked, prefix_cache)
+    world = World(rng.randint(4, 12), 16, 6, chunked, prefix_cache, num_drafts)
     for _ in range(12):
         prompt = [rng.randint(0, 1) for _ in range(rng.randint(1, 40))]
         world.scheduler.add(world.new(prompt, rng.randint(1, 30), rng.choice([0, 0, 0, 2])))
@@ -321,12 +351,14 @@ def test_everyone_finishes_in_a_pool_that_is_far_too_small(seed: int, chunked: b
     assert world.num_finished == world.num_added
 
 
+@pytest.mark.parametrize("num_drafts", [0, 5])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_crowded_pool_spends_little_on_preemption(chunked: bool) -> None:
+def test_a_crowded_pool_spends_little_on_preemption(chunked: bool, num_drafts: int) -> None:
     rng = random.Random(5)
-    world = World(40, 32, 16, chunked, prefix_cache=False)
+    world = World(40, 32, 16, chunked, prefix_cache=False, num_drafts=num_drafts)
     for _ in range(60):
         world.scheduler.add(world.new([rng.randint(0, 9) for _ in range(rng.randint(1, 30))], rng.randint(1, 40)))
     world.run_out()
     assert world.num_finished == 60
     assert 0 < world.num_preempted <= 60
+    assert (world.num_accepted > 100) == (num_drafts > 0)
