@@ -59,8 +59,8 @@ def output(
         index=len(seq.output_token_ids),
         token_ids=token_ids,
     )
-    if seq.params.num_logprobs is not None:
-        for token in sampled:
+    for token in sampled:
+        if token.logprob is not None:
             entry = message.logprobs.add()
             entry.sampled.token_id, entry.sampled.logprob = token.token_id, token.logprob
             for token_id, logprob in token.top:
