@@ -4,8 +4,9 @@ CONFIG ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
+GPU_CHECK_ARGS ?=
 
-.PHONY: help install serve test test-all check bench
+.PHONY: help install serve test test-all check bench gpu-check
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -40,3 +41,6 @@ check: install ## format, lint, types, floors
 bench: install ## the figures that the README quotes
 	@for file in bench/engine.py bench/handoff.py bench/interference.py bench/ingress.py bench/startup.py; do \
 		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
+
+gpu-check: install ## what only a GPU can show, in under 8 minutes (docs/gpu.md); skips by name without one
+	@$(BIN)/python -m bench.gpu_check $(GPU_CHECK_ARGS)

@@ -79,9 +79,10 @@ def _write(family: str, fields: dict[str, Any], folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(family, **fields)
+    auto_model: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_model.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim == 1:  # norms and biases start at one value each, which hides mistakes

@@ -59,6 +59,11 @@ class DecodeGraphs:
         self.pad = Chunk(token_ids=(0,), start=0, block_ids=(scratch_block,), num_sequence_tokens=1)
         self._graphs: dict[tuple[int, int], Captured] = {}
         self._is_capturable = True
+        self._pool: Any = None  # of all graphs: one runs at a time, and each keeps its logits
+
+    @property
+    def num_captured(self) -> int:
+        return len(self._graphs)
 
     def run(self, chunks: Sequence[Chunk]) -> Tensor | None:
         """Logits [len(chunks), vocab_size] of one new token per chunk; None when this step must run eagerly."""
@@ -108,13 +113,18 @@ class DecodeGraphs:
         self._fill(inputs, tokens, meta)
         attention: PagedAttention = inputs.flashinfer or over_tables(inputs.tables, inputs.lengths)
         cuda: Any = torch.cuda
+        current = torch.cuda.current_stream(self.device)
         aside = cuda.Stream(self.device)
-        aside.wait_stream(torch.cuda.current_stream(self.device))
+        aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(NUM_WARM_RUNS):
                 self.forward(inputs.tokens, inputs.positions, inputs.slots, meta, attention)
-        torch.cuda.current_stream(self.device).wait_stream(aside)
-        with torch.cuda.graph(inputs.graph):
+        current.wait_stream(aside)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        # The outer context: where a capture fails, torch leaves its own stream as the current one.
+        # thread_local: links' threads allocate and wait meanwhile, which the default mode takes for a fault of theirs.
+        capture = torch.cuda.graph(inputs.graph, pool=self._pool, capture_error_mode="thread_local")
+        with torch.cuda.stream(current), capture:
             logits = self.forward(inputs.tokens, inputs.positions, inputs.slots, meta, attention)
         return Captured(
             graph=inputs.graph,

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,16 +112,17 @@ class Expected:
     logprobs: list[float]
 
 
-def generate(folder: Path, prompts: Sequence[Sequence[int]], num_outputs: int) -> list[Expected]:
+def generate(folder: Path, prompts: Sequence[Sequence[int]], num_outputs: int, device: str = "cpu") -> list[Expected]:
     """What transformers' own greedy generate gives, one prompt at a time, in float32."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    auto_model: Any = AutoModelForCausalLM
+    model = auto_model.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").to(device).eval()
     results = []
     for prompt in prompts:
         found = model.generate(
-            torch.tensor([list(prompt)]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            torch.tensor([list(prompt)], device=device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64, device=device),
             max_new_tokens=num_outputs,
             min_new_tokens=num_outputs,
             do_sample=False,
@@ -128,7 +130,7 @@ def generate(folder: Path, prompts: Sequence[Sequence[int]], num_outputs: int) -
             return_dict_in_generate=True,
         )
         tokens = found.sequences[0, len(prompt) :].tolist()
-        table = torch.stack(found.logits)[:, 0].float().log_softmax(-1)
+        table = torch.stack(found.logits)[:, 0].float().log_softmax(-1).cpu()
         results.append(Expected(tokens, [float(table[i, token]) for i, token in enumerate(tokens)]))
     return results
 

@@ -1,0 +1,123 @@
+"""Decode and prefill of an 8 B model by our runner, sampling included, beside what the card can do.
+
+A step is `TorchRunner.run`, timed from the host: what an engine waits for. KV is filled with random numbers, weights
+are random; a prompt is one chunk.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from bench.gpu_check import card as cards
+from bench.gpu_check.card import Card
+from bench.gpu_check.check import Check, SkippedError
+from bench.gpu_check.points import batches_that_fit, shape_of, tell_card, tell_decode, tell_prefill
+from bench.gpu_check.shape import Shape
+from workers.engine.sequence import SamplingParams
+from workers.model.contract import Batch, Chunk, SampleRow
+from workers.model.loader import available_bytes
+from workers.model.runner import TorchRunner
+from workers.spec import EngineSpec, Role, WorkerSpec
+
+BLOCK_SIZE = 16
+NUM_STEPS = 12
+NUM_WARM_STEPS = 4
+NUM_PREFILLS = 3
+EAGER_BATCHES = (1, 64)  # also without graphs
+GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
+
+
+def run(check: Check) -> None:
+    shape = shape_of(check)
+    card = cards.measure(check.device)
+    tell_card(check, card)
+    tokens_each = shape.context + BLOCK_SIZE + NUM_WARM_STEPS + NUM_STEPS
+    free_bytes = available_bytes(torch.device(check.device)) if not check.is_dry else 16 << 30
+    batches = batches_that_fit(shape, free_bytes, tokens_each=tokens_each)
+    if not batches:
+        raise SkippedError(f"{free_bytes / 1e9:.0f} GB are too few for {shape.name} in bfloat16")
+    began_s = time.perf_counter()
+    runner = _load(check, shape, max(max(batches) * tokens_each, max(shape.prompts) + BLOCK_SIZE))
+    runner.warm_up()
+    for layer in runner.store.layers:
+        layer.normal_()
+    cards.synchronize(check.device)
+    check.figure("loading", f"{shape.name} with random weights in {time.perf_counter() - began_s:.1f} s")
+    for batch in shape.batches:
+        with check.item(f"decode {batch}"):
+            if batch not in batches:
+                raise SkippedError("its KV does not fit")
+            tell_decode(check, card, shape, batch, _decode(runner, check, shape, batch))
+    for num_tokens in shape.prompts:
+        with check.item(f"prefill {num_tokens}"):
+            tell_prefill(check, card, shape, num_tokens, _prefill(runner, check, num_tokens))
+    _without_graphs(check, runner, card, shape, [batch for batch in batches if batch in EAGER_BATCHES])
+
+
+def _without_graphs(check: Check, runner: TorchRunner, card: Card, shape: Shape, batches: list[int]) -> None:
+    num_graphs = runner.graphs.num_captured if runner.graphs is not None else 0
+    check.judge("graphs", num_graphs > 0 or check.is_dry, f"{num_graphs} were captured", graphs=num_graphs)
+    runner.graphs = None
+    for batch in batches:
+        with check.item(f"decode {batch} without graphs"):
+            seconds = _decode(runner, check, shape, batch)
+            tell_decode(check, card, shape, batch, seconds, " without graphs")
+
+
+def _load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
+    num_blocks = -(-num_tokens // BLOCK_SIZE)
+    engine = EngineSpec(
+        block_size=BLOCK_SIZE,
+        memory_bytes=num_blocks * shape.kv_bytes(BLOCK_SIZE),
+        max_batched_tokens=max(shape.prompts),
+        max_sequences=max(shape.batches),
+    )
+    with tempfile.TemporaryDirectory(prefix="baton-gpu-check-") as scratch:
+        return TorchRunner(
+            WorkerSpec(
+                worker_id="check-0",
+                role=Role.MIXED,
+                model=str(shape.write(Path(scratch))),
+                served_name="check",
+                dtype="bfloat16",
+                device=check.device,
+                load_format="dummy",
+                engine=engine,
+            )
+        )
+
+
+def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:
+    """Seconds per step, the median; every sequence grows by a token a step."""
+    width = -(-(shape.context + NUM_WARM_STEPS + NUM_STEPS) // BLOCK_SIZE)
+    tables = [list(range(i * width, (i + 1) * width)) for i in range(batch)]
+    position = shape.context - 1
+
+    def step() -> None:
+        nonlocal position
+        runner.run(_batch([[7 + i] for i in range(batch)], tables, position))
+        position += 1
+
+    return cards.seconds_of(step, check.device, runs=NUM_STEPS, warm_runs=NUM_WARM_STEPS)
+
+
+def _prefill(runner: TorchRunner, check: Check, num_tokens: int) -> float:
+    table = list(range(-(-num_tokens // BLOCK_SIZE)))
+    tokens = [2 + i % 100 for i in range(num_tokens)]
+    batch = _batch([tokens], [table], 0)
+    return cards.seconds_of(lambda: runner.run(batch), check.device, runs=NUM_PREFILLS, warm_runs=1)
+
+
+def _batch(tokens: list[list[int]], tables: list[list[int]], start: int) -> Batch:
+    """The same chunk of every sequence, and a token after each."""
+    chunks = [
+        Chunk(token_ids=mine, start=start, block_ids=table, num_sequence_tokens=start + len(mine))
+        for mine, table in zip(tokens, tables, strict=True)
+    ]
+    samples = [
+        SampleRow(chunk=i, choice=0, params=GREEDY, prompt_token_ids=(0,), output_token_ids=())
+        for i in range(len(chunks))
+    ]
+    return Batch(chunks=chunks, samples=samples)
