@@ -36,11 +36,11 @@ def make_outbox(
     *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
 ) -> Outbox:
     """The prefill side of a worker; links are made at the first offer to a route. `notify` may come from any thread."""
-    fence = None
+    on_device: dict[str, Any] = {}
     if _is_cuda(spec):
-        from workers.kv_transfer.cuda import cuda_fence
+        from workers.kv_transfer.cuda import cuda_fence, cuda_scope
 
-        fence = cuda_fence
+        on_device = {"fence": cuda_fence, "scope": cuda_scope}
     return Sender(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
@@ -48,7 +48,7 @@ def make_outbox(
         dial=partial(GrpcWire, secret=spec.secret),
         make_transport=partial(_sender_transport, spec, runner_store),
         notify=notify,
-        fence=fence,
+        **on_device,
     )
 
 
@@ -56,18 +56,18 @@ def make_inbox(
     *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
 ) -> tuple[Inbox, KVTransferServicer]:
     """The decode side of a worker, and the servicer to add to its grpc.aio server."""
-    flush = None
+    on_device: dict[str, Any] = {}
     if _is_cuda(spec):
-        from workers.kv_transfer.cuda import cuda_flush
+        from workers.kv_transfer.cuda import cuda_flush, cuda_scope
 
-        flush = cuda_flush
+        on_device = {"flush": cuda_flush, "scope": cuda_scope}
     inbox = Receiver(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
         kv=spec.kv,
         make_transport=partial(_receiver_transport, spec, runner_store),
         notify=notify,
-        flush=flush,
+        **on_device,
     )
     return inbox, LinkServicer(inbox)
 

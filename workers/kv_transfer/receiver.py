@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from baton.errors import BatonError, CancelledError, InternalError, OverloadedError, UnavailableError
@@ -34,6 +35,7 @@ class Receiver:
     Args:
         make_transport: For a handshake that was agreed to; raises BatonError for one this machine cannot do.
         flush: Waits for the device to finish what `store.write` began; None where writes are done when they return.
+        scope: Entered by each link's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
 
@@ -46,11 +48,13 @@ class Receiver:
         make_transport: MakeTransport,
         notify: Callable[[], None],
         flush: Callable[[], None] | None = None,
+        scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
         self.identity = identity
         self.kv = kv
         self.flush = flush
+        self.scope = scope
         self.bytes_received = 0
         self.num_failed = 0
         self.lock = threading.Lock()  # over all below and every link's ledger
@@ -249,9 +253,10 @@ class ReceiverLink(threading.Thread):
     def run(self) -> None:
         error: BatonError = UnavailableError(f"the link from {self._worker_id} is down")
         try:
-            self._transport.connect()
-            while True:
-                self._step()
+            with self._inbox.scope():
+                self._transport.connect()
+                while True:
+                    self._step()
         except TransportError as fault:
             reason = self._down_reason or str(fault)
             error = UnavailableError(f"the link from {self._worker_id} is down: {reason}")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from baton.errors import BatonError, CancelledError, ConfigError, InternalError, UnavailableError
@@ -64,6 +65,7 @@ class Sender:
         make_transport: By name; raises ConfigError for one that this machine cannot do.
         fence: Called in the engine's thread by `computed`; what it returns is called before the blocks are read, and
             waits for the device. None where computing is done when `computed` is called.
+        scope: Entered by each link's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
 
@@ -77,12 +79,14 @@ class Sender:
         make_transport: MakeTransport,
         notify: Callable[[], None],
         fence: Callable[[], Callable[[], None]] | None = None,
+        scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
         self.identity = identity
         self.kv = kv
         self.dial = dial
         self.make_transport = make_transport
+        self.scope = scope
         self.bytes_sent = 0
         self.num_failed = 0
         self._notify = notify
@@ -211,9 +215,10 @@ class SenderLink(threading.Thread):
     def run(self) -> None:
         error: BatonError = UnavailableError("this worker is shutting down")
         try:
-            self._open()
-            while not self._is_stopped:
-                self._step()
+            with self._outbox.scope():
+                self._open()
+                while not self._is_stopped:
+                    self._step()
         except (LinkDownError, TransportError) as fault:
             error = UnavailableError(f"the link to {self._route.worker_id} is down: {fault}")
         except BatonError as refusal:

@@ -4,8 +4,10 @@ The sender (rank 0) hosts the rendezvous store on a port from the OS, on its own
 unguessable prefix travel in the handshake. A message is the payloads of one announcement laid one after the other.
 Every announced message is sent, since a gloo receive cannot be cancelled (see docs/kv_transfer.md). A dead peer
 raises on both sides within milliseconds; a hung one after the timeout. Only this pair's group is dropped then.
+gloo sends from and receives into CPU memory alone: on a GPU, payloads are staged there.
 """
 
+import os
 import secrets
 import socket
 from collections import deque
@@ -27,6 +29,8 @@ from workers.model.contract import KVStore
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_IN_FLIGHT = 2  # messages handed to the group and not yet taken by the peer
+# By default NCCL's watchdog ends the whole process when a peer dies; so `wait` blocks, and raises.
+NCCL_ENVIRONMENT = {"TORCH_NCCL_BLOCKING_WAIT": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
 _SENDER, _RECEIVER = 0, 1
 
 
@@ -62,6 +66,7 @@ def _make_group(name: str, store: Store, prefix: str, rank: int, host: str, time
         options._timeout = timeout
         options._threads = 1
         return gloo(prefixed, rank, 2, options)
+    os.environ.update(NCCL_ENVIRONMENT)  # read when a group is made
     nccl_options = dist.ProcessGroupNCCL.Options()
     nccl_options._timeout = timeout
     return dist.ProcessGroupNCCL(prefixed, rank, 2, nccl_options)
@@ -110,8 +115,10 @@ class _Group(Copied):
 class _Buffers:
     """Staging memory, used again: what is fresh from the system costs a fault per page."""
 
-    def __init__(self, store: KVStore) -> None:
+    def __init__(self, store: KVStore, *, on_host: bool) -> None:
+        """`on_host`: where the store is on a device, pinned CPU memory all the same."""
         self._store = store
+        self._is_pinned = on_host and store.empty_payload(1).is_cuda
         self._free: list[Tensor] = []
 
     def take(self, nbytes: int) -> Tensor:
@@ -119,7 +126,10 @@ class _Buffers:
         while self._free:
             if (buffer := self._free.pop()).numel() >= nbytes:
                 return buffer
-        made: Tensor = self._store.empty_payload(max(nbytes, MAX_MESSAGE_BYTES))
+        nbytes = max(nbytes, MAX_MESSAGE_BYTES)
+        if self._is_pinned:
+            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        made: Tensor = self._store.empty_payload(nbytes)
         return made
 
     def give_back(self, buffer: Tensor) -> None:
@@ -135,7 +145,7 @@ class TorchSender(_Group):
         self._own_store, self.store_address = host_store(host, self._timeout)
         self.store_prefix = secrets.token_hex(8)
         self._kv_store = store
-        self._buffers = _Buffers(store)
+        self._buffers = _Buffers(store, on_host=name == "gloo")
         self._filled: Tensor | None = None  # announced, to be sent
         self._nbytes = 0  # of it
         self._in_flight: deque[tuple[Any, Tensor]] = deque()
@@ -169,7 +179,7 @@ class TorchReceiver(_Group):
         self._kv_store = store
         self._handshake = handshake
         self._expected: deque[tuple[Any, Tensor]] = deque()  # receives that are posted, and where they go
-        self._buffers = _Buffers(store)
+        self._buffers = _Buffers(store, on_host=name == "gloo")
 
     def connect(self) -> None:
         host, _, port = self._handshake.store_address.rpartition(":")

@@ -137,7 +137,8 @@ class ModelRunner(Protocol):
         Returns, for each row of `batch.samples`, the tokens that follow: 1, and one more per accepted draft token. All
         but the last are the row's first draft tokens. The KV of drafts that were not accepted is in the blocks too; the
         next chunk of the sequence begins before it and overwrites it.
-        `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i.
+        `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i; on a GPU that
+        is when the caller's stream gets there. Nothing is left to do when this returns, on a GPU neither.
         Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
         """
         ...

@@ -112,9 +112,15 @@ class TorchRunner:
         logits = self._replayed(batch, on_layer) if self.graphs is not None else None
         if logits is None:
             logits = self._computed(batch, on_layer)
-        if not batch.samples:
-            return []
-        return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+        if batch.samples:
+            return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+        self._settle()
+        return []
+
+    def _settle(self) -> None:
+        """Waits for the device, as sampling does: blocks that are freed now may be written by a link's stream next."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     def _computed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor:
         """[num_samples + their draft tokens, vocab_size]"""
@@ -162,6 +168,7 @@ class TorchRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_blocks(pairs)
+            self._settle()
 
     def warm_up(self) -> None:
         """A prompt and a decode, in blocks that are free by contract: called before the engine runs."""
