@@ -1,6 +1,7 @@
 """What a part is given, and what it says."""
 
 import contextlib
+import importlib
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,6 +9,15 @@ from dataclasses import dataclass, field
 
 class SkippedError(Exception):
     """The part, or one item of it, cannot run here; the text says what is missing."""
+
+
+def require(*modules: str) -> None:
+    """Raises: SkippedError: one of them cannot be imported (protobuf says so of generated code newer than itself)."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # protobuf's is one of its own
+            raise SkippedError(f"{module} cannot be imported: {error}; carry the wheels (--wheels)") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 One process is this one, the other `peer`. nccl needs a GPU for each; all others share the first one.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 
 import torch
 
-from bench.gpu_check.check import Check, SkippedError
+from bench.gpu_check.check import Check, SkippedError, require
 
 NUM_TOKENS = {"cuda": 2048, "cpu": 64}
 NUM_TRANSFERS = 4  # the first pays for connections and handles
@@ -21,9 +20,7 @@ TRANSPORTS = {"cuda": ("cuda_ipc", "nccl", "grpc", "gloo"), "cpu": ("shm", "grpc
 
 
 def run(check: Check) -> None:
-    for package in ("grpc", "google.protobuf"):
-        if importlib.util.find_spec(package) is None:
-            raise SkippedError(f"the Python package of {package} is not installed; carry its wheel (--wheels)")
+    require("grpc", "baton.v1.kv_pb2")
     for transport in TRANSPORTS[check.device]:
         with check.item(transport):
             if transport == "nccl" and torch.cuda.device_count() < 2:

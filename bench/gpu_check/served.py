@@ -1,11 +1,10 @@
 """A prefill and a decode worker as processes, with all that a cluster runs but Ray: they answer what generate does."""
 
 import asyncio
-import importlib.util
 import random
 from dataclasses import replace
 
-from bench.gpu_check.check import Check, SkippedError
+from bench.gpu_check.check import Check, require
 from tests.models import tiny
 from tests.unit.model.driver import generate, make_spec, prompts_of
 from workers.spec import Role
@@ -16,9 +15,7 @@ SECRET = "s3cret"
 
 
 def run(check: Check) -> None:
-    for package in ("grpc", "psutil"):
-        if importlib.util.find_spec(package) is None:
-            raise SkippedError(f"the Python package of {package} is not installed; carry its wheel (--wheels)")
+    require("grpc", "baton.v1.kv_pb2", "workers.service", "bench.harness")
     for family in ("llama",) if check.is_dry else ("llama", "gemma2"):
         with check.item(family):
             _compare(check, family)

@@ -1,13 +1,12 @@
 """The points of `speed` by vLLM: a step's time is what two runs differ by that differ by NUM_STEPS tokens."""
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.gpu_check import card as cards
-from bench.gpu_check.check import Check, SkippedError
+from bench.gpu_check.check import Check, SkippedError, require
 from bench.gpu_check.points import shape_of, tell_card, tell_decode, tell_prefill
 from bench.gpu_check.shape import Shape
 
@@ -19,8 +18,7 @@ Generate = Callable[[int, int, int], float]  # (requests, prompt tokens, output 
 def run(check: Check) -> None:
     if check.is_dry:
         raise SkippedError("vLLM's CPU build is timed by bench.engine")
-    if importlib.util.find_spec("vllm") is None:
-        raise SkippedError("vllm is not installed")
+    require("vllm")
     shape = shape_of(check)
     card = cards.measure(check.device)
     tell_card(check, card)

@@ -1,18 +1,16 @@
 """The tests in tests/gpu, by pytest."""
 
-import importlib.util
 import subprocess
 import sys
 
-from bench.gpu_check.check import Check, SkippedError
+from bench.gpu_check.check import Check, require
 
 # The tests' own conftest starts Ray for others; these need none of it.
 COMMAND = (sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "tests/gpu")
 
 
 def run(check: Check) -> None:
-    if importlib.util.find_spec("pytest") is None:
-        raise SkippedError("pytest is not installed")
+    require("pytest")
     done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, file=sys.stderr)
     lines = done.stdout.strip().splitlines()
