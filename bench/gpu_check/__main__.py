@@ -34,35 +34,25 @@ class Outcome:
 def run_part(part: Part, report: Report, *, device: str, limit_s: float, env: Mapping[str, str]) -> Outcome:
     """Findings go to `report` as they come; the process and what it started are gone afterwards."""
     began_s = time.monotonic()
-    with report.log.open("a") as log:
-        log.write(f"== {part.name}\n")
-        log.flush()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "bench.gpu_check.child", part.name, device],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd=ROOT,
-            env=dict(env),
-            start_new_session=True,
-        )
-        is_late = threading.Event()
+    child = _start(part, report.log, device, env)
+    is_late = threading.Event()
 
-        def cut_off() -> None:
-            is_late.set()
-            _end(child)
+    def cut_off() -> None:
+        is_late.set()
+        _end(child)
 
-        timer = threading.Timer(limit_s, cut_off)
-        timer.start()
-        try:
-            findings, skipped = _read(child, part, report)
-            child.wait()
-        finally:
-            timer.cancel()
-            _end(child)
-    error = f"ended after its limit of {limit_s:.0f} s" if is_late.is_set() else ""
-    if not error and child.returncode:
+    timer = threading.Timer(limit_s, cut_off)
+    timer.start()
+    try:
+        findings, skipped = _read(child, part, report)
+        child.wait()
+    finally:
+        timer.cancel()
+        _end(child)
+    error = ""
+    if is_late.is_set():
+        error = f"ended after its limit of {limit_s:.0f} s"
+    elif child.returncode:
         error = f"exit status {child.returncode}: {_last_line(report.log)}; see {report.log}"
     return Outcome(
         findings=len(findings),
@@ -71,6 +61,22 @@ def run_part(part: Part, report: Report, *, device: str, limit_s: float, env: Ma
         skipped=skipped,
         error=error,
     )
+
+
+def _start(part: Part, log: Path, device: str, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+    with log.open("a") as file:
+        file.write(f"== {part.name}\n")
+        file.flush()
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.gpu_check.child", part.module, device],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            cwd=ROOT,
+            env=dict(env),
+            start_new_session=True,
+        )
 
 
 def _read(child: "subprocess.Popen[str]", part: Part, report: Report) -> tuple[list[dict[str, Any]], str]:

@@ -1,4 +1,4 @@
-"""One part in a process of its own: `python -m bench.gpu_check.child PART DEVICE`.
+"""One part in a process of its own: `python -m bench.gpu_check.child MODULE DEVICE`.
 
 Prints one JSON line per finding; what libraries print goes to standard error.
 """
@@ -13,14 +13,14 @@ from typing import Any
 from bench.gpu_check.check import Check, Finding, SkippedError
 
 
-def main(name: str, device: str) -> int:
+def main(module: str, device: str) -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def tell(finding: Finding) -> None:
         print(json.dumps(asdict(finding)), file=answers, flush=True)
 
-    part: Any = importlib.import_module(f"bench.gpu_check.{name}")
+    part: Any = importlib.import_module(module)
     try:
         part.run(Check(device=device, tell=tell))
     except SkippedError as why:

@@ -25,10 +25,10 @@ def run(check: Check) -> None:
         with check.item(transport):
             if transport == "nccl" and torch.cuda.device_count() < 2:
                 raise SkippedError("nccl refuses two ranks on one GPU, and there is one")
-            _transfer(check, transport)
+            transfer(check, transport)
 
 
-def _transfer(check: Check, transport: str) -> None:
+def transfer(check: Check, transport: str) -> None:
     num_tokens = NUM_TOKENS[check.device]
     peer = Peer(transport, check.device, num_tokens)
     try:

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """`bench.gpu_check.<name>` holds its `run`."""
+    """Its module holds `run(check: Check) -> None`."""
 
-    name: str
-    limit_s: int  # its process is ended then, and counts as failed
+    name: str  # of the module in this package, or in full where it has dots
+    limit_s: float  # its process is ended then, and counts as failed
     shows: str
+
+    @property
+    def module(self) -> str:
+        return self.name if "." in self.name else f"bench.gpu_check.{self.name}"
 
 
 PARTS = (

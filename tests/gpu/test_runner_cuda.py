@@ -40,6 +40,7 @@ def test_a_replayed_step_gives_what_an_eager_one_gives() -> None:
         for prompt in given:
             driver.add(prompt, 20)
         driver.finish()
+        assert runner.graphs is None or runner.graphs.num_captured > 0
         drivers.append(driver)
     assert [s.tokens for s in drivers[0].streams] == [s.tokens for s in drivers[1].streams]
 
