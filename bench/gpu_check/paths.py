@@ -22,6 +22,7 @@ LEAST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 2e-3}  # forgiven whatever p
 DECODES = [(context, 1) for context in (0, 1, 15, 16, 100, 511, 700, 33)]  # (context, new tokens)
 RAGGED = [*DECODES[:4], (0, 40), (30, 17), (256, 64)]
 GRAPH_FAMILIES = ("llama", "gemma2", "gpt_oss")
+MAY_BE_EAGER = ("gpt_oss",)  # transformers' experts may wait for the device, which no graph holds
 
 Attend = Callable[[Tensor, Tensor, Tensor, PagedMeta, Scoring], Tensor]
 
@@ -117,7 +118,7 @@ def _graphs(check: Check, family: str) -> None:
         streams.append([stream.tokens for stream in driver.streams])
         num_captured += runner.graphs.num_captured if runner.graphs is not None else 0
     differing = sum(a != b for ours, theirs in zip(*streams, strict=True) for a, b in zip(ours, theirs, strict=True))
-    is_enough = num_captured > 0 or check.is_dry
+    is_enough = num_captured > 0 or check.is_dry or family in MAY_BE_EAGER
     check.judge(
         f"graphs, {family}",
         differing == 0 and is_enough,

@@ -4,6 +4,7 @@ A step is `TorchRunner.run`, timed from the host: what an engine waits for. KV i
 are random; a prompt is one chunk.
 """
 
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -92,7 +93,8 @@ def _load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
 def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:
     """Seconds per step, the median; every sequence grows by a token a step."""
     width = -(-(shape.context + NUM_WARM_STEPS + NUM_STEPS) // BLOCK_SIZE)
-    tables = [list(range(i * width, (i + 1) * width)) for i in range(batch)]
+    blocks = _shuffled(runner)
+    tables = [blocks[i * width : (i + 1) * width] for i in range(batch)]
     position = shape.context - 1
 
     def step() -> None:
@@ -104,10 +106,17 @@ def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> floa
 
 
 def _prefill(runner: TorchRunner, check: Check, num_tokens: int) -> float:
-    table = list(range(-(-num_tokens // BLOCK_SIZE)))
+    table = _shuffled(runner)[: -(-num_tokens // BLOCK_SIZE)]
     tokens = [2 + i % 100 for i in range(num_tokens)]
     batch = _batch([tokens], [table], 0)
     return cards.seconds_of(lambda: runner.run(batch), check.device, runs=NUM_PREFILLS, warm_runs=1)
+
+
+def _shuffled(runner: TorchRunner) -> list[int]:
+    """All blocks, as they lie in a worker that has run for a while."""
+    blocks = list(range(runner.num_blocks))
+    random.Random(0).shuffle(blocks)
+    return blocks
 
 
 def _batch(tokens: list[list[int]], tables: list[list[int]], start: int) -> Batch:

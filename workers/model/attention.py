@@ -10,7 +10,7 @@ Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -45,6 +45,8 @@ class PagedMeta:
     num_contexts: tuple[int, ...]  # = num_context
     block_ids: tuple[Sequence[int], ...]  # per chunk, unpadded; may run past the chunk's last token
     block_size: int
+    # (chunk, first block, end block) -> how `attention_torch` gathers them: a new index on a GPU waits for it
+    gathers: dict[tuple[int, int, int], slice | Tensor] = field(default_factory=dict)
 
     @property
     def num_chunks(self) -> int:

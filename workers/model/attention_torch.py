@@ -23,13 +23,13 @@ def paged_attention(
     """See `workers.model.attention`."""
     window = scoring.window
     output = torch.empty_like(query)
-    for i, blocks in enumerate(meta.block_ids):
+    for i in range(meta.num_chunks):
         begin, end = meta.query_starts[i], meta.query_starts[i + 1]
         context = meta.num_contexts[i]
         # keys [oldest, length) are seen by some query of the chunk
         oldest = 0 if window is None else max(0, context + 1 - window)
         length = context + end - begin
-        keys, values = _tokens(k_cache, blocks, oldest, length), _tokens(v_cache, blocks, oldest, length)
+        keys, values = (_tokens(cache, meta, i, oldest, length) for cache in (k_cache, v_cache))
         mine, out = query[begin:end], output[begin:end]
         if scoring.softcap is not None or scoring.sinks is not None:
             mask = None if end - begin == 1 else _mask(context - oldest, end - begin, window, query.device)
@@ -45,15 +45,22 @@ def paged_attention(
     return output
 
 
-def _tokens(cache: Tensor, blocks: Sequence[int], first: int, end: int) -> Tensor:
-    """[end - first, num_kv_heads, head_dim]: tokens [first, end) of the sequence in `blocks`."""
+def _tokens(cache: Tensor, meta: PagedMeta, chunk: int, first: int, end: int) -> Tensor:
+    """[end - first, num_kv_heads, head_dim]: tokens [first, end) of the chunk's sequence."""
     size = cache.shape[1]
-    used = blocks[first // size : -(-end // size)]
-    if used[-1] - used[0] == len(used) - 1 and all(b == used[0] + i for i, b in enumerate(used)):
-        found = cache[used[0] : used[-1] + 1]
-    else:
-        found = cache.index_select(0, torch.tensor(used, device=cache.device))
+    key = (chunk, first // size, -(-end // size))
+    if key not in meta.gathers:
+        meta.gathers[key] = _index(meta.block_ids[chunk][key[1] : key[2]], cache.device)
+    index = meta.gathers[key]
+    found = cache[index] if isinstance(index, slice) else cache.index_select(0, index)
     return found.flatten(0, 1)[first % size : first % size + end - first]
+
+
+def _index(used: Sequence[int], device: torch.device) -> slice | Tensor:
+    """A slice where the blocks lie one after the other."""
+    if used[-1] - used[0] == len(used) - 1 and all(b == used[0] + i for i, b in enumerate(used)):
+        return slice(used[0], used[-1] + 1)
+    return torch.tensor(used, device=device)
 
 
 def _mask(context: int, num_queries: int, window: int | None, device: torch.device) -> Tensor:
