@@ -141,7 +141,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=480.0, help="no part runs longer than until then (480)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run with tiny shapes")
     parser.add_argument("--wheels", type=Path, help="folder of *.whl to use beside what is installed")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.limit_s >= LEAST_S:
+        parser.error(f"--limit-s {options.limit_s:g}: no part is begun with less than {LEAST_S:g} s; give more")
+    if options.wheels is not None and not any(options.wheels.glob("*.whl")):
+        parser.error(f"--wheels {options.wheels}: holds no *.whl; give the folder that holds them")
+    return options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -150,26 +155,29 @@ def main(arguments: Sequence[str]) -> int:
         for part in PARTS:
             print(f"{part.name:18} {part.shows}")
         return 0
-    parts = [part for part in PARTS if options.only is None or part.name in options.only]
     with tempfile.TemporaryDirectory(prefix="baton-gpu-check-") as scratch:
-        packages = Path(scratch) if options.wheels is not None else None
-        if packages is not None:
-            try:
-                wheels.unpack(options.wheels, packages)
-            except FileNotFoundError as error:
-                print(error, file=sys.stderr)
-                return 2
-        env = wheels.environment(ROOT, packages)
-        machine = probe(env)
+        if options.wheels is not None:
+            wheels.unpack(options.wheels, Path(scratch))
+        return _run(options, wheels.environment(ROOT, Path(scratch) if options.wheels is not None else None))
+
+
+def _run(options: argparse.Namespace, env: Mapping[str, str]) -> int:
+    parts = [part for part in PARTS if options.only is None or part.name in options.only]
+    machine = probe(env)
+    try:
         report = Report(options.out, machine, options.device)
-        if options.device == "cuda" and not machine["gpus"]:
-            for part in parts:
-                report.end(part.name, None, f"skipped: no GPU: {machine['driver_says']}")
-        else:
-            run_all(parts, report, device=options.device, limit_s=options.limit_s, env=env)
+    except OSError as error:
+        print(f"--out {options.out}: {error.strerror}; give a folder that can be written", file=sys.stderr)
+        return 2
+    if options.device == "cuda" and not machine["gpus"]:
+        for part in parts:
+            report.end(part.name, None, f"skipped: no GPU: {machine['driver_says']}")
+    else:
+        run_all(parts, report, device=options.device, limit_s=options.limit_s, env=env)
     print(f"{report.num_failed} failed; results and log in {options.out}")
     return 1 if report.num_failed else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no part's process is left behind
     sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from workers.model.runner import TorchRunner
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 8, 2, 64
 BLOCK_SIZE, NUM_BLOCKS = 16, 256
 MAX_RATIO = 2.0  # of the error of plain torch in the same dtype
-LEAST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 2e-3}  # forgiven whatever plain torch's is
+LEAST_ERROR = {torch.float32: 5e-5, torch.bfloat16: 2e-3}  # forgiven whatever plain torch's is
 DECODES = [(context, 1) for context in (0, 1, 15, 16, 100, 511, 700, 33)]  # (context, new tokens)
 RAGGED = [*DECODES[:4], (0, 40), (30, 17), (256, 64)]
 GRAPH_FAMILIES = ("llama", "gemma2", "gpt_oss")

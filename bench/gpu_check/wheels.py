@@ -6,11 +6,8 @@ from pathlib import Path
 
 
 def unpack(folder: Path, target: Path) -> None:
-    """Unpacks every *.whl of `folder` into `target`. Raises: FileNotFoundError: there is none."""
-    found = sorted(folder.glob("*.whl"))
-    if not found:
-        raise FileNotFoundError(f"--wheels: {folder} holds no *.whl; give the folder that holds them")
-    for wheel in found:
+    """Unpacks every *.whl of `folder` into `target`."""
+    for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
 

@@ -109,16 +109,18 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
-        logits = self._replayed(batch, on_layer) if self.graphs is not None else None
-        if logits is None:
-            logits = self._computed(batch, on_layer)
-        if batch.samples:
+        try:
+            logits = self._replayed(batch, on_layer) if self.graphs is not None else None
+            if logits is None:
+                logits = self._computed(batch, on_layer)
+            if not batch.samples:
+                return []
             return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
-        self._settle()
-        return []
+        finally:
+            self._settle()
 
     def _settle(self) -> None:
-        """Waits for the device, as sampling does: blocks that are freed now may be written by a link's stream next."""
+        """Waits for the device: blocks that are freed now may be written by a link's stream next."""
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 
