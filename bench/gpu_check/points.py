@@ -30,10 +30,10 @@ def tell_decode(check: Check, card: Card, shape: Shape, batch: int, seconds: flo
     )
 
 
-def tell_prefill(check: Check, card: Card, shape: Shape, num_tokens: int, seconds: float, note: str = "") -> None:
-    share = shape.prefill_flops(num_tokens) / seconds / card.flops
+def tell_prefill(check: Check, card: Card, shape: Shape, num_tokens: int, seconds: float, context: int = 0) -> None:
+    share = shape.prefill_flops(num_tokens, context) / seconds / card.flops
     check.figure(
-        f"prefill {num_tokens}{note}",
+        f"prefill {num_tokens} after {context}" if context else f"prefill {num_tokens}",
         f"{seconds * 1e3:.1f} ms, {num_tokens / seconds:,.0f} tokens/s, {share:.0%} of the product rate",
         seconds=seconds,
         share=share,

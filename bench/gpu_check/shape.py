@@ -20,7 +20,7 @@ class Shape:
     vocab: int
     context: int  # tokens of each sequence that decodes
     batches: tuple[int, ...]
-    prompts: tuple[int, ...]  # tokens
+    prompts: tuple[int, int]  # tokens, the shorter one first
 
     @property
     def num_matrix_values(self) -> int:
@@ -39,9 +39,9 @@ class Shape:
         """Read by one step: every product's weights, the last one's too, and each sequence's KV."""
         return 2 * (self.num_matrix_values + self.vocab * self.hidden) + self.kv_bytes(batch * context)
 
-    def prefill_flops(self, num_tokens: int) -> float:
-        """Of one prompt: products, and attention over half of the square."""
-        attention = 2.0 * self.layers * self.heads * self.head_dim * num_tokens**2
+    def prefill_flops(self, num_tokens: int, context: int = 0) -> float:
+        """Of a chunk after `context` tokens: products, and attention to all before it and half of its own square."""
+        attention = 4.0 * self.layers * self.heads * self.head_dim * num_tokens * (context + num_tokens / 2)
         return 2.0 * self.num_matrix_values * num_tokens + attention + 2.0 * self.vocab * self.hidden
 
     def write(self, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Decode and prefill of an 8 B model by our runner, sampling included, beside what the card can do.
 
 A step is `TorchRunner.run`, timed from the host: what an engine waits for. KV is filled with random numbers, weights
-are random; a prompt is one chunk.
+are random; a prompt is one chunk, and the last point is the last chunk of a longer one.
 """
 
 import random
@@ -51,9 +51,11 @@ def run(check: Check) -> None:
             if batch not in batches:
                 raise SkippedError("its KV does not fit")
             tell_decode(check, card, shape, batch, _decode(runner, check, shape, batch))
-    for num_tokens in shape.prompts:
-        with check.item(f"prefill {num_tokens}"):
-            tell_prefill(check, card, shape, num_tokens, _prefill(runner, check, num_tokens))
+    short, long = shape.prompts
+    for num_tokens, context in ((short, 0), (long, 0), (short, long - short)):
+        with check.item(f"prefill {num_tokens} after {context}"):
+            seconds = _prefill(runner, check, num_tokens, context)
+            tell_prefill(check, card, shape, num_tokens, seconds, context)
     _without_graphs(check, runner, card, shape, [batch for batch in batches if batch in EAGER_BATCHES])
 
 
@@ -105,10 +107,10 @@ def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> floa
     return cards.seconds_of(step, check.device, runs=NUM_STEPS, warm_runs=NUM_WARM_STEPS)
 
 
-def _prefill(runner: TorchRunner, check: Check, num_tokens: int) -> float:
-    table = _shuffled(runner)[: -(-num_tokens // BLOCK_SIZE)]
+def _prefill(runner: TorchRunner, check: Check, num_tokens: int, context: int) -> float:
+    table = _shuffled(runner)[: -(-(context + num_tokens) // BLOCK_SIZE)]
     tokens = [2 + i % 100 for i in range(num_tokens)]
-    batch = _batch([tokens], [table], 0)
+    batch = _batch([tokens], [table], context)
     return cards.seconds_of(lambda: runner.run(batch), check.device, runs=NUM_PREFILLS, warm_runs=1)
 
 
