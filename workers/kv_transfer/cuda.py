@@ -4,23 +4,25 @@ Each link's thread copies on a stream of its own: on the engine's, a copy would 
 before it, and pushing layer by layer would win nothing.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 
-def cuda_fence() -> Callable[[], None]:
-    """Marks what the caller's stream has been given so far; calling the result waits for it, without a busy core."""
-    cuda: Any = torch.cuda
-    event = cuda.Event(blocking=True)
-    event.record()
+class CudaFence:
+    """Implements `sender.Fence`: marks what the caller's stream has been given so far."""
 
-    def wait() -> None:
-        event.synchronize()
+    def __init__(self) -> None:
+        cuda: Any = torch.cuda
+        self._event = cuda.Event(blocking=True)  # waits without a busy core
+        self._event.record()
 
-    return wait
+    def is_past(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        self._event.synchronize()
 
 
 def cuda_scope() -> AbstractContextManager[Any]:

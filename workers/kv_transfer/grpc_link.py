@@ -38,9 +38,9 @@ def make_outbox(
     """The prefill side of a worker; links are made at the first offer to a route. `notify` may come from any thread."""
     on_device: dict[str, Any] = {}
     if _is_cuda(spec):
-        from workers.kv_transfer.cuda import cuda_fence, cuda_scope
+        from workers.kv_transfer.cuda import CudaFence, cuda_scope
 
-        on_device = {"fence": cuda_fence, "scope": cuda_scope}
+        on_device = {"fence": CudaFence, "scope": cuda_scope}
     return Sender(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),

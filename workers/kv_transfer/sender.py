@@ -52,6 +52,16 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
+class Fence(Protocol):
+    """A point in what the device was given to do."""
+
+    def is_past(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Until the device is past it."""
+        ...
+
+
 Dial = Callable[[DecodeRoute, "SenderLink"], Wire]
 MakeTransport = Callable[[str, DecodeRoute], SenderTransport]
 Item = tuple[Callable[..., None], tuple[Any, ...]]
@@ -63,8 +73,8 @@ class Sender:
     Args:
         dial: Opens the control stream to a route.
         make_transport: By name; raises ConfigError for one that this machine cannot do.
-        fence: Called in the engine's thread by `computed`; what it returns is called before the blocks are read, and
-            waits for the device. None where computing is done when `computed` is called.
+        fence: Called in the engine's thread by `computed`; blocks are read when the device is past what it returns.
+            None where computing is done when `computed` is called.
         scope: Entered by each link's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
@@ -78,7 +88,7 @@ class Sender:
         dial: Dial,
         make_transport: MakeTransport,
         notify: Callable[[], None],
-        fence: Callable[[], Callable[[], None]] | None = None,
+        fence: Callable[[], Fence] | None = None,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
@@ -119,8 +129,8 @@ class Sender:
 
     def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
         if (link := self._link_of.get(key)) is not None:
-            done = self._fence() if self._fence is not None else None
-            link.post(link.computed, key, layer, num_tokens, tuple(block_ids), done)
+            fence = self._fence() if self._fence is not None else None
+            link.post(link.computed, key, layer, num_tokens, tuple(block_ids), fence)
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (link := self._link_of.get(key)) is not None:
@@ -292,10 +302,12 @@ class SenderLink(threading.Thread):
         self._send(FromSender(offer=Offer(key=wire_key(key), ingress_id=ingress_id, submit=submit)))
 
     def computed(
-        self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int], done: Callable[[], None] | None
+        self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int], fence: Fence | None
     ) -> None:
-        if done is not None:
-            done()
+        if fence is not None:
+            while self._ready and not fence.is_past():
+                self._push()  # earlier layers, while the device computes this one
+            fence.wait()
         self._ledger.computed(key, layer, num_tokens, block_ids)
         self._ready[key] = None
 

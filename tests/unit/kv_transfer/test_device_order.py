@@ -1,0 +1,156 @@
+"""Links beside a device that computes meanwhile: threads work within their scope, and wait for fences of layers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
+from tests.unit.kv_transfer.harness import TorchStore
+from workers.kv_transfer.link import Acked, Offered, Ticketed, TransferKey
+from workers.kv_transfer.local_link import LocalWire, _identify
+from workers.kv_transfer.receiver import Receiver
+from workers.kv_transfer.sender import Sender
+from workers.kv_transfer.transport import LocalPipe, LocalReceiver, LocalSender
+from workers.spec import KVSpec
+
+KEY = TransferKey("r", 0, 0)
+NUM_TOKENS = 9
+
+
+class ScopedStore(TorchStore):
+    """Notes whether reads and writes come from a thread that is within a scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = threading.local()
+        self.entered: list[str] = []
+        self.left: list[str] = []
+        self.outside: list[str] = []
+        self.layers_read: list[int] = []
+        self.layers_written: list[int] = []
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        self.local.is_within = True
+        self.entered.append(threading.current_thread().name)
+        try:
+            yield
+        finally:
+            self.left.append(threading.current_thread().name)
+
+    def read(self, layer: int, *args: Any, **kwargs: Any) -> Any:
+        self._note("read")
+        self.layers_read.append(layer)
+        return super().read(layer, *args, **kwargs)
+
+    def write(self, layer: int, *args: Any, **kwargs: Any) -> None:
+        self._note("write")
+        super().write(layer, *args, **kwargs)
+        self.layers_written.append(layer)
+
+    def _note(self, what: str) -> None:
+        if not getattr(self.local, "is_within", False):
+            self.outside.append(what)
+
+
+class EagerSender(LocalSender):
+    """Waits for no more when it has little."""
+
+    min_push_bytes = 1
+
+
+def wait_for(found: Any) -> Any:
+    ends_s = time.monotonic() + 10
+    while not (result := found()):
+        assert time.monotonic() < ends_s
+        time.sleep(0.002)
+    return result
+
+
+class Fence:
+    """A point of a device that passes it when it is told to."""
+
+    def __init__(self) -> None:
+        self._passed = threading.Event()
+
+    def pass_it(self) -> None:
+        self._passed.set()
+
+    def is_past(self) -> bool:
+        return self._passed.is_set()
+
+    def wait(self) -> None:
+        assert self._passed.wait(10)
+
+
+class Linked:
+    """One transfer of NUM_TOKENS, granted; `fences[layer]` is passed by the test."""
+
+    def __init__(self) -> None:
+        self.sent, self.received, pipe = ScopedStore(), ScopedStore(), LocalPipe()
+        self.fences: list[Fence] = []
+        self.inbox = Receiver(
+            store=self.received,
+            identity=_identify("b", self.received),
+            kv=KVSpec(),
+            make_transport=lambda _: LocalReceiver(pipe),
+            notify=lambda: None,
+            scope=self.received.scope,
+        )
+        self.outbox = Sender(
+            store=self.sent,
+            identity=_identify("a", self.sent),
+            kv=KVSpec(),
+            dial=lambda _, link: LocalWire(self.inbox, link),
+            make_transport=lambda _name, _route: EagerSender(pipe, self.sent),
+            notify=lambda: None,
+            fence=self._fence,
+            scope=self.sent.scope,
+        )
+        submit = Submit(request_id="r", prompt_token_ids=range(NUM_TOKENS), choices=[ChoiceStart()], timeout_s=60)
+        self.outbox.offer(KEY, submit, "i", DecodeRoute(worker_id="decode-0"))
+        wait_for(lambda: [event for event in self.inbox.poll() if isinstance(event, Offered)])
+        self.inbox.grant(KEY, self.received.allocate(NUM_TOKENS), 0)
+        wait_for(lambda: [event for event in self.outbox.poll() if isinstance(event, Ticketed)])
+
+    def compute(self) -> None:
+        """Every layer is given to the device, which has done none yet; and what follows the last."""
+        blocks = self.sent.allocate(NUM_TOKENS)
+        for layer in range(len(self.sent.widths)):
+            self.outbox.computed(KEY, layer, NUM_TOKENS, blocks)
+        self.outbox.complete(KEY, NUM_TOKENS, [(0, 1)])
+
+    def finish(self) -> None:
+        wait_for(lambda: [event for event in self.outbox.poll() if isinstance(event, Acked)])
+        self.outbox.close()
+        self.inbox.close()
+
+    def _fence(self) -> Fence:
+        self.fences.append(Fence())
+        return self.fences[-1]
+
+
+def test_blocks_are_read_and_written_within_the_scope_of_the_links_thread() -> None:
+    linked = Linked()
+    linked.compute()
+    for fence in linked.fences:
+        fence.pass_it()
+    linked.finish()
+    assert linked.sent.outside == linked.received.outside == []
+    assert linked.sent.entered == linked.sent.left == ["kv-to-decode-0"]
+    assert linked.received.entered == linked.received.left == ["kv-from-a"]
+
+
+def test_a_layer_is_read_when_the_device_is_past_it_and_sent_while_the_next_is_computed() -> None:
+    linked = Linked()
+    linked.compute()
+    for layer, fence in enumerate(linked.fences):
+        time.sleep(0.05)
+        assert linked.sent.layers_read == linked.received.layers_written == list(range(layer))
+        fence.pass_it()
+        if layer + 1 < len(linked.fences):
+            wait_for(lambda expected=layer + 1: len(linked.received.layers_written) == expected)
+    linked.finish()
+    assert linked.received.layers_written == [0, 1, 2]
