@@ -14,14 +14,14 @@ from bench.gpu_check.check import Check
 from bench.gpu_check.tokens import DRY_FAMILIES
 from tests.models import COMMON, FAMILIES, tiny
 from tests.unit.model.driver import make_spec, prompts_of
-from workers.engine.sequence import SamplingParams
 from workers.model.contract import Batch, Chunk, SampleRow
 from workers.model.runner import TorchRunner
+from workers.model.sampling_params import SamplingParams
 
 VOCAB = int(COMMON["vocab_size"])
 NUM_SEQUENCES, NUM_TOKENS, NUM_PROMPT = 8, 40, 16
 MAX_RATIO = 2.0
-EVERY_LOGPROB = SamplingParams(max_tokens=64, temperature=0.0, num_logprobs=VOCAB)
+EVERY_LOGPROB = SamplingParams(max_tokens=64, temperature=0.0, logprobs=VOCAB)
 
 
 def run(check: Check) -> None:
@@ -86,7 +86,7 @@ def _step(runner: TorchRunner, sequences: list[list[int]], tables: list[list[int
         for i, tokens in enumerate(sequences)
     ]
     found = torch.empty(len(sequences), VOCAB)
-    for row, sampled in zip(found, runner.run(Batch(chunks=chunks, samples=samples)), strict=True):
+    for row, (sampled,) in zip(found, runner.run(Batch(chunks=chunks, samples=samples)), strict=True):
         ids, values = zip(*sampled.top, strict=True)
         row[torch.tensor(ids)] = torch.tensor(values)
     return found
