@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from baton.errors import OverloadedError
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
 from cluster.router.admission import Admission
 from cluster.router.policy import Policy, Route, RouteRequest
 from cluster.router.table import WorkerTable
@@ -19,7 +19,12 @@ BLOCK_SIZE = 4
 MAX_MODEL_LEN = 64
 STEP_TIMEOUT_S = 5.0
 THRESHOLD = 8
-ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
+ROLES = {
+    Role.PREFILL: ROLE_PREFILL,
+    Role.DECODE: ROLE_DECODE,
+    Role.MIXED: ROLE_MIXED,
+    Role.DRAFT: ROLE_DRAFT,
+}
 names = st.sampled_from([f"w{number}" for number in range(6)])
 
 
