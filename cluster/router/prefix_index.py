@@ -8,6 +8,8 @@ from `workers.engine.block_hash`.
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+SLACK = 256  # of the blocks, so much is dropped at once when there is no more room
+
 
 class PrefixIndex:
     """Sets keep their order, as dicts without values or as tuples, so that a run is the same for the same seed."""
@@ -34,8 +36,8 @@ class PrefixIndex:
                 others = holders.get(block_hash)
                 holders[block_hash] = alone if others is None else others + alone
         self._num_blocks += len(blocks) - num_held
-        while self._num_blocks > self._max_blocks:
-            self._make_room(worker_id)
+        if self._num_blocks > self._max_blocks:
+            self._make_room(keep=worker_id)
         if not blocks:
             del self._blocks[worker_id]
 
@@ -85,14 +87,18 @@ class PrefixIndex:
                     holders[block_hash] = tuple(worker for worker in workers if worker != worker_id)
         self._num_blocks -= num_held - len(blocks)
 
-    def _make_room(self, worker_id: str) -> None:
-        """Drops the oldest blocks of `worker_id` if it has more than its share, else those of the largest."""
-        share = self._max_blocks // len(self._blocks)
-        largest = worker_id
-        if len(self._blocks[worker_id]) <= share:
-            largest = max(self._blocks, key=lambda worker: len(self._blocks[worker]))
-        surplus = max(len(self._blocks[largest]) - share, 1)
-        num_dropped = min(surplus, self._num_blocks - self._max_blocks)
-        self._drop(largest, list(islice(self._blocks[largest], num_dropped)))
-        if not self._blocks[largest] and largest != worker_id:
-            del self._blocks[largest]
+    def _make_room(self, keep: str) -> None:
+        """Drops the oldest blocks of the workers with the most, down to a share each.
+
+        Some more than needed, so that it pays to look at all workers. The row of `keep` stays even when it is empty.
+        """
+        target = self._max_blocks - self._max_blocks // SLACK
+        share = target // len(self._blocks)
+        for worker_id in sorted(self._blocks, key=lambda worker: len(self._blocks[worker]), reverse=True):
+            blocks = self._blocks[worker_id]
+            num_dropped = min(len(blocks) - share, self._num_blocks - target)
+            if num_dropped <= 0:
+                return
+            self._drop(worker_id, list(islice(blocks, num_dropped)))
+            if not blocks and worker_id != keep:
+                del self._blocks[worker_id]

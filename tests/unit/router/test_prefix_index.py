@@ -70,6 +70,27 @@ def test_the_worker_with_more_than_its_share_gives_way() -> None:
     index.check_integrity()
 
 
+def test_many_workers_with_a_share_each_make_room_in_few_looks_at_all_of_them() -> None:
+    index = PrefixIndex(max_blocks=25_600)
+    num_looks = 0
+    make_room = index._make_room
+
+    def counted(keep: str) -> None:
+        nonlocal num_looks
+        num_looks += 1
+        make_room(keep)
+
+    index._make_room = counted  # type: ignore[method-assign]
+    for turn in range(20):
+        for worker in range(256):
+            first = worker * 1000 + turn * 10
+            index.update(f"w{worker}", added=range(first, first + 10), removed=[])
+    assert 25_600 * (1 - 1 / 256) <= index.num_blocks <= 25_600
+    assert num_looks < 300  # of 2,560 updates that found no room
+    assert all(index.match(f"w{worker}", range(worker * 1000 + 190, worker * 1000 + 200)) for worker in range(256))
+    index.check_integrity()
+
+
 class IndexMachine(RuleBasedStateMachine):
     """Without a bound that bites, against a dict of sets."""
 
