@@ -174,17 +174,22 @@ class Links:
             self._on_outputs(link, message.outputs.outputs)
         if message.HasField("state"):
             self._book(link, message.state)
-        elif not has_outputs:
-            self.table.unchanged(link.key, now_s=time.monotonic())
+        elif not has_outputs and not self.table.unchanged(link.key, now_s=time.monotonic()):
+            self._ask_again(link)
 
     def _book(self, link: WorkerLink, state: WorkerState) -> None:
         lacked_cache = self.table.lacks_cache(link.key)
         changed = self.table.report(link.key, state, now_s=time.monotonic())
-        if self.table.lacks_cache(link.key) and not lacked_cache and link.state is LinkState.UP:
-            logger.warning("load report missed worker_id=%s number=%d", link.key.worker_id, state.report_number)
-            link.send(ToWorker(reports=ReportWish(snapshot=True)))
+        if self.table.lacks_cache(link.key) and not lacked_cache:
+            self._ask_again(link)
         if changed:
             self._on_change()
+
+    def _ask_again(self, link: WorkerLink) -> None:
+        """The last report is not known here, or not all before it: has the worker tell everything."""
+        logger.warning("load report missed worker_id=%s", link.key.worker_id)
+        if link.state is LinkState.UP:
+            link.send(ToWorker(reports=ReportWish(snapshot=True)))
 
     def _wish(self) -> None:
         """Tells every worker how often to report, where that is news."""

@@ -128,12 +128,16 @@ class WorkerTable:
             self._measure_capacity()
         return changed
 
-    def unchanged(self, key: WorkerKey, *, now_s: float) -> None:
-        """Books a sign of life: the last report still holds."""
+    def unchanged(self, key: WorkerKey, *, now_s: float) -> bool:
+        """Books a sign of life: the last report still holds. False: it is not known here, as the row came after it."""
         row = self._rows.get(key.worker_id)
-        if row is not None and row.key == key and row.load is not None:
-            row.reported_s = now_s
-            row.load.reported(now_s)
+        if row is None or row.key != key:
+            return True
+        if row.load is None:
+            return False
+        row.reported_s = now_s
+        row.load.reported(now_s)
+        return True
 
     def lacks_cache(self, key: WorkerKey) -> bool:
         """A report is missing: its prefix cache is unknown until the next snapshot."""

@@ -25,9 +25,10 @@ from baton.v1.inference_pb2 import (
     FINISH_REASON_UNSPECIFIED,
     SamplingParams,
 )
-from baton.v1.worker_pb2 import TokenOutput, WorkerError
+from baton.v1.worker_pb2 import FromWorker, TokenOutput, WorkerError
 from cluster.config import HealthConfig, RouterConfig
 from cluster.router.dispatcher import Dispatcher, DispatchRequest
+from cluster.router.workers import WorkerKey
 from tests.fake_worker import SECRET, FakeCluster, FakeWorker, Script, fake_tokens
 from workers.engine.block_hash import block_hashes
 from workers.spec import Role
@@ -216,6 +217,19 @@ async def test_a_report_that_is_missed_has_the_worker_tell_its_whole_cache_again
         await _until(lambda: any(wish.snapshot for wish in worker.wishes))
         await _until(lambda: table.prefix.match(worker.worker_id, [1, 2, 3]) == 3)
         assert [wish.snapshot for wish in worker.wishes].count(True) == 1
+
+
+async def test_an_idle_worker_that_came_back_to_the_table_is_asked_for_its_state() -> None:
+    async with FakeCluster(mixed=2) as cluster, _dispatching(cluster) as dispatcher:
+        worker = cluster.workers[0]
+        link = dispatcher._links.up(WorkerKey(worker.worker_id, worker.incarnation))
+        assert link is not None
+        rows, table = list(dispatcher._links.table.entries().values()), dispatcher._links.table
+        table.replace(rows[1:])
+        table.replace(rows)
+        dispatcher._links._receive(link, FromWorker())
+        await _until(lambda: any(wish.snapshot for wish in worker.wishes))
+        await _until(lambda: table.load(link.key) is not None)
 
 
 async def test_a_loop_that_dies_of_a_bug_makes_the_ingress_worth_replacing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,9 +154,22 @@ def test_a_sign_of_life_says_that_the_last_report_holds_whatever_was_sent_since(
     _report(table, "d0", Role.DECODE, num_running=3)
     load = table.pools.by_id["d0"]
     load.sent(num_tokens=64, num_sequences=1, num_blocks=4)
-    table.unchanged(key, now_s=5.0)
+    assert table.unchanged(key, now_s=5.0)
     assert (load.num_running, load.num_sent_tokens, load.reported_s) == (3, 0, 5.0)
     assert table.views(5.5)[0].age_s == 0.5
     table.disconnect(key)
-    table.unchanged(key, now_s=9.0)
+    assert not table.unchanged(key, now_s=9.0)
     assert not table.pools.by_id
+
+
+def test_a_worker_that_left_the_table_and_came_back_has_to_tell_all_again() -> None:
+    entry, key = _entry("d0", Role.DECODE), WorkerKey("d0", "x")
+    table = _table(entry)
+    _report(table, "d0", Role.DECODE)
+    table.replace([])
+    assert table.unchanged(key, now_s=2.0)  # nobody asks for it
+    table.replace([entry])
+    assert not table.unchanged(key, now_s=3.0)
+    _report(table, "d0", Role.DECODE, report_number=9, added_block_hashes=[1])
+    assert table.lacks_cache(key)
+    assert table.unchanged(key, now_s=4.0)
