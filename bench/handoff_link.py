@@ -193,7 +193,7 @@ class Driver:
             choices=[ChoiceStart()],
             timeout_s=60,
         )
-        self.outbox.offer(key, submit, "bench", self._route)
+        self.outbox.offer(key, submit, "bench", self._route, self._options.tokens)
         self._wait(Ticketed)
         return key
 

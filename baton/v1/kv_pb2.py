@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import worker_pb2 as baton_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x62\x61ton/v1/kv.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/worker.proto\"\xfb\x01\n\nFromSender\x12(\n\thandshake\x18\x01 \x01(\x0b\x32\x13.baton.v1.HandshakeH\x00\x12 \n\x05offer\x18\x02 \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12\"\n\x06ranges\x18\x03 \x01(\x0b\x32\x10.baton.v1.RangesH\x00\x12&\n\x08\x63omplete\x18\x04 \x01(\x0b\x32\x12.baton.v1.CompleteH\x00\x12(\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x17.baton.v1.AbortTransferH\x00\x12 \n\x05renew\x18\x06 \x01(\x0b\x32\x0f.baton.v1.RenewH\x00\x42\t\n\x07message\"\xb6\x01\n\x0c\x46romReceiver\x12-\n\thandshake\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandshakeReplyH\x00\x12\"\n\x06ticket\x18\x02 \x01(\x0b\x32\x10.baton.v1.TicketH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.baton.v1.AckH\x00\x12*\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x18.baton.v1.TransferFailedH\x00\x42\t\n\x07message\"\x91\x02\n\tHandshake\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x15\n\rlayer_layouts\x18\x05 \x03(\t\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x17\n\x0ftensor_parallel\x18\x07 \x01(\r\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x15\n\rstore_address\x18\t \x01(\t\x12\x14\n\x0cstore_prefix\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x0c\n\x04host\x18\x0c \x01(\t\x12\x16\n\x0e\x61uto_transport\x18\r \x01(\x08\"\\\n\x0eHandshakeReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x11\n\ttransport\x18\x04 \x01(\t\"B\n\x0bTransferKey\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\"a\n\x05Offer\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x12\n\ningress_id\x18\x02 \x01(\t\x12 \n\x06submit\x18\x03 \x01(\x0b\x32\x10.baton.v1.Submit\"G\n\x06Ticket\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x19\n\x11num_cached_tokens\x18\x02 \x01(\r\")\n\x06Ranges\x12\x1f\n\x06ranges\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Range\"g\n\x05Range\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\r\n\x05layer\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\".\n\nFirstToken\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\"\x90\x01\n\x08\x43omplete\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x12\n\nnum_ranges\x18\x03 \x01(\r\x12*\n\x0c\x66irst_tokens\x18\x04 \x03(\x0b\x32\x14.baton.v1.FirstToken\x12\x0c\n\x04seal\x18\x05 \x01(\x04\"3\n\rAbortTransfer\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\",\n\x05Renew\x12#\n\x04keys\x18\x01 \x03(\x0b\x32\x15.baton.v1.TransferKey\")\n\x03\x41\x63k\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\"Z\n\x0eTransferFailed\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.baton.v1.WorkerError2F\n\nKVTransfer\x12\x38\n\x04Link\x12\x14.baton.v1.FromSender\x1a\x16.baton.v1.FromReceiver(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x62\x61ton/v1/kv.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/worker.proto\"\xfb\x01\n\nFromSender\x12(\n\thandshake\x18\x01 \x01(\x0b\x32\x13.baton.v1.HandshakeH\x00\x12 \n\x05offer\x18\x02 \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12\"\n\x06ranges\x18\x03 \x01(\x0b\x32\x10.baton.v1.RangesH\x00\x12&\n\x08\x63omplete\x18\x04 \x01(\x0b\x32\x12.baton.v1.CompleteH\x00\x12(\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x17.baton.v1.AbortTransferH\x00\x12 \n\x05renew\x18\x06 \x01(\x0b\x32\x0f.baton.v1.RenewH\x00\x42\t\n\x07message\"\xb6\x01\n\x0c\x46romReceiver\x12-\n\thandshake\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandshakeReplyH\x00\x12\"\n\x06ticket\x18\x02 \x01(\x0b\x32\x10.baton.v1.TicketH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.baton.v1.AckH\x00\x12*\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x18.baton.v1.TransferFailedH\x00\x42\t\n\x07message\"\x86\x02\n\tHandshake\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12#\n\x08payloads\x18\x05 \x03(\x0b\x32\x11.baton.v1.Payload\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x15\n\rstore_address\x18\x08 \x01(\t\x12\x14\n\x0cstore_prefix\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x0c\n\x04host\x18\x0b \x01(\t\x12\x16\n\x0e\x61uto_transport\x18\x0c \x01(\x08\"Y\n\x07Payload\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x0e\n\x06layout\x18\x04 \x01(\t\x12\x13\n\x0bunit_nbytes\x18\x05 \x01(\x04\"\\\n\x0eHandshakeReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x11\n\ttransport\x18\x04 \x01(\t\"B\n\x0bTransferKey\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\"a\n\x05Offer\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x12\n\ningress_id\x18\x02 \x01(\t\x12 \n\x06submit\x18\x03 \x01(\x0b\x32\x10.baton.v1.Submit\"G\n\x06Ticket\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x19\n\x11num_cached_tokens\x18\x02 \x01(\r\")\n\x06Ranges\x12\x1f\n\x06ranges\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Range\"g\n\x05Range\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\".\n\nFirstToken\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x10\n\x08token_id\x18\x02 \x01(\r\"\x90\x01\n\x08\x43omplete\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x12\n\nnum_ranges\x18\x03 \x01(\r\x12*\n\x0c\x66irst_tokens\x18\x04 \x03(\x0b\x32\x14.baton.v1.FirstToken\x12\x0c\n\x04seal\x18\x05 \x01(\x04\"3\n\rAbortTransfer\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\",\n\x05Renew\x12#\n\x04keys\x18\x01 \x03(\x0b\x32\x15.baton.v1.TransferKey\")\n\x03\x41\x63k\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\"Z\n\x0eTransferFailed\x12\"\n\x03key\x18\x01 \x01(\x0b\x32\x15.baton.v1.TransferKey\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.baton.v1.WorkerError2F\n\nKVTransfer\x12\x38\n\x04Link\x12\x14.baton.v1.FromSender\x1a\x16.baton.v1.FromReceiver(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMRECEIVER']._serialized_start=309
   _globals['_FROMRECEIVER']._serialized_end=491
   _globals['_HANDSHAKE']._serialized_start=494
-  _globals['_HANDSHAKE']._serialized_end=767
-  _globals['_HANDSHAKEREPLY']._serialized_start=769
-  _globals['_HANDSHAKEREPLY']._serialized_end=861
-  _globals['_TRANSFERKEY']._serialized_start=863
-  _globals['_TRANSFERKEY']._serialized_end=929
-  _globals['_OFFER']._serialized_start=931
-  _globals['_OFFER']._serialized_end=1028
-  _globals['_TICKET']._serialized_start=1030
-  _globals['_TICKET']._serialized_end=1101
-  _globals['_RANGES']._serialized_start=1103
-  _globals['_RANGES']._serialized_end=1144
-  _globals['_RANGE']._serialized_start=1146
-  _globals['_RANGE']._serialized_end=1249
-  _globals['_FIRSTTOKEN']._serialized_start=1251
-  _globals['_FIRSTTOKEN']._serialized_end=1297
-  _globals['_COMPLETE']._serialized_start=1300
-  _globals['_COMPLETE']._serialized_end=1444
-  _globals['_ABORTTRANSFER']._serialized_start=1446
-  _globals['_ABORTTRANSFER']._serialized_end=1497
-  _globals['_RENEW']._serialized_start=1499
-  _globals['_RENEW']._serialized_end=1543
-  _globals['_ACK']._serialized_start=1545
-  _globals['_ACK']._serialized_end=1586
-  _globals['_TRANSFERFAILED']._serialized_start=1588
-  _globals['_TRANSFERFAILED']._serialized_end=1678
-  _globals['_KVTRANSFER']._serialized_start=1680
-  _globals['_KVTRANSFER']._serialized_end=1750
+  _globals['_HANDSHAKE']._serialized_end=756
+  _globals['_PAYLOAD']._serialized_start=758
+  _globals['_PAYLOAD']._serialized_end=847
+  _globals['_HANDSHAKEREPLY']._serialized_start=849
+  _globals['_HANDSHAKEREPLY']._serialized_end=941
+  _globals['_TRANSFERKEY']._serialized_start=943
+  _globals['_TRANSFERKEY']._serialized_end=1009
+  _globals['_OFFER']._serialized_start=1011
+  _globals['_OFFER']._serialized_end=1108
+  _globals['_TICKET']._serialized_start=1110
+  _globals['_TICKET']._serialized_end=1181
+  _globals['_RANGES']._serialized_start=1183
+  _globals['_RANGES']._serialized_end=1224
+  _globals['_RANGE']._serialized_start=1226
+  _globals['_RANGE']._serialized_end=1329
+  _globals['_FIRSTTOKEN']._serialized_start=1331
+  _globals['_FIRSTTOKEN']._serialized_end=1377
+  _globals['_COMPLETE']._serialized_start=1380
+  _globals['_COMPLETE']._serialized_end=1524
+  _globals['_ABORTTRANSFER']._serialized_start=1526
+  _globals['_ABORTTRANSFER']._serialized_end=1577
+  _globals['_RENEW']._serialized_start=1579
+  _globals['_RENEW']._serialized_end=1623
+  _globals['_ACK']._serialized_start=1625
+  _globals['_ACK']._serialized_end=1666
+  _globals['_TRANSFERFAILED']._serialized_start=1668
+  _globals['_TRANSFERFAILED']._serialized_end=1758
+  _globals['_KVTRANSFER']._serialized_start=1760
+  _globals['_KVTRANSFER']._serialized_end=1830
 # @@protoc_insertion_point(module_scope)

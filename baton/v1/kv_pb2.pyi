@@ -36,14 +36,13 @@ class FromReceiver(_message.Message):
     def __init__(self, handshake: _Optional[_Union[HandshakeReply, _Mapping]] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., failed: _Optional[_Union[TransferFailed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "layer_layouts", "block_size", "tensor_parallel", "transport", "store_address", "store_prefix", "device", "host", "auto_transport")
+    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "payloads", "block_size", "transport", "store_address", "store_prefix", "device", "host", "auto_transport")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
-    LAYER_LAYOUTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
-    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     STORE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STORE_PREFIX_FIELD_NUMBER: _ClassVar[int]
@@ -54,16 +53,29 @@ class Handshake(_message.Message):
     incarnation: str
     fingerprint: str
     dtype: str
-    layer_layouts: _containers.RepeatedScalarFieldContainer[str]
+    payloads: _containers.RepeatedCompositeFieldContainer[Payload]
     block_size: int
-    tensor_parallel: int
     transport: str
     store_address: str
     store_prefix: str
     device: str
     host: str
     auto_transport: bool
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., layer_layouts: _Optional[_Iterable[str]] = ..., block_size: _Optional[int] = ..., tensor_parallel: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., block_size: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ...) -> None: ...
+
+class Payload(_message.Message):
+    __slots__ = ("layer", "rank", "unit", "layout", "unit_nbytes")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_NBYTES_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    rank: int
+    unit: str
+    layout: str
+    unit_nbytes: int
+    def __init__(self, layer: _Optional[int] = ..., rank: _Optional[int] = ..., unit: _Optional[str] = ..., layout: _Optional[str] = ..., unit_nbytes: _Optional[int] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
     __slots__ = ("worker_id", "incarnation", "refusal", "transport")
@@ -112,18 +124,18 @@ class Ranges(_message.Message):
     def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
 
 class Range(_message.Message):
-    __slots__ = ("key", "layer", "start", "end", "payload")
+    __slots__ = ("key", "index", "start", "end", "payload")
     KEY_FIELD_NUMBER: _ClassVar[int]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     key: TransferKey
-    layer: int
+    index: int
     start: int
     end: int
     payload: bytes
-    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., layer: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., index: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class FirstToken(_message.Message):
     __slots__ = ("choice", "token_id")

@@ -9,14 +9,14 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workers.actor import WorkerActor
 from workers.engine.scheduler import StepPlan
 from workers.engine.stats import EngineStats
-from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
+from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled, Unit
 from workers.process import parse
 from workers.spec import WorkerSpec
 
@@ -97,8 +97,7 @@ async def serve(spec: WorkerSpec, incarnation: str) -> None:
 
 def facts(runner: ModelRunner) -> dict[str, Any]:
     """What a profile says of the model, as this worker holds it."""
-    store = runner.store
-    token_bytes: Sequence[int] = [store.payload_nbytes(layer, 1) for layer in range(len(store.layouts))]
+    token_bytes = [spec.unit_nbytes for spec in runner.store.payloads if spec.unit is Unit.TOKEN]
     return {
         "fingerprint": runner.fingerprint,
         "num_blocks": runner.num_blocks,

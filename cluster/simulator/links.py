@@ -35,8 +35,11 @@ from workers.kv_transfer.link import (
     OutboxEvent,
     TransferKey,
 )
+from workers.model.contract import PayloadSpec
 
 ALL_BYTES = 1 << 62
+# One layer stands for all: they are pushed, and arrive, together. What its tokens take is the network's business.
+PAYLOADS = (PayloadSpec(layer=0, unit_nbytes=1, layout="simulated"),)
 
 
 class SimOutbox:
@@ -63,15 +66,12 @@ class SimOutbox:
         self._fresh: dict[TransferKey, None] = {}  # computed since the last `flush`
         self._events: list[OutboxEvent] = []
 
-    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None:
+    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
         assert key not in self._peer_of, f"{key} is offered already"
         peer = WorkerKey(route.worker_id, route.incarnation)
         kv = self._network.kv
         if peer not in self._ledgers:
-            # One layer stands for all: they are pushed, and arrive, together.
-            self._ledgers[peer] = SendLedger(
-                token_nbytes=[max(self._token_bytes, 1)], lease_s=kv.lease_s, bulk=kv.push == "bulk"
-            )
+            self._ledgers[peer] = SendLedger(payloads=PAYLOADS, lease_s=kv.lease_s, bulk=kv.push == "bulk")
         if peer in self._network.known_dead:
             self._events.append(Ended(key, UnavailableError(f"the link to {peer.worker_id} is down")))
             self.num_failed += 1
@@ -79,7 +79,7 @@ class SimOutbox:
             return
         now_s = self._network.queue.now_s
         self._peer_of[key] = peer
-        self._ledgers[peer].offer(key, now_s + (submit.timeout_s or kv.lease_s))
+        self._ledgers[peer].offer(key, num_tokens, now_s + (submit.timeout_s or kv.lease_s))
         self._network.send(self._owner, peer, self._deliver_offer, (peer, key, submit, ingress_id))
 
     def _deliver_offer(self, offer: tuple[WorkerKey, TransferKey, Submit, str]) -> None:
@@ -88,10 +88,17 @@ class SimOutbox:
         if inbox is not None and self._owner in self._network.outboxes:
             inbox.welcome(self._owner, key, submit, ingress_id)
 
-    def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
+    def computed(
+        self,
+        key: TransferKey,
+        layer: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        state_ids: Sequence[int] = (),
+    ) -> None:
         peer = self._peer_of.get(key)
         if peer is not None:
-            self._ledgers[peer].computed(key, layer, num_tokens, block_ids)
+            self._ledgers[peer].computed(key, layer, num_tokens, block_ids, state_ids)
             self._fresh[key] = None
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
@@ -220,9 +227,11 @@ class SimInbox:
         self._leaving: set[TransferKey] = set()  # ended; `Lost` follows when nothing is on its way
         self._events: list[InboxEvent] = []
 
-    def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
+    def grant(
+        self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()
+    ) -> None:
         peer = self._peer_of.get(key)
-        if peer is None or not self._ledger(peer).grant(key, block_ids, num_cached_tokens):
+        if peer is None or not self._ledger(peer).grant(key, block_ids, num_cached_tokens, state_ids):
             return
         if (outbox := self._network.outboxes.get(peer)) is not None:
             self._network.send(self._owner, peer, outbox.ticketed, (key, num_cached_tokens))
@@ -390,5 +399,5 @@ class SimInbox:
 
     def _ledger(self, peer: WorkerKey) -> ReceiveLedger:
         if peer not in self._ledgers:
-            self._ledgers[peer] = ReceiveLedger(num_layers=1, lease_s=self._network.kv.lease_s)
+            self._ledgers[peer] = ReceiveLedger(payloads=PAYLOADS, lease_s=self._network.kv.lease_s)
         return self._ledgers[peer]

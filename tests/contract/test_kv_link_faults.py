@@ -13,7 +13,7 @@ import torch
 from baton.errors import ConfigError, UnavailableError
 from baton.v1.kv_pb2 import FromReceiver, FromSender
 from baton.v1.worker_pb2 import DecodeRoute
-from tests.unit.kv_transfer.harness import Pair, TorchStore, open_pair
+from tests.unit.kv_transfer.harness import MIXED, Pair, TorchStore, open_pair, tokens
 from tests.unit.kv_transfer.peer import KEY, NUM_TOKENS, line_of, start
 from workers.actor import WorkerActor
 from workers.kv_transfer import sender as sender_module
@@ -209,7 +209,7 @@ def test_ranges_that_get_lost_are_missed_at_complete() -> None:
         pair.grant(KEY, 9)
         pair.compute(KEY, 9)
         pair.outbox.complete(KEY, 9, [(0, 1)])
-        assert "complete with 9 tokens, but layer 0 holds 0" in str(pair.wait(Lost, KEY).error)
+        assert "complete with 9 tokens, but layer 0 has 0 of 9 tokens" in str(pair.wait(Lost, KEY).error)
         assert "complete with 9 tokens" in str(pair.wait(Ended, KEY).error)
 
 
@@ -247,10 +247,18 @@ MISMATCHES: dict[str, tuple[dict[str, object], str]] = {
     "fingerprint": ({"fingerprints": ("a", "b")}, "fingerprint: 'a' on the sender, 'b' on the receiver"),
     "dtype": ({"receiver_dtype": "bfloat16"}, "dtype: 'float32' on the sender, 'bfloat16' on the receiver"),
     "block_size": ({"receiver": TorchStore(block_size=8)}, "block_size: 4 on the sender, 8 on the receiver"),
-    "layers": ({"receiver": TorchStore(widths=(24, 40))}, "layer_layouts: 3 layers on the sender, 2 on the receiver"),
+    "layers": ({"receiver": TorchStore(payloads=MIXED[:2])}, "payloads: 8 on the sender, 2 on the receiver"),
     "layout": (
-        {"receiver": TorchStore(widths=(24, 48, 16))},
-        "layer_layouts[1]: 'test/width=40' on the sender, 'test/width=48' on the receiver",
+        {"receiver": TorchStore(payloads=(*MIXED[:4], tokens(2, 48), *MIXED[5:]))},
+        "payloads[4].layout: 'test/width=40' on the sender, 'test/width=48' on the receiver",
+    ),
+    "unit": (
+        {"receiver": TorchStore(payloads=(*MIXED[:2], tokens(1, 100), *MIXED[3:]))},
+        "payloads[2].unit: 'state' on the sender, 'token' on the receiver",
+    ),
+    "rank": (
+        {"receiver": TorchStore(payloads=(MIXED[0], tokens(0, 20, rank=2), *MIXED[2:]))},
+        "payloads[1].rank: 1 on the sender, 2 on the receiver",
     ),
     "transport": ({"receiver_kv": KVSpec(transport="gloo")}, "kv.transport: 'grpc' proposed, 'gloo' wanted"),
 }
@@ -334,7 +342,7 @@ def test_an_abort_during_a_slow_write_frees_blocks_only_after_it(transport: str)
         before = [rows.clone() for rows in pair.receiver.rows]
         pair.settle(0.5)
         assert all(torch.equal(a, b) for a, b in zip(before, pair.receiver.rows, strict=True))
-        pair.until(lambda: not pair.sent_blocks)
+        pair.until(lambda: not pair.sent)
 
 
 def test_memory_that_cannot_be_mapped_is_replaced_by_gloo_where_transports_are_automatic() -> None:

@@ -71,7 +71,7 @@ def test_blocks_read_on_the_device_continue_on_another_runner() -> None:
     while not stream.tokens:
         first.step()
     moved.tokens, moved.logprobs, moved.num_computed = list(stream.tokens), list(stream.logprobs), stream.num_computed
-    for layer in range(len(sender.store.layouts)):
+    for layer in range(len(sender.store.payloads)):
         payload = sender.store.read(layer, stream.blocks, 0, 19)
         assert payload.device.type == "cuda"
         receiver.store.write(layer, moved.blocks, 0, 19, payload)

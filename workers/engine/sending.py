@@ -34,7 +34,7 @@ class Sending:
         assert job.handover is not None
         job.offered = True
         self._jobs[job.handover] = job
-        self._outbox.offer(job.handover, job.submit, job.seq.ingress_id, job.submit.decode)
+        self._outbox.offer(job.handover, job.submit, job.seq.ingress_id, job.submit.decode, job.seq.num_tokens)
 
     def on_layer(self, chunks: Sequence[ScheduledChunk], jobs: Sequence[Job]) -> Callable[[int], None] | None:
         """What to call after each layer of this step; None when nothing of it is handed over."""

@@ -1,8 +1,9 @@
 """States, cursors, leases and tombstones of hand-overs, on both sides, without I/O.
 
-Invariant: per layer 0 <= pushed <= computed on the sender, and on the receiver the ranges of a layer arrive one
-after the other from `num_cached_tokens` on; a transfer is COMPLETE only when every layer holds [0, num_tokens) and
-both sides counted the same ranges. A key is in a ledger exactly while its transfer lives.
+Payloads are counted in units (`workers.model.contract.PayloadSpec`): a layer's tokens, or its state as one.
+Invariant: per payload 0 <= pushed <= computed on the sender, and on the receiver the ranges of a payload arrive one
+after the other from what is cached on; a transfer is COMPLETE only when every payload holds all its units and both
+sides counted the same ranges. A key is in a ledger exactly while its transfer lives.
 Threads, sockets, clocks and stores belong to `sender.py` and `receiver.py`; `now_s` is any monotonic clock's time.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from workers.kv_transfer.link import TransferKey
+from workers.model.contract import PayloadSpec, Unit
 
 K = TypeVar("K")
 RENEWALS_PER_LEASE = 3  # that a sender tells of what lives
@@ -49,11 +51,12 @@ class HandoffError(Exception):
     """The peer broke the protocol; the message says how."""
 
 
-class Span(NamedTuple):
-    """Tokens [start, end) of one layer, to be read from `block_ids` (which begin at token 0)."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Units [start, end) of payload number `index`, to be read from `block_ids` (which begin at unit 0)."""
 
     key: TransferKey
-    layer: int
+    index: int
     start: int
     end: int
     block_ids: Sequence[int]
@@ -70,12 +73,14 @@ class Closing(NamedTuple):
 @dataclass(slots=True, kw_only=True)
 class _Outgoing:
     key: TransferKey
+    num_tokens: int
     deadline_s: float  # for the ticket; after the last range: for the ack
-    computed: list[int]  # per layer
-    pushed: list[int]  # per layer
+    computed: list[int]  # units, per payload
+    pushed: list[int]  # units, per payload
     state: State = State.OFFERED
     block_ids: Sequence[int] = ()
-    num_tokens: int | None = None  # None: the prompt is not computed yet
+    state_ids: Sequence[int] = ()
+    is_computed: bool = False  # all of the prompt is, by the engine's word
     first_tokens: tuple[tuple[int, int], ...] = ()
     num_ranges: int = 0
     is_closed: bool = False  # its last range has been taken and Complete told
@@ -85,7 +90,7 @@ class SendLedger:
     """The sender's transfers on one link.
 
     Args:
-        token_nbytes: Payload bytes of one token, per layer.
+        payloads: What a sequence hands over.
         min_push_bytes: While a prompt is still being computed, less than this waits for more.
         bulk: Push nothing before the prompt is computed.
     """
@@ -93,12 +98,15 @@ class SendLedger:
     def __init__(
         self,
         *,
-        token_nbytes: Sequence[int],
+        payloads: Sequence[PayloadSpec],
         lease_s: float,
         min_push_bytes: int = 0,
         bulk: bool = False,
     ) -> None:
-        self._token_nbytes = tuple(token_nbytes)
+        self._payloads = tuple(payloads)
+        self._of_layer: dict[int, list[int]] = {}
+        for index, spec in enumerate(self._payloads):
+            self._of_layer.setdefault(spec.layer, []).append(index)
         self._lease_s = lease_s
         self._min_push_bytes = min_push_bytes
         self._bulk = bulk
@@ -117,11 +125,13 @@ class SendLedger:
     def state(self, key: TransferKey) -> State:
         return self._transfers[key].state
 
-    def offer(self, key: TransferKey, deadline_s: float) -> None:
-        """`deadline_s`: when to stop waiting for the ticket."""
+    def offer(self, key: TransferKey, num_tokens: int, deadline_s: float) -> None:
+        """`num_tokens` will be computed; `deadline_s`: when to stop waiting for the ticket."""
         assert key not in self._transfers, f"{key} is offered already"
-        zeros = [0] * len(self._token_nbytes)
-        self._transfers[key] = _Outgoing(key=key, deadline_s=deadline_s, computed=zeros, pushed=list(zeros))
+        zeros = [0] * len(self._payloads)
+        self._transfers[key] = _Outgoing(
+            key=key, num_tokens=num_tokens, deadline_s=deadline_s, computed=zeros, pushed=list(zeros)
+        )
 
     def ticket(self, key: TransferKey, num_cached_tokens: int) -> bool:
         """False: the key is gone or has its ticket, ignore this one."""
@@ -129,42 +139,52 @@ class SendLedger:
         if transfer is None or transfer.state is not State.OFFERED:
             return False
         _move(transfer, State.RESERVED)
-        transfer.pushed = [num_cached_tokens] * len(self._token_nbytes)
+        transfer.pushed = [spec.num_cached(num_cached_tokens) for spec in self._payloads]
         return True
 
-    def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
-        """Unknown keys are ignored: their transfer has ended."""
+    def computed(
+        self,
+        key: TransferKey,
+        layer: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        state_ids: Sequence[int] = (),
+    ) -> None:
+        """On every rank. Unknown keys are ignored: their transfer has ended."""
         transfer = self._transfers.get(key)
-        if transfer is not None:
-            transfer.computed[layer] = max(transfer.computed[layer], num_tokens)
-            transfer.block_ids = block_ids
+        if transfer is None:
+            return
+        for index in self._of_layer[layer]:
+            num_final = self._payloads[index].num_final(num_tokens, transfer.num_tokens)
+            transfer.computed[index] = max(transfer.computed[index], num_final)
+        transfer.block_ids, transfer.state_ids = block_ids, state_ids
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
-        """Raises: HandoffError: a layer has not computed so much."""
+        """Raises: HandoffError: a layer has not computed so much, or another number was offered."""
         transfer = self._transfers.get(key)
-        if transfer is None or transfer.num_tokens is not None:
+        if transfer is None or transfer.is_computed:
             return
-        short = [i for i, computed in enumerate(transfer.computed) if computed < num_tokens]
-        if short:
-            have = transfer.computed[short[0]]
-            raise HandoffError(f"complete with {num_tokens} tokens, but layer {short[0]} has computed {have}")
-        transfer.num_tokens = num_tokens
+        if num_tokens != transfer.num_tokens:
+            raise HandoffError(f"complete with {num_tokens} tokens, but {transfer.num_tokens} were offered")
+        if missing := _missing(self._payloads, transfer.computed, num_tokens):
+            raise HandoffError(f"complete with {num_tokens} tokens, but {missing}")
+        transfer.is_computed = True
         transfer.first_tokens = tuple(first_tokens)
 
     def take(self, key: TransferKey, max_bytes: int) -> list[Span]:
-        """Ranges to push next, at most `max_bytes` in all, or one token if that is more; advances the cursors."""
+        """Ranges to push next, at most `max_bytes` in all, or one unit if that is more; advances the cursors."""
         transfer = self._transfers.get(key)
         if transfer is None or transfer.state is State.OFFERED or not self._may_push(transfer):
             return []
         spans: list[Span] = []
-        for layer, pushed in enumerate(transfer.pushed):
-            nbytes = self._token_nbytes[layer]
-            end = transfer.computed[layer] if transfer.num_tokens is None else transfer.num_tokens
-            step = min(end, pushed + max(max_bytes // nbytes, 0 if spans else 1))
-            if step > pushed:
-                spans.append(Span(key, layer, pushed, step, transfer.block_ids))
-                max_bytes -= (step - pushed) * nbytes
-                transfer.pushed[layer] = step
+        for index, (spec, pushed) in enumerate(zip(self._payloads, transfer.pushed, strict=True)):
+            room = max(max_bytes // spec.unit_nbytes, 0 if spans else 1)
+            end = min(transfer.computed[index], pushed + room)
+            if end > pushed:
+                block_ids = transfer.block_ids if spec.unit is Unit.TOKEN else transfer.state_ids
+                spans.append(Span(key, index, pushed, end, block_ids))
+                max_bytes -= (end - pushed) * spec.unit_nbytes
+                transfer.pushed[index] = end
         transfer.num_ranges += len(spans)
         if spans and transfer.state is State.RESERVED:
             _move(transfer, State.STREAMING)
@@ -173,9 +193,9 @@ class SendLedger:
     def close(self, key: TransferKey, now_s: float) -> Closing | None:
         """Once, when the prompt is computed and every range was taken: what to tell. From now the ack is awaited."""
         transfer = self._transfers.get(key)
-        if transfer is None or transfer.num_tokens is None or transfer.is_closed or transfer.state is State.OFFERED:
+        if transfer is None or not transfer.is_computed or transfer.is_closed or transfer.state is State.OFFERED:
             return None
-        if any(pushed < transfer.num_tokens for pushed in transfer.pushed):
+        if _missing(self._payloads, transfer.pushed, transfer.num_tokens):
             return None
         transfer.is_closed = True
         transfer.deadline_s = now_s + self._lease_s
@@ -199,12 +219,13 @@ class SendLedger:
         ]
 
     def _may_push(self, transfer: _Outgoing) -> bool:
-        if transfer.num_tokens is not None:
+        if transfer.is_computed:
             return True
         if self._bulk:
             return False
-        cursors = zip(transfer.computed, transfer.pushed, self._token_nbytes, strict=True)
-        return sum(max(0, done - sent) * nbytes for done, sent, nbytes in cursors) >= max(1, self._min_push_bytes)
+        cursors = zip(transfer.computed, transfer.pushed, self._payloads, strict=True)
+        nbytes = sum(max(0, done - sent) * spec.unit_nbytes for done, sent, spec in cursors)
+        return nbytes >= max(1, self._min_push_bytes)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -213,15 +234,16 @@ class _Incoming:
     expires_s: float
     state: State = State.OFFERED
     block_ids: Sequence[int] = ()
-    received: list[int] = field(default_factory=list)  # per layer: holds [0, received)
+    state_ids: Sequence[int] = ()
+    received: list[int] = field(default_factory=list)  # units, per payload: holds [0, received)
     num_ranges: int = 0
 
 
 class ReceiveLedger:
     """The receiver's transfers on one link."""
 
-    def __init__(self, *, num_layers: int, lease_s: float) -> None:
-        self._num_layers = num_layers
+    def __init__(self, *, payloads: Sequence[PayloadSpec], lease_s: float) -> None:
+        self._payloads = tuple(payloads)
         self._lease_s = lease_s
         self._transfers: dict[TransferKey, _Incoming] = {}
 
@@ -249,14 +271,16 @@ class ReceiveLedger:
             raise HandoffError("offered twice")
         self._transfers[key] = _Incoming(key=key, expires_s=now_s + self._lease_s)
 
-    def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> bool:
+    def grant(
+        self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()
+    ) -> bool:
         """False: the transfer has ended meanwhile."""
         transfer = self._transfers.get(key)
         if transfer is None:
             return False
         _move(transfer, State.RESERVED)
-        transfer.block_ids = block_ids
-        transfer.received = [num_cached_tokens] * self._num_layers
+        transfer.block_ids, transfer.state_ids = block_ids, state_ids
+        transfer.received = [spec.num_cached(num_cached_tokens) for spec in self._payloads]
         return True
 
     def renew(self, keys: Iterable[TransferKey], now_s: float) -> None:
@@ -264,7 +288,7 @@ class ReceiveLedger:
             if (transfer := self._transfers.get(key)) is not None:
                 transfer.expires_s = now_s + self._lease_s
 
-    def receive(self, key: TransferKey, layer: int, start: int, end: int) -> Sequence[int] | None:
+    def receive(self, key: TransferKey, index: int, start: int, end: int) -> Sequence[int] | None:
         """Counts a range in; where to write it, or None: discard it, its transfer has ended.
 
         Raises: HandoffError: a range that does not follow the one before, or came without a ticket.
@@ -273,14 +297,19 @@ class ReceiveLedger:
         if transfer is None:
             return None
         if transfer.state is State.OFFERED:
-            raise HandoffError(f"layer {layer} tokens [{start}, {end}) came before a ticket")
-        if not 0 <= layer < self._num_layers or start != transfer.received[layer] or end <= start:
-            raise HandoffError(f"layer {layer} tokens [{start}, {end}) do not follow {transfer.received}")
+            raise HandoffError(f"[{start}, {end}) of payload {index} came before a ticket")
+        if not 0 <= index < len(self._payloads):
+            raise HandoffError(f"[{start}, {end}) of payload {index}, but there are {len(self._payloads)}")
+        spec = self._payloads[index]
+        has_state = spec.unit is Unit.STATE
+        if start != transfer.received[index] or end <= start or (has_state and end > 1):
+            have = transfer.received[index]
+            raise HandoffError(f"{spec.name}: {spec.unit.value}s [{start}, {end}) do not follow [0, {have})")
         if transfer.state is State.RESERVED:
             _move(transfer, State.STREAMING)
-        transfer.received[layer] = end
+        transfer.received[index] = end
         transfer.num_ranges += 1
-        return transfer.block_ids
+        return transfer.state_ids if has_state else transfer.block_ids
 
     def complete(self, key: TransferKey, num_tokens: int, num_ranges: int) -> bool:
         """True: the transfer is whole, and forgotten here. False: it had ended before.
@@ -292,10 +321,8 @@ class ReceiveLedger:
             return False
         if transfer.state is State.OFFERED:
             raise HandoffError("complete before a ticket")
-        short = [i for i, received in enumerate(transfer.received) if received < num_tokens]
-        if short:
-            have = transfer.received[short[0]]
-            raise HandoffError(f"complete with {num_tokens} tokens, but layer {short[0]} holds {have}")
+        if missing := _missing(self._payloads, transfer.received, num_tokens):
+            raise HandoffError(f"complete with {num_tokens} tokens, but {missing}")
         if num_ranges != transfer.num_ranges:
             raise HandoffError(f"complete after {num_ranges} ranges, but {transfer.num_ranges} came")
         return self.end(key, State.COMPLETE)
@@ -314,6 +341,14 @@ class ReceiveLedger:
     def overdue(self, now_s: float) -> list[TransferKey]:
         """Keys that were not renewed for a lease."""
         return [key for key, transfer in self._transfers.items() if now_s > transfer.expires_s]
+
+
+def _missing(payloads: Sequence[PayloadSpec], counts: Sequence[int], num_tokens: int) -> str:
+    """The first payload that `counts` fewer units than a sequence of `num_tokens` has; empty: none does."""
+    for spec, count in zip(payloads, counts, strict=True):
+        if count < (needed := spec.num_units(num_tokens)):
+            return f"{spec.name} has {count} of {needed} {spec.unit.value}s"
+    return ""
 
 
 class Tombstones:

@@ -1,14 +1,14 @@
 """Who two workers are, whether they may link, and over which transport.
 
-Invariant: workers link only when weights, dtype, layouts, block size and parallelism are equal.
+Invariant: workers link only when weights, dtype, payloads (of every layer and rank) and block size are equal.
 The sender proposes a transport; a receiver that knows better says so in its refusal, and the sender proposes once more.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baton.v1.kv_pb2 import Handshake, HandshakeReply
-from workers.model.contract import KVStore
+from baton.v1.kv_pb2 import Handshake, HandshakeReply, Payload
+from workers.model.contract import KVStore, PayloadSpec
 from workers.spec import WorkerSpec
 
 AUTO = "auto"
@@ -21,9 +21,8 @@ class Identity:
     incarnation: str
     fingerprint: str
     dtype: str
-    layouts: tuple[str, ...]
+    payloads: tuple[PayloadSpec, ...]
     block_size: int
-    tensor_parallel: int
     device: str  # "fake" (no torch), "cpu", or "cuda:" and the GPU's UUID
     host: str
     transport: str  # as configured: auto, or one by name
@@ -36,9 +35,8 @@ def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint:
         incarnation=incarnation,
         fingerprint=fingerprint,
         dtype=spec.dtype,
-        layouts=tuple(store.layouts),
+        payloads=store.payloads,
         block_size=store.block_size,
-        tensor_parallel=1,  # a gang of one rank moves its KV whole
         device=_device_name(spec),
         host=spec.host,
         transport=spec.kv.transport,
@@ -82,9 +80,8 @@ def propose(own: Identity, *, transport: str, store_address: str, store_prefix: 
         incarnation=own.incarnation,
         fingerprint=own.fingerprint,
         dtype=own.dtype,
-        layer_layouts=own.layouts,
+        payloads=map(_wire_payload, own.payloads),
         block_size=own.block_size,
-        tensor_parallel=own.tensor_parallel,
         transport=transport,
         store_address=store_address,
         store_prefix=store_prefix,
@@ -117,20 +114,27 @@ def _difference(own: Identity, offered: Handshake) -> str:
     fields = (
         ("fingerprint", offered.fingerprint, own.fingerprint, "load the same weights on both"),
         ("dtype", offered.dtype, own.dtype, "set the same dtype on both"),
-        ("tensor_parallel", offered.tensor_parallel, own.tensor_parallel, "set the same tensor_parallel on both"),
         ("block_size", offered.block_size, own.block_size, "set the same engine.block_size on both"),
     )
     for name, theirs, ours, fix in fields:
         if theirs != ours:
             return f"{name}: {theirs!r} on the sender, {ours!r} on the receiver; {fix}"
-    return _layout_difference(list(offered.layer_layouts), own.layouts)
+    return _payload_difference(list(offered.payloads), [_wire_payload(spec) for spec in own.payloads])
 
 
-def _layout_difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    fix = "load the same model on both"
+def _payload_difference(theirs: Sequence[Payload], ours: Sequence[Payload]) -> str:
+    fix = "load the same model, with the same parallelism, on both"
     if len(theirs) != len(ours):
-        return f"layer_layouts: {len(theirs)} layers on the sender, {len(ours)} on the receiver; {fix}"
-    for layer, (a, b) in enumerate(zip(theirs, ours, strict=True)):
-        if a != b:
-            return f"layer_layouts[{layer}]: {a!r} on the sender, {b!r} on the receiver; {fix}"
+        return f"payloads: {len(theirs)} on the sender, {len(ours)} on the receiver; {fix}"
+    for index, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        for field in Payload.DESCRIPTOR.fields:
+            sent, wanted = getattr(a, field.name), getattr(b, field.name)
+            if sent != wanted:
+                return f"payloads[{index}].{field.name}: {sent!r} on the sender, {wanted!r} on the receiver; {fix}"
     return ""
+
+
+def _wire_payload(spec: PayloadSpec) -> Payload:
+    return Payload(
+        layer=spec.layer, rank=spec.rank, unit=spec.unit.value, layout=spec.layout, unit_nbytes=spec.unit_nbytes
+    )

@@ -56,10 +56,19 @@ class Outbox(Protocol):
     bytes_sent: int
     num_failed: int  # transfers that ended with an error; an abort on either side is none
 
-    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None: ...
+    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
+        """A sequence of which `num_tokens` tokens will be computed here."""
+        ...
 
-    def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
-        """Layer `layer` now holds tokens [0, num_tokens) in `block_ids`."""
+    def computed(
+        self,
+        key: TransferKey,
+        layer: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        state_ids: Sequence[int] = (),
+    ) -> None:
+        """Layer `layer` now holds tokens [0, num_tokens) in `block_ids`, or the state after them in `state_ids`."""
         ...
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
@@ -103,8 +112,11 @@ class Inbox(Protocol):
     bytes_received: int
     num_failed: int
 
-    def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
-        """Promises blocks for [0, num prompt tokens); only [num_cached_tokens, ...) is written."""
+    def grant(
+        self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()
+    ) -> None:
+        """Promises blocks for [0, num prompt tokens), of which only [num_cached_tokens, ...) is written, and a place
+        for the state where there are layers with one."""
         ...
 
     def refuse(self, key: TransferKey, error: BatonError) -> None: ...

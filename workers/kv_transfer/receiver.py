@@ -19,7 +19,7 @@ from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Handshake, Hands
 from workers.kv_transfer.handoff import LOOKS_PER_LEASE, HandoffError, ReceiveLedger, State, Tombstones
 from workers.kv_transfer.handshake import AUTO, NEXT_BEST, Identity, answer
 from workers.kv_transfer.link import Arrived, InboxEvent, Lost, Offered, TransferKey
-from workers.kv_transfer.transport import ReceiverTransport, TransportError
+from workers.kv_transfer.transport import ReceiverTransport, TransportError, nbytes_of
 from workers.kv_transfer.wire import ack_message, failed_message, first_tokens_of, own_key, ticket_message
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
@@ -92,10 +92,12 @@ class Receiver:
             link.down("this worker is shutting down")  # no refusal: the sender shall try another worker
         return told, link
 
-    def grant(self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int) -> None:
+    def grant(
+        self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()
+    ) -> None:
         with self.lock:
             link = self._link_of.get(key)
-            if link is not None and link.ledger.grant(key, tuple(block_ids), num_cached_tokens):
+            if link is not None and link.ledger.grant(key, tuple(block_ids), num_cached_tokens, tuple(state_ids)):
                 link.reply(ticket_message(key, num_cached_tokens))
 
     def refuse(self, key: TransferKey, error: BatonError) -> None:
@@ -214,7 +216,7 @@ class ReceiverLink(threading.Thread):
 
     def __init__(self, inbox: Receiver, worker_id: str, transport: ReceiverTransport, reply: Reply) -> None:
         super().__init__(name=f"kv-from-{worker_id}", daemon=True)
-        self.ledger = ReceiveLedger(num_layers=len(inbox.store.layouts), lease_s=inbox.kv.lease_s)
+        self.ledger = ReceiveLedger(payloads=inbox.store.payloads, lease_s=inbox.kv.lease_s)
         self.reply = reply
         self._inbox = inbox
         self._worker_id = worker_id
@@ -333,15 +335,15 @@ class ReceiverLink(threading.Thread):
         nbytes = 0
         for range_, payload in zip(message.ranges, self._transport.unpack(message), strict=True):
             key = own_key(range_.key)
-            nbytes += store.payload_nbytes(range_.layer, range_.end - range_.start)
+            nbytes += nbytes_of(store, range_)
             try:
                 with self._inbox.lock:
-                    block_ids = self.ledger.receive(key, range_.layer, range_.start, range_.end)
+                    block_ids = self.ledger.receive(key, range_.index, range_.start, range_.end)
             except HandoffError as fault:
                 self._fail(key, State.FAILED, InternalError(f"{key.request_id}: {fault}"))
                 continue
             if block_ids is not None:
-                store.write(range_.layer, block_ids, range_.start, range_.end, payload)
+                store.write(range_.index, block_ids, range_.start, range_.end, payload)
         self._inbox.count_received(nbytes)
 
     def _complete(self, complete: Complete) -> None:

@@ -112,7 +112,7 @@ class Sender:
     def num_active(self) -> int:
         return len(self._link_of)
 
-    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute) -> None:
+    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
         with self._lock:
             assert key not in self._link_of, f"{key} is offered already"
             if self._is_closed:
@@ -125,12 +125,19 @@ class Sender:
                 link = self._links[peer] = SenderLink(self, route)
                 link.start()
             self._link_of[key] = link
-            link.post(link.offer, key, submit, ingress_id)
+            link.post(link.offer, key, submit, ingress_id, num_tokens)
 
-    def computed(self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int]) -> None:
+    def computed(
+        self,
+        key: TransferKey,
+        layer: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        state_ids: Sequence[int] = (),
+    ) -> None:
         if (link := self._link_of.get(key)) is not None:
             fence = self._fence() if self._fence is not None else None
-            link.post(link.computed, key, layer, num_tokens, tuple(block_ids), fence)
+            link.post(link.computed, fence, key, layer, num_tokens, tuple(block_ids), tuple(state_ids))
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (link := self._link_of.get(key)) is not None:
@@ -253,9 +260,8 @@ class SenderLink(threading.Thread):
         if self._route.incarnation and reply.incarnation != self._route.incarnation:
             raise LinkDownError(f"{self._route.address} is {reply.worker_id}/{reply.incarnation} now")
         self._pipe.connect()
-        store = outbox.store
         self._ledger = SendLedger(
-            token_nbytes=[store.payload_nbytes(layer, 1) for layer in range(len(store.layouts))],
+            payloads=outbox.store.payloads,
             lease_s=self._lease_s,
             min_push_bytes=self._pipe.min_push_bytes,
             bulk=outbox.kv.push == "bulk",
@@ -296,19 +302,17 @@ class SenderLink(threading.Thread):
             self._push()
         self._tick(time.monotonic())
 
-    def offer(self, key: TransferKey, submit: Submit, ingress_id: str) -> None:
+    def offer(self, key: TransferKey, submit: Submit, ingress_id: str, num_tokens: int) -> None:
         wait_s = submit.timeout_s or self._lease_s
-        self._ledger.offer(key, time.monotonic() + wait_s)
+        self._ledger.offer(key, num_tokens, time.monotonic() + wait_s)
         self._send(FromSender(offer=Offer(key=wire_key(key), ingress_id=ingress_id, submit=submit)))
 
-    def computed(
-        self, key: TransferKey, layer: int, num_tokens: int, block_ids: Sequence[int], fence: Fence | None
-    ) -> None:
+    def computed(self, fence: Fence | None, key: TransferKey, *what: Any) -> None:
         if fence is not None:
             while self._ready and not fence.is_past():
                 self._push()  # earlier layers, while the device computes this one
             fence.wait()
-        self._ledger.computed(key, layer, num_tokens, block_ids)
+        self._ledger.computed(key, *what)
         self._ready[key] = None
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:

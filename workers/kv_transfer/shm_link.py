@@ -35,7 +35,7 @@ class ShmSender(Plain):
     def __init__(self, store: SharedKVStore) -> None:
         if store.memory is None:
             raise ConfigError("kv.transport: 'shm' needs Linux and a C compiler; set kv.transport: auto")
-        self._block_size = store.block_size
+        self._payloads, self._block_size = store.payloads, store.block_size
         self._seals = shared_memory.SharedMemory(NUM_SEALS * 8)
         self._seal_table = memoryview(self._seals.view).cast("Q")
         self._seal_of: dict[TransferKey, int] = {}
@@ -45,9 +45,9 @@ class ShmSender(Plain):
     def pack(self, spans: Sequence[Span]) -> FromSender:
         ranges = []
         for span in spans:
-            first, last = span.start // self._block_size, -(-span.end // self._block_size)
+            blocks = self._payloads[span.index].blocks(span.start, span.end, self._block_size)
             ranges.append(wire_range(span))
-            ranges[-1].payload = array(_ID, span.block_ids[first:last]).tobytes()
+            ranges[-1].payload = array(_ID, span.block_ids[blocks]).tobytes()
         return FromSender(ranges=Ranges(ranges=ranges))
 
     def seal(self, key: TransferKey) -> int:
@@ -81,9 +81,9 @@ class ShmReceiver(Plain):
 
     def unpack(self, message: Ranges) -> Iterable[ForeignRange]:
         for range_ in message.ranges:
-            if range_.layer >= len(self._caches) or len(range_.payload) % array(_ID).itemsize:
-                raise TransportError(f"shm: layer {range_.layer} with {len(range_.payload)} bytes of block ids")
-            yield ForeignRange(self._caches[range_.layer], array(_ID, range_.payload))
+            if range_.index >= len(self._caches) or len(range_.payload) % array(_ID).itemsize:
+                raise TransportError(f"shm: payload {range_.index} with {len(range_.payload)} bytes of block ids")
+            yield ForeignRange(self._caches[range_.index], array(_ID, range_.payload))
 
     def is_sealed(self, seal: int) -> bool:
         return bool(self._seal_table[seal % NUM_SEALS] == seal)

@@ -83,12 +83,15 @@ def read_into(store: KVStore, spans: Sequence[Span], buffer: Any) -> list[tuple[
     """Lays the spans' payloads one after the other; where in `buffer` each is, in bytes."""
     places = cut([nbytes_of(store, span) for span in spans])
     for span, (start, end) in zip(spans, places, strict=True):
-        store.read(span.layer, span.block_ids, span.start, span.end, out=buffer[start:end])
+        store.read(span.index, span.block_ids, span.start, span.end, out=buffer[start:end])
     return places
 
 
 def nbytes_of(store: KVStore, span: Span | Range) -> int:
-    return store.payload_nbytes(span.layer, span.end - span.start)
+    """Raises: TransportError: there is no such payload."""
+    if span.index >= len(store.payloads):
+        raise TransportError(f"payload {span.index} is announced, but there are {len(store.payloads)}")
+    return store.payloads[span.index].unit_nbytes * (span.end - span.start)
 
 
 class Copied:
@@ -141,7 +144,7 @@ class GrpcSender(Plain):
         sizes = [nbytes_of(self._store, span) for span in spans]
         message, places = open_message([wire_range(span) for span in spans], sizes)
         for span, place in zip(spans, places, strict=True):
-            self._store.read(span.layer, span.block_ids, span.start, span.end, out=place)
+            self._store.read(span.index, span.block_ids, span.start, span.end, out=place)
         return message
 
 

@@ -26,7 +26,7 @@ def own_key(key: WireKey) -> TransferKey:
 
 
 def wire_range(span: Span) -> Range:
-    return Range(key=wire_key(span.key), layer=span.layer, start=span.start, end=span.end)
+    return Range(key=wire_key(span.key), index=span.index, start=span.start, end=span.end)
 
 
 def open_message(ranges: Sequence[Range], sizes: Sequence[int]) -> tuple[bytes, list[memoryview]]:

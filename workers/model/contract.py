@@ -75,28 +75,72 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
 
 
-class KVStore(Protocol):
-    """The blocks of one worker as the links see them. Payloads are flat and contiguous.
+class Unit(enum.Enum):
+    """What a payload is counted in; a unit is sent whole."""
 
-    A payload holds, for tokens [start, end) of one layer, what `layouts[layer]` describes. It is a 1-D uint8 torch
-    tensor on the store's device, or `bytes` in the fake. Reads and writes of different blocks may run at the same
-    time on several threads.
+    TOKEN = "token"  # grows with its sequence: what is computed of it is final
+    STATE = "state"  # one of fixed size for the whole sequence, final after its last token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadSpec:
+    """What one rank hands over of one layer of a sequence.
+
+    Attributes:
+        layer: The model's, from 0.
+        rank: Whose share it is: of the gang, from 0.
+        unit_nbytes: Bytes of a token, or of the state.
+        layout: What those bytes are, in one canonical text, e.g. "kv/heads=4/dim=32/float32".
     """
 
-    layouts: tuple[str, ...]  # one canonical text per layer, e.g. "kv/heads=4/dim=32/float32"
-    block_size: int
+    layer: int
+    rank: int = 0
+    unit: Unit = Unit.TOKEN
+    unit_nbytes: int
+    layout: str
 
-    def payload_nbytes(self, layer: int, num_tokens: int) -> int: ...
+    @property
+    def name(self) -> str:
+        return f"layer {self.layer} of rank {self.rank}" if self.rank else f"layer {self.layer}"
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
-        """A copy of tokens [start, end) of the sequence whose blocks are `block_ids` (from its token 0).
+    def num_units(self, num_tokens: int) -> int:
+        """Of a sequence of `num_tokens`."""
+        return num_tokens if self.unit is Unit.TOKEN else 1
+
+    def num_final(self, num_computed: int, num_tokens: int) -> int:
+        """Units that change no more when the layer has computed `num_computed` of `num_tokens` tokens."""
+        return num_computed if self.unit is Unit.TOKEN else int(num_computed >= num_tokens)
+
+    def num_cached(self, num_cached_tokens: int) -> int:
+        """Units that are there where the first tokens are: a state of a prefix is no part of a later one."""
+        return num_cached_tokens if self.unit is Unit.TOKEN else 0
+
+    def blocks(self, start: int, end: int, block_size: int) -> slice:
+        """Which of a sequence's blocks hold units [start, end); a block holds `block_size` tokens, or one state."""
+        size = block_size if self.unit is Unit.TOKEN else 1
+        return slice(start // size, -(-end // size))
+
+
+class KVStore(Protocol):
+    """The blocks of one worker as the links see them: those of tokens, and beside them those of states.
+
+    What is read is flat and contiguous: units [start, end) of payload number `index`, as `payloads[index]` says. It is
+    a 1-D uint8 torch tensor on the store's device, or `bytes` in the fake. Reads and writes of different blocks may
+    run at the same time on several threads.
+    """
+
+    payloads: tuple[PayloadSpec, ...]
+    block_size: int  # tokens
+
+    def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        """A copy of units [start, end) of the sequence whose blocks are `block_ids` (from its first unit).
 
         Args:
             out: Of the range's size, to copy into: part of an `empty_payload`, or any memoryview; None: a new one.
         """
         ...
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+    def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         """`payload` is as `read` gives it, part of an `empty_payload`, or `bytes`."""
         ...
 
@@ -115,7 +159,7 @@ class SharedKVStore(KVStore, Protocol):
     num_blocks: int
 
     def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[Any], int]:
-        """How the layers of a worker with the same layouts lie in its `memory`, mapped here as `view`; and its size."""
+        """How the payloads of a worker with the same ones lie in its `memory`, mapped here as `view`; and its size."""
         ...
 
 

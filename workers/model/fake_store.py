@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from workers.model.contract import PayloadSpec
+
 TOKEN_NBYTES = 8  # per layer: token id (24 bits), position (24 bits), layer + 1; 0 where nothing was written
 POSITION_SHIFT = 24
 LAYER_SHIFT = 56
@@ -23,22 +25,22 @@ class FakeStore:
 
     def __init__(self, *, num_layers: int, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
-        self.layouts = (f"fake/bytes={TOKEN_NBYTES}",) * num_layers
+        self.payloads = tuple(
+            PayloadSpec(layer=layer, unit_nbytes=TOKEN_NBYTES, layout=f"fake/bytes={TOKEN_NBYTES}")
+            for layer in range(num_layers)
+        )
         self._kv = np.zeros((num_layers, num_blocks, block_size), dtype=np.int64)
         self._layers = (np.arange(num_layers, dtype=np.int64)[:, None] + 1) << LAYER_SHIFT  # [num_layers, 1]
 
-    def payload_nbytes(self, layer: int, num_tokens: int) -> int:
-        return num_tokens * TOKEN_NBYTES
-
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
-        found = self._kv[layer][self._slots(block_ids, start, end)].tobytes()
+    def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        found = self._kv[index][self._slots(block_ids, start, end)].tobytes()
         if out is None:
             return found
         out[:] = found
         return out
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
-        self._kv[layer][self._slots(block_ids, start, end)] = np.frombuffer(payload, dtype=np.int64)
+    def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+        self._kv[index][self._slots(block_ids, start, end)] = np.frombuffer(payload, dtype=np.int64)
 
     def empty_payload(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))
@@ -60,7 +62,7 @@ class FakeStore:
         """
         num_tokens = len(token_ids)
         blocks = np.array(block_ids[: -(-num_tokens // self.block_size)], dtype=np.int64)
-        found = self._kv[:, blocks].reshape(len(self.layouts), -1)[:, :num_tokens]
+        found = self._kv[:, blocks].reshape(len(self.payloads), -1)[:, :num_tokens]
         expected = _entries(token_ids, 0) | self._layers
         if not np.array_equal(found, expected):
             layer, position = (int(index) for index in np.argwhere(found != expected)[0])

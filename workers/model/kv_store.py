@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baton.errors import ConfigError
 from workers.model import kv_copy, shared_memory
+from workers.model.contract import PayloadSpec
 from workers.model.shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,14 @@ class LayerShape:
         return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
+def _payload(layer: int, shape: LayerShape, dtype: torch.dtype) -> PayloadSpec:
+    name = str(dtype).removeprefix("torch.")
+    layout = f"kv/heads={shape.num_kv_heads}/dim={shape.head_dim}/{name}"
+    return PayloadSpec(layer=layer, unit_nbytes=shape.token_nbytes(dtype), layout=layout)
+
+
 class TorchKVStore:
-    """Implements `workers.model.contract.KVStore`; payloads are K of the range, then V, as flat uint8 tensors.
+    """Implements `workers.model.contract.KVStore`: one payload per layer, of tokens; K of the range, then V.
 
     Reads and writes run on the caller's current stream of the store's device.
     """
@@ -51,8 +58,7 @@ class TorchKVStore:
         self.block_size = block_size
         self.dtype = dtype
         self.device = device
-        name = str(dtype).removeprefix("torch.")
-        self.layouts = tuple(f"kv/heads={s.num_kv_heads}/dim={s.head_dim}/{name}" for s in self.shapes)
+        self.payloads = tuple(_payload(layer, shape, dtype) for layer, shape in enumerate(self.shapes))
         self._has_kernel = device.type == "cpu" and kv_copy.available()
         self.memory = self._share() if self._has_kernel and shared_memory.is_available() else None
         # each: [2, num_blocks, block_size, num_kv_heads, head_dim]
@@ -68,39 +74,36 @@ class TorchKVStore:
         ]
         self._rows = [layer.view(2, num_blocks * block_size, -1) for layer in self.layers]
 
-    def payload_nbytes(self, layer: int, num_tokens: int) -> int:
-        return num_tokens * self.shapes[layer].token_nbytes(self.dtype)
-
     def read(
-        self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | memoryview | None = None
+        self, index: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | memoryview | None = None
     ) -> Tensor | memoryview:
         if out is None:
-            out = self.empty_payload(self.payload_nbytes(layer, end - start))
-        self._check_size(layer, start, end, len(out))
+            out = self.empty_payload(self.payloads[index].unit_nbytes * (end - start))
+        self._check_size(index, start, end, len(out))
         if self._has_kernel:
-            kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, out, to_blocks=False)
+            kv_copy.copy_flat(self._caches[index], self.block_size, block_ids, start, end, out, to_blocks=False)
             return out
-        rows, slots = self._rows[layer], self._slots(block_ids, start, end)
+        rows, slots = self._rows[index], self._slots(block_ids, start, end)
         found = rows[:, slots] if isinstance(slots, slice) else rows.index_select(1, slots)
         flat = found.contiguous().view(-1).view(torch.uint8)
         (out if isinstance(out, Tensor) else torch.frombuffer(out, dtype=torch.uint8)).copy_(flat)
         return out
 
     def write(
-        self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes | kv_copy.ForeignRange
+        self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes | kv_copy.ForeignRange
     ) -> None:
         if isinstance(payload, kv_copy.ForeignRange):
-            kv_copy.copy_blocks(payload, self._caches[layer], self.block_size, block_ids, start, end)
+            kv_copy.copy_blocks(payload, self._caches[index], self.block_size, block_ids, start, end)
             return
-        self._check_size(layer, start, end, len(payload))
+        self._check_size(index, start, end, len(payload))
         if self._has_kernel:
-            kv_copy.copy_flat(self._caches[layer], self.block_size, block_ids, start, end, payload, to_blocks=True)
+            kv_copy.copy_flat(self._caches[index], self.block_size, block_ids, start, end, payload, to_blocks=True)
             return
         if not isinstance(payload, Tensor):
             payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         if payload.storage_offset() % self.dtype.itemsize:
             payload = payload.clone()
-        rows, slots = self._rows[layer], self._slots(block_ids, start, end)
+        rows, slots = self._rows[index], self._slots(block_ids, start, end)
         values = payload.view(self.dtype).view(2, end - start, rows.shape[2]).to(self.device)
         if isinstance(slots, slice):
             rows[:, slots] = values
@@ -108,7 +111,7 @@ class TorchKVStore:
             rows.index_copy_(1, slots, values)
 
     def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
-        """How the layers of another worker with the same layouts and `num_blocks` blocks lie in its `memory`.
+        """How the layers of another worker with the same payloads and `num_blocks` blocks lie in its `memory`.
 
         Args:
             view: That memory, mapped here; None: only to learn how many bytes of it there are.
@@ -136,10 +139,10 @@ class TorchKVStore:
 
     def _block_nbytes(self, layer: int) -> int:
         """Of one plane."""
-        return self.payload_nbytes(layer, self.block_size) // PLANES
+        return self.payloads[layer].unit_nbytes * self.block_size // PLANES
 
     def _check_size(self, layer: int, start: int, end: int, nbytes: int) -> None:
-        needed = self.payload_nbytes(layer, end - start)
+        needed = self.payloads[layer].unit_nbytes * (end - start)
         if nbytes != needed or end <= start:
             raise ValueError(f"payload has {nbytes} bytes; layer {layer}, [{start}, {end}) takes {needed}")
 

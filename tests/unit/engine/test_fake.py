@@ -216,7 +216,7 @@ def test_payloads_carry_a_sequence_to_another_worker() -> None:
     for layer in range(NUM_LAYERS):
         for start, end in ((0, 3), (3, 6)):
             payload = sender.store.read(layer, [0, 1], start, end)
-            assert len(payload) == sender.store.payload_nbytes(layer, end - start)
+            assert len(payload) == sender.store.payloads[layer].unit_nbytes * (end - start)
             buffer = receiver.store.empty_payload(len(payload))
             buffer[:] = payload
             receiver.store.write(layer, blocks, start, end, buffer)

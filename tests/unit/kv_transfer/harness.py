@@ -19,6 +19,7 @@ from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
 from workers.kv_transfer.local_link import local_pair
 from workers.model import kv_copy
+from workers.model.contract import PayloadSpec, Unit
 from workers.model.shared_memory import SharedMemory
 from workers.spec import KVSpec, Role, WorkerSpec
 
@@ -27,81 +28,137 @@ TRANSPORTS = ("inproc", "grpc", "gloo", "shm")
 WAIT_S = 20.0
 
 
-class TorchStore:
-    """Rows of bytes per token, with layers of unequal width, so that a mistaken offset shows."""
+def tokens(layer: int, nbytes: int, *, rank: int = 0) -> PayloadSpec:
+    return PayloadSpec(layer=layer, rank=rank, unit_nbytes=nbytes, layout=f"test/width={nbytes}")
 
-    def __init__(self, *, num_blocks: int = 64, block_size: int = 4, widths: Sequence[int] = (24, 40, 16)) -> None:
+
+def state(layer: int, nbytes: int, *, rank: int = 0) -> PayloadSpec:
+    return PayloadSpec(layer=layer, rank=rank, unit=Unit.STATE, unit_nbytes=nbytes, layout=f"test/state={nbytes}")
+
+
+# A gang of two, with layers of tokens and of states; unequal sizes, so that a mistaken offset shows.
+MIXED = (
+    tokens(0, 24),
+    tokens(0, 20, rank=1),
+    state(1, 100),
+    state(1, 60, rank=1),
+    tokens(2, 40),
+    tokens(2, 16, rank=1),
+    state(3, 7),
+    state(3, 1, rank=1),
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where one sequence lies in a store."""
+
+    blocks: list[int]
+    states: list[int]
+
+
+class TorchStore:
+    """Rows of bytes, one per token or state."""
+
+    def __init__(self, *, num_blocks: int = 64, block_size: int = 4, payloads: Sequence[PayloadSpec] = MIXED) -> None:
         self.block_size = block_size
-        self.widths = tuple(widths)
-        self.layouts = tuple(f"test/width={width}" for width in widths)
+        self.payloads = tuple(payloads)
         caches, nbytes = self.foreign_caches(None, num_blocks)
         self.memory = SharedMemory(nbytes)
         self.rows = [
             torch.frombuffer(self.memory.view, dtype=torch.uint8, count=cache.plane_nbytes, offset=cache.address).view(
-                -1, width
+                -1, spec.unit_nbytes
             )
-            for cache, width in zip(caches, widths, strict=True)
+            for cache, spec in zip(caches, self.payloads, strict=True)
         ]
         self.free_blocks = list(range(num_blocks))[::-1]
+        self.free_states = list(range(num_blocks))
         self.num_blocks = num_blocks
         self.write_delay_s = 0.0
 
-    def payload_nbytes(self, layer: int, num_tokens: int) -> int:
-        return self.widths[layer] * num_tokens
-
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
-        out = self.empty_payload(self.payload_nbytes(layer, end - start)) if out is None else out
+    def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+        out = self.empty_payload(self.payloads[index].unit_nbytes * (end - start)) if out is None else out
         target = out if isinstance(out, torch.Tensor) else torch.frombuffer(out, dtype=torch.uint8)
-        target.copy_(self.rows[layer][self._slots(block_ids, start, end)].view(-1))
+        target.copy_(self.rows[index][self._slots(index, block_ids, start, end)].view(-1))
         return out
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+    def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         time.sleep(self.write_delay_s)
         if isinstance(payload, kv_copy.ForeignRange):
-            rows = self.rows[layer]
+            rows = self.rows[index]
             own = kv_copy.Cache(rows.data_ptr(), 1, self.num_blocks, rows.numel() // self.num_blocks)
-            kv_copy.copy_blocks(payload, own, self.block_size, block_ids, start, end)
+            kv_copy.copy_blocks(payload, own, self._block_units(index), block_ids, start, end)
             return
         if isinstance(payload, bytes):
             payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        self.rows[layer][self._slots(block_ids, start, end)] = payload.view(end - start, -1)
+        self.rows[index][self._slots(index, block_ids, start, end)] = payload.view(end - start, -1)
 
     def empty_payload(self, nbytes: int) -> Any:
         return torch.empty(nbytes, dtype=torch.uint8)
 
     def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
         address = np.frombuffer(view, dtype=np.uint8).ctypes.data if view is not None else 0
-        return kv_copy.lay_out([width * self.block_size for width in self.widths], 1, num_blocks, address)
+        block_nbytes = [spec.unit_nbytes * self._block_units(index) for index, spec in enumerate(self.payloads)]
+        return kv_copy.lay_out(block_nbytes, 1, num_blocks, address)
 
-    def allocate(self, num_tokens: int) -> list[int]:
-        return [self.free_blocks.pop() for _ in range(-(-num_tokens // self.block_size))]
+    def allocate(self, num_tokens: int) -> Held:
+        blocks = [self.free_blocks.pop() for _ in range(-(-num_tokens // self.block_size))]
+        return Held(blocks, [self.free_states.pop()])
 
-    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
-        position = torch.arange(start, end)
-        return torch.tensor(block_ids)[position // self.block_size] * self.block_size + position % self.block_size
+    def free(self, held: Held) -> None:
+        self.free_blocks += held.blocks
+        self.free_states += held.states
+
+    def of(self, held: Held, index: int, start: int, end: int) -> torch.Tensor:
+        """A copy of units [start, end) of a sequence: [end - start, unit_nbytes]."""
+        return self.rows[index][self._place(held, index, start, end)]
+
+    def set(self, held: Held, index: int, start: int, rows: torch.Tensor) -> None:
+        self.rows[index][self._place(held, index, start, start + len(rows))] = rows
+
+    def _place(self, held: Held, index: int, start: int, end: int) -> torch.Tensor:
+        ids = held.blocks if self.payloads[index].unit is Unit.TOKEN else held.states
+        return self._slots(index, ids, start, end)
+
+    def _slots(self, index: int, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        position, size = torch.arange(start, end), self._block_units(index)
+        return torch.tensor(block_ids)[position // size] * size + position % size
+
+    def _block_units(self, index: int) -> int:
+        return self.block_size if self.payloads[index].unit is Unit.TOKEN else 1
 
 
 class BytesStore(TorchStore):
     """Payloads are plain buffers, as the fake model's."""
 
-    def read(self, layer: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
+    def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         assert isinstance(out, memoryview), "links read into a buffer of the store's kind"
-        return super().read(layer, block_ids, start, end, out)
+        return super().read(index, block_ids, start, end, out)
 
-    def write(self, layer: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
+    def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         assert isinstance(payload, bytes | memoryview)
-        super().write(layer, block_ids, start, end, bytes(payload))
+        super().write(index, block_ids, start, end, bytes(payload))
 
     def empty_payload(self, nbytes: int) -> Any:
         return memoryview(bytearray(nbytes))
 
 
 def content(store: TorchStore, key: TransferKey, num_tokens: int) -> list[torch.Tensor]:
-    """What the KV of `key` is: [num_tokens, width] per layer."""
+    """What `key` hands over: [units, unit_nbytes] per payload."""
     generator = torch.Generator().manual_seed(hash(key) % (1 << 31))
-    return [
-        torch.randint(0, 256, (num_tokens, width), dtype=torch.uint8, generator=generator) for width in store.widths
-    ]
+    shapes = [(spec.num_units(num_tokens), spec.unit_nbytes) for spec in store.payloads]
+    return [torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
+
+
+def hand_in(outbox: Outbox, store: TorchStore, key: TransferKey, held: Held, num_tokens: int, of: int) -> None:
+    """Computes [0, num_tokens) of `of` tokens, layer by layer. Until the last a state is another one's."""
+    rows = content(store, key, of)
+    for layer in sorted({spec.layer for spec in store.payloads}):
+        for index, spec in enumerate(store.payloads):
+            if spec.layer == layer:
+                num_final = spec.num_final(num_tokens, of)
+                store.set(held, index, 0, rows[index][:num_final] if num_final else ~rows[index][:1])
+        outbox.computed(key, layer, num_tokens, held.blocks, held.states)
 
 
 def spec_of(worker_id: str, role: Role, kv: KVSpec) -> WorkerSpec:
@@ -162,8 +219,9 @@ class Pair:
     route: DecodeRoute
     server: Server | None = None
     events: list[Any] = field(default_factory=list)
-    sent_blocks: dict[TransferKey, list[int]] = field(default_factory=dict)
-    granted_blocks: dict[TransferKey, list[int]] = field(default_factory=dict)
+    lengths: dict[TransferKey, int] = field(default_factory=dict)  # of what was offered, in tokens
+    sent: dict[TransferKey, Held] = field(default_factory=dict)
+    granted: dict[TransferKey, Held] = field(default_factory=dict)
     arrived: dict[TransferKey, list[torch.Tensor]] = field(default_factory=dict)
 
     def poll(self) -> None:
@@ -171,17 +229,16 @@ class Pair:
         for event in self.outbox.poll():
             self.events.append(event)
             if isinstance(event, Acked | Ended):
-                self.sender.free_blocks.extend(self.sent_blocks.pop(event.key))
+                self.sender.free(self.sent.pop(event.key))
         for event in self.inbox.poll():
             self.events.append(event)
             if isinstance(event, Arrived):
-                blocks = self.granted_blocks[event.key]
                 self.arrived[event.key] = [
-                    self.receiver.rows[layer][self.receiver._slots(blocks, 0, event.num_tokens)]
-                    for layer in range(len(self.receiver.widths))
+                    self.receiver.of(self.granted[event.key], index, 0, spec.num_units(event.num_tokens))
+                    for index, spec in enumerate(self.receiver.payloads)
                 ]
-            if isinstance(event, Arrived | Lost):
-                self.receiver.free_blocks.extend(self.granted_blocks.pop(event.key, []))
+            if isinstance(event, Arrived | Lost) and event.key in self.granted:
+                self.receiver.free(self.granted.pop(event.key))
 
     def wait(self, kind: type, key: TransferKey) -> Any:
         return self.until(lambda: next((e for e in self.events if isinstance(e, kind) and e.key == key), None))
@@ -201,12 +258,9 @@ class Pair:
             self.poll()
             time.sleep(0.005)
 
-    def offer(self, key: TransferKey, num_tokens: int) -> list[int]:
-        """Blocks filled with the key's content, offered."""
-        blocks = self.sender.allocate(num_tokens)
-        self.sent_blocks[key] = blocks
-        for layer, rows in enumerate(content(self.sender, key, num_tokens)):
-            self.sender.rows[layer][self.sender._slots(blocks, 0, num_tokens)] = rows
+    def offer(self, key: TransferKey, num_tokens: int) -> None:
+        self.sent[key] = self.sender.allocate(num_tokens)
+        self.lengths[key] = num_tokens
         submit = Submit(
             request_id=key.request_id,
             attempt=key.attempt,
@@ -214,19 +268,17 @@ class Pair:
             choices=[ChoiceStart(choice=key.choice)],
             timeout_s=60,
         )
-        self.outbox.offer(key, submit, "ingress-0", self.route)
-        return blocks
+        self.outbox.offer(key, submit, "ingress-0", self.route, num_tokens)
 
     def compute(self, key: TransferKey, num_tokens: int) -> None:
-        for layer in range(len(self.sender.widths)):
-            self.outbox.computed(key, layer, num_tokens, self.sent_blocks[key])
+        hand_in(self.outbox, self.sender, key, self.sent[key], num_tokens, self.lengths[key])
 
     def grant(self, key: TransferKey, num_tokens: int, num_cached: int = 0) -> None:
         """Blocks that hold the first `num_cached` tokens already, promised."""
-        blocks = self.granted_blocks[key] = self.receiver.allocate(num_tokens)
-        for layer, rows in enumerate(content(self.receiver, key, num_tokens)):
-            self.receiver.rows[layer][self.receiver._slots(blocks, 0, num_cached)] = rows[:num_cached]
-        self.inbox.grant(key, blocks, num_cached)
+        held = self.granted[key] = self.receiver.allocate(num_tokens)
+        for index, rows in enumerate(content(self.receiver, key, num_tokens)):
+            self.receiver.set(held, index, 0, rows[: self.receiver.payloads[index].num_cached(num_cached)])
+        self.inbox.grant(key, held.blocks, num_cached, held.states)
 
     def check_arrived(self, key: TransferKey, num_tokens: int) -> Arrived:
         event: Arrived = self.wait(Arrived, key)
@@ -237,9 +289,9 @@ class Pair:
 
     def check_integrity(self) -> None:
         """Nothing is held on either side, and every key ended once on each side that saw it."""
-        self.until(lambda: not self.sent_blocks and not self.granted_blocks)
-        assert sorted(self.sender.free_blocks) == list(range(self.sender.num_blocks))
-        assert sorted(self.receiver.free_blocks) == list(range(self.receiver.num_blocks))
+        self.until(lambda: not self.sent and not self.granted)
+        for store in (self.sender, self.receiver):
+            assert sorted(store.free_blocks) == sorted(store.free_states) == list(range(store.num_blocks))
         assert self.outbox.num_active == 0  # type: ignore[attr-defined]
         assert self.inbox.num_active == 0  # type: ignore[attr-defined]
         for kinds in ((Acked, Ended), (Arrived, Lost)):

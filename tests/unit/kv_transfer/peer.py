@@ -7,7 +7,7 @@ import time
 import torch
 
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
-from tests.unit.kv_transfer.harness import Server, TorchStore, content, spec_of
+from tests.unit.kv_transfer.harness import Server, TorchStore, hand_in, spec_of
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Offered, TransferKey
 from workers.spec import KVSpec, Role
@@ -42,7 +42,8 @@ def receive(transport: str, incarnation: str, grants: str) -> None:
         for event in inbox.poll():
             print(type(event).__name__, flush=True)
             if isinstance(event, Offered) and grants == "yes":
-                inbox.grant(event.key, store.allocate(len(event.submit.prompt_token_ids)), 0)
+                held = store.allocate(len(event.submit.prompt_token_ids))
+                inbox.grant(event.key, held.blocks, 0, held.states)
         time.sleep(0.002)
 
 
@@ -56,16 +57,14 @@ def send(transport: str, address: str, step: str) -> None:
         fingerprint="w",
         notify=lambda: None,
     )
-    blocks = store.allocate(NUM_TOKENS)
-    for layer, rows in enumerate(content(store, KEY, NUM_TOKENS)):
-        store.rows[layer][store._slots(blocks, 0, NUM_TOKENS)] = rows
+    held = store.allocate(NUM_TOKENS)
     submit = Submit(request_id="r", prompt_token_ids=range(NUM_TOKENS), choices=[ChoiceStart()], timeout_s=60)
-    outbox.offer(KEY, submit, "i", DecodeRoute(worker_id="decode-0", incarnation="d", address=address))
+    route = DecodeRoute(worker_id="decode-0", incarnation="d", address=address)
+    outbox.offer(KEY, submit, "i", route, NUM_TOKENS)
     while step != "offered" and not outbox.poll():
         time.sleep(0.002)
     if step == "streaming":
-        for layer in range(len(store.widths)):
-            outbox.computed(KEY, layer, NUM_TOKENS // 2, blocks)
+        hand_in(outbox, store, KEY, held, NUM_TOKENS // 2, NUM_TOKENS)
     print(step, flush=True)
     time.sleep(60)
 

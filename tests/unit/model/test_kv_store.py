@@ -38,7 +38,7 @@ def expected(store: TorchKVStore, layer: int, blocks: list[int], start: int, end
 def test_a_range_is_read_into_a_buffer_and_written_to_other_blocks(start: int, end: int, has_kernel: bool) -> None:
     source, target = make_store(has_kernel=has_kernel), make_store(seed=1, has_kernel=has_kernel)
     for layer in range(len(SHAPES)):
-        nbytes = source.payload_nbytes(layer, end - start)
+        nbytes = source.payloads[layer].unit_nbytes * (end - start)
         buffer = source.empty_payload(nbytes + 6)
         out = memoryview(bytearray(nbytes))
         source.read(layer, BLOCKS, start, end, out=buffer[4 : 4 + nbytes])
@@ -79,7 +79,7 @@ def test_block_ids_outside_the_cache_copy_nothing() -> None:
     before = [layer.clone() for layer in store.layers]
     for blocks in ([0, 9], [-1, 0], [3]):
         with pytest.raises(AssertionError):
-            store.write(0, blocks, 0, 8, bytes(store.payload_nbytes(0, 8)))
+            store.write(0, blocks, 0, 8, bytes(store.payloads[0].unit_nbytes * 8))
     with pytest.raises(ValueError, match="takes"):
         store.write(0, [0, 1], 0, 8, b"short")
     assert all(a.equal(b) for a, b in zip(before, store.layers, strict=True))

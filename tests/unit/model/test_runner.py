@@ -98,7 +98,7 @@ def test_blocks_moved_to_another_runner_in_odd_ranges_go_on_as_if_never_moved(fa
     given = prompts_of(random.Random(3), [19], 160)
     sender, receiver = (TorchRunner(make_spec(tiny(family))) for _ in range(2))
     assert sender.fingerprint == receiver.fingerprint
-    assert sender.store.layouts == receiver.store.layouts
+    assert sender.store.payloads == receiver.store.payloads
     first = Driver(sender, seed=1)
     stream = first.add(given[0], 10)
     while not stream.tokens:
@@ -107,10 +107,10 @@ def test_blocks_moved_to_another_runner_in_odd_ranges_go_on_as_if_never_moved(fa
     moved = second.add(given[0], 10)
     moved.tokens, moved.logprobs = list(stream.tokens), list(stream.logprobs)
     moved.num_computed = stream.num_computed
-    for layer in range(len(sender.store.layouts)):
+    for layer in range(len(sender.store.payloads)):
         for start, end in ((0, 3), (3, 4), (4, 13), (13, 19)):
             payload = sender.store.read(layer, stream.blocks, start, end)
-            assert payload.numel() == sender.store.payload_nbytes(layer, end - start)
+            assert payload.numel() == sender.store.payloads[layer].unit_nbytes * (end - start)
             buffer = receiver.store.empty_payload(payload.numel())
             buffer.copy_(payload)
             receiver.store.write(layer, moved.blocks, start, end, buffer)
@@ -133,7 +133,7 @@ def test_warming_up_leaves_empty_blocks() -> None:
 
 def test_bfloat16_runs_and_keeps_bfloat16_blocks() -> None:
     runner = TorchRunner(make_spec(tiny("llama"), dtype="bfloat16"))
-    assert runner.store.layouts[0] == "kv/heads=2/dim=16/bfloat16"
+    assert runner.store.payloads[0].layout == "kv/heads=2/dim=16/bfloat16"
     driver = Driver(runner, seed=1)
     for prompt in prompts_of(random.Random(3), (19, 4), 160):
         driver.add(prompt, 5)
