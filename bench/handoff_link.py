@@ -28,8 +28,8 @@ from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Ended, Inbox, Offered, Outbox, Ticketed, TransferKey
-from workers.kv_transfer.torch_link import TorchReceiver, TorchSender
-from workers.kv_transfer.transport import GrpcSender
+from workers.kv_transfer.torch_link import TorchIn, TorchOut
+from workers.kv_transfer.transport import GrpcOut
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.shared_memory import SharedMemory, attach
 from workers.spec import KVSpec, Role, WorkerSpec
@@ -263,8 +263,8 @@ class RawGloo:
     """A buffer as large as the KV, sent in messages over a bare process group."""
 
     def __init__(self, address: str, nbytes: int) -> None:
-        self._sender = TorchSender("gloo", store=_make_store(1), host="127.0.0.1", timeout_s=10)
-        self._messages = torch.ones(nbytes, dtype=torch.uint8).split(TorchSender.max_message_bytes)  # type: ignore[no-untyped-call]
+        self._sender = TorchOut("gloo", store=_make_store(1), host="127.0.0.1", timeout_s=10)
+        self._messages = torch.ones(nbytes, dtype=torch.uint8).split(TorchOut.max_message_bytes)  # type: ignore[no-untyped-call]
         self._done = torch.zeros(1, dtype=torch.uint8)
         channel = grpc.insecure_channel(address)
         call = channel.unary_unary(RAW.replace("Stream", "Gloo"))
@@ -293,7 +293,7 @@ class RawGrpc:
     """One buffer, sent again and again as the messages of a bare stream."""
 
     def __init__(self, address: str, nbytes: int) -> None:
-        self._buffer = bytes(GrpcSender.max_message_bytes)
+        self._buffer = bytes(GrpcOut.max_message_bytes)
         self._channel = grpc.insecure_channel(address)
         self._call = self._channel.stream_unary(RAW)
 
@@ -380,7 +380,7 @@ def _raw_handlers() -> Any:
 def _take_raw_gloo(hello: str) -> None:
     address, prefix = hello.split()
     handshake = Handshake(store_address=address, store_prefix=prefix)
-    receiver = TorchReceiver("gloo", store=_make_store(1), host="127.0.0.1", timeout_s=600, handshake=handshake)
+    receiver = TorchIn("gloo", store=_make_store(1), host="127.0.0.1", timeout_s=600, handshake=handshake)
     receiver.connect()
     group = receiver._group
     nbytes, buffer = torch.zeros(1, dtype=torch.int64), torch.ones(0, dtype=torch.uint8)
@@ -390,7 +390,7 @@ def _take_raw_gloo(hello: str) -> None:
             return
         if buffer.numel() != int(nbytes):
             buffer = torch.ones(int(nbytes), dtype=torch.uint8)
-        for work in [group.recv([message], 0, 0) for message in buffer.split(TorchSender.max_message_bytes)]:  # type: ignore[no-untyped-call]
+        for work in [group.recv([message], 0, 0) for message in buffer.split(TorchOut.max_message_bytes)]:  # type: ignore[no-untyped-call]
             work.wait()
         group.send([torch.zeros(1, dtype=torch.uint8)], 0, 0).wait()
 

@@ -16,9 +16,10 @@ from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import EventQueue
+from cluster.simulator.inbox import SimInbox
 from cluster.simulator.jobs import Request, SimJob, output, params
-from cluster.simulator.links import SimInbox, SimOutbox
 from cluster.simulator.network import Network
+from cluster.simulator.outbox import SimOutbox
 from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
 from workers.engine.block_manager import BlockManager

@@ -11,11 +11,17 @@ from cluster.config import KVConfig
 from cluster.planner.latency import TransferModel
 from cluster.router.workers import WorkerKey
 from cluster.simulator.events import MESSAGE, EventQueue
+from workers.model.contract import PayloadSpec
 
 if TYPE_CHECKING:
-    from cluster.simulator.links import SimInbox, SimOutbox
+    from cluster.simulator.inbox import SimInbox
+    from cluster.simulator.outbox import SimOutbox
 
 MESSAGE_BYTES = 2 << 20  # that leave at once: `workers.kv_transfer.transport.GrpcSender`'s
+
+
+# One layer stands for all: they are pushed, and arrive, together. What a token takes is the path's business.
+PAYLOADS = (PayloadSpec(layer=0, unit_nbytes=1, layout="simulated"),)
 
 
 class Passage(NamedTuple):

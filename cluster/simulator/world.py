@@ -1,7 +1,7 @@
 """`simulate`: a cluster, its requests and its faults under a virtual clock.
 
 Owns the ingress and the fleet, and passes messages between ingress and workers. Decisions are production's: see
-`worker`, `ingress`, `links` and `fleet` for which of its classes they drive, and what they leave out.
+`worker`, `ingress`, `outbox`, `inbox` and `fleet` for which of its classes they drive, and what they leave out.
 """
 
 import math

@@ -16,9 +16,10 @@ from baton.v1.worker_pb2 import DecodeRoute
 from tests.unit.kv_transfer.harness import MIXED, Pair, TorchStore, open_pair, tokens
 from tests.unit.kv_transfer.peer import KEY, NUM_TOKENS, line_of, start
 from workers.actor import WorkerActor
-from workers.kv_transfer import sender as sender_module
 from workers.kv_transfer.link import Acked, Ended, Lost, Offered, Ticketed, TransferKey
 from workers.kv_transfer.local_link import LocalWire
+from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.kv_transfer.to_peer import ToPeer
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 torch.set_num_threads(1)
@@ -150,10 +151,10 @@ class DeafWire(LocalWire):
 @contextlib.contextmanager
 def _deaf_pair(*lost: str, lease_s: float = 0.3) -> Iterator[Pair]:
     with open_pair("inproc", kv=KVSpec(lease_s=lease_s)) as pair:
-        assert isinstance(pair.outbox, sender_module.Sender)
+        assert isinstance(pair.outbox, ThreadedOutbox)
         inbox = pair.inbox
 
-        def dial(_: DecodeRoute, link: sender_module.SenderLink) -> LocalWire:
+        def dial(_: DecodeRoute, link: ToPeer) -> LocalWire:
             wire = DeafWire(inbox, link)  # type: ignore[arg-type]
             wire.lost = lost
             return wire
@@ -312,9 +313,9 @@ def test_an_automatic_sender_takes_what_the_receiver_wants(receiver_wants: str, 
         pair.outbox.complete(KEY, 9, [(0, 1)])
         pair.check_arrived(KEY, 9)
         pair.wait(Acked, KEY)
-        assert isinstance(pair.outbox, sender_module.Sender)
-        (link,) = pair.outbox._links.values()
-        assert link._pipe.name == taken
+        assert isinstance(pair.outbox, ThreadedOutbox)
+        (peer,) = pair.outbox._peers.values()
+        assert peer._pipe.name == taken
 
 
 def test_a_route_to_a_past_life_of_the_worker_is_refused() -> None:

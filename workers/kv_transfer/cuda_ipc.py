@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baton.v1.kv_pb2 import FromSender, Ranges
-from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import MIN_PUSH_BYTES, Copied, TransportError, nbytes_of, read_into
 from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
@@ -22,7 +22,7 @@ from workers.model.contract import KVStore
 _HEAD = struct.Struct("<QQQ?HHH")
 
 
-class CudaIpcSender(Copied):
+class CudaIpcOut(Copied):
     name = "cuda_ipc"
     max_message_bytes = 16 << 20  # only a handle crosses the stream
     min_push_bytes = MIN_PUSH_BYTES
@@ -53,7 +53,7 @@ class CudaIpcSender(Copied):
         _collect()  # memory that a dead receiver will not release
 
 
-class CudaIpcReceiver(Copied):
+class CudaIpcIn(Copied):
     name = "cuda_ipc"
 
     def __init__(self, store: KVStore) -> None:

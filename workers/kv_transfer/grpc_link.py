@@ -19,11 +19,13 @@ from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromReceiver, FromSender, Handshake
 from baton.v1.kv_pb2_grpc import KVTransferServicer
 from baton.v1.worker_pb2 import DecodeRoute
+from workers.kv_transfer.from_peer import FromPeer
 from workers.kv_transfer.handshake import identify
+from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Inbox, Outbox
-from workers.kv_transfer.receiver import Receiver, ReceiverLink
-from workers.kv_transfer.sender import CONNECT_TIMEOUT_S, LinkDownError, Sender, SenderLink
-from workers.kv_transfer.transport import GrpcReceiver, GrpcSender, ReceiverTransport, SenderTransport
+from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, LinkDownError, ToPeer
+from workers.kv_transfer.transport import GrpcIn, GrpcOut, PayloadsIn, PayloadsOut
 from workers.model.contract import KVStore, SharedKVStore
 from workers.spec import WorkerSpec
 
@@ -41,12 +43,12 @@ def make_outbox(
         from workers.kv_transfer.cuda import CudaFence, cuda_scope
 
         on_device = {"fence": CudaFence, "scope": cuda_scope}
-    return Sender(
+    return ThreadedOutbox(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
         kv=spec.kv,
         dial=partial(GrpcWire, secret=spec.secret),
-        make_transport=partial(_sender_transport, spec, runner_store),
+        make_payloads=partial(_payloads_out, spec, runner_store),
         notify=notify,
         **on_device,
     )
@@ -61,11 +63,11 @@ def make_inbox(
         from workers.kv_transfer.cuda import cuda_flush, cuda_scope
 
         on_device = {"flush": cuda_flush, "scope": cuda_scope}
-    inbox = Receiver(
+    inbox = ThreadedInbox(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
         kv=spec.kv,
-        make_transport=partial(_receiver_transport, spec, runner_store),
+        make_payloads=partial(_payloads_in, spec, runner_store),
         notify=notify,
         **on_device,
     )
@@ -80,41 +82,41 @@ def _timeout_s(spec: WorkerSpec) -> float:
     return max(1.0, min(spec.kv.lease_s, CONNECT_TIMEOUT_S))
 
 
-def _sender_transport(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRoute) -> SenderTransport:
+def _payloads_out(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRoute) -> PayloadsOut:
     if name == "grpc":
-        return GrpcSender(store)
+        return GrpcOut(store)
     check_transport(spec, name)
     if name == "shm":
-        from workers.kv_transfer.shm_link import ShmSender
+        from workers.kv_transfer.shm_link import ShmOut
 
-        return ShmSender(cast(SharedKVStore, store))
+        return ShmOut(cast(SharedKVStore, store))
     if name == "cuda_ipc":
-        from workers.kv_transfer.cuda_ipc import CudaIpcSender
+        from workers.kv_transfer.cuda_ipc import CudaIpcOut
 
-        return CudaIpcSender(store)
-    from workers.kv_transfer.torch_link import TorchSender, check_available
+        return CudaIpcOut(store)
+    from workers.kv_transfer.torch_link import TorchOut, check_available
 
     check_available(name)
-    return TorchSender(name, store=store, host=spec.host, timeout_s=_timeout_s(spec))
+    return TorchOut(name, store=store, host=spec.host, timeout_s=_timeout_s(spec))
 
 
-def _receiver_transport(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> ReceiverTransport:
+def _payloads_in(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> PayloadsIn:
     name = handshake.transport
     if name == "grpc":
-        return GrpcReceiver()
+        return GrpcIn()
     check_transport(spec, name)
     if name == "shm":
-        from workers.kv_transfer.shm_link import ShmReceiver
+        from workers.kv_transfer.shm_link import ShmIn
 
-        return ShmReceiver(cast(SharedKVStore, store), handshake)
+        return ShmIn(cast(SharedKVStore, store), handshake)
     if name == "cuda_ipc":
-        from workers.kv_transfer.cuda_ipc import CudaIpcReceiver
+        from workers.kv_transfer.cuda_ipc import CudaIpcIn
 
-        return CudaIpcReceiver(store)
-    from workers.kv_transfer.torch_link import TorchReceiver, check_available
+        return CudaIpcIn(store)
+    from workers.kv_transfer.torch_link import TorchIn, check_available
 
     check_available(name)
-    return TorchReceiver(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), handshake=handshake)
+    return TorchIn(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), handshake=handshake)
 
 
 def check_transport(spec: WorkerSpec, name: str) -> None:
@@ -138,7 +140,7 @@ def _write(message: FromSender | bytes) -> bytes:
 class GrpcWire:
     """The sender's end of the stream. gRPC's threads take messages from `_waiting`; one thread reads replies."""
 
-    def __init__(self, route: DecodeRoute, link: SenderLink, *, secret: str) -> None:
+    def __init__(self, route: DecodeRoute, link: ToPeer, *, secret: str) -> None:
         self._link = link
         self._waiting: deque[FromSender | bytes] = deque()
         self._changed = threading.Condition()
@@ -196,7 +198,7 @@ class GrpcWire:
 class LinkServicer(KVTransferServicer):
     """The receiver's end of every stream, on the worker's own loop."""
 
-    def __init__(self, inbox: Receiver) -> None:
+    def __init__(self, inbox: ThreadedInbox) -> None:
         self._inbox = inbox
 
     async def Link(self, requests: AsyncIterator[FromSender], context: Any) -> AsyncIterator[FromReceiver]:
@@ -223,7 +225,7 @@ class LinkServicer(KVTransferServicer):
             link.down("the peer closed the stream")
 
 
-async def _feed(link: ReceiverLink, requests: AsyncIterator[FromSender], loop: asyncio.AbstractEventLoop) -> None:
+async def _feed(link: FromPeer, requests: AsyncIterator[FromSender], loop: asyncio.AbstractEventLoop) -> None:
     """Hands messages to the link's thread, at most MAX_BACKLOG ahead of it; then gRPC holds the sender back."""
     room = asyncio.Event()
 

@@ -8,9 +8,9 @@ says that every range of every layer is in the blocks; `Lost` that the transfer 
 any more, so that the blocks may be freed. Between its own `abort` and `Lost` the engine keeps the blocks in
 quarantine.
 
-State, cursors, leases and tombstones live in `handoff.py`, without I/O. Implementations: `local_link` (in-process),
-`grpc_link`, `torch_link` (gloo, nccl; CUDA IPC on one device). All methods are thread-safe and never block on the
-network.
+What both sides keep of transfers is in two books without I/O, `outgoing` and `incoming`. Implementations: `outbox` and
+`inbox`, on threads, over `local_link` or `grpc_link`; `cluster.simulator`'s, in virtual time. All methods of the former
+are thread-safe and never block on the network.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,11 @@ OutboxEvent = Ticketed | Acked | Ended
 
 class Outbox(Protocol):
     bytes_sent: int
-    num_failed: int  # transfers that ended with an error; an abort on either side is none
+
+    @property
+    def num_failed(self) -> int:
+        """Transfers that ended with an error; an abort on either side is none."""
+        ...
 
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
         """A sequence of which `num_tokens` tokens will be computed here."""
@@ -110,7 +114,9 @@ InboxEvent = Offered | Arrived | Lost
 
 class Inbox(Protocol):
     bytes_received: int
-    num_failed: int
+
+    @property
+    def num_failed(self) -> int: ...
 
     def grant(
         self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()

@@ -4,11 +4,13 @@ import threading
 from collections.abc import Callable
 
 from baton.v1.kv_pb2 import FromReceiver, FromSender
+from workers.kv_transfer.from_peer import FromPeer
 from workers.kv_transfer.handshake import Identity
+from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Inbox, Outbox
-from workers.kv_transfer.receiver import Receiver, ReceiverLink
-from workers.kv_transfer.sender import LinkDownError, Sender, SenderLink
-from workers.kv_transfer.transport import LocalPipe, LocalReceiver, LocalSender
+from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.kv_transfer.to_peer import LinkDownError, ToPeer
+from workers.kv_transfer.transport import LocalIn, LocalOut, LocalPipe
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
@@ -26,19 +28,19 @@ def local_pair(
     """Joined for good: every route of the outbox's offers leads to the inbox. Both are to be closed."""
     kv = kv or KVSpec()
     pipe = LocalPipe()
-    inbox = Receiver(
+    inbox = ThreadedInbox(
         store=receiver_store,
         identity=_identify("local-receiver", receiver_store),
         kv=kv,
-        make_transport=lambda _: LocalReceiver(pipe),
+        make_payloads=lambda _: LocalIn(pipe),
         notify=notify_receiver,
     )
-    outbox = Sender(
+    outbox = ThreadedOutbox(
         store=sender_store,
         identity=_identify("local-sender", sender_store),
         kv=kv,
         dial=lambda _, link: LocalWire(inbox, link),
-        make_transport=lambda _name, _route: LocalSender(pipe, sender_store),
+        make_payloads=lambda _name, _route: LocalOut(pipe, sender_store),
         notify=notify_sender,
     )
     return outbox, inbox
@@ -61,10 +63,10 @@ def _identify(worker_id: str, store: KVStore) -> Identity:
 class LocalWire:
     """The control stream: messages go straight to the receiver link's queue."""
 
-    def __init__(self, inbox: Receiver, link: SenderLink) -> None:
+    def __init__(self, inbox: ThreadedInbox, link: ToPeer) -> None:
         self._inbox = inbox
         self._sender = link
-        self._receiver: ReceiverLink | None = None
+        self._receiver: FromPeer | None = None
         self._room = threading.Semaphore(MAX_BACKLOG)
         self._is_down = False
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
-from workers.kv_transfer.handoff import Span
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import Plain, TransportError
 from workers.kv_transfer.wire import wire_range
 from workers.model import shared_memory
@@ -27,7 +27,7 @@ NUM_SEALS = 4096  # transfers of one link that may wait for their acks
 _ID = "i"  # block ids as they travel: int32 of this machine
 
 
-class ShmSender(Plain):
+class ShmOut(Plain):
     name = NAME
     max_message_bytes = 256 << 20  # only block ids cross the stream
     min_push_bytes = 2 << 20  # the receiver copies so much in half a millisecond
@@ -64,7 +64,7 @@ class ShmSender(Plain):
                 self._seal_table[seal % NUM_SEALS] = 0
 
 
-class ShmReceiver(Plain):
+class ShmIn(Plain):
     name = NAME
 
     def __init__(self, store: SharedKVStore, handshake: Handshake) -> None:

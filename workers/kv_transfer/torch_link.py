@@ -22,7 +22,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
-from workers.kv_transfer.handoff import Span
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import MIN_PUSH_BYTES, Copied, TransportError, nbytes_of, read_into
 from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
@@ -136,7 +136,7 @@ class _Buffers:
         self._free.append(buffer)
 
 
-class TorchSender(_Group):
+class TorchOut(_Group):
     max_message_bytes = MAX_MESSAGE_BYTES
     min_push_bytes = MIN_PUSH_BYTES
 
@@ -173,7 +173,7 @@ class TorchSender(_Group):
             self._buffers.give_back(buffer)
 
 
-class TorchReceiver(_Group):
+class TorchIn(_Group):
     def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float, handshake: Handshake) -> None:
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._kv_store = store

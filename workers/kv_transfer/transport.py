@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
-from workers.kv_transfer.handoff import Span
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.wire import cut, open_message, wire_range
 from workers.model.contract import KVStore
 
@@ -20,7 +20,7 @@ class TransportError(Exception):
     """The data path is gone; the whole link ends."""
 
 
-class SenderTransport(Protocol):
+class PayloadsOut(Protocol):
     name: str
     max_message_bytes: int
     min_push_bytes: int  # while a prompt is being computed, less waits for more
@@ -54,7 +54,7 @@ class SenderTransport(Protocol):
     def close(self) -> None: ...
 
 
-class ReceiverTransport(Protocol):
+class PayloadsIn(Protocol):
     name: str
 
     def connect(self) -> None: ...
@@ -131,7 +131,7 @@ class Plain(Copied):
         """Nothing is held."""
 
 
-class GrpcSender(Plain):
+class GrpcOut(Plain):
     """Payload bytes inside the announcement; gRPC's flow control is the back-pressure."""
 
     name = "grpc"
@@ -148,7 +148,7 @@ class GrpcSender(Plain):
         return message
 
 
-class GrpcReceiver(Plain):
+class GrpcIn(Plain):
     name = "grpc"
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
@@ -162,7 +162,7 @@ class LocalPipe:
         self.payloads: deque[Any] = deque()
 
 
-class LocalSender(Plain):
+class LocalOut(Plain):
     name = "inproc"
     max_message_bytes = 4 << 20
 
@@ -176,7 +176,7 @@ class LocalSender(Plain):
         return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
 
 
-class LocalReceiver(Plain):
+class LocalIn(Plain):
     name = "inproc"
 
     def __init__(self, pipe: LocalPipe) -> None:

@@ -8,8 +8,8 @@ from baton.errors import BatonError, from_code
 from baton.v1.kv_pb2 import Ack, Complete, FirstToken, FromReceiver, FromSender, Range, Ranges, Ticket, TransferFailed
 from baton.v1.kv_pb2 import TransferKey as WireKey
 from baton.v1.worker_pb2 import WorkerError
-from workers.kv_transfer.handoff import Closing, Span
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.outgoing import Closing, Span
 
 _PyBytes_FromStringAndSize: Any = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)

@@ -7,7 +7,7 @@ import torch
 
 from baton.v1.kv_pb2 import Handshake
 from workers.kv_transfer.link import TransferKey
-from workers.kv_transfer.shm_link import NUM_SEALS, ShmReceiver, ShmSender
+from workers.kv_transfer.shm_link import NUM_SEALS, ShmIn, ShmOut
 from workers.model import kv_copy, shared_memory
 from workers.model.kv_store import LayerShape, TorchKVStore
 
@@ -22,10 +22,10 @@ def store() -> TorchKVStore:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[ShmSender, ShmReceiver]]:
+def ends() -> Iterator[tuple[ShmOut, ShmIn]]:
     sent, received = store(), store()  # a store's memory ends with it
-    sender = ShmSender(sent)
-    yield sender, ShmReceiver(received, Handshake(store_address=sender.store_address))
+    sender = ShmOut(sent)
+    yield sender, ShmIn(received, Handshake(store_address=sender.store_address))
     assert sent.num_blocks == received.num_blocks
 
 
@@ -33,7 +33,7 @@ def key(index: int) -> TransferKey:
     return TransferKey(f"r{index}", 0, 0)
 
 
-def test_a_seal_holds_until_the_sender_breaks_it(ends: tuple[ShmSender, ShmReceiver]) -> None:
+def test_a_seal_holds_until_the_sender_breaks_it(ends: tuple[ShmOut, ShmIn]) -> None:
     sender, receiver = ends
     seals = [sender.seal(key(index)) for index in range(3)]
     sender.unseal(key(1))
@@ -43,7 +43,7 @@ def test_a_seal_holds_until_the_sender_breaks_it(ends: tuple[ShmSender, ShmRecei
     assert not any(receiver.is_sealed(seal) for seal in seals)
 
 
-def test_a_seal_whose_place_is_taken_counts_as_broken(ends: tuple[ShmSender, ShmReceiver]) -> None:
+def test_a_seal_whose_place_is_taken_counts_as_broken(ends: tuple[ShmOut, ShmIn]) -> None:
     sender, receiver = ends
     first = sender.seal(key(0))
     last = [sender.seal(key(index)) for index in range(1, NUM_SEALS + 1)][-1]

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from baton.errors import OverloadedError
 from baton.v1.kv_pb2 import FromSender, Ranges
-from workers.kv_transfer.handoff import Span
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.wire import failed_message, open_message, own_error, own_key, wire_key, wire_range
 
 PAYLOADS = st.lists(st.integers(0, 20_000).map(lambda size: bytes(range(256)) * (size // 256) + b"x"), max_size=4)
