@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cluster.simulator.inbox import SimInbox
     from cluster.simulator.outbox import SimOutbox
 
-MESSAGE_BYTES = 2 << 20  # that leave at once: `workers.kv_transfer.transport.GrpcSender`'s
+MESSAGE_BYTES = 2 << 20  # that leave at once: `workers.kv_transfer.transport.GrpcOut`'s
 
 
 # One layer stands for all: they are pushed, and arrive, together. What a token takes is the path's business.

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -244,6 +245,32 @@ def test_a_read_that_raises_ends_the_link_by_name_and_the_next_offer_makes_a_new
         pair.check_integrity()
 
 
+def test_an_offer_whose_time_is_over_before_it_can_be_sent_is_not_sent() -> None:
+    class Slow(TorchStore):
+        is_read = threading.Event()
+
+        def read(self, *args: Any, **options: Any) -> Any:
+            self.is_read.set()
+            time.sleep(0.05)
+            return super().read(*args, **options)
+
+    store, late = Slow(), TransferKey("late", 0, 0)
+    with open_pair("inproc", sender=store, kv=KVSpec(lease_s=1.0)) as pair:
+        pair.offer(KEY, 9)
+        pair.wait(Offered, KEY)
+        pair.grant(KEY, 9)
+        pair.compute(KEY, 9)
+        pair.outbox.complete(KEY, 9, [(0, 1)])
+        assert store.is_read.wait(5.0)
+        pair.offer(late, 9, timeout_s=0.01)
+        assert "late waited for blocks of decode-0 in vain" in str(pair.wait(Ended, late).error)
+        pair.check_arrived(KEY, 9)
+        pair.wait(Acked, KEY)
+        pair.settle()
+        assert late not in [event.key for event in pair.events if isinstance(event, Offered)]
+        pair.check_integrity()
+
+
 MISMATCHES: dict[str, tuple[dict[str, object], str]] = {
     "fingerprint": ({"fingerprints": ("a", "b")}, "fingerprint: 'a' on the sender, 'b' on the receiver"),
     "dtype": ({"receiver_dtype": "bfloat16"}, "dtype: 'float32' on the sender, 'bfloat16' on the receiver"),
@@ -315,7 +342,7 @@ def test_an_automatic_sender_takes_what_the_receiver_wants(receiver_wants: str, 
         pair.wait(Acked, KEY)
         assert isinstance(pair.outbox, ThreadedOutbox)
         (peer,) = pair.outbox._peers.values()
-        assert peer._pipe.name == taken
+        assert peer._payloads.name == taken
 
 
 def test_a_route_to_a_past_life_of_the_worker_is_refused() -> None:

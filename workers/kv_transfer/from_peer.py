@@ -86,12 +86,12 @@ class FromPeer(threading.Thread):
 
     def lose(self, key: TransferKey) -> None:
         """The key has ended, and this thread is past what it wrote of it: no write is in flight when this is done."""
-        self._settle()
+        self._wait_for_writes()
         with self._lock:
             self._book.lost(key)
         self._inbox.notify()
 
-    def _settle(self) -> None:
+    def _wait_for_writes(self) -> None:
         """Waits for writes that the device has not finished."""
         if self._inbox.flush is not None:
             self._inbox.flush()
@@ -166,7 +166,7 @@ class FromPeer(threading.Thread):
 
     def _complete(self, complete: Complete) -> None:
         key = own_key(complete.key)
-        self._settle()
+        self._wait_for_writes()
         if not self._payloads.is_sealed(complete.seal):
             text = f"{key.request_id}: {self.worker_id} reused its blocks before they were read"
             self._fail(key, State.FAILED, UnavailableError(text))

@@ -208,15 +208,16 @@ class Incoming(Generic[P]):
 
     def _next_in(self, transfer: _Transfer[P], index: int, start: int, end: int) -> PayloadSpec:
         """The payload of a range. Raises: HandoffError: the range does not follow the one before."""
-        told = f"{transfer.key.request_id}: [{start}, {end}) of payload {index}"
         if transfer.state is State.OFFERED:
-            raise HandoffError(f"{told} came before a ticket")
-        if not 0 <= index < len(self._payloads):
-            raise HandoffError(f"{told}, but there are {len(self._payloads)}")
-        spec, have = self._payloads[index], transfer.received[index]
-        if start != have or end <= start or (spec.unit is Unit.STATE and end > 1):
-            raise HandoffError(f"{told} does not follow {have} {spec.unit.value}s of {spec.name}")
-        return spec
+            fault = "came before a ticket"
+        elif not 0 <= index < len(self._payloads):
+            fault = f"is none of {len(self._payloads)}"
+        else:
+            spec, have = self._payloads[index], transfer.received[index]
+            if start == have and start < end and (spec.unit is Unit.TOKEN or end == 1):
+                return spec
+            fault = f"does not follow {have} {spec.unit.value}s of {spec.name}"
+        raise HandoffError(f"{transfer.key.request_id}: [{start}, {end}) of payload {index} {fault}")
 
     def _is_withheld(self, event: InboxEvent) -> bool:
         if not isinstance(event, Offered):

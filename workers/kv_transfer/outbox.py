@@ -83,7 +83,7 @@ class ThreadedOutbox:
     ) -> None:
         if (peer := self.book.peer_of(key)) is not None:  # one look into a dict, which needs no lock
             done = self._fence() if self._fence is not None else None
-            peer.post(peer.computed, done, key, layer, num_tokens, tuple(block_ids), tuple(state_ids))
+            peer.post(peer.computed, key, layer, num_tokens, tuple(block_ids), tuple(state_ids), done)
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (peer := self.book.peer_of(key)) is not None:

@@ -73,7 +73,7 @@ class ToPeer(threading.Thread):
         self._renewed_s = 0.0
         self._is_stopped = False
         self._wire: Wire | None = None
-        self._payloads: PayloadsOut | None = None
+        self._opened: PayloadsOut | None = None
 
     def post(self, handle: Callable[..., None], *args: Any) -> None:
         """From any thread, microseconds."""
@@ -90,8 +90,8 @@ class ToPeer(threading.Thread):
         """From the wire's thread: no reply will come any more."""
         self._replies.put(LinkDownError(reason))
         self.post(self._down, reason)
-        if self._payloads is not None:
-            self._payloads.abort()
+        if self._opened is not None:
+            self._opened.abort()
 
     def run(self) -> None:
         error: BatonError = UnavailableError(SHUTTING_DOWN)
@@ -106,8 +106,8 @@ class ToPeer(threading.Thread):
         except Exception as bug:  # the thread's top: whatever it was, it ends this link's transfers by name
             error = InternalError(f"the link to {self.worker_id} failed: {type(bug).__name__}: {bug}")
         finally:
-            if self._payloads is not None:
-                self._payloads.unseal(None)
+            if self._opened is not None:
+                self._opened.unseal(None)
             self._outbox.forget(self, error)
             self._close()
 
@@ -122,12 +122,12 @@ class ToPeer(threading.Thread):
             raise ConfigError(f"{self.worker_id} refused the link: {reply.refusal}")
         if self._route.incarnation and reply.incarnation != self._route.incarnation:
             raise LinkDownError(f"{self._route.address} is {reply.worker_id}/{reply.incarnation} now")
-        self._pipe.connect()
+        self._payloads.connect()
 
     def _shake_hands(self, name: str) -> HandshakeReply:
-        if self._payloads is not None:
-            self._payloads.close()
-        payloads = self._payloads = self._outbox.make_payloads(name, self._route)
+        if self._opened is not None:
+            self._opened.close()
+        payloads = self._opened = self._outbox.make_payloads(name, self._route)
         handshake = propose(
             self._outbox.identity,
             transport=payloads.name,
@@ -160,13 +160,22 @@ class ToPeer(threading.Thread):
         self._tick(time.monotonic())
 
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str) -> None:
-        self._send(FromSender(offer=Offer(key=wire_key(key), ingress_id=ingress_id, submit=submit)))
+        if self._book.peer_of(key) is self:  # else its time was over while another message was on its way
+            self._send(FromSender(offer=Offer(key=wire_key(key), ingress_id=ingress_id, submit=submit)))
 
-    def computed(self, done: Callable[[], None] | None, key: TransferKey, *what: Any) -> None:
+    def computed(
+        self,
+        key: TransferKey,
+        layer: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        state_ids: Sequence[int],
+        done: Callable[[], None] | None,
+    ) -> None:
         if done is not None:
             done()
         with self._lock:
-            self._book.computed(key, *what)
+            self._book.computed(key, layer, num_tokens, block_ids, state_ids)
         self._ready[key] = None
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
@@ -207,15 +216,15 @@ class ToPeer(threading.Thread):
         with self._lock:
             spans, closings = self._take()
         if spans:
-            self._send(self._pipe.pack(spans))
-            self._pipe.flush()
+            self._send(self._payloads.pack(spans))
+            self._payloads.flush()
             self._outbox.count_sent(sum(nbytes_of(self._outbox.store, span) for span in spans))
         for key, closing in closings:
-            self._send(complete_message(key, closing, self._pipe.seal(key)))
+            self._send(complete_message(key, closing, self._payloads.seal(key)))
 
     def _take(self) -> tuple[list[Span], list[tuple[TransferKey, Closing]]]:
         """What fits into one message, and what ends with it."""
-        room, least = self._pipe.max_message_bytes, self._pipe.min_push_bytes
+        room, least = self._payloads.max_message_bytes, self._payloads.min_push_bytes
         spans: list[Span] = []
         closings: list[tuple[TransferKey, Closing]] = []
         for key in list(self._ready):
@@ -235,12 +244,13 @@ class ToPeer(threading.Thread):
         self._ticked_s = now_s
         with self._lock:
             keys = self._book.keys_to(self)
-            overdue = [(key, error) for key in keys if (error := self._book.overdue(key, now_s)) is not None]
-        for key, error in overdue:
+            overdue = {key: error for key in keys if (error := self._book.overdue(key, now_s)) is not None}
+        for key, error in overdue.items():
             self._end(key, State.EXPIRED, error)
-        if keys and now_s - self._renewed_s >= self._lease_s / RENEWALS_PER_LEASE:
+        live = [wire_key(key) for key in keys if key not in overdue]
+        if live and now_s - self._renewed_s >= self._lease_s / RENEWALS_PER_LEASE:
             self._renewed_s = now_s
-            self._send(FromSender(renew=Renew(keys=map(wire_key, keys))))
+            self._send(FromSender(renew=Renew(keys=live)))
 
     def _end(self, key: TransferKey, state: State, error: BatonError | None) -> None:
         """Of our own accord: the peer is told."""
@@ -252,7 +262,7 @@ class ToPeer(threading.Thread):
         with self._lock:
             has_ended = self._book.end(key, state, error)
             if has_ended:
-                self._pipe.unseal(key)
+                self._payloads.unseal(key)
         if has_ended:
             self._outbox.notify()
         return has_ended
@@ -264,10 +274,10 @@ class ToPeer(threading.Thread):
     def _close(self) -> None:
         if self._wire is not None:
             self._wire.close()
-        if self._payloads is not None:
-            self._payloads.close()
+        if self._opened is not None:
+            self._opened.close()
 
     @property
-    def _pipe(self) -> PayloadsOut:
-        assert self._payloads is not None
-        return self._payloads
+    def _payloads(self) -> PayloadsOut:
+        assert self._opened is not None
+        return self._opened

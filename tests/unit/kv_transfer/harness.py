@@ -258,7 +258,7 @@ class Pair:
             self.poll()
             time.sleep(0.005)
 
-    def offer(self, key: TransferKey, num_tokens: int) -> None:
+    def offer(self, key: TransferKey, num_tokens: int, *, timeout_s: float = 60) -> None:
         self.sent[key] = self.sender.allocate(num_tokens)
         self.lengths[key] = num_tokens
         submit = Submit(
@@ -266,7 +266,7 @@ class Pair:
             attempt=key.attempt,
             prompt_token_ids=range(num_tokens),
             choices=[ChoiceStart(choice=key.choice)],
-            timeout_s=60,
+            timeout_s=timeout_s,
         )
         self.outbox.offer(key, submit, "ingress-0", self.route, num_tokens)
 

@@ -63,7 +63,7 @@ def test_what_a_rank_has_not_sent_is_missed_by_its_name() -> None:
 
 
 def test_a_range_of_a_payload_that_was_not_agreed_on_is_a_fault() -> None:
-    with pytest.raises(HandoffError, match="payload 2, but there are 2"):
+    with pytest.raises(HandoffError, match="payload 2 is none of 2"):
         granted().receive(KEY, 2, 0, 1)
 
 
