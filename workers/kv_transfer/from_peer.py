@@ -10,33 +10,48 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from baton.errors import BatonError, CancelledError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Offer, Ranges
 from workers.kv_transfer.handoff import LOOKS_PER_LEASE, HandoffError, State, link_is_down
-from workers.kv_transfer.incoming import ABORTED_THERE
+from workers.kv_transfer.incoming import ABORTED_THERE, Incoming
 from workers.kv_transfer.link import TransferKey
 from workers.kv_transfer.transport import PayloadsIn, TransportError, nbytes_of
 from workers.kv_transfer.wire import ack_message, failed_message, first_tokens_of, own_key
-
-if TYPE_CHECKING:
-    from workers.kv_transfer.inbox import ThreadedInbox
+from workers.model.contract import KVStore
+from workers.spec import KVSpec
 
 Reply = Callable[[FromReceiver | None], None]  # thread-safe; None: end the stream
 Item = tuple[Callable[..., None], tuple[Any, ...]]
 
 
+class Owner(Protocol):
+    """The inbox, as the threads from its peers see it."""
+
+    store: KVStore
+    kv: KVSpec
+    flush: Callable[[], None] | None
+    notify: Callable[[], None]
+    lock: threading.Lock  # over the book
+    book: "Incoming[FromPeer]"
+
+    def count_received(self, nbytes: int) -> None: ...
+
+    def forget(self, peer: "FromPeer", error: BatonError) -> None:
+        """The peer's link is over, and none of its blocks is written any more."""
+        ...
+
+
 class FromPeer(threading.Thread):
     """All state but the inbox's book is the thread's own; others only `feed`, `post` and call `down`."""
 
-    def __init__(self, inbox: "ThreadedInbox", worker_id: str, payloads: PayloadsIn, reply: Reply) -> None:
+    def __init__(self, inbox: Owner, worker_id: str, payloads: PayloadsIn, reply: Reply) -> None:
         super().__init__(name=f"kv-from-{worker_id}", daemon=True)
         self.worker_id = worker_id
         self.reply = reply
         self._inbox = inbox
-        self._book = inbox.book  # under the inbox's lock
-        self._lock = inbox.lock
+        self._book, self._lock = inbox.book, inbox.lock
         self._payloads = payloads
         self._lease_s = inbox.kv.lease_s
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()

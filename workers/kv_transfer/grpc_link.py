@@ -24,7 +24,8 @@ from workers.kv_transfer.handshake import identify
 from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.outbox import ThreadedOutbox
-from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, LinkDownError, ToPeer
+from workers.kv_transfer.stream import LinkDownError
+from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, ToPeer
 from workers.kv_transfer.transport import GrpcIn, GrpcOut, PayloadsIn, PayloadsOut
 from workers.model.contract import KVStore, SharedKVStore
 from workers.spec import WorkerSpec

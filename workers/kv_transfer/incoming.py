@@ -52,6 +52,7 @@ class Incoming(Generic[P]):
     def __init__(self, *, payloads: Sequence[PayloadSpec], lease_s: float, max_pending: int) -> None:
         self.num_failed = 0
         self._payloads = tuple(payloads)
+        self._has_states = any(spec.unit is Unit.STATE for spec in payloads)
         self._lease_s = lease_s
         self._max_pending = max_pending
         self._tombstones = Tombstones(lease_s=lease_s)
@@ -87,6 +88,7 @@ class Incoming(Generic[P]):
         transfer = self._live(key)
         if transfer is None:
             return None
+        assert state_ids or not self._has_states, f"{key}: a model with states, and no place for this one's"
         move(transfer, State.RESERVED)
         transfer.block_ids, transfer.state_ids = block_ids, state_ids
         transfer.received = [spec.num_cached(num_cached_tokens) for spec in self._payloads]

@@ -9,7 +9,8 @@ from workers.kv_transfer.handshake import Identity
 from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.outbox import ThreadedOutbox
-from workers.kv_transfer.to_peer import LinkDownError, ToPeer
+from workers.kv_transfer.stream import LinkDownError
+from workers.kv_transfer.to_peer import ToPeer
 from workers.kv_transfer.transport import LocalIn, LocalOut, LocalPipe
 from workers.model.contract import KVStore
 from workers.spec import KVSpec

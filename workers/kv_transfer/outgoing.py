@@ -64,6 +64,7 @@ class Outgoing(Generic[P]):
     def __init__(self, *, payloads: Sequence[PayloadSpec], lease_s: float, bulk: bool = False) -> None:
         self.num_failed = 0
         self._payloads = tuple(payloads)
+        self._has_states = any(spec.unit is Unit.STATE for spec in payloads)
         self._of_layer: dict[int, list[int]] = {}
         for index, spec in enumerate(self._payloads):
             self._of_layer.setdefault(spec.layer, []).append(index)
@@ -122,6 +123,7 @@ class Outgoing(Generic[P]):
         transfer = self._transfers.get(key)
         if transfer is None:
             return
+        assert state_ids or not self._has_states, f"{key}: a model with states, and no place of this one's"
         for index in self._of_layer[layer]:
             num_final = self._payloads[index].num_final(num_tokens, transfer.num_tokens)
             transfer.computed[index] = max(transfer.computed[index], num_final)

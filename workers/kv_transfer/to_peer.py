@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from baton.errors import BatonError, ConfigError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import AbortTransfer, FromReceiver, FromSender, HandshakeReply, Offer, Renew
@@ -21,49 +21,49 @@ from workers.kv_transfer.handoff import (
     State,
     link_is_down,
 )
-from workers.kv_transfer.handshake import first_proposal, propose
+from workers.kv_transfer.handshake import Identity, first_proposal, propose
 from workers.kv_transfer.link import TransferKey
-from workers.kv_transfer.outgoing import Closing, Span
+from workers.kv_transfer.outgoing import Closing, Outgoing, Span
+from workers.kv_transfer.stream import LinkDownError, Wire
 from workers.kv_transfer.transport import PayloadsOut, TransportError, nbytes_of
 from workers.kv_transfer.wire import complete_message, own_error, own_key, wire_key
-
-if TYPE_CHECKING:
-    from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.model.contract import KVStore
+from workers.spec import KVSpec
 
 CONNECT_TIMEOUT_S = 10.0
-
-
-class LinkDownError(Exception):
-    """The control stream is gone."""
-
-
-class Wire(Protocol):
-    """The control stream of one link. What comes back is given to `ToPeer.on_reply` and `on_down`."""
-
-    def send(self, message: FromSender | bytes, timeout_s: float) -> None:
-        """Blocks while the peer is slow; `message` may be written out already.
-
-        Raises: LinkDownError: the stream is gone, or the peer took nothing for `timeout_s`.
-        """
-        ...
-
-    def close(self) -> None: ...
-
 
 Dial = Callable[[DecodeRoute, "ToPeer"], Wire]
 MakePayloadsOut = Callable[[str, DecodeRoute], PayloadsOut]
 Item = tuple[Callable[..., None], tuple[Any, ...]]
 
 
+class Owner(Protocol):
+    """The outbox, as the threads to its peers see it."""
+
+    store: KVStore
+    identity: Identity
+    kv: KVSpec
+    dial: Dial
+    make_payloads: MakePayloadsOut
+    notify: Callable[[], None]
+    lock: threading.Lock  # over the book
+    book: "Outgoing[ToPeer]"
+
+    def count_sent(self, nbytes: int) -> None: ...
+
+    def forget(self, peer: "ToPeer", error: BatonError) -> None:
+        """The peer's link is over, and none of its blocks is read any more."""
+        ...
+
+
 class ToPeer(threading.Thread):
     """All state but the outbox's book is the thread's own; others only `post`."""
 
-    def __init__(self, outbox: "ThreadedOutbox", route: DecodeRoute) -> None:
+    def __init__(self, outbox: Owner, route: DecodeRoute) -> None:
         super().__init__(name=f"kv-to-{route.worker_id}", daemon=True)
         self.worker_id: str = route.worker_id
         self._outbox = outbox
-        self._book = outbox.book  # under the outbox's lock
-        self._lock = outbox.lock
+        self._book, self._lock = outbox.book, outbox.lock
         self._route = route
         self._lease_s = outbox.kv.lease_s
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()

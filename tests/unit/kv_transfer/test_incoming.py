@@ -174,6 +174,11 @@ def test_an_offer_is_refused_that_was_aborted_or_is_old_or_one_too_many_or_came_
     assert (book.keys_from(PEER), book.keys_from(OTHER)) == ([KEY], [TransferKey("t", 1, 0)])
 
 
+def test_a_state_without_a_place_is_our_bug() -> None:
+    with pytest.raises(AssertionError, match="no place for this one's"):
+        offered(HYBRID).grant(KEY, (1,), 0)
+
+
 def test_a_move_that_is_not_legal_is_our_bug() -> None:
     with pytest.raises(AssertionError, match="RESERVED to RESERVED"):
         granted().grant(KEY, (1,), 0)

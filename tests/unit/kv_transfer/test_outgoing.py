@@ -80,7 +80,7 @@ def test_a_state_that_is_larger_than_the_room_is_pushed_all_the_same_but_alone()
 
 def test_a_state_that_is_missing_is_named_with_its_rank() -> None:
     book = hybrid(7)
-    book.computed(KEY, 0, 7, (1, 2))
+    book.computed(KEY, 0, 7, (1, 2), (9,))
     with pytest.raises(HandoffError, match="but layer 1 has 0 of 1 states"):
         book.complete(KEY, 7, [])
 
@@ -215,6 +215,11 @@ def test_transfers_are_told_apart_by_peer() -> None:
     book.offer(other, OTHER, num_tokens=1, timeout_s=0.0, now_s=0.0)
     assert (book.keys_to(PEER), book.keys_to(OTHER)) == ([KEY], [other])
     assert (book.peer_of(other), book.peer_of(KEY._replace(attempt=1))) == (OTHER, None)
+
+
+def test_a_state_without_a_place_is_our_bug() -> None:
+    with pytest.raises(AssertionError, match="no place of this one's"):
+        hybrid(7).computed(KEY, 0, 7, (1, 2))
 
 
 def test_ends_are_final() -> None:
