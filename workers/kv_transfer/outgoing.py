@@ -45,6 +45,7 @@ class _Transfer(Generic[P]):
     deadline_s: float  # for the ticket; after the last range: for the ack
     computed: list[int]  # units, per payload
     pushed: list[int]  # units, per payload
+    ready_nbytes: int = 0  # computed and not pushed
     state: State = State.OFFERED
     block_ids: Sequence[int] = ()
     state_ids: Sequence[int] = ()
@@ -125,8 +126,11 @@ class Outgoing(Generic[P]):
             return
         assert state_ids or not self._has_states, f"{key}: a model with states, and no place of this one's"
         for index in self._of_layer[layer]:
-            num_final = self._payloads[index].num_final(num_tokens, transfer.num_tokens)
-            transfer.computed[index] = max(transfer.computed[index], num_final)
+            spec, have = self._payloads[index], transfer.computed[index]
+            num_final = spec.num_final(num_tokens, transfer.num_tokens)
+            if num_final > have:
+                transfer.computed[index] = num_final
+                transfer.ready_nbytes += spec.unit_nbytes * max(0, num_final - max(have, transfer.pushed[index]))
         transfer.block_ids, transfer.state_ids = block_ids, state_ids
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
@@ -159,6 +163,8 @@ class Outgoing(Generic[P]):
             return False
         move(transfer, State.RESERVED)
         transfer.pushed = [spec.num_cached(num_cached_tokens) for spec in self._payloads]
+        cursors = zip(self._payloads, transfer.computed, transfer.pushed, strict=True)
+        transfer.ready_nbytes = sum(spec.unit_nbytes * max(0, done - sent) for spec, done, sent in cursors)
         self._events.append(Ticketed(key, num_cached_tokens))
         return True
 
@@ -206,7 +212,9 @@ class Outgoing(Generic[P]):
             if end > pushed:
                 block_ids = transfer.block_ids if spec.unit is Unit.TOKEN else transfer.state_ids
                 spans.append(Span(key, index, pushed, end, block_ids))
-                max_bytes -= (end - pushed) * spec.unit_nbytes
+                nbytes = (end - pushed) * spec.unit_nbytes
+                max_bytes -= nbytes
+                transfer.ready_nbytes -= nbytes
                 transfer.pushed[index] = end
         transfer.num_ranges += len(spans)
         if spans and transfer.state is State.RESERVED:
@@ -226,12 +234,8 @@ class Outgoing(Generic[P]):
 
     def _may_push(self, transfer: _Transfer[P], min_bytes: int) -> bool:
         if transfer.is_computed:
-            return True
-        if self._bulk:
-            return False
-        cursors = zip(transfer.computed, transfer.pushed, self._payloads, strict=True)
-        nbytes = sum(max(0, done - sent) * spec.unit_nbytes for done, sent, spec in cursors)
-        return nbytes >= max(1, min_bytes)
+            return transfer.ready_nbytes > 0
+        return not self._bulk and transfer.ready_nbytes >= max(1, min_bytes)
 
     def _tell_ended(self, key: TransferKey, error: BatonError | None) -> None:
         self.num_failed += is_failure(error)

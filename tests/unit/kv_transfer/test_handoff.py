@@ -26,7 +26,7 @@ class Handover(RuleBasedStateMachine):
         self.wire: list[tuple[str, tuple[int, ...]]] = []
         self.computed = [0, 0]  # tokens, per layer
         self.held = [0, 0, 0]  # units, per payload
-        self.is_granted = False
+        self.is_granted = self.is_ticketed = self.is_closed = False
         self.is_completed = False
         self.is_whole = False
         self.sent: list[OutboxEvent] = []
@@ -50,7 +50,7 @@ class Handover(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.tickets))
     @rule()
     def deliver_ticket(self) -> None:
-        self.sender.ticket(KEY, self.tickets.pop())
+        self.is_ticketed = self.sender.ticket(KEY, self.tickets.pop())
 
     @precondition(lambda self: min(self.computed) < self.total)
     @rule(layer=st.integers(0, 1), num_tokens=st.integers(1, 12))
@@ -71,7 +71,15 @@ class Handover(RuleBasedStateMachine):
             assert span.end <= spec.num_final(self.computed[spec.layer], self.total)
             self.wire.append(("range", (span.index, span.start, span.end)))
         if (closing := self.sender.close(KEY, self.now_s)) is not None:
+            self.is_closed = True
             self.wire.append(("complete", (closing.num_tokens, closing.num_ranges)))
+
+    @precondition(lambda self: self.is_completed and self.is_ticketed and KEY in self.sender)
+    @rule()
+    def push_all(self) -> None:
+        for _ in range(40):  # units, at most
+            self.push(60)
+        assert self.is_closed
 
     @precondition(lambda self: bool(self.wire))
     @rule()
