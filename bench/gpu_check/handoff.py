@@ -106,7 +106,7 @@ class Sender:
             fingerprint="w",
             notify=self._news.set,
         )
-        self.nbytes = sum(self._store.payload_nbytes(layer, num_tokens) for layer in range(len(self._store.layers)))
+        self.nbytes = num_tokens * sum(payload.unit_nbytes for payload in self._store.payloads)
 
     def send(self, number: int) -> float:
         """Seconds from the first layer's word to the ack."""
@@ -122,7 +122,7 @@ class Sender:
             choices=[ChoiceStart()],
             timeout_s=WAIT_S,
         )
-        self._outbox.offer(key, submit, "check", self._route)
+        self._outbox.offer(key, submit, "check", self._route, self._num_tokens)
         self._wait(Ticketed)
         fill(self._store, blocks, self._num_tokens, number)  # still being written on a GPU when `computed` is called
         began_s = time.perf_counter()

@@ -57,7 +57,7 @@ def fill(store: TorchKVStore, blocks: list[int], num_tokens: int, seed: int) -> 
 
 def content(store: TorchKVStore, layer: int, num_tokens: int, seed: int) -> torch.Tensor:
     """Bytes that differ from layer to layer, transfer to transfer and token to token; the same on every machine."""
-    count = store.payload_nbytes(layer, num_tokens)
+    count = num_tokens * store.payloads[layer].unit_nbytes
     numbers = torch.arange(count, device=store.device)
     return ((numbers * 1_103_515_245 + layer * 7919 + seed * 104_729) >> 7).to(torch.uint8)
 

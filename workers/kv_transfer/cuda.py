@@ -11,7 +11,7 @@ import torch
 
 
 class CudaFence:
-    """Implements `sender.Fence`: marks what the caller's stream has been given so far."""
+    """Implements `to_peer.Fence`: marks what the caller's stream has been given so far."""
 
     def __init__(self) -> None:
         cuda: Any = torch.cuda

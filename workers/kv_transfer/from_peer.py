@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from baton.errors import BatonError, CancelledError, InternalError, UnavailableError
@@ -32,6 +33,7 @@ class Owner(Protocol):
     store: KVStore
     kv: KVSpec
     flush: Callable[[], None] | None
+    scope: Callable[[], AbstractContextManager[Any]]
     notify: Callable[[], None]
     lock: threading.Lock  # over the book
     book: "Incoming[FromPeer]"
@@ -87,9 +89,10 @@ class FromPeer(threading.Thread):
     def run(self) -> None:
         error: BatonError = link_is_down("from", self)
         try:
-            self._payloads.connect()
-            while True:
-                self._step()
+            with self._inbox.scope():
+                self._payloads.connect()
+                while True:
+                    self._step()
         except TransportError as fault:
             error = link_is_down("from", self, self._down_reason or str(fault))
         except Exception as bug:  # the thread's top: whatever it was, it ends this link's transfers by name

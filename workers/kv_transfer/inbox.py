@@ -7,6 +7,8 @@ that says of an ended key that no write is in flight.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from baton.errors import BatonError, CancelledError
 from baton.v1.kv_pb2 import Handshake, HandshakeReply
@@ -30,6 +32,7 @@ class ThreadedInbox:
         make_payloads: The data path of a handshake that was agreed to; raises BatonError for one that this machine
             cannot do.
         flush: Waits for the device to finish what `store.write` began; None where writes are done when they return.
+        scope: Entered by each peer's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
 
@@ -42,11 +45,13 @@ class ThreadedInbox:
         make_payloads: MakePayloadsIn,
         notify: Callable[[], None],
         flush: Callable[[], None] | None = None,
+        scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
         self.identity = identity
         self.kv = kv
         self.flush = flush
+        self.scope = scope
         self.notify = notify
         self.bytes_received = 0
         self.lock = threading.Lock()  # over all below

@@ -7,6 +7,8 @@ that ends a key, so that a key with an end is not being read.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from baton.errors import BatonError, UnavailableError
 from baton.v1.worker_pb2 import DecodeRoute, Submit
@@ -14,7 +16,7 @@ from workers.kv_transfer.handoff import SHUTTING_DOWN, State
 from workers.kv_transfer.handshake import Identity
 from workers.kv_transfer.link import OutboxEvent, TransferKey
 from workers.kv_transfer.outgoing import Outgoing
-from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, Dial, MakePayloadsOut, ToPeer
+from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, Dial, Fence, MakePayloadsOut, ToPeer
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
@@ -25,8 +27,9 @@ class ThreadedOutbox:
     Args:
         dial: Opens the control stream to a route.
         make_payloads: The data path by name; raises ConfigError for one that this machine cannot do.
-        fence: Called in the engine's thread by `computed`; what it returns is called before the blocks are read, and
-            waits for the device. None where computing is done when `computed` is called.
+        fence: Called in the engine's thread by `computed`; blocks are read when the device is past what it returns.
+            None where computing is done when `computed` is called.
+        scope: Entered by each peer's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
 
@@ -39,7 +42,8 @@ class ThreadedOutbox:
         dial: Dial,
         make_payloads: MakePayloadsOut,
         notify: Callable[[], None],
-        fence: Callable[[], Callable[[], None]] | None = None,
+        fence: Callable[[], Fence] | None = None,
+        scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
         self.identity = identity
@@ -47,6 +51,7 @@ class ThreadedOutbox:
         self.dial = dial
         self.make_payloads = make_payloads
         self.notify = notify
+        self.scope = scope
         self.bytes_sent = 0
         self.lock = threading.Lock()  # over all below
         self.book: Outgoing[ToPeer] = Outgoing(payloads=store.payloads, lease_s=kv.lease_s, bulk=kv.push == "bulk")
@@ -82,8 +87,8 @@ class ThreadedOutbox:
         state_ids: Sequence[int] = (),
     ) -> None:
         if (peer := self.book.peer_of(key)) is not None:  # one look into a dict, which needs no lock
-            done = self._fence() if self._fence is not None else None
-            peer.post(peer.computed, key, layer, num_tokens, tuple(block_ids), tuple(state_ids), done)
+            fence = self._fence() if self._fence is not None else None
+            peer.post(peer.computed, key, layer, num_tokens, tuple(block_ids), tuple(state_ids), fence)
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (peer := self.book.peer_of(key)) is not None:

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from baton.errors import BatonError, ConfigError, InternalError, UnavailableError
@@ -37,6 +38,16 @@ MakePayloadsOut = Callable[[str, DecodeRoute], PayloadsOut]
 Item = tuple[Callable[..., None], tuple[Any, ...]]
 
 
+class Fence(Protocol):
+    """A point in what the device was given to do."""
+
+    def is_past(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Until the device is past it."""
+        ...
+
+
 class Owner(Protocol):
     """The outbox, as the threads to its peers see it."""
 
@@ -46,6 +57,7 @@ class Owner(Protocol):
     dial: Dial
     make_payloads: MakePayloadsOut
     notify: Callable[[], None]
+    scope: Callable[[], AbstractContextManager[Any]]
     lock: threading.Lock  # over the book
     book: "Outgoing[ToPeer]"
 
@@ -96,9 +108,10 @@ class ToPeer(threading.Thread):
     def run(self) -> None:
         error: BatonError = UnavailableError(SHUTTING_DOWN)
         try:
-            self._open()
-            while not self._is_stopped:
-                self._step()
+            with self._outbox.scope():
+                self._open()
+                while not self._is_stopped:
+                    self._step()
         except (LinkDownError, TransportError) as fault:
             error = link_is_down("to", self, str(fault))
         except BatonError as refusal:
@@ -170,10 +183,12 @@ class ToPeer(threading.Thread):
         num_tokens: int,
         block_ids: Sequence[int],
         state_ids: Sequence[int],
-        done: Callable[[], None] | None,
+        fence: Fence | None,
     ) -> None:
-        if done is not None:
-            done()
+        if fence is not None:
+            while self._ready and not fence.is_past():
+                self._push()  # earlier layers, while the device computes this one
+            fence.wait()
         with self._lock:
             self._book.computed(key, layer, num_tokens, block_ids, state_ids)
         self._ready[key] = None

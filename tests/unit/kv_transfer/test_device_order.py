@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
-from tests.unit.kv_transfer.harness import TorchStore
+from tests.unit.kv_transfer.harness import TorchStore, tokens
+from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Acked, Offered, Ticketed, TransferKey
 from workers.kv_transfer.local_link import LocalWire, _identify
-from workers.kv_transfer.receiver import Receiver
-from workers.kv_transfer.sender import Sender
-from workers.kv_transfer.transport import LocalPipe, LocalReceiver, LocalSender
+from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.kv_transfer.transport import LocalIn, LocalOut, LocalPipe
 from workers.spec import KVSpec
 
 KEY = TransferKey("r", 0, 0)
@@ -23,7 +23,7 @@ class ScopedStore(TorchStore):
     """Notes whether reads and writes come from a thread that is within a scope."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(payloads=[tokens(layer, 8 + layer) for layer in range(3)])
         self.local = threading.local()
         self.entered: list[str] = []
         self.left: list[str] = []
@@ -55,7 +55,7 @@ class ScopedStore(TorchStore):
             self.outside.append(what)
 
 
-class EagerSender(LocalSender):
+class EagerOut(LocalOut):
     """Waits for no more when it has little."""
 
     min_push_bytes = 1
@@ -91,34 +91,34 @@ class Linked:
     def __init__(self) -> None:
         self.sent, self.received, pipe = ScopedStore(), ScopedStore(), LocalPipe()
         self.fences: list[Fence] = []
-        self.inbox = Receiver(
+        self.inbox = ThreadedInbox(
             store=self.received,
             identity=_identify("b", self.received),
             kv=KVSpec(),
-            make_transport=lambda _: LocalReceiver(pipe),
+            make_payloads=lambda _: LocalIn(pipe),
             notify=lambda: None,
             scope=self.received.scope,
         )
-        self.outbox = Sender(
+        self.outbox = ThreadedOutbox(
             store=self.sent,
             identity=_identify("a", self.sent),
             kv=KVSpec(),
             dial=lambda _, link: LocalWire(self.inbox, link),
-            make_transport=lambda _name, _route: EagerSender(pipe, self.sent),
+            make_payloads=lambda _name, _route: EagerOut(pipe, self.sent),
             notify=lambda: None,
             fence=self._fence,
             scope=self.sent.scope,
         )
         submit = Submit(request_id="r", prompt_token_ids=range(NUM_TOKENS), choices=[ChoiceStart()], timeout_s=60)
-        self.outbox.offer(KEY, submit, "i", DecodeRoute(worker_id="decode-0"))
+        self.outbox.offer(KEY, submit, "i", DecodeRoute(worker_id="decode-0"), NUM_TOKENS)
         wait_for(lambda: [event for event in self.inbox.poll() if isinstance(event, Offered)])
-        self.inbox.grant(KEY, self.received.allocate(NUM_TOKENS), 0)
+        self.inbox.grant(KEY, self.received.allocate(NUM_TOKENS).blocks, 0)
         wait_for(lambda: [event for event in self.outbox.poll() if isinstance(event, Ticketed)])
 
     def compute(self) -> None:
         """Every layer is given to the device, which has done none yet; and what follows the last."""
-        blocks = self.sent.allocate(NUM_TOKENS)
-        for layer in range(len(self.sent.widths)):
+        blocks = self.sent.allocate(NUM_TOKENS).blocks
+        for layer in range(len(self.sent.payloads)):
             self.outbox.computed(KEY, layer, NUM_TOKENS, blocks)
         self.outbox.complete(KEY, NUM_TOKENS, [(0, 1)])
 
