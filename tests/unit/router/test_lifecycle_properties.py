@@ -194,7 +194,8 @@ class ClusterMachine(RuleBasedStateMachine):
     def abort_choice(self, choice: int) -> None:
         """The ingress has found a stop string."""
         if choice < self.n and self.read[choice]:
-            self.aborted.add(choice)
+            if not self.num_ends[choice]:  # else it has ended by itself, and the abort comes too late
+                self.aborted.add(choice)
             self.lifecycle.abort_choice(choice)
             self.send_aborts()
 
