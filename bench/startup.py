@@ -19,7 +19,7 @@ from rich.table import Table
 
 import baton
 
-CONFIG = "http: {port: 0}\ngrpc: {port: 0}\n"  # all else at its default: the demo, 1 prefill + 1 decode worker
+CONFIG = "model: demo\nhttp: {port: 0}\ngrpc: {port: 0}\n"  # all else at its default: 1 prefill + 1 decode worker
 
 
 def run_once(folder: Path) -> dict[str, float]:

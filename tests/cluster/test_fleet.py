@@ -44,7 +44,7 @@ def start(namespace: str, switches: Path) -> ControllerClient:
 
 def config(prefill: int = 1, decode: int = 1) -> BatonConfig:
     pools = PoolsConfig(prefill=PoolConfig(workers=prefill), decode=PoolConfig(workers=decode))
-    return BatonConfig(pools=pools, health=HealthConfig(step_timeout_s=5.0, drain_timeout_s=20.0))
+    return BatonConfig(model="demo", pools=pools, health=HealthConfig(step_timeout_s=5.0, drain_timeout_s=20.0))
 
 
 def worker(status: FleetStatus, worker_id: str) -> WorkerStatus:

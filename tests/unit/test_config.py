@@ -24,8 +24,8 @@ grpc:   {port: 9000}
 """
 
 
-def test_the_designs_yaml_is_the_default_config_but_for_its_dtype() -> None:
-    assert loads(DESIGN) == BatonConfig(dtype="bfloat16")
+def test_the_designs_yaml_is_the_default_config_but_for_its_model_and_dtype() -> None:
+    assert loads(DESIGN) == BatonConfig(model="demo", dtype="bfloat16")
 
 
 def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),
         ("http: {port: 1}\nmodel: demo\nhttp: {port: 2}", "http: stands twice in one section, again at line 3"),
         ("engine: {memory: 1GiB, memory: 2GiB}", "memory: stands twice in one section, again at line 1"),
-        ("model: ''", "model: is empty; give `demo`, a folder, or a Hub id"),
+        ("model: ''", "model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out"),
     ],
 )
 def test_an_error_names_key_value_and_fix(text: str, message: str) -> None:

@@ -31,13 +31,13 @@ class _Reader(gguf.GGUFReader):
 @contextmanager
 def read_once() -> Iterator[None]:
     """transformers parses a file's header up to five times, and asks for the table of names once per submodule."""
-    reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader = functools.cache(_Reader)  # type: ignore[misc,assignment]
-    gguf.get_tensor_name_map = functools.cache(name_map)
+    library: Any = gguf
+    reader, name_map = library.GGUFReader, library.get_tensor_name_map
+    library.GGUFReader, library.get_tensor_name_map = functools.cache(_Reader), functools.cache(name_map)
     try:
         yield
     finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = reader, name_map  # type: ignore[misc]
+        library.GGUFReader, library.get_tensor_name_map = reader, name_map
 
 
 def open_checked(link: Path, file: Path) -> Any:
@@ -53,8 +53,9 @@ def open_checked(link: Path, file: Path) -> Any:
         reader = gguf.GGUFReader(str(link))
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         if "GGMLQuantizationType" in str(error):
+            number = "".join(filter(str.isdigit, str(error).replace("uint32", "")))
             raise ConfigError(
-                f"model: {file} has tensors of the quantization number {str(error).split()[0]}, which the package gguf "
+                f"model: {file} has tensors of the quantization number {number}, which the package gguf "
                 "does not know; give a file in another quantization, or install a newer gguf"
             ) from error
         raise ConfigError(f"model: {file} is cut short or no GGUF file; fetch it again") from error

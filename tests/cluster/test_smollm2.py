@@ -1,0 +1,44 @@
+"""The model that is fetched by name answers a question, with the tokens of transformers' greedy generate."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import baton
+from baton.errors import BatonError
+from cluster.ingress.tokenizer import Tokenizer
+from cluster.models import find_model
+from tests.cluster.served import ServedCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+QUESTION: list[baton.Message] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[ServedCluster]:
+    try:
+        find_model("smollm2")
+    except BatonError as error:
+        pytest.skip(error.message)
+    cluster = ServedCluster("smollm2", extra="served_name: smollm2")
+    cluster.up()
+    try:
+        yield cluster
+    finally:
+        cluster.down()
+
+
+def test_smollm2_answers_as_transformers_does(served: ServedCluster) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = find_model("smollm2")
+    tokenizer = Tokenizer(str(folder))
+    ids = torch.tensor([tokenizer.encode(tokenizer.render_chat(QUESTION), add_special_tokens=False)])
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+    with baton.Client(served.grpc) as client:
+        (choice,) = client.generate(QUESTION, max_tokens=24, temperature=0.0).choices
+    assert list(choice.token_ids) == expected[0, ids.shape[1] :].tolist()
+    assert choice.text == "The capital of France is Paris."
