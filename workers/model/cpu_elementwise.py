@@ -6,6 +6,7 @@ gives the kernel's numbers on random input. Everything else stays the library's.
 
 import ctypes
 import functools
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -156,7 +157,7 @@ def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[..., Tensor] | None
 
 def _with_rotary(module: nn.Module, dtype: torch.dtype) -> Callable[..., Any] | None:
     """The module's own forward with its rotary function bound to the kernel, where that computes the same."""
-    function = type(module).forward
+    function = inspect.unwrap(type(module).forward)  # without what renames outdated arguments: none is passed here
     if not isinstance(function, types.FunctionType) or ROTARY not in function.__code__.co_names:
         return None
     dim = getattr(module, "head_dim", None)

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -17,7 +17,14 @@
 #else
 #define LANES 8
 #endif
+/* Rows of a register tile of 4 columns: sums, one operand a row and one of the other side fill the registers. */
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define TILE_ROWS 3
+#else
+#define TILE_ROWS 4
+#endif
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline)) /* has the registers to itself */
 
 typedef float vecf __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t veci __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -31,6 +38,22 @@ INLINE vecf load(const void *base, int64_t i, int is_bf16) {
     if (!is_bf16) return *(const vecf *)((const float *)base + i);
     vech half = *(const vech *)((const uint16_t *)base + i);
     return (vecf)(__builtin_convertvector(half, veci) << 16);
+}
+
+/* Chunk `c` of LANES elements from `i` on. IN_PAIRS takes bfloat16 apart by words rather than by shuffles: of each two
+ * chunks, the first holds the even elements and the second the odd ones. */
+enum { FLOATS, BFLOATS, IN_PAIRS };
+
+INLINE vecf load_chunk(const void *base, int64_t i, int64_t c, int kind) {
+    if (kind != IN_PAIRS) return load(base, i + c * LANES, kind == BFLOATS);
+    veci words = *(const veci *)((const uint16_t *)base + i + c / 2 * 2 * LANES);
+    return c % 2 ? (vecf)(words & ~0xffff) : (vecf)(words << 16);
+}
+
+/* Where element `d` lies among chunks that were loaded so. */
+INLINE int64_t place(int64_t d, int kind) {
+    if (kind != IN_PAIRS) return d;
+    return d / (2 * LANES) * (2 * LANES) + d % 2 * LANES + d % (2 * LANES) / 2;
 }
 
 INLINE float load_one(const void *base, int64_t i, int is_bf16) {
@@ -66,42 +89,78 @@ INLINE void store_one(void *base, int64_t i, float x, int is_bf16) {
     ((uint16_t *)base)[i] = x != x ? 0x7fc0 : (uint16_t)rounded;
 }
 
-INLINE float sum_of(vecf v) {
+INLINE vecf larger(vecf a, vecf b) {
 #if LANES == 16
-    typedef float v8 __attribute__((vector_size(32)));
-    typedef float v4 __attribute__((vector_size(16)));
-    union { vecf v; v8 h[2]; } a = {v};
-    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
-    v4 c = b.h[0] + b.h[1];
-    return (c[0] + c[1]) + (c[2] + c[3]);
+    return (vecf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vecf)_mm256_max_ps((__m256)a, (__m256)b);
 #else
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
+    return choose(a > b, a, b);
 #endif
 }
 
-INLINE float max_of(vecf v) {
-    float best = v[0];
 #if LANES == 16
-    typedef float v8 __attribute__((vector_size(32)));
-    typedef int32_t i8 __attribute__((vector_size(32)));
-    union { vecf v; v8 h[2]; } a = {v};
-    i8 mask = a.h[0] > a.h[1];
-    v8 b = (v8)((mask & (i8)a.h[0]) | (~mask & (i8)a.h[1]));
-    best = b[0];
-    for (int i = 1; i < 8; i++) best = b[i] > best ? b[i] : best;
+#define SWAP_HALVES(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define SWAP_FOURS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define SWAP_TWOS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define SWAP_ONES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
 #else
-    for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+#define SWAP_HALVES(v) (v)
+#define SWAP_FOURS(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)
+#define SWAP_TWOS(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)
+#define SWAP_ONES(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
 #endif
-    return best;
+
+INLINE float sum_of(vecf v) {
+    if (LANES == 16) v += SWAP_HALVES(v);
+    v += SWAP_FOURS(v);
+    v += SWAP_TWOS(v);
+    v += SWAP_ONES(v);
+    return v[0];
+}
+
+INLINE float max_of(vecf v) {
+    v = larger(v, SWAP_HALVES(v));
+    v = larger(v, SWAP_FOURS(v));
+    v = larger(v, SWAP_TWOS(v));
+    v = larger(v, SWAP_ONES(v));
+    return v[0];
+}
+
+/* out[i] = the sum of v[i], for four vectors in fewer steps than four single sums take. */
+INLINE void sum_four(const vecf *v, float *out) {
+    typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+#if LANES == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define LOW_TWO(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define HIGH_TWO(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+    typedef float v8 __attribute__((vector_size(32)));
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define LOW_TWO(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define HIGH_TWO(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#endif
+    vecf p = LOW(v[0], v[1]) + HIGH(v[0], v[1]), q = LOW(v[2], v[3]) + HIGH(v[2], v[3]); /* 0 1 0 1 | 2 3 2 3 */
+    vecf r = LOW_TWO(p, q) + HIGH_TWO(p, q);                                             /* 0 1 2 3 | 0 1 2 3 */
+#if LANES == 16
+    union { vecf v; v8 h[2]; } a = {r};
+    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
+#else
+    union { vecf v; v4 h[2]; } b = {r};
+#endif
+    *(v4 *)out = b.h[0] + b.h[1];
+#undef LOW
+#undef HIGH
+#undef LOW_TWO
+#undef HIGH_TWO
 }
 
 /* e^x for x <= 0, relative error under 2e-7; 0 below -87. Degree 6 after reduction by ln 2, in two parts. */
 INLINE vecf exp_of(vecf x) {
-    veci dead = x < splat(-87.0f);
-    vecf safe = choose(dead, splat(0), x);
-    vecf shifted = safe * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    vecf safe = larger(x, splat(-87.0f));
+    vecf shifted = safe * splat(1.44269504f) + splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer, n, ... */
     vecf n = shifted - splat(12582912.0f);
     vecf r = (safe - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
     vecf p = splat(1.3888889e-3f);
@@ -111,8 +170,8 @@ INLINE vecf exp_of(vecf x) {
     p = p * r + splat(0.5f);
     p = p * r + splat(1.0f);
     p = p * r + splat(1.0f);
-    veci bits = (__builtin_convertvector(n, veci) + 127) << 23;
-    return (vecf)(~dead & (veci)(p * (vecf)bits));
+    veci scaled = (veci)p + ((veci)shifted << 23); /* ... which lies in its low bits: p * 2^n */
+    return (vecf)((x >= splat(-87.0f)) & scaled);
 }
 
 #if LANES == 16

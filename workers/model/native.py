@@ -3,6 +3,9 @@
 A library's name carries what it depends on: source, flags, compiler and processor. It is made under another name and
 renamed, so that processes that start together do not see half of one. Without a compiler there is no library, and
 callers serve with torch.
+
+The environment variable BATON_CPU_ISA says for which instructions: `native`, the default, for this processor's all,
+`avx2` for AVX2 and FMA alone, as an x86 processor without AVX-512 would run them.
 """
 
 import ctypes
@@ -16,6 +19,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from baton.errors import ConfigError
 from workers.model.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -23,7 +27,7 @@ logger = logging.getLogger(__name__)
 FLAGS = (
     "-std=gnu11",
     "-O3",
-    "-march=native",
+    "-fno-tree-vectorize",  # vectors are written out; guesses at the rest only made compiling twice as long
     "-fopenmp",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -32,6 +36,8 @@ FLAGS = (
     "-shared",
 )
 COMPILE_TIMEOUT_S = 120.0
+ISA_VARIABLE = "BATON_CPU_ISA"
+MARCH = {"native": "native", "avx2": "haswell"}  # value of the variable -> what the compiler calls it
 
 
 @functools.cache
@@ -53,6 +59,19 @@ def load(name: str) -> ctypes.CDLL | None:
         return None
 
 
+def isa() -> str:
+    """For which instructions kernels are compiled, a key of MARCH.
+
+    Raises:
+        ConfigError: The environment names one that is unknown, or not this machine's.
+    """
+    name = os.environ.get(ISA_VARIABLE) or "native"
+    known = [key for key in MARCH if key == "native" or platform.machine() in ("x86_64", "AMD64")]
+    if name not in known:
+        raise ConfigError(f"{ISA_VARIABLE}: {name!r} is not for this machine; set {' or '.join(known)}, or unset it")
+    return name
+
+
 def build_all() -> None:
     """Compiles what `load` would, so that the first start need not; a kernel that cannot be made is left to `load`."""
     compiler = _compiler()
@@ -72,14 +91,15 @@ def _compiler() -> str | None:
 def _library(source: Path, compiler: str) -> Path:
     text = source.read_bytes() + b"".join(path.read_bytes() for path in sorted(source.parent.glob("*.h")))
     version = _run([compiler, "--version"])
-    key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join(FLAGS).encode(), _processor().encode()]))
+    flags = (*FLAGS, f"-march={MARCH[isa()]}")
+    key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join(flags).encode(), _processor().encode()]))
     folder = cache_folder("kernels")
     target = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
     if not target.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
-            _run([compiler, *FLAGS, "-o", str(made), str(source), "-lm"])
+            _run([compiler, *flags, "-o", str(made), str(source), "-lm"])
             os.replace(made, target)
     return target
 

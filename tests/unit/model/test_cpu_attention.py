@@ -1,6 +1,8 @@
 """The C attention kernel against the definition, written out in float64."""
 
+import functools
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -76,7 +78,9 @@ def case(seed: int) -> dict[str, object]:
     }
 
 
-def run_case(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@functools.cache
+def inputs_of(seed: int, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor, Tensor, PagedMeta, Scoring], Tensor]:
+    """What the kernel is given, and what the definition makes of it."""
     options = case(seed)
     block_size, head_dim = options["block_size"], options["head_dim"]
     num_kv_heads, num_heads = options["num_kv_heads"], options["num_heads"]
@@ -93,22 +97,23 @@ def run_case(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     query = torch.randn(num_heads, meta.num_tokens, head_dim, generator=generator).to(dtype).transpose(0, 1) * 3
     sinks = torch.randn(num_heads, generator=generator) if options["sinks"] else None
     scoring = Scoring(head_dim**-0.5, options["window"], options["softcap"], sinks)  # type: ignore[arg-type]
-    found = cpu_attention.paged_attention(query, cache[0], cache[1], meta, scoring)
-    return found, defined(query, cache[0], cache[1], meta, scoring)
+    return (query, cache[0], cache[1], meta, scoring), defined(query, cache[0], cache[1], meta, scoring)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.fixture(params=[1, 2])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("isa", "_threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_ragged_batch_over_shuffled_blocks_gives_what_the_definition_gives(
-    seed: int, dtype: torch.dtype, num_threads: int
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        found, expected = run_case(seed, dtype)
-    finally:
-        torch.set_num_threads(before)
+def test_a_ragged_batch_over_shuffled_blocks_gives_what_the_definition_gives(seed: int, dtype: torch.dtype) -> None:
+    inputs, expected = inputs_of(seed, dtype)
+    found = cpu_attention.paged_attention(*inputs)
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() < TOLERANCE[dtype]
 
@@ -119,9 +124,10 @@ def test_the_dot_products_give_what_the_definition_gives_where_amx_would_be_take
     assert library is not None
     if library.baton_attention_tiles_choose(cpu_attention.MOST_TILES) != 2:
         pytest.skip("no AMX: the other test is of the dot products already")
+    inputs, expected = inputs_of(seed, torch.bfloat16)
     try:
         assert library.baton_attention_tiles_choose(1) == 1
-        found, expected = run_case(seed, torch.bfloat16)
+        found = cpu_attention.paged_attention(*inputs)
     finally:
         library.baton_attention_tiles_choose(cpu_attention.MOST_TILES)
     assert (found.double() - expected).abs().max() < TOLERANCE[torch.bfloat16]

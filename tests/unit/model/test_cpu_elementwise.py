@@ -10,7 +10,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from workers.model import cpu_elementwise
 
-pytestmark = pytest.mark.skipif(not cpu_elementwise.available(), reason="no C compiler")
+pytestmark = [
+    pytest.mark.skipif(not cpu_elementwise.available(), reason="no C compiler"),
+    pytest.mark.usefixtures("isa"),
+]
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 

@@ -1,0 +1,22 @@
+import platform
+from collections.abc import Iterator
+
+import pytest
+
+from workers.model import cpu_attention, cpu_elementwise, native
+
+CACHES = (native.load, cpu_attention._kernel, cpu_attention._tile_kernel, cpu_elementwise._library)
+ISAS = [name for name in native.MARCH if name == "native" or platform.machine() in ("x86_64", "AMD64")]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The C kernels compiled for each set of instructions that this machine has."""
+    name: str = request.param
+    monkeypatch.setenv(native.ISA_VARIABLE, name)
+    for function in CACHES:
+        function.cache_clear()
+    yield name
+    monkeypatch.undo()
+    for function in CACHES:
+        function.cache_clear()
