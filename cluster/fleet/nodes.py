@@ -71,7 +71,10 @@ def resolve_device(device: str, nodes: Sequence[Node]) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """bfloat16 where the hardware multiplies it, else float32."""
+    """bfloat16 where the hardware multiplies it, else float32.
+
+    Weights whose values are bfloat16 stay so in memory all the same; activations and KV are float32 then.
+    """
     if dtype != "auto":
         return dtype
     return "bfloat16" if device == "cuda" or _cpu_has_bfloat16() else "float32"

@@ -61,10 +61,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """q, k: [1, heads, T, dim]; cos, sin: [1, T, dim], contiguous."""
-    return _rotated(q, cos, sin), _rotated(k, cos, sin)
+    return rotated(q, cos, sin), rotated(k, cos, sin)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x: [1, heads, T, dim]; cos, sin: [1, T, dim], contiguous."""
     _, heads, tokens, dim = x.shape
     if x.stride(3) != 1:
         x = x.contiguous()

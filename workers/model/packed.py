@@ -1,4 +1,5 @@
-"""Linear layers whose weight is laid out once in the order that oneDNN's kernels read.
+"""Linear layers whose weight is laid out once in the order that a kernel reads: ours (`workers.model.panels`) where the
+weight is bfloat16 and the processor multiplies float32 faster, else oneDNN's.
 
 `F.linear` gives oneDNN a plain weight, which it reorders or reads in strides on each call. Median of repeated runs on a
 2-core Xeon with AMX, weights [2816, 1024] cold in cache, microseconds per layer, plain -> packed: bfloat16 1 row
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.model import cpu_elementwise
+from workers.model import cpu_elementwise, fused, panels
+from workers.model.panels import PanelLinear
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,25 @@ class PackedLinear(nn.Module):
         result: Tensor = self._apply_linear(x, self.packed, self.bias, "none", [], "")
         return result
 
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """y += the layer's answer to x."""
+        y += self(x)
+
+
+def can_hold(weight: Tensor) -> bool:
+    return _in_panels(weight) or (weight.device.type == "cpu" and can_pack(weight.dtype))
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> "PanelLinear | PackedLinear":
+    """The faster of the two kinds for this weight and processor, see `can_hold`."""
+    return PanelLinear(weight, bias) if _in_panels(weight) else PackedLinear(weight, bias)
+
+
+def _in_panels(weight: Tensor) -> bool:
+    """bfloat16 products of the processor's own are faster than panels from 16 rows on, and as fast below."""
+    has_products = weight.dtype == torch.bfloat16 and can_pack(torch.bfloat16)
+    return not has_products and panels.available() and panels.fits(weight)
+
 
 class PackedGatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)), gate and up as one product.
@@ -56,8 +77,8 @@ class PackedGatedMLP(nn.Module):
     def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> None:
         super().__init__()
         bias = torch.cat([gate.bias, up.bias]) if gate.bias is not None else None
-        self.gate_up_proj = PackedLinear(torch.cat([gate.weight, up.weight]), bias)
-        self.down_proj = PackedLinear(down.weight, down.bias)
+        self.gate_up_proj = make_linear(torch.cat([gate.weight, up.weight]), bias)
+        self.down_proj = make_linear(down.weight, down.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.down_proj(cpu_elementwise.silu_mul(self.gate_up_proj(x)))
@@ -79,10 +100,17 @@ def pack_linears(model: nn.Module) -> None:
             _replace(model, name, PackedGatedMLP(*parts))  # type: ignore[arg-type]
             num_packed += len(parts)
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and can_pack(module.weight.dtype):
-            _replace(model, name, PackedLinear(module.weight, module.bias))
+        if type(module) is nn.Linear and can_hold(module.weight):
+            _replace(model, name, make_linear(module.weight, module.bias))
             num_packed += 1
     logger.info("packed linear layers num_packed=%d", num_packed)
+
+
+def fuse_layers(model: nn.Module, dtype: torch.dtype) -> None:
+    """See `workers.model.fused`; only where the weights can be held."""
+    weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    if all(map(can_hold, weights)):
+        fused.fuse_layers(model, dtype, make_linear)
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -100,7 +128,7 @@ def _is_gated_mlp(module: nn.Module) -> bool:
     assert isinstance(gate, nn.Linear)
     assert isinstance(up, nn.Linear)
     assert isinstance(down, nn.Linear)
-    if gate.weight.device.type != "cpu" or not can_pack(gate.weight.dtype) or gate.in_features != down.out_features:
+    if not all(map(can_hold, (gate.weight, up.weight, down.weight))) or gate.in_features != down.out_features:
         return False
     if gate.weight.shape != up.weight.shape or (gate.bias is None) != (up.bias is None):
         return False

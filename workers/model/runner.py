@@ -198,10 +198,10 @@ class TorchRunner:
         if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
         if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
+            packed.fuse_layers(loaded.model, loaded.dtype)
             cpu_elementwise.replace(loaded.model, loaded.dtype)
             self._write_kv = cpu_elementwise.write_kv
-        if packed.can_pack(loaded.dtype):
-            packed.pack_linears(loaded.model)
+        packed.pack_linears(loaded.model)
         cpu_memory.use_huge_pages()
 
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:

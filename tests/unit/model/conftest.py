@@ -1,11 +1,20 @@
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from workers.model import cpu_attention, cpu_elementwise, native
+from workers.model import cpu_attention, cpu_elementwise, cpu_sampling, fused, native, panels
 
-CACHES = (native.load, cpu_attention._kernel, cpu_attention._tile_kernel, cpu_elementwise._library)
+CACHES: tuple[Any, ...] = (
+    native.load,
+    cpu_attention._kernel,
+    cpu_attention._tile_kernel,
+    cpu_elementwise._library,
+    cpu_sampling._library,
+    fused._library,
+    panels._library,
+)
 ISAS = [name for name in native.MARCH if name == "native" or platform.machine() in ("x86_64", "AMD64")]
 
 
