@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.model.packed import PackedGatedMLP, PackedLinear, can_pack, pack_linears
+from workers.model import panels
+from workers.model.packed import FEW_ROWS, PackedGatedMLP, PackedLinear, TwiceLinear, can_pack, pack_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no packed linear layers")
 
@@ -118,3 +119,20 @@ def test_layers_of_other_types_and_dtypes_stay_as_they_are() -> None:
     model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4, dtype=torch.float64))
     pack_linears(model)
     assert [type(layer) for layer in model] == [Scaled, nn.Linear]
+
+
+@pytest.mark.skipif(
+    not can_pack(torch.bfloat16) or not panels.available(), reason="no bfloat16 products, or no compiler"
+)
+def test_a_small_bfloat16_model_takes_few_rows_by_panels_and_more_by_onednn() -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 48).bfloat16()
+    model = nn.Sequential(copy.deepcopy(plain))
+    pack_linears(model)
+    layer = model[0]
+    assert isinstance(layer, TwiceLinear)
+    for rows in (1, FEW_ROWS, FEW_ROWS + 1, 40):
+        x = torch.randn(1, rows, 64).bfloat16()
+        with torch.inference_mode():
+            torch.testing.assert_close(layer(x), plain(x), rtol=2e-2, atol=1e-2)
+            assert layer(x).equal((layer.few if rows <= FEW_ROWS else layer.many)(x))
