@@ -59,7 +59,10 @@ static void start_rows(const baton_attention_args *a, const task_t *t, float *st
             int64_t token = a->query_start[t->chunk] + t->query + row / group;
             int64_t head = (t->head + h) * group + row % group;
             int64_t from = token * a->query_token_stride + head * a->query_head_stride;
-            for (int64_t d = 0; d < dim; d++) state[row * dim + place(d, kind)] = load_one(a->query, from + d, a->is_bf16);
+            int64_t chunks = dim / LANES;
+            for (int64_t c = 0; c < chunks; c++)
+                *(vecf *)(state + row * dim + c * LANES) = load_chunk(a->query, from, c, kind);
+            for (int64_t d = chunks * LANES; d < dim; d++) state[row * dim + d] = load_one(a->query, from + d, a->is_bf16);
             if (DOT_PAIRS && a->is_bf16) memcpy(pairs + row * dim, (const uint16_t *)a->query + from, dim * 2);
             state[2 * rows * dim + row] = -INFINITY;
             state[2 * rows * dim + rows + row] = 0;
@@ -137,7 +140,9 @@ static void finish(const baton_attention_args *a, const task_t *t, float *worksp
                 float share = expf(state[2 * rows * dim + row] - best) / sum;
                 for (int64_t d = 0; d < dim; d++) values[d] = part[d] * share + (s ? values[d] : 0);
             }
-            for (int64_t d = 0; d < dim; d++) store_one(a->output, to + d, values[place(d, kind)], a->is_bf16);
+            int64_t whole = kind == IN_PAIRS ? 0 : dim / LANES * LANES;
+            for (int64_t d = 0; d < whole; d += LANES) store(a->output, to + d, *(vecf *)(values + d), a->is_bf16);
+            for (int64_t d = whole; d < dim; d++) store_one(a->output, to + d, values[place(d, kind)], a->is_bf16);
         }
     }
 }
