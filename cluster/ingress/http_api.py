@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baton.errors import BatonError, InternalError, InvalidRequestError
 from cluster.ingress.errors import error_body, error_headers
@@ -28,7 +29,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def build_app(service: Service) -> FastAPI:
     """The ASGI app of one ingress replica."""
     routes = HTTPRoutes(service)
-    app = FastAPI(title="Baton", openapi_url=None)
+    app = FastAPI(title="Baton", openapi_url=None, redirect_slashes=False)
     for path, handler in {
         "/v1/completions": routes.completions,
         "/v1/chat/completions": routes.chat_completions,
@@ -39,15 +40,30 @@ def build_app(service: Service) -> FastAPI:
     for path, handler in {
         "/v1/models": routes.models,
         "/v1/models/{name:path}": routes.model,
+        "/": routes.health,  # what load balancers ask where nobody has told them another path
         "/health": routes.health,
+        "/healthz": routes.health,
         "/metrics": routes.metrics,
         "/version": routes.version,
     }.items():
-        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+        app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
+    app.add_middleware(TrimmedPaths)
     app.add_exception_handler(BatonError, routes.on_error)
     app.add_exception_handler(HTTPException, routes.on_http_error)
     app.add_exception_handler(Exception, routes.on_fault)
     return app
+
+
+class TrimmedPaths:
+    """A path with slashes at its end is the same path without: a redirect (307) would lose many a client's body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)
 
 
 class HTTPRoutes:

@@ -1,4 +1,5 @@
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from baton.errors import OverloadedError
@@ -72,3 +73,40 @@ async def test_metrics_count_requests_tokens_and_workers(http: httpx.AsyncClient
     assert values["baton_worker_blocks_free", "decode", "decode-0"] == 60
     assert values["baton_worker_blocks_quarantined", "decode", "decode-0"] == 1
     assert values["baton_worker_requests_waiting", "decode", "decode-0"] == 2
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/v1/models", "/v1/models/demo", "/metrics", "/version"])
+async def test_what_answers_get_answers_head_with_the_same_status_and_no_body(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    got, head = await http.get(path), await http.head(path)
+    assert got.status_code == head.status_code == 200
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert got.content
+    assert not head.content
+
+
+async def test_head_of_health_tells_a_prober_of_trouble(http: httpx.AsyncClient, fake: FakeDispatcher) -> None:
+    fake.healthy = Health(ok=False, reason="pool decode is empty")
+    assert [(await http.head(path)).status_code for path in ("/", "/health", "/healthz")] == [503] * 3
+
+
+async def test_a_slash_at_the_end_changes_nothing_and_redirects_nobody(http: httpx.AsyncClient) -> None:
+    for path in ("/v1/models", "/v1/models/demo", "/health", "/version"):
+        with_slash = await http.get(path + "/")
+        assert with_slash.status_code == 200
+        assert with_slash.json() == (await http.get(path)).json()
+    body = {"prompt": [1, 2, 3], "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]}
+    for path, left_out in (("/v1/completions/", "messages"), ("/v1/chat/completions//", "prompt")):
+        reply = await http.post(path, json={name: value for name, value in body.items() if name != left_out})
+        assert reply.status_code == 200
+        assert reply.json()["usage"]["completion_tokens"] == 2
+
+
+async def test_an_unknown_path_with_a_slash_is_a_404_and_a_wrong_method_says_which_is_right(
+    http: httpx.AsyncClient,
+) -> None:
+    unknown = await http.get("/v1/nothing/")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    wrong = await http.get("/v1/completions/")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
