@@ -225,7 +225,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0, **place},
         graceful_shutdown_timeout_s=5,
-        health_check_period_s=2,
+        health_check_period_s=1,  # a dead one is found then; a new one takes 5 s more
         health_check_timeout_s=3,
     )(serve.ingress()(IngressReplica))
     try:

@@ -3,11 +3,10 @@
 Ray 2.60 binds three kinds of servers to all interfaces without a setting for it: the gRPC server of a proxy or replica
 (`http.host` holds for HTTP alone), a replica's server for calls between deployments, which unpickles what it reads,
 and HAProxy's statistics. Here the functions that bind are replaced in Serve's own processes, before any server is
-started; HAProxy's configuration passes through `haproxy_wrapper`.
+started; HAProxy's configuration passes through `haproxy_config.amended`.
 """
 
 import os
-import shlex
 from typing import Any
 
 from baton.errors import InternalError
@@ -41,20 +40,3 @@ def on_proxy_start() -> list[Any]:
     """Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) in every proxy and replica before servers start."""
     bind_servers_to(os.environ[HOST_VARIABLE])
     return []
-
-
-def haproxy_wrapper(binary: str, error_file: str) -> str:
-    """A script to start in HAProxy's place: puts its two listeners for statistics on loopback first, and says what
-    `error_file` says of a replica that was lost, where Serve would call that a 500 of the application's.
-    """
-    return f"""#!/bin/sh
-previous=
-for argument in "$@"; do
-  if [ "$previous" = -f ]; then
-    sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9]*\\)$/\\1127.0.0.1:\\2/' \\
-      -e 's|^\\( *errorfile 50[234]\\) .*|\\1 {error_file}|' "$argument" || exit 1
-  fi
-  previous=$argument
-done
-exec {shlex.quote(binary)} "$@"
-"""

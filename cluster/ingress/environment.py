@@ -4,14 +4,12 @@ Imports nothing of Ray: Serve reads its variables when it is first imported.
 """
 
 import importlib.util
-import json
 import os
 import shutil
 from pathlib import Path
 
-from baton.errors import ConfigError, UnavailableError
-from cluster.ingress.binding import HOST_VARIABLE, haproxy_wrapper
-from cluster.ingress.errors import error_body, error_headers
+from baton.errors import ConfigError
+from cluster.ingress.binding import HOST_VARIABLE
 from cluster.ports import free_ports
 
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -35,8 +33,8 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
     """Variables for `ray start` (or for this process before `ray.init`), and for the process that calls `deploy`.
 
     Args:
-        folder: A private folder of this cluster (mode 0700), the same path on every node. HAProxy's configuration,
-            admin socket and start script go there; Ray by default shares one world-writable path among all clusters
+        folder: A private folder of this cluster (mode 0700), the same path on every node. HAProxy's configuration
+            and admin socket go there; Ray by default shares one world-writable path among all clusters
             of a machine.
         host: `http.host` of the configuration.
         haproxy: None: where its binary is present, unless RAY_SERVE_ENABLE_HA_PROXY says 0.
@@ -64,11 +62,6 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         raise ConfigError(
             f"the folder for HAProxy's sockets is {folder}, longer than {MAX_FOLDER_BYTES} bytes; use a shorter one"
         )
-    error_file = Path(folder, "503.http")
-    error_file.write_text(_response_for_a_lost_replica(), encoding="ascii", newline="")
-    script = Path(folder, "haproxy")
-    script.write_text(haproxy_wrapper(binary, str(error_file)), encoding="utf-8")
-    script.chmod(0o700)
     names = (
         "RAY_SERVE_HAPROXY_STATS_PORT",
         "RAY_SERVE_HAPROXY_METRICS_PORT",
@@ -77,7 +70,8 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
     )
     ports = {name: str(port) for name, port in zip(names, free_ports("127.0.0.1", len(names)), strict=True)}
     return ports | {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "cluster.ingress.haproxy.on_controller_start",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": binary,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
@@ -88,16 +82,13 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1024",
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": "1024",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+        # A request whose replica ends before it has answered anything goes to another one, POSTs too: nobody has seen
+        # an answer, and the workers end what a lost ingress asked for. It must fit a buffer, less 1 KiB.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 << 10),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # of HAProxy's manager; at the third failure there is a new one
+        # A change of replicas starts a new HAProxy; the old one stays until its streams have ended, or so long.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         # How long a stopping replica waits for load balancers that poll; ours is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
-
-
-def _response_for_a_lost_replica() -> str:
-    """Whole, as HAProxy sends it; to gRPC's clients its status is UNAVAILABLE."""
-    error = UnavailableError("the ingress replica that had this request was lost; try again")
-    body = json.dumps(error_body(error))
-    lines = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in error_headers(error).items()]
-    return "\r\n".join([*lines, "", body])

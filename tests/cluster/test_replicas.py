@@ -1,6 +1,7 @@
-"""Two ingress replicas behind one address: both work, both are counted, and either may die."""
+"""Two ingress replicas behind one address: both work, both are counted, and either may die, and HAProxy too."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 import baton
+from bench.gaps import Round, Seen, one_round, pids
 from tests.cluster.served import ServedCluster
 
 pytestmark = pytest.mark.timeout(300)
@@ -80,6 +82,37 @@ async def test_requests_of_both_protocols_spread_over_both_and_one_scrape_counts
         assert min(counts.values()) >= 5
     assert served.status()["num_ingress_replicas"] == 2
     assert "ingress 2/2" in " ".join(served.baton("status").stdout.split())
+
+
+async def killed(served: ServedCluster, victim: str) -> Round:
+    state = json.loads((served.folder / "cluster.json").read_text())
+    return await one_round(victim, served.folder, state, after_s=4)
+
+
+def ended(made: Round, *outcomes: str) -> list[Seen]:
+    return [one for seen in made.seen.values() for one in seen if one.outcome in outcomes]
+
+
+async def test_a_killed_haproxy_costs_what_it_carried_and_nobody_is_refused(served: ServedCluster) -> None:
+    made = await killed(served, "haproxy")
+    assert not ended(made, "refused")
+    late = [one for one in ended(made, "lost", "cut") if one.begin_s > made.killed_s + 0.1]  # gRPC's old connection
+    assert not late
+    assert len(ended(made, "answered")) > 100
+
+
+async def test_a_killed_manager_of_haproxy_costs_nothing(served: ServedCluster) -> None:
+    before = pids(served.folder, {}, "manager")
+    assert not ended(await killed(served, "manager"), "refused", "lost", "cut")
+    served.wait("a new manager", lambda workers: pids(served.folder, {}, "manager") not in ([], before))
+
+
+async def test_a_replica_that_dies_costs_the_streams_that_it_had_begun_alone(served: ServedCluster) -> None:
+    made = await killed(served, "replica")
+    assert made.replaced_s is not None
+    assert not ended(made, "refused", "lost")
+    assert not [one for one in ended(made, "cut") if one.begin_s > made.killed_s]
+    served.wait("both replicas", lambda workers: served.status()["num_ingress_replicas"] == 2)
 
 
 async def test_a_replica_that_dies_costs_no_request_that_is_sent_again(served: ServedCluster) -> None:

@@ -61,6 +61,7 @@ FLOOR_1 = (
 FLOOR_3 = ("workers/actor.py", "workers/process.py", "cluster/fleet")
 FLOOR_4 = (
     "cluster/ingress/app.py",
+    "cluster/ingress/haproxy.py",
     "cluster/cli.py",
     "cluster/commands",
     "cluster/bring_up.py",
