@@ -83,9 +83,10 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": "1024",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # A request whose replica ends before it has answered anything goes to another one, POSTs too: nobody has seen
-        # an answer, and the workers end what a lost ingress asked for. It must fit a buffer, less 1 KiB.
+        # an answer, and the workers end what a lost ingress asked for. It must fit a buffer, less 1 KiB;
+        # HAProxy holds a buffer for every request that waits for its answer.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 << 10),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # of HAProxy's manager; at the third failure there is a new one
         # A change of replicas starts a new HAProxy; the old one stays until its streams have ended, or so long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
