@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from baton.errors import ConfigError
+from cluster.config import RouterConfig
 from cluster.ingress.environment import find_haproxy, serve_environment
 
 
@@ -27,3 +28,12 @@ def test_without_haproxy_the_python_proxy_still_binds_where_it_should() -> None:
 def test_a_folder_too_long_for_a_socket_is_refused() -> None:
     with pytest.raises(ConfigError, match="longer than 27 bytes"):
         serve_environment("/tmp/" + "x" * 30, haproxy=True)
+
+
+@pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy binary on this platform")
+def test_a_haproxy_that_a_change_of_replicas_replaced_stays_longer_than_any_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = serve_environment(".", haproxy=True)
+    assert int(settings["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > RouterConfig().request_timeout_s
