@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from workers.engine import sampler
-from workers.engine.sequence import SamplingParams
-from workers.model import cpu_sampling
+from workers.model import cpu_sampling, sampler
 from workers.model.contract import SampleRow
+from workers.model.sampling_params import SamplingParams
 
 pytestmark = [
     pytest.mark.skipif(not cpu_sampling.available(), reason="no C compiler"),
