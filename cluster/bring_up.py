@@ -24,6 +24,7 @@ from cluster.ingress.generation_defaults import generation_defaults
 from cluster.models import find_model, has_chat_template
 from cluster.signals import uninterrupted
 from cluster.state import ClusterState
+from workers.model.gguf_folder import find_gguf
 
 if TYPE_CHECKING:
     from cluster.fleet.client import ControllerClient
@@ -57,7 +58,8 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
     """
     with state.lock():
         if config.model != AUTO:
-            report(f"looking at the model {config.shown_name}")
+            if find_gguf(Path(config.model).expanduser()) is not None:
+                report(f"reading the header of {config.model}")  # seconds, the first time
             generation_defaults(str(find_model(config.model)), config.generation_defaults)
         if not local_ray.external_address():
             _check_cores(config)
