@@ -94,7 +94,7 @@ static void locate(const baton_attention_args *a, const task_t *t, int first, ro
 static void run_task(const baton_attention_args *a, const task_t *t, float *state, float *transposed) {
     int rows = t->num_queries * (a->num_heads / a->num_kv_heads), kind = kind_of(a);
     int64_t head_nbytes = a->head_dim * (a->is_bf16 ? 2 : 4), lines = (head_nbytes + 63) / 64;
-    int64_t begin = t->head * head_nbytes, end = begin + t->num_heads * head_nbytes;
+    int64_t begin = t->head * head_nbytes;
     start_rows(a, t, state, kind);
     rows_t tiles[2];
     locate(a, t, t->first_key, tiles);
@@ -102,9 +102,11 @@ static void run_task(const baton_attention_args *a, const task_t *t, float *stat
         rows_t *now = tiles + i, *next = tiles + (i ^ 1);
         next->count = 0;
         if (first + TILE < t->end_key) locate(a, t, first + TILE, next);
-        cursor_t keys_next = {next->keys, next->keys + next->count, begin, begin, end};
-        cursor_t values_next = {next->values, next->values + next->count, begin, begin, end};
         for (int h = 0; h < t->num_heads; h++) {
+            rows_t *ahead = h + 1 < t->num_heads ? now : next; /* the next head of these tokens, else the first of the next */
+            int64_t from = begin + (h + 1 < t->num_heads ? h + 1 : 0) * head_nbytes, to = from + head_nbytes;
+            cursor_t keys_next = {ahead->keys, ahead->keys + ahead->count, from, from, to};
+            cursor_t values_next = {ahead->values, ahead->values + ahead->count, from, from, to};
             int64_t offset = (t->head + h) * a->head_dim;
             const source_t keys = {now->keys, now->count, offset, a->head_dim, &keys_next, lines};
             const source_t values = {now->values, now->count, offset, a->head_dim, &values_next, lines};

@@ -1,8 +1,8 @@
 /* What one thread does to a few rows of queries and a tile of keys: scores, the online softmax, weighted values.
  *
  * Register tiles are TILE_ROWS rows x 4 keys, or x 4 chunks of a value, so that AVX2's 16 registers hold them. Inside,
- * dimensions lie as `load_chunk` gives them. While a tile of keys is read, the same places of `next`, the tile to come,
- * are asked for: rows short and far apart defeat the processor's own guess.
+ * dimensions lie as `load_chunk` gives them. While a tile of keys is read, the same places of what comes next are asked for,
+ * one head of a tile and no more, which the caches hold: rows short and far apart defeat the processor's own guess.
  */
 #ifndef BATON_CPU_ATTENTION_ROWS_H
 #define BATON_CPU_ATTENTION_ROWS_H
@@ -25,7 +25,7 @@ INLINE vecf dot_pairs(vecf sum, const uint16_t *a, const void *base, int64_t i) 
 }
 #endif
 
-/* Walks the rows of a tile to come in the order of memory, all heads of a row together, one cache line a step. */
+/* Walks one head's part of the rows of a tile, in order, one cache line a step. */
 typedef struct {
     const void *const *rows, *const *end;
     int64_t first, at, nbytes; /* of each row, bytes [first, nbytes) */
@@ -44,7 +44,7 @@ INLINE void fetch(cursor_t *c, int lines) {
     const void *const *rows = c->rows;
     int64_t at = c->at, nbytes = c->nbytes;
     for (; lines > 0 && rows < c->end; lines--) {
-        __builtin_prefetch((const char *)*rows + at, 0, 2); /* to the second level: a tile may be more than the first */
+        __builtin_prefetch((const char *)*rows + at, 0, 3);
         at += 64;
         if (at >= nbytes) at = c->first, rows++;
     }
