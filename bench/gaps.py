@@ -38,7 +38,7 @@ RATE = 10.0  # requests/s of each kind; connections at four times that
 BEFORE_S = 1.5
 AFTER_S = 10.0
 BODY = {"model": "demo", "prompt": "Once", "max_tokens": NUM_TOKENS, "ignore_eos": True}
-TITLES = {"replica": "ray::ServeReplica", "manager": "ray::HAProxyManager"}
+TITLES = {"replica": "ray::ServeReplica", "manager": "ray::SteadyHAProxyManager"}
 KINDS = ("GET /health", "HTTP, whole", "HTTP, stream", "gRPC, stream")
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import baton
-from bench.gaps import Round, Seen, one_round, pids
+from bench.gaps import Round, Seen, one_round
 from tests.cluster.served import ServedCluster
 
 pytestmark = pytest.mark.timeout(300)
@@ -99,12 +99,6 @@ async def test_a_killed_haproxy_costs_what_it_carried_and_nobody_is_refused(serv
     late = [one for one in ended(made, "lost", "cut") if one.begin_s > made.killed_s + 0.1]  # gRPC's old connection
     assert not late
     assert len(ended(made, "answered")) > 100
-
-
-async def test_a_killed_manager_of_haproxy_costs_nothing(served: ServedCluster) -> None:
-    before = pids(served.folder, {}, "manager")
-    assert not ended(await killed(served, "manager"), "refused", "lost", "cut")
-    served.wait("a new manager", lambda workers: pids(served.folder, {}, "manager") not in ([], before))
 
 
 async def test_a_replica_that_dies_costs_the_streams_that_it_had_begun_alone(served: ServedCluster) -> None:
