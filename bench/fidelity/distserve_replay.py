@@ -60,9 +60,11 @@ def comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
 def verdicts(system: str, comparisons: Sequence[Comparison], max_points: float) -> list[str]:
     """One line for each bar."""
     lines = []
+    light = [comparison for comparison in comparisons if comparison.measured.attainment >= SATURATED_ATTAINMENT]
     for label, some in (
         ("all", list(comparisons)),
         ("held out", [comparison for comparison in comparisons if not comparison.fitted]),
+        ("below saturation", light),
     ):
         if some:
             error = mean_attainment_error(some)
@@ -70,7 +72,6 @@ def verdicts(system: str, comparisons: Sequence[Comparison], max_points: float) 
                 f"{system}, {label} ({len(some)} runs): mean absolute error of attainment {error:.1f} points "
                 f"({_met(error <= max_points)}, at most {max_points:g})"
             )
-    light = [comparison for comparison in comparisons if comparison.measured.attainment >= SATURATED_ATTAINMENT]
     beyond = [
         f"{comparison.name} {name} {error:+.0%}"
         for comparison in light

@@ -22,6 +22,7 @@ from cluster.simulator.contract import Arrival
 
 FOLDER = "distserve_ground_truth"
 RUNS = "opt-13b-sharegpt"
+EXTRA = "extra_*"  # folders of more runs, each of another placement
 DATA_VARIABLE = "BATON_DATA"
 
 _NAME = re.compile(r"(?:(?P<vllm>vllm)|distserve-c(?P<prefill>\d\d)d(?P<decode>\d\d))-(?P<count>\d+)-(?P<rate>[\d.]+)")
@@ -67,7 +68,7 @@ def read_runs(folder: Path) -> list[Run]:
         ConfigError: No run is there, or a run's file is not what SOURCE.md says.
     """
     runs = []
-    for path in sorted((folder / RUNS).glob("*.exp")):
+    for path in sorted([*(folder / RUNS).glob("*.exp"), *folder.glob(f"{EXTRA}/*.exp")]):
         name = _NAME.fullmatch(path.stem)
         if name is not None:
             runs.append(_read_run(path, name))

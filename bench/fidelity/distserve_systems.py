@@ -4,6 +4,12 @@ What the systems did, beyond the fits (sources in DistServe's repository, github
 
 * Their benchmark started vLLM with prompts whole and before decodes, 65,536 batched tokens, 1,024 sequences.
 * DistServe's decode loop stands still while it pulls a request's KV, one request after another: `receive_token_s`.
+* With decode stages, its engine looks for new requests when a batch comes back from the last stage, and adds them to
+  the batch that goes next (single_stage_engine.py, decoding_stage_scheduler.py). While one batch holds all that run, it
+  is always the next one: the others get work by a coincidence of events alone. In c21d12-600-6 that took 28 s, in
+  c21d12-1000-10 it had not come when KV ran out after 49 s; until then both took the time of one batch through both
+  stages (within 10 %), later that of two. Afterwards new requests fell to both alike. So `open_after_s`.
+* A decode stage pulls KV between steps: those that fly come home first.
 * Both do host work for each sequence of a decode step (detokenizing, messages to Ray workers): `sequence_s`. In vLLM's
   runs the first tokens of prompts read by one step are 0.36 ms apart, in every run.
 
@@ -25,7 +31,7 @@ from bench.fidelity.distserve_runs import Run, read_capacity, read_profile
 from cluster.config import EngineConfig, KVConfig, RouterConfig
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.latency import Parallelism
-from cluster.simulator.contract import SimCluster, SimPool
+from cluster.simulator.contract import Pipelining, SimCluster, SimPool
 from workers.spec import Role
 
 MODEL = "facebook/opt-13b"
@@ -46,6 +52,7 @@ FITTED_RUNS = frozenset(
         *("vllm-100-1", "vllm-200-2", "vllm-400-4"),
         *("distserve-c21d11-300-3", "distserve-c21d11-300-6", "distserve-c21d11-750-7.5"),
         *("distserve-c21d11-300-10.5", "distserve-c21d11-300-12"),
+        "distserve-c21d12-600-6",  # for `open_after_s` alone
     }
 )
 
@@ -60,6 +67,7 @@ class Constants:
     decode_step_s: float  # of each step of decodes
     sequence_s: float  # of each sequence in a step of decodes
     receive_token_s: float = 0.0  # by one device; several take in their shares at once
+    open_after_s: float = 0.0  # see `Pipelining`
 
 
 CONSTANTS: Mapping[str, Constants] = {  # by system, and by server where it is `server` of a run
@@ -79,6 +87,7 @@ CONSTANTS: Mapping[str, Constants] = {  # by system, and by server where it is `
         decode_step_s=0.00085,
         sequence_s=0.00015,
         receive_token_s=10.45e-6,
+        open_after_s=28.0,
     ),
 }
 
@@ -134,33 +143,40 @@ def sim_cluster(run: Run, published: Published, constants: Constants) -> SimClus
 def _pool(role: Role, system: str, degrees: Parallelism, published: Published, constants: Constants) -> SimPool:
     fits = CoefficientLatency.from_profile(published.profiles[system], MODEL, degrees)
     capacity = published.capacity[MODEL, degrees.tensor, degrees.pipeline] // BLOCK_SIZE
+    is_prefill = role is Role.PREFILL
     return SimPool(
         role=role,
         num_workers=1,
         latency=calibrated(fits, constants),
         num_blocks=min(capacity, VLLM_BLOCKS) if system == "vllm" else capacity,
         receive_token_s=constants.receive_token_s / degrees.num_devices if role is Role.DECODE else 0.0,
+        pipelining=Pipelining(
+            host_step_s=constants.prefill_step_s if is_prefill else constants.decode_step_s,
+            host_sequence_s=0.0 if is_prefill else constants.sequence_s,
+            join="lot",
+            open_after_s=constants.open_after_s,
+            in_turns=True,
+        ),
     )
 
 
 def calibrated(fits: CoefficientLatency, constants: Constants) -> CoefficientLatency:
-    """`fits` with the constants in them. With pipeline stages the host's work lies between any two stages' steps."""
-    stages = fits.pipeline_stages
+    """`fits` with the constants in them."""
     return replace(
         fits,
         prefill=PrefillFit(
-            base_s=fits.prefill.base_s + constants.prefill_step_s * stages,
+            base_s=fits.prefill.base_s + constants.prefill_step_s,
             per_token_s=fits.prefill.per_token_s * constants.prefill_scale,
             per_square_s=fits.prefill.per_square_s * constants.prefill_scale,
         ),
-        decode_small=_decode(fits.decode_small, constants, stages),
-        decode_large=_decode(fits.decode_large, constants, stages),
+        decode_small=_decode(fits.decode_small, constants),
+        decode_large=_decode(fits.decode_large, constants),
     )
 
 
-def _decode(fit: DecodeFit, constants: Constants, stages: int) -> DecodeFit:
+def _decode(fit: DecodeFit, constants: Constants) -> DecodeFit:
     return replace(
         fit,
-        base_s=fit.base_s + constants.decode_step_s * stages,
-        per_sequence_s=fit.per_sequence_s + constants.sequence_s * stages,
+        base_s=fit.base_s + constants.decode_step_s,
+        per_sequence_s=fit.per_sequence_s + constants.sequence_s,
     )

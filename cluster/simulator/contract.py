@@ -2,12 +2,39 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
 from cluster.planner.latency import LatencyModel, TransferModel
 from cluster.planner.overheads import ALONE, Contention
 from cluster.simulator.drafting import SimDrafter
 from workers.spec import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipelining:
+    """How workers of several pipeline stages go about it; those of one pass it over.
+
+    A step passes the stages, which share its time evenly but for what the host takes afterwards, for one step at a
+    time: scheduling, sampling, messages.
+
+    Attributes:
+        host_step_s: Of every step's time, on the host.
+        host_sequence_s: The same for each sequence in the step.
+        join: The batch of decodes that a new one joins: the smallest, or one of those that there are, by lot.
+        open_after_s: By lot, how long the number of batches stays as it is before another one opens.
+        in_turns: The engine looks for work when it has begun a step and when the oldest one comes back, and at no other
+            time; else whenever the first stage is free.
+    """
+
+    host_step_s: float = 0.0
+    host_sequence_s: float = 0.0
+    join: Literal["smallest", "lot"] = "smallest"
+    open_after_s: float = 0.0
+    in_turns: bool = False
+
+
+EVENLY = Pipelining()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +47,7 @@ class SimPool:
     num_blocks: int  # KV blocks of each
     receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still
     drafter: SimDrafter | None = None  # None: every step gives each sequence one token
+    pipelining: Pipelining = EVENLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from cluster.simulator.flight import DecodeFlight, PromptFlight
 from cluster.simulator.jobs import Request
 from cluster.simulator.machine import Machine
 from cluster.simulator.network import Network
+from cluster.simulator.pipeline import Batches, Stages, decodes_of
 from cluster.simulator.spans import Spans
 from workers.engine.scheduler import ScheduledChunk, StepPlan, is_decode
 from workers.engine.sequence import Sequence as Seq
@@ -77,6 +78,9 @@ class SimWorker:
         self._latency = pool.latency
         self._num_stages = pool.latency.pipeline_stages
         self._has_drafter = pool.drafter is not None
+        self._in_turns = pool.pipelining.in_turns
+        self._stages = Stages(self._num_stages, pool.pipelining)
+        self._batches = Batches(self._num_stages, pool.pipelining, seed=index)
         self._handover_s = cluster.handover_s
         self._receive_s = cluster.receive_s
         self._receive_token_s = pool.receive_token_s
@@ -184,11 +188,12 @@ class SimWorker:
         engine.take_in(now_s)
         if engine.num_received and (self._receive_s or self._receive_token_s):
             cost_s = engine.num_received * self._receive_s + engine.num_received_tokens * self._receive_token_s
-            self._entry_s = now_s + cost_s
+            # Every stage takes in its layers' share, after the steps that it has.
+            self._entry_s = max(now_s, self._stages.all_free_s) + cost_s
             engine.num_received = engine.num_received_tokens = 0
             self._has_news = True
             return
-        held_back = self._hold_back() if self._num_stages > 1 else ()
+        held_back = self._hold_back(now_s) if self._num_stages > 1 else ()
         plan = self.scheduler.plan(now_s, engine.drafts())
         for seq in held_back:
             self.scheduler.add_running(seq)
@@ -201,18 +206,20 @@ class SimWorker:
             self.stats.step_begins(now_s)
             self._start(plan, now_s)
             return
+        if self._in_turns and self._steps:
+            self._entry_s = self._steps[0].end_s
         self.stats.no_step(now_s, is_stuck=self.has_work and not (engine.num_in_transfer or self._steps))
         if plan.preempted and not self._has_news:
             self._entry_s, self._has_news = now_s + HOUSEKEEPING_S, True
 
-    def _hold_back(self) -> Sequence[Seq]:
-        """Decodes beyond this step's share: a pipeline is full when its steps share them out evenly."""
+    def _hold_back(self, now_s: float) -> Sequence[Seq]:
+        """Decodes of other batches than the one whose turn it is."""
         ready = [seq for seq in self.scheduler.running if is_decode(seq)]
-        num_flying = sum(step.num_decodes for step in self._steps)
-        share = -(-(len(ready) + num_flying) // self._num_stages)
-        for seq in ready[share:]:
+        chosen = {seq.key for seq in self._batches.next_up(ready, decodes_of(self._steps), now_s)}
+        held_back = [seq for seq in ready if seq.key not in chosen]
+        for seq in held_back:
             self.scheduler.remove(seq)
-        return ready[share:]
+        return held_back
 
     def _start(self, plan: StepPlan, now_s: float) -> None:
         chunks = plan.chunks
@@ -230,12 +237,11 @@ class SimWorker:
         step_s = latency.step_s(*_composition(chunks))
         if self._handover_s and self.role is Role.PREFILL:
             step_s += self._handover_s
-        end_s = now_s + step_s
-        if self._steps:  # the last stage is the one before's until that ends: unequal steps leave bubbles
-            end_s = max(end_s, self._steps[-1].end_s + step_s / self._num_stages)
+        before = self._steps[-1] if self._steps else None
+        end_s = self._stages.pass_through(now_s, step_s, len(chunks), before)
         self._steps.append(PromptFlight(chunks=chunks, start_s=now_s, end_s=end_s, num_decodes=len(decodes)))
         if self._num_stages > 1:
-            self._entry_s, self._has_news = now_s + step_s / self._num_stages, True
+            self._entry_s, self._has_news = now_s if self._in_turns else self._stages.first_free_s, True
             for chunk in chunks:
                 self.scheduler.remove(chunk.seq)
 
@@ -310,6 +316,7 @@ class SimWorker:
     def stall(self, duration_s: float) -> None:
         """Finishes no step for `duration_s`: the one in flight, or the next, takes so much longer."""
         self._entry_s = max(self._entry_s, self._queue.now_s) + duration_s
+        self._stages.stall(duration_s, self._queue.now_s)
         for step in self._steps:
             step.end_s += duration_s
         if self._run is not None:
