@@ -71,7 +71,8 @@ def _silicon_model(row: dict[str, str]) -> ModelSpec | None:
     if row["system"] not in SYSTEMS or not name.startswith(("meta-llama/", "Qwen/Qwen3-")):
         return None
     model = known_model(name)
-    return replace(model, weight_element_bytes=1.0) if row["precision"] == "fp8" else model
+    fp8 = replace(model.weights, dense=1.0, experts=1.0)  # embeddings and head stay as they are
+    return replace(model, weights=fp8) if row["precision"] == "fp8" else model
 
 
 def distserve_points(path: Path) -> Iterator[Point]:

@@ -100,6 +100,10 @@ class PublishedCosts:
         return 2 * self.shape.num_layers * self.shape.hidden * HALF_BYTES
 
     @property
+    def state_bytes(self) -> int:
+        return 0
+
+    @property
     def overheads(self) -> Overheads:
         return Overheads()
 

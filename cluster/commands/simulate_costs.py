@@ -91,12 +91,13 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
     """
     device = known_device(hardware)
     model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
-    needed = model.weight_bytes + config.engine.memory_bytes
+    state_bytes = model.state_bytes * config.engine.max_sequences
+    needed = model.weight_bytes + config.engine.memory_bytes + state_bytes
     if needed > device.memory_bytes:
         raise ConfigError(
             f"engine.memory: {config.engine.memory_bytes} bytes and {model.weight_bytes} bytes of {config.model}'s "
-            f"weights are {needed}, {device.name} has {device.memory_bytes}; lower engine.memory, or give "
-            "larger hardware"
+            f"weights{_and_states(state_bytes, config.engine.max_sequences)} are {needed}, {device.name} has "
+            f"{device.memory_bytes}; lower engine.memory, or give larger hardware"
         )
     parallelism = Parallelism()
     cluster = sim_cluster(
@@ -104,8 +105,15 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
         latency=RooflineLatency.of(model, device, parallelism),
         transfer=path_between(device, parallelism, parallelism, within_node=True),
         shape=KVShape(
-            token_bytes=model.kv_bytes_per_token, num_layers=model.num_kv_layers, max_positions=model.max_model_len
+            token_bytes=model.kv_bytes_per_token,
+            state_bytes=model.state_bytes,
+            num_layers=max(model.num_kv_layers, 1),
+            max_positions=model.max_model_len,
         ),
         overheads=Overheads(ingress_s=INGRESS_S),
     )
     return cluster, f"data sheet of {device.name}"
+
+
+def _and_states(state_bytes: int, max_sequences: int) -> str:
+    return f", and {state_bytes} bytes of states for engine.max_sequences {max_sequences}," if state_bytes else ""

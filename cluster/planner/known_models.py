@@ -71,6 +71,114 @@ _SMOLLM2_135M = _llama(
     tie_word_embeddings=True,
 )
 
+
+def _deepseek(**others: Any) -> dict[str, Any]:
+    """DeepSeek-V3's layers; weights in fp8, with a scale for each block."""
+    return {
+        "model_type": "deepseek_v3",
+        "hidden_size": 7168,
+        "intermediate_size": 18_432,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "first_k_dense_replace": 3,
+        "moe_layer_freq": 1,
+        "n_group": 8,
+        "topk_group": 4,
+        "num_nextn_predict_layers": 1,
+        "max_position_embeddings": 163_840,
+        "vocab_size": 129_280,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+        "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+        **others,
+    }
+
+
+def _kimi(**others: Any) -> dict[str, Any]:
+    return _deepseek(
+        model_type="kimi_k2",
+        num_attention_heads=64,
+        num_key_value_heads=64,
+        n_routed_experts=384,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        num_nextn_predict_layers=0,
+        vocab_size=163_840,
+        **others,
+    )
+
+
+def _gpt_oss(layers: int, experts: int) -> dict[str, Any]:
+    """Attention, routers and embeddings in bfloat16, experts in MXFP4."""
+    return {
+        "model_type": "gpt_oss",
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "num_local_experts": experts,
+        "num_experts_per_tok": 4,
+        "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * (layers // 2),
+        "attention_bias": True,
+        "max_position_embeddings": 131_072,
+        "vocab_size": 201_088,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"],
+        },
+    }
+
+
+def _qwen3_5(hidden: int, layers: int, heads: int, value_heads: int, **others: Any) -> dict[str, Any]:
+    """The language part; every fourth layer has full attention, with an output gate."""
+    return {
+        "model_type": "qwen3_5_text",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "full_attention_interval": 4,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": value_heads,
+        "max_position_embeddings": 262_144,
+        "vocab_size": 248_320,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+        **others,
+    }
+
+
+def _qwen3_5_moe(hidden: int, layers: int, heads: int, value_heads: int, inner: int, **others: Any) -> dict[str, Any]:
+    experts = {
+        "model_type": "qwen3_5_moe_text",
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": inner,
+        "shared_expert_intermediate_size": inner,
+    }
+    return _qwen3_5(hidden, layers, heads, value_heads, **{**experts, **others})
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "smollm2": _SMOLLM2_135M,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
@@ -157,6 +265,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         moe_intermediate_size=512,
         shared_expert_intermediate_size=512,
     ),
+    "Qwen/Qwen3.5-9B": _qwen3_5(4096, 32, 16, 32, num_key_value_heads=4, intermediate_size=12_288),
+    "Qwen/Qwen3.5-27B": _qwen3_5(5120, 64, 24, 48, num_key_value_heads=4, intermediate_size=17_408),
+    "Qwen/Qwen3.5-35B-A3B": _qwen3_5_moe(2048, 40, 16, 32, 512),
+    "Qwen/Qwen3.5-122B-A10B": _qwen3_5_moe(3072, 48, 32, 64, 1024),
+    "Qwen/Qwen3.5-397B-A17B": _qwen3_5_moe(4096, 60, 32, 64, 1024, num_experts=512, num_experts_per_tok=10),
+    "deepseek-ai/DeepSeek-V3": _deepseek(),
+    "deepseek-ai/DeepSeek-R1": _deepseek(),
+    "moonshotai/Kimi-K2-Instruct": _kimi(max_position_embeddings=131_072),
+    "openai/gpt-oss-20b": _gpt_oss(24, 32),
+    "openai/gpt-oss-120b": _gpt_oss(36, 128),
     "facebook/opt-1.3b": _opt(2048, 24, 32),
     "facebook/opt-6.7b": _opt(4096, 32, 32),
     "facebook/opt-13b": _opt(5120, 40, 40),

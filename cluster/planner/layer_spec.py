@@ -59,6 +59,11 @@ class LayerSpec:
         return self.attention.num_parameters + self.feed_forward.num_held
 
     @property
+    def num_dense(self) -> int:
+        """That every token meets."""
+        return self.attention.num_parameters + self.feed_forward.num_parameters
+
+    @property
     def num_active(self) -> int:
         return self.attention.num_parameters + self.feed_forward.num_active
 

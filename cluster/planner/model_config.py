@@ -13,9 +13,11 @@ Config = Mapping[str, Any]
 
 UNGATED = frozenset({"opt", "phi", "starcoder2", "nemotron"})  # two matrices in a feed-forward layer, not three
 WITH_QKV_BIAS = frozenset({"qwen2", "qwen2_moe"})
-WITH_HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3_text", "gemma3"})
+WITH_HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "gemma3_text", "gemma3"})
+WITH_OUTPUT_GATE = frozenset({"qwen3_next", "qwen3_5"})
 WITH_FOUR_NORMS = frozenset({"gemma2", "gemma3_text", "gemma3"})
 ALWAYS_TIED = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "opt"})
+SAME_LAYERS = {"qwen3_5_text": "qwen3_5", "qwen3_5_moe": "qwen3_5", "qwen3_5_moe_text": "qwen3_5"}
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
 
 
@@ -34,7 +36,13 @@ def whole(config: Config, *names: str, default: int | None = None) -> int:
 
 
 def model_type(config: Config) -> str:
-    return str(config.get("model_type", "llama"))
+    name = str(config.get("model_type", "llama"))
+    return SAME_LAYERS.get(name, name)
+
+
+def is_latent(config: Config) -> bool:
+    """Whether attention keeps one compressed vector per token, whatever the heads."""
+    return config.get("kv_lora_rank") is not None
 
 
 def is_tied(config: Config) -> bool:
@@ -67,7 +75,11 @@ def _implied_type(config: Config, index: int) -> str:
     if (interval := config.get("full_attention_interval")) is not None:
         return "linear_attention" if (index + 1) % interval else "full_attention"
     if (kinds := config.get("attn_type_list")) is not None:  # MiniMax: 1 is softmax attention
+        if kinds[index] not in (0, 1):
+            raise ConfigError(f"config.json: attn_type_list has {kinds[index]!r}; the planner knows 0 and 1")
         return "full_attention" if kinds[index] else "linear_attention"
+    if model_type(config) == "gpt_oss":
+        return "full_attention" if index % 2 else "sliding_attention"
     if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return "full_attention"
     if model_type(config) in ("gemma2", "gemma3", "gemma3_text"):
@@ -81,14 +93,14 @@ def _implied_type(config: Config, index: int) -> str:
 def _attention(config: Config, kind: str) -> AttentionSpec:
     if kind == "linear_attention":
         return _delta_rule(config) if "linear_num_value_heads" in config else _lightning(config)
-    if "kv_lora_rank" in config:
+    if is_latent(config):
         return _latent(config)
     hidden, family = whole(config, "hidden_size"), model_type(config)
     num_heads = whole(config, "num_attention_heads")
     num_kv_heads = whole(config, "num_key_value_heads", default=num_heads)
     head_dim = whole(config, "head_dim", default=hidden // num_heads)
     q_dim, kv_dim = num_heads * head_dim, num_kv_heads * head_dim
-    gate_dim = q_dim if family == "qwen3_next" or config.get("attn_output_gate") else 0
+    gate_dim = q_dim if family in WITH_OUTPUT_GATE or config.get("attn_output_gate") else 0
     num_parameters = hidden * (2 * q_dim + gate_dim + 2 * kv_dim)
     if config.get("attention_bias") or family == "opt":
         num_parameters += q_dim + 2 * kv_dim + hidden
@@ -177,10 +189,16 @@ def _feed_forward(config: Config, index: int) -> FeedForwardSpec:
 
 
 def _is_dense(config: Config, index: int) -> bool:
+    kinds = config.get("mlp_layer_types")
+    if kinds is not None:
+        if kinds[index] not in ("dense", "sparse"):
+            raise ConfigError(f"config.json: mlp_layer_types has {kinds[index]!r}; the planner knows dense and sparse")
+        return bool(kinds[index] == "dense")
     return (
         index in (config.get("mlp_only_layers") or ())
         or (index + 1) % whole(config, "decoder_sparse_step", default=1) != 0
         or index < (config.get("first_k_dense_replace") or 0)
+        or index % whole(config, "moe_layer_freq", default=1) != 0
     )
 
 

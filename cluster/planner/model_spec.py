@@ -5,18 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from baton.errors import ConfigError
 from cluster.planner.layer_spec import LayerSpec, num_pairs
-from cluster.planner.model_config import is_tied, layers_of, model_type, whole
+from cluster.planner.model_config import is_latent, is_tied, layers_of, model_type, whole
+from cluster.planner.size_fields import check_fields
+from cluster.planner.weight_format import WeightFormat, dtype_bytes
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = 4  # of an element of a linear layer's state: float32, as its kernels keep it
-WEIGHT_BYTES = {"fp8": 1.0}  # by `quantization_config.quant_method`
+BF16 = WeightFormat()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """`extra_parameters`: positions, final norm and projections around the layers, all small."""
+    """`extra_parameters`: positions, final norm and projections around the layers, all small.
+
+    `num_kv_heads`: 1 where all heads share what is kept of a token, as in latent attention.
+    """
 
     name: str
     layers: tuple[LayerSpec, ...]
@@ -28,7 +31,7 @@ class ModelSpec:
     tied: bool
     extra_parameters: int = 0
     embedding_size: int | None = None  # of the vocabulary's vectors; None: `hidden_size`
-    weight_element_bytes: float = 2.0
+    weights: WeightFormat = BF16
     kv_element_bytes: int = 2
 
     @classmethod
@@ -41,22 +44,27 @@ class ModelSpec:
             ConfigError: A field is missing or out of range, or a layout is unknown.
         """
         if isinstance(config.get("text_config"), Mapping):
-            config = {**config["text_config"], "quantization_config": config.get("quantization_config")}
+            whole_model = {name: config.get(name) for name in ("quantization_config", "tie_word_embeddings", "dtype")}
+            config = {
+                **{name: value for name, value in whole_model.items() if value is not None},
+                **config["text_config"],
+            }
+        check_fields(config)
         hidden = whole(config, "hidden_size")
         num_heads = whole(config, "num_attention_heads")
-        element_bytes = _element_bytes(dtype or config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+        element_bytes = dtype_bytes(dtype or config.get("dtype") or config.get("torch_dtype") or "bfloat16")
         return cls(
             name=name or model_type(config),
             layers=layers_of(config),
             hidden_size=hidden,
             vocab_size=whole(config, "vocab_size"),
             num_heads=num_heads,
-            num_kv_heads=whole(config, "num_key_value_heads", default=num_heads),
+            num_kv_heads=1 if is_latent(config) else whole(config, "num_key_value_heads", default=num_heads),
             max_model_len=whole(config, "max_position_embeddings"),
             tied=is_tied(config),
             extra_parameters=_extra(config),
             embedding_size=config.get("word_embed_proj_dim"),
-            weight_element_bytes=_weight_bytes(config, element_bytes),
+            weights=WeightFormat.from_config(config, element_bytes),
             kv_element_bytes=element_bytes,
         )
 
@@ -87,7 +95,12 @@ class ModelSpec:
 
     @property
     def weight_bytes(self) -> int:
-        return round(self.num_parameters * self.weight_element_bytes)
+        outside = self.head_parameters * (1 if self.tied else 2) + self.extra_parameters
+        return round(outside * self.weights.outside + sum(self.layer_weight_bytes(layer) for layer in self.layers))
+
+    def layer_weight_bytes(self, layer: LayerSpec) -> float:
+        experts = layer.num_parameters - layer.num_dense
+        return layer.num_dense * self.weights.dense + experts * self.weights.experts
 
     @property
     def kv_layer_bytes(self) -> tuple[int, ...]:
@@ -130,13 +143,14 @@ class ModelSpec:
 
     def decode_bytes(self, num_sequences: int, num_context: int) -> int:
         """Read and written by one step: weights it touches, KV that it sees and adds, states."""
-        weights = float(self.head_parameters + self.extra_parameters)
+        weights = (self.head_parameters + self.extra_parameters) * self.weights.outside
         elements = 0
         for layer, count in self.layer_counts:
-            weights += (layer.attention.num_parameters + layer.feed_forward.num_touched(num_sequences)) * count
+            experts = layer.feed_forward.num_touched(num_sequences) - layer.feed_forward.num_parameters
+            weights += (layer.num_dense * self.weights.dense + experts * self.weights.experts) * count
             elements += layer.attention.kv_elements * (seen_tokens(layer, num_sequences, num_context)) * count
         states = 2 * self.state_bytes * num_sequences
-        return round(weights * self.weight_element_bytes) + elements * self.kv_element_bytes + states
+        return round(weights) + elements * self.kv_element_bytes + states
 
     def allows_tensor_parallel(self, degree: int) -> bool:
         """Whether heads split evenly; KV heads are copied where the degree is a multiple of them."""
@@ -154,26 +168,6 @@ def seen_tokens(layer: LayerSpec, num_sequences: int, num_context: int) -> int:
     if layer.attention.window is None:
         return num_all
     return min(num_all, layer.attention.window * num_sequences)
-
-
-def _element_bytes(dtype: object) -> int:
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPE_BYTES:
-        raise ConfigError(f"dtype {name!r} is not known to the planner; give {', '.join(DTYPE_BYTES)}")
-    return DTYPE_BYTES[name]
-
-
-def _weight_bytes(config: Mapping[str, Any], element_bytes: int) -> float:
-    quantization = config.get("quantization_config")
-    if not isinstance(quantization, Mapping):
-        return float(element_bytes)
-    method = str(quantization.get("quant_method"))
-    if method not in WEIGHT_BYTES:
-        raise ConfigError(
-            f"config.json: quantization_config.quant_method {method!r} is not known to the planner; "
-            f"it knows {', '.join(WEIGHT_BYTES)}, and configs without quantization"
-        )
-    return WEIGHT_BYTES[method]
 
 
 def _extra(config: Mapping[str, Any]) -> int:

@@ -67,6 +67,11 @@ class Costs(Protocol):
     def token_bytes(self) -> int: ...
 
     @property
+    def state_bytes(self) -> int:
+        """Of one sequence, whatever its length."""
+        ...
+
+    @property
     def max_model_len(self) -> int: ...
 
     @property
@@ -224,13 +229,15 @@ class KVDemand:
         return self.needed <= MAX_LINK_LOAD * self.available
 
 
-def kv_demand(layout: Layout, *, rate: float, mean_prompt: float, token_bytes: int, site: Site) -> KVDemand:
+def kv_demand(
+    layout: Layout, *, rate: float, mean_prompt: float, token_bytes: int, site: Site, state_bytes: int = 0
+) -> KVDemand:
     """What one node sends (all its devices prefill) or receives (all decode) at `rate`, if every byte leaves its node.
 
     Nothing, where KV stays inside nodes or one node holds the plan.
     """
     if not layout.is_disaggregated or layout.within_node or layout.num_devices <= site.devices_per_node:
         return KVDemand(needed=0.0, available=site.node_bandwidth)
-    total = rate / layout.num_replicas * mean_prompt * token_bytes
+    total = rate / layout.num_replicas * (mean_prompt * token_bytes + state_bytes)
     share = max(min(site.devices_per_node / pool.num_devices, 1.0) for pool in layout.pools)
     return KVDemand(needed=total * share, available=site.node_bandwidth)

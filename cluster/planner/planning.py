@@ -128,6 +128,7 @@ def _disaggregated(
         rate=question.rate,
         mean_prompt=question.mean_prompt,
         token_bytes=question.costs.token_bytes,
+        state_bytes=question.costs.state_bytes,
         site=question.site,
     )
     if demand.is_affordable:

@@ -44,6 +44,10 @@ class ProfileCosts:
         return self.profile.token_bytes
 
     @property
+    def state_bytes(self) -> int:
+        return 0  # what was measured had none
+
+    @property
     def max_model_len(self) -> int:
         return self.profile.max_model_len
 

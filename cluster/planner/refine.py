@@ -89,6 +89,7 @@ def simulate_plan(question: Question, layout: Layout) -> Plan:
             rate=question.rate,
             mean_prompt=question.mean_prompt,
             token_bytes=question.costs.token_bytes,
+            state_bytes=question.costs.state_bytes,
             site=question.site,
         ),
         num_nodes=nodes_needed(layout, question.site.devices_per_node),

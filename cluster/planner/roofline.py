@@ -16,6 +16,8 @@ from cluster.planner.latency import Parallelism, PromptChunk
 from cluster.planner.layer_spec import LayerSpec, num_pairs
 from cluster.planner.model_spec import STATE_BYTES, ModelSpec
 
+FP8_BELOW = 1.1  # bytes an element, scales included
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
@@ -23,8 +25,8 @@ class _Layer:
 
     spec: LayerSpec
     count: int
-    num_dense: int  # parameters that every token meets
-    expert_stretch: float  # how much longer a routed expert's parameter takes than another
+    dense_read_s: float  # parameters that every token meets
+    expert_read_s: float  # one parameter of a routed expert
     token_flop_s: float  # matrix products of one token
     pair_flop_s: float  # one (query, key) pair in a prompt
     seen_s: float  # one key that a decode looks at: reading or computing, the longer
@@ -38,8 +40,7 @@ class RooflineLatency:
 
     layers: tuple[_Layer, ...]
     parallelism: Parallelism
-    weight_read_s: float  # one parameter, on one rank
-    head_parameters: int
+    head_read_s: float
     head_flop_s: float  # one row of logits
     all_reduce_s: float  # latency of all of one step's
     all_reduced_token_s: float  # one token through all of one step's all-reduces
@@ -75,12 +76,12 @@ class RooflineLatency:
         activation_bytes = model.hidden_size * model.kv_element_bytes
         ring = 2 * (tensor - 1) / tensor  # bytes each rank sends in a ring's all-reduce, per byte reduced
         ranks = parallelism.sequence
+        read_s = 1 / (tensor * device.memory_bandwidth * reach.memory)  # a byte of weights, in each rank's share
         return cls(
             layers=tuple(_layer(model, device, parallelism, spec, count) for spec, count in model.layer_counts),
             parallelism=parallelism,
-            weight_read_s=model.weight_element_bytes / tensor / (device.memory_bandwidth * reach.memory),
-            head_parameters=model.head_parameters,
-            head_flop_s=2 * model.head_parameters / tensor / _flops(model, device),
+            head_read_s=model.head_parameters * model.weights.outside * read_s,
+            head_flop_s=2 * model.head_parameters / tensor / _flops(model.weights.outside, device),
             all_reduce_s=2 * model.num_layers * reach.all_reduce_s if tensor > 1 else 0.0,
             all_reduced_token_s=2 * model.num_layers * ring * activation_bytes * link_s,
             passed_token_s=model.kv_bytes_per_token / tensor * (ranks - 1) / ranks * link_s,
@@ -130,10 +131,10 @@ class RooflineLatency:
         for layer in self.layers:
             spec = layer.spec
             touched = spec.feed_forward.num_touched(num_prompt_tokens + num_decodes) - spec.feed_forward.num_parameters
-            read_s = (layer.num_dense + touched * layer.expert_stretch) * self.weight_read_s
+            read_s = layer.dense_read_s + touched * layer.expert_read_s
             products_s = self._together_s(num_tokens * layer.token_flop_s, read_s)
             layers_s += (products_s + num_decodes * layer.state_s) * layer.count
-        head_s = self._together_s(num_rows * self.head_flop_s, self.head_parameters * self.weight_read_s)
+        head_s = self._together_s(num_rows * self.head_flop_s, self.head_read_s)
         moved_s = self.all_reduce_s + num_tokens * self.all_reduced_token_s + num_tokens * self.stage_token_s
         moved_s += num_prompt_tokens * self.passed_token_s
         return layers_s * self.stretch + head_s + moved_s + self.fixed_s + num_decodes * self.sequence_s
@@ -159,14 +160,17 @@ def _layer(model: ModelSpec, device: DeviceSpec, parallelism: Parallelism, spec:
     kv_read_s = 1 / (device.memory_bandwidth * reach.kv_memory)
     key_bytes = spec.attention.kv_elements * model.kv_element_bytes * model.num_kv_copies(tensor) / tensor
     state_bytes = spec.attention.state_elements * STATE_BYTES / tensor
-    num_dense = spec.attention.num_parameters + spec.feed_forward.num_parameters
-    product_flops = 2 * num_dense + 2 * (spec.num_active - num_dense) / reach.experts + spec.attention.recurrence_flops
+    read_s = 1 / (tensor * device.memory_bandwidth * reach.memory)
+    dense_flop_s = 1 / (tensor * _flops(model.weights.dense, device))
+    expert_flop_s = 1 / (tensor * _flops(model.weights.experts, device) * reach.experts)
+    num_expert = spec.num_active - spec.num_dense
     return _Layer(
         spec=spec,
         count=count,
-        num_dense=num_dense,
-        expert_stretch=1 / reach.experts,
-        token_flop_s=product_flops / tensor / _flops(model, device),
+        dense_read_s=spec.num_dense * model.weights.dense * read_s,
+        expert_read_s=model.weights.experts * read_s / reach.experts,
+        token_flop_s=(2 * spec.num_dense + spec.attention.recurrence_flops) * dense_flop_s
+        + 2 * num_expert * expert_flop_s,
         pair_flop_s=spec.attention.pair_flops * attention_s,
         seen_s=max(key_bytes * kv_read_s, spec.attention.decode_pair_flops * attention_s),
         key_read_s=key_bytes * kv_read_s,
@@ -174,8 +178,8 @@ def _layer(model: ModelSpec, device: DeviceSpec, parallelism: Parallelism, spec:
     )
 
 
-def _flops(model: ModelSpec, device: DeviceSpec) -> float:
-    """That matrix products reach."""
-    if device.fp8_flops and model.weight_element_bytes == 1.0:
+def _flops(element_bytes: float, device: DeviceSpec) -> float:
+    """That matrix products reach with weights of so many bytes; those below one are widened before."""
+    if device.fp8_flops and 1.0 <= element_bytes < FP8_BELOW:
         return device.fp8_flops * device.efficiency.fp8_compute
     return device.bf16_flops * device.efficiency.compute

@@ -43,6 +43,10 @@ class SpecCosts:
         return self.model.kv_bytes_per_token
 
     @property
+    def state_bytes(self) -> int:
+        return self.model.state_bytes
+
+    @property
     def max_model_len(self) -> int:
         return self.model.max_model_len
 
@@ -57,13 +61,14 @@ class SpecCosts:
         """Of the fullest rank: the pipeline stage with most layers and an embedding, if there are stages."""
         model, tensor = self.model, parallelism.tensor
         layer_share = -(-model.num_layers // parallelism.pipeline) / model.num_layers
-        parameters = sum(layer.num_parameters for layer in model.layers) * layer_share + model.extra_parameters
         num_embeddings = 1 if model.tied or parallelism.pipeline > 1 else 2
-        parameters += num_embeddings * model.head_parameters
+        outside = num_embeddings * model.head_parameters + model.extra_parameters
+        weights = sum(model.layer_weight_bytes(layer) for layer in model.layers) * layer_share
+        weights += outside * model.weights.outside
         kv_bytes = model.kv_bytes_per_token * model.num_kv_copies(tensor) * layer_share
         states = model.state_bytes * layer_share / tensor * engine.max_sequences
         return Footprint(
-            weight_bytes=round(parameters * model.weight_element_bytes / tensor),
+            weight_bytes=round(weights / tensor),
             activation_bytes=round(states + self._step_bytes(engine, tensor)),
             token_bytes=kv_bytes / (tensor * parallelism.sequence),
         )

@@ -150,6 +150,7 @@ def run_decode(question: Question, shape: WorkerShape, engine: EngineConfig, rat
         router=replace(UNLIMITED, disaggregate_over_tokens=0),
         max_model_len=question.costs.max_model_len,
         token_bytes=question.costs.token_bytes,
+        state_bytes=question.costs.state_bytes,
         receive_s=question.costs.overheads.receive_s,
     )
     return _run(question, cluster, rate, question.stay_s)
@@ -209,6 +210,7 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
         max_model_len=question.costs.max_model_len,
         num_layers=max(question.costs.num_kv_layers, 1),
         token_bytes=question.costs.token_bytes,
+        state_bytes=question.costs.state_bytes,
         transfer=transfer,
         ingress_s=overheads.ingress_s,
         handover_s=overheads.handover_s,

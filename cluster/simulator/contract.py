@@ -62,6 +62,7 @@ class SimCluster:
     max_model_len: int = 1 << 20
     num_layers: int = 1  # that hold KV: the granularity of pushing
     token_bytes: int = 0  # KV of one token, all layers
+    state_bytes: int = 0  # of one sequence, whatever its length: goes over with the last of its KV
     transfer: TransferModel | None = None  # None: transfers take no time
     ingress_s: float = 0.0  # from arrival to the worker, and again from the worker to the client
     handover_s: float = 0.0  # that a step takes longer whose prompts go to another worker

@@ -81,7 +81,12 @@ class SimEngine:
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
         self.outbox = SimOutbox(
-            network=network, owner=key, token_bytes=cluster.token_bytes, num_layers=cluster.num_layers, notify=notify
+            network=network,
+            owner=key,
+            token_bytes=cluster.token_bytes,
+            state_bytes=cluster.state_bytes,
+            num_layers=cluster.num_layers,
+            notify=notify,
         )
         self.inbox = SimInbox(network=network, owner=key, notify=notify)
         self.serving.connect(self.outbox, self.inbox)

@@ -15,6 +15,7 @@ class KVShape:
     """What a worker's blocks hold of the model."""
 
     token_bytes: int  # of one token, all layers
+    state_bytes: int = 0  # of one sequence, beside the blocks
     num_layers: int
     max_positions: int  # tokens up to which the model's positions are defined
 
@@ -54,6 +55,7 @@ def sim_cluster(
         max_model_len=max_model_len(config, shape),
         num_layers=shape.num_layers,
         token_bytes=shape.token_bytes,
+        state_bytes=shape.state_bytes,
         transfer=transfer,
         ingress_s=overheads.ingress_s,
         handover_s=overheads.handover_s,

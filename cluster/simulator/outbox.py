@@ -27,12 +27,20 @@ class SimOutbox:
     """
 
     def __init__(
-        self, *, network: Network, owner: WorkerKey, token_bytes: int, num_layers: int, notify: Callable[[], None]
+        self,
+        *,
+        network: Network,
+        owner: WorkerKey,
+        token_bytes: int,
+        state_bytes: int,
+        num_layers: int,
+        notify: Callable[[], None],
     ) -> None:
         self.bytes_sent = 0
         self._network = network
         self._owner = owner
         self._token_bytes = token_bytes
+        self._state_bytes = state_bytes
         self._num_layers = num_layers
         self._notify = notify
         self._book = self._new_book()
@@ -134,6 +142,7 @@ class SimOutbox:
         if not (spans or closing):
             return
         num_bytes = sum(span.end - span.start for span in spans) * self._token_bytes
+        num_bytes += self._state_bytes if closing is not None else 0
         inbox = network.inboxes.get(peer)
         last_s = now_s
         if inbox is not None:

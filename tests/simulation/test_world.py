@@ -91,6 +91,15 @@ def test_an_answer_of_one_token_moves_no_kv(num_outputs: int, num_tokens: int) -
     assert result.peak_blocks["decode-0"] == (num_outputs > 1) * result.peak_blocks["prefill-0"]
 
 
+def test_a_state_goes_over_with_the_last_of_a_sequence_s_kv() -> None:
+    spec = replace(cluster(prefill=1, decode=1), transfer=Path(bandwidth=1e6))
+    plain = simulate(spec, [arrival(0.0, 100, 2)])
+    with_state = simulate(replace(spec, state_bytes=500_000), [arrival(0.0, 100, 2)])
+    assert with_state.bytes_sent - plain.bytes_sent == 500_000
+    assert with_state.records[0].first_token_s == plain.records[0].first_token_s
+    assert with_state.records[0].finished_s > plain.records[0].finished_s + 0.1
+
+
 def test_transfers_to_one_worker_come_one_after_the_other() -> None:
     spec = replace(cluster(prefill=2, decode=1), transfer=Path(bandwidth=1e5))
     records = simulate(spec, [arrival(0.0, 100, 2), arrival(0.0, 100, 2)]).records

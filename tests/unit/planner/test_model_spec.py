@@ -44,6 +44,26 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 16,
         "linear_conv_kernel_dim": 4,
     },
+    "qwen3_5_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "qwen3_5_moe_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 64,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "minimax": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
@@ -194,7 +214,8 @@ def test_a_multi_modal_config_is_read_by_its_text_part_and_fp8_weights_take_a_by
     spec = ModelSpec.from_config({"model_type": "any", "text_config": LLAMA})
     assert spec.num_parameters == plain.num_parameters
     quantized = ModelSpec.from_config({**LLAMA, "quantization_config": {"quant_method": "fp8"}})
-    assert quantized.weight_bytes == plain.num_parameters
+    outside = 2 * plain.head_parameters + plain.extra_parameters  # stays in bfloat16
+    assert quantized.weight_bytes == plain.num_parameters + outside
     assert quantized.kv_bytes_per_token == plain.kv_bytes_per_token
 
 

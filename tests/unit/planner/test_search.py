@@ -207,6 +207,8 @@ def test_kv_needs_what_the_busiest_node_sends_or_receives() -> None:
     site = Site(num_nodes=4, devices_per_node=2, node_bandwidth=1e9)
     demand = kv_demand(layout, rate=45.0, mean_prompt=100.0, token_bytes=10, site=site)
     assert demand.needed == pytest.approx(45 * 100 * 10 * 2 / 3)  # two of three decode workers on one node
+    with_state = kv_demand(layout, rate=45.0, mean_prompt=100.0, token_bytes=10, state_bytes=500, site=site)
+    assert with_state.needed == pytest.approx(demand.needed * 1.5)
     one_node = replace(site, devices_per_node=8)
     assert kv_demand(layout, rate=45.0, mean_prompt=100.0, token_bytes=10, site=one_node).needed == 0.0
 

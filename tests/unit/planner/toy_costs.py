@@ -54,6 +54,7 @@ class ToyCosts:
     device_bytes: int = 1_000_000
     weight_bytes: int = 100_000
     token_bytes: int = 10
+    state_bytes: int = 0
     num_layers: int = 4
     num_kv_layers: int = 4
     max_model_len: int = 4096
