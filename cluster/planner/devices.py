@@ -84,7 +84,8 @@ _AMPERE = Efficiency(
 )
 # As above, vLLM 0.14 to 0.24: products 0.78 (fp8 0.5) less a tenth for the norms, rotations and activations around
 # them, weights 0.78, attention over prompts 0.53, KV 0.68, large all-reduces 0.7 to 1 of the link, small ones 3 to
-# 5 us. Routed experts, launches and the step by serving runs of TensorRT-LLM, vLLM and SGLang (silicon_sample.csv).
+# 5 us. Routed experts, launches, the step and the host's work for each sequence by serving runs of TensorRT-LLM, vLLM
+# and SGLang (silicon_sample.csv); clients that wait for their first token are not counted as a batch there.
 _HOPPER = Efficiency(
     compute=0.7,
     fp8_compute=0.45,
@@ -94,9 +95,9 @@ _HOPPER = Efficiency(
     experts=0.6,
     link=0.75,
     all_reduce_s=5e-6,
-    layer_s=20e-6,
+    layer_s=25e-6,
     step_s=0.5e-3,
-    token_s=5e-6,
+    token_s=15e-6,
 )
 # By `python -m bench.engine` on a quiet machine (the README, 150 M parameters): 7.1, 13.6 and 36.9 ms per decode
 # step at batch 1, 16 and 64, 816 ms for a prompt of 2,048 tokens.

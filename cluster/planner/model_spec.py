@@ -32,6 +32,7 @@ class ModelSpec:
     extra_parameters: int = 0
     embedding_size: int | None = None  # of the vocabulary's vectors; None: `hidden_size`
     weights: WeightFormat = BF16
+    element_bytes: int = 2  # of activations
     kv_element_bytes: int = 2
 
     @classmethod
@@ -65,12 +66,17 @@ class ModelSpec:
             extra_parameters=_extra(config),
             embedding_size=config.get("word_embed_proj_dim"),
             weights=WeightFormat.from_config(config, element_bytes),
+            element_bytes=element_bytes,
             kv_element_bytes=element_bytes,
         )
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def has_experts(self) -> bool:
+        return any(layer.feed_forward.num_experts for layer in self.layers)
 
     @property
     def layer_counts(self) -> tuple[tuple[LayerSpec, int], ...]:
@@ -119,7 +125,7 @@ class ModelSpec:
     def state_bytes(self) -> int:
         """What the linear layers keep of one sequence, whatever its length."""
         return sum(
-            layer.attention.state_elements * STATE_BYTES + layer.attention.conv_elements * self.kv_element_bytes
+            layer.attention.state_elements * STATE_BYTES + layer.attention.conv_elements * self.element_bytes
             for layer in self.layers
         )
 

@@ -73,7 +73,7 @@ class RooflineLatency:
         link_s = 1 / (device.link_bandwidth * reach.link)
         hop_s = link_s if within_node else 1 / (device.network_bandwidth * reach.link)
         hop_latency_s = device.link_latency_s if within_node else device.network_latency_s
-        activation_bytes = model.hidden_size * model.kv_element_bytes
+        activation_bytes = model.hidden_size * model.element_bytes
         ring = 2 * (tensor - 1) / tensor  # bytes each rank sends in a ring's all-reduce, per byte reduced
         ranks = parallelism.sequence
         read_s = 1 / (tensor * device.memory_bandwidth * reach.memory)  # a byte of weights, in each rank's share

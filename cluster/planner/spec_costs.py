@@ -78,7 +78,7 @@ class SpecCosts:
         model = self.model
         widest = max(layer.feed_forward.num_active for layer in model.layers)
         inner = widest / (3 * model.hidden_size)
-        per_token = (4 * model.hidden_size + 2 * inner / tensor) * model.kv_element_bytes
+        per_token = (4 * model.hidden_size + 2 * inner / tensor) * model.element_bytes
         logits = engine.max_sequences * model.vocab_size / tensor * LOGIT_BYTES
         return engine.max_batched_tokens * per_token + logits
 
