@@ -7,7 +7,8 @@ from rich.table import Table
 from bench.fidelity.calibrate import STEPS, fit, loss
 from bench.fidelity.compare import Comparison, compare, latencies_ms, mean_attainment_error
 from bench.fidelity.distserve_runs import Run
-from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, server, sim_cluster
+from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, sim_cluster
+from bench.fidelity.vllm_server import server
 from cluster.simulator.world import simulate
 
 LIMITS_MS = (200.0, 100.0)  # of TTFT and TPOT in DistServe's own check of its simulator

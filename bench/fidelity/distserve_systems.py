@@ -17,7 +17,8 @@ The runs of vLLM are of two servers. The three that began within 13 minutes of e
 prompt, and the padding to the longest never passed 256 tokens, as vLLM 0.2 and 0.3 have it; in the two that began over
 an hour later 13 of 21 batches pass that, up to 1,405 tokens, so that was a vLLM which padded no more. Between prompts
 that waited for each other lie 20.6 ms + 0.127 ms a token in the early ones and 23.8 + 0.140 in the late ones; a decode
-step is 4 to 5 ms longer. So there are constants for each server, and one set for all runs of vLLM as if they were one.
+step is 4 to 5 ms longer. So there are constants for each server (`vllm_server` tells which), and one set for all runs
+of vLLM as if they were one, which is up to 7 points off; with the other server's constants a run is 4 to 16 off.
 
 Each set of constants is fitted on its runs of FITTED_RUNS alone by `python -m bench.planner_fidelity --fit`.
 """
@@ -41,9 +42,6 @@ VLLM_BATCHED_TOKENS = 65536  # --max-num-batched-tokens of their benchmark
 DISTSERVE_BATCHED_TOKENS = 32768  # --context-max-tokens-per-batch of their benchmark
 VLLM_BLOCKS = 3524  # most that its running requests ever held (vllm-400-4); its profiling run takes what is missing
 NO_LIMIT = 1 << 20  # neither system refused or gave up a request
-
-# By their client's clock vLLM's early runs began at 12,450,751 to 12,451,545 s, the late ones from 12,456,339 s on.
-LATE_VLLM_S = 12_454_000.0
 
 # The first, third, fifth, ... of a system's runs in order of rate, then of number of requests: so the lightest is one
 # of them, which shows costs that no queue hides.
@@ -103,13 +101,6 @@ class Published:
     def read(cls, folder: Path) -> "Published":
         profiles = {system: read_profile(folder, system) for system in ("vllm", "distserve")}
         return cls(profiles=profiles, capacity=read_capacity(folder))
-
-
-def server(run: Run) -> str:
-    """Which of the servers measured `run` was taken on, by its date alone."""
-    if run.system != "vllm":
-        return run.system
-    return "vllm-late" if run.started_s > LATE_VLLM_S else "vllm-early"
 
 
 def sim_cluster(run: Run, published: Published, constants: Constants) -> SimCluster:

@@ -11,10 +11,12 @@ from bench.fidelity.calibrate import fit
 from bench.fidelity.compare import MAX_LOG_ERROR, compare, mean_attainment_error
 from bench.fidelity.distserve_replay import replay, runs_of
 from bench.fidelity.distserve_runs import RUNS, Run, find_folder, read_runs
-from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published, server
+from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published
 from bench.fidelity.own_cluster import OwnComparison
 from bench.fidelity.robustness import neighbourhood
+from bench.fidelity.vllm_server import prompt_pace_ms, server
 from cluster.planner.latency import Parallelism
+from cluster.simulator.contract import Arrival
 
 FOLDER = find_folder(None)
 needs_runs = pytest.mark.skipif(FOLDER is None, reason="no distserve_ground_truth beside the checkout or in BATON_DATA")
@@ -128,6 +130,25 @@ def test_a_request_far_off_or_at_its_limit_moves_what_is_fitted_only_so_far() ->
     assert flipped.attainment_error == -50
     assert -5 < flipped.soft_error < 0
     assert lost.request_error == pytest.approx(MAX_LOG_ERROR / 4)
+
+
+@pytest.mark.parametrize(("pace_ms", "name"), [(0.127, "vllm-early"), (0.141, "vllm-late")])
+def test_a_server_is_known_by_its_pace_however_long_prompts_wait(pace_ms: float, name: str) -> None:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 2000, 300)
+    waits_ms = rng.exponential(100.0, 300) * (rng.random(300) < 0.7)
+    run = Run(
+        name="vllm-300-2",
+        rate=2.0,
+        started_s=0.0,
+        prefill=Parallelism(),
+        decode=None,
+        arrivals=tuple(Arrival(at_s=0.0, num_prompt_tokens=int(n), num_output_tokens=2) for n in lengths),
+        ttft_ms=25 + pace_ms * lengths + waits_ms,
+        tpot_ms=np.zeros(300),
+    )
+    assert prompt_pace_ms(run) == pytest.approx(pace_ms, abs=0.002)
+    assert server(run) == name
 
 
 def test_a_run_names_its_placement_and_comes_in_order_of_arrival(tmp_path: Path) -> None:
