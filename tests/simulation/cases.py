@@ -7,7 +7,7 @@ from random import Random
 
 from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
 from cluster.planner.latency import PromptChunk
-from cluster.simulator.contract import Arrival, Fault, SimCluster, SimPool
+from cluster.simulator.contract import Arrival, Fault, Pipelining, SimCluster, SimPool
 from cluster.simulator.faults import KINDS
 from workers.spec import Role
 
@@ -151,6 +151,7 @@ def _cluster(rng: Random, block_size: int, arrivals: Sequence[Arrival]) -> SimCl
         ),
         num_layers=rng.choice([1, 4, 32]),
         token_bytes=1000,
+        state_bytes=rng.choice([0, 0, 5000]),
         transfer=rng.choice([None, Path(latency_s=1e-4, bytes_per_s=1e9), Path(latency_s=0.01, bytes_per_s=1e6)]),
         ingress_s=rng.choice([0.0, 0.001]),
         report_interval_s=rng.choice([0.05, 0.5]),
@@ -166,9 +167,20 @@ def _pools(rng: Random, least: int) -> tuple[SimPool, ...]:
         SimPool(
             role=role,
             num_workers=rng.randint(1, 3),
-            latency=Linear(pipeline_stages=rng.choice([1, 1, 1, 2])),
+            latency=Linear(pipeline_stages=rng.choice([1, 1, 1, 2, 3])),
             num_blocks=math.ceil(least * rng.choice([1.0, 1.5, 3.0, 20.0])),
             receive_token_s=rng.choice([0.0, 1e-5]),
+            pipelining=_pipelining(rng),
         )
         for role in roles
+    )
+
+
+def _pipelining(rng: Random) -> Pipelining:
+    return Pipelining(
+        host_step_s=rng.choice([0.0, 1e-4, 1.0]),
+        host_sequence_s=rng.choice([0.0, 1e-5]),
+        join=rng.choice(["smallest", "lot"]),
+        open_after_s=rng.choice([0.0, 0.3]),
+        in_turns=rng.choice([False, True]),
     )
