@@ -132,6 +132,13 @@ def test_a_picture_of_the_run_is_drawn(profile: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_states_of_all_sequences_that_may_run_count_against_the_device() -> None:
+    words = ["--hardware", "l4", "--model", "Qwen/Qwen3.5-9B", "--rate", "1", "--set", "engine.memory=1GiB"]
+    said = error(*words, "--set", "engine.max_sequences=256")
+    states = 256 * 51_904_512
+    assert f"weights, and {states} bytes of states for engine.max_sequences 256," in " ".join(said.split())
+
+
 def test_hardware_stands_in_for_a_profile(tmp_path: Path) -> None:
     words = ["--hardware", "h100", "--model", "meta-llama/Llama-3.1-8B", "--set", "engine.memory=20GiB"]
     result = run(*words, "--rate", "4", "--num-requests", "40")
