@@ -1,9 +1,14 @@
 """Who says how sequences of a simulated worker go on, and how much of it is right: tokens here are all alike."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from workers.engine.drafting import Drafter
-from workers.engine.scheduler import ScheduledChunk
+from workers.engine.drafting import Drafter, proposed
+from workers.engine.scheduler import Drafts, ScheduledChunk
+from workers.engine.sequence import Sequence as Seq
+from workers.engine.stats import EngineStats
+
+VOCAB_SIZE = 1  # what a token is does not matter
 
 
 class SimDrafter(Drafter, Protocol):
@@ -12,3 +17,31 @@ class SimDrafter(Drafter, Protocol):
     def num_accepted(self, chunk: ScheduledChunk) -> int:
         """Of the chunk's draft tokens; called once, when its step is done."""
         ...
+
+
+class Drafting:
+    """A drafter's work for one worker, counted in its statistics.
+
+    Args:
+        drafter: None: nobody drafts.
+    """
+
+    def __init__(self, drafter: SimDrafter | None, stats: EngineStats, *, max_model_len: int) -> None:
+        self._drafter = drafter
+        self._stats = stats
+        self._max_model_len = max_model_len
+
+    def propose(self, seqs: Iterable[Seq]) -> Drafts | None:
+        if self._drafter is None:
+            return None
+        return proposed(self._drafter, list(seqs), max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
+
+    def accept(self, chunk: ScheduledChunk) -> int:
+        """How many of the chunk's draft tokens are right; once, when its step is done."""
+        if not chunk.draft_token_ids:
+            return 0
+        assert self._drafter is not None, "drafts that nobody proposed"
+        num_accepted = self._drafter.num_accepted(chunk)
+        self._stats.num_draft_tokens += len(chunk.draft_token_ids)
+        self._stats.num_accepted_tokens += num_accepted
+        return num_accepted

@@ -3,7 +3,7 @@
 Left out of `workers.engine.engine.Engine`: choices beyond the first, and deadlines, which come as aborts from the
 ingress.
 
-Tokens are told when somebody wants to know: the first at once, the others with the last, or when an attempt fails.
+Owns what comes in and what a step's tokens mean. What it tells is `outputs`', its load is that of `load_reports`.
 """
 
 from collections import deque
@@ -11,30 +11,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from baton.errors import BatonError
-from baton.v1.inference_pb2 import FINISH_REASON_LENGTH
-from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import Abort, Submit
 from cluster.router.workers import WorkerKey
 from cluster.simulator.contract import SimCluster, SimPool
+from cluster.simulator.drafting import Drafting
 from cluster.simulator.events import EventQueue
 from cluster.simulator.inbox import SimInbox
-from cluster.simulator.jobs import Request, SimJob, output, params
+from cluster.simulator.jobs import Request, SimJob, new_job
+from cluster.simulator.load_reports import LoadReports
 from cluster.simulator.network import Network
 from cluster.simulator.outbox import SimOutbox
+from cluster.simulator.outputs import Outputs
+from cluster.simulator.phases import Phases
 from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
 from workers.engine.block_manager import BlockManager
-from workers.engine.cache_news import CacheNews
-from workers.engine.drafting import proposed
-from workers.engine.jobs import Job, Written
-from workers.engine.load_report import WorkerStates, load_report
+from workers.engine.jobs import Written
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
-from workers.model.contract import ChunkKind
-
-VOCAB_SIZE = 1  # what a token is does not matter
+from workers.spec import Role
 
 
 class SimEngine:
@@ -58,6 +56,7 @@ class SimEngine:
     ) -> None:
         engine = cluster.engine
         self.key = key
+        self.outputs = Outputs()
         self.blocks = BlockManager(
             num_blocks=pool.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
         )
@@ -76,7 +75,7 @@ class SimEngine:
             lease_s=cluster.kv.lease_s,
             read=self._read,
             unservable=self._unservable,
-            tell=self._tell,
+            tell=self.outputs.pass_on,
             copy_blocks=lambda pairs: None,  # they hold nothing
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
@@ -90,27 +89,20 @@ class SimEngine:
         )
         self.inbox = SimInbox(network=network, owner=key, notify=notify)
         self.serving.connect(self.outbox, self.inbox)
-        self.outputs: list[TokenOutput] = []  # to be told
-        self.num_received = 0  # prompts that have come, since somebody set this to 0
-        self.num_received_tokens = 0  # whose KV has come, since somebody set this to 0
         network.outboxes[key], network.inboxes[key] = self.outbox, self.inbox
-        self._states = WorkerStates(
-            worker_id=key.worker_id,
-            incarnation=key.incarnation,
-            role=pool.role,
-            fingerprint="",
-            block_size=engine.block_size,
-            num_blocks=pool.num_blocks,
-            max_model_len=cluster.max_model_len,
-            max_sequences=engine.max_sequences,
+        self.load_reports = LoadReports(
+            key=key, pool=pool, cluster=cluster, serving=self.serving, outbox=self.outbox, inbox=self.inbox
         )
-        self._cache_news = CacheNews()
+        self._role = pool.role
+        self._num_received = 0  # prompts that have come, since somebody asked
+        self._num_received_tokens = 0  # whose KV has come, since then
         self._cluster = cluster
+        self._network = network
         self._queue = queue
         self._request = request
         self._notify = notify
-        self._spans = spans
-        self._drafter = pool.drafter
+        self._phases = Phases(spans, queue)
+        self._drafting = Drafting(pool.drafter, self.stats, max_model_len=cluster.max_model_len)
         self._commands: deque[Callable[[], None]] = deque()
 
     @property
@@ -155,31 +147,31 @@ class SimEngine:
 
     def _note_received(self, job: SimJob) -> None:
         """Its KV has come, and with it a token of which the prefill worker tells."""
-        self.num_received += 1
-        self.num_received_tokens += job.seq.num_computed_tokens
-        if self._spans is not None:
-            self._spans.passed(job.seq.request_id, "transfer", self._queue.now_s)
+        self._num_received += 1
+        self._num_received_tokens += job.seq.num_computed_tokens
+        self._phases.received(job)
         job.num_told = len(job.seq.output_token_ids)
         job.told_first = True
+
+    def take_received(self) -> tuple[int, int]:
+        """Prompts, and tokens of KV, that have come since this was last asked."""
+        received = self._num_received, self._num_received_tokens
+        self._num_received = self._num_received_tokens = 0
+        return received
 
     # A step: what it begins with, and what its tokens mean.
 
     def drafts(self) -> Drafts | None:
-        """As the engine asks for them."""
-        if self._drafter is None:
-            return None
-        seqs = [seq for seq in self.scheduler.running if is_decode(seq) and self.jobs.of(seq).handover is None]
-        return proposed(self._drafter, seqs, max_model_len=self._cluster.max_model_len, vocab_size=VOCAB_SIZE)
+        """As the engine asks for them, of all that decode here; None: there is no drafter."""
+        running, jobs = self.scheduler.running, self.jobs
+        return self._drafting.propose(seq for seq in running if is_decode(seq) and jobs.of(seq).handover is None)
 
-    def note_plan(self, plan: StepPlan, now_s: float) -> None:
-        if self._spans is not None:
-            for seq in plan.admitted:
-                self._spans.passed(seq.request_id, "queued", now_s)
-            for seq in plan.preempted:
-                kind = "decode" if self._job_of(seq).told_first else "prefill"
-                self._spans.passed(seq.request_id, kind, now_s)
+    def note_plan(self, plan: StepPlan) -> None:
+        self._phases.admitted(plan.admitted)
+        for seq in plan.preempted:
+            self._phases.preempted(self._job_of(seq))
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
-            self.tell_rest(job)
+            self.outputs.tell_rest(job)
             self.serving.end(job, error, code=PREEMPTED)
 
     def offer(self, chunks: Sequence[ScheduledChunk]) -> None:
@@ -191,52 +183,34 @@ class SimEngine:
         push = self.sending.on_layer(chunks, jobs)
         if push is not None:
             push(0)
-        if self._spans is not None:
-            self._note_read(chunks, self._spans)
+        self._phases.read(chunks)
         self.serving.computed(chunks)
         for chunk, job in zip(chunks, jobs, strict=True):
             if job.seq.num_uncomputed_tokens == 0:
-                self._accept(job, self._num_sampled(chunk))
+                self._accept(job, 1 + self._drafting.accept(chunk))
         self.outbox.flush(began_s)
-
-    def _num_sampled(self, chunk: ScheduledChunk) -> int:
-        if not chunk.draft_token_ids:
-            return 1
-        assert self._drafter is not None
-        num_drafts, num_accepted = len(chunk.draft_token_ids), self._drafter.num_accepted(chunk)
-        self.stats.num_draft_tokens += num_drafts
-        self.stats.num_accepted_tokens += num_accepted
-        return 1 + num_accepted
-
-    def _note_read(self, chunks: Sequence[ScheduledChunk], spans: Spans) -> None:
-        """Prompts that end with this step."""
-        for chunk in chunks:
-            if chunk.kind is ChunkKind.PREFILL and chunk.seq.num_uncomputed_tokens == chunk.num_tokens:
-                spans.passed(chunk.seq.request_id, "prefill", self._queue.now_s)
 
     def finish(self, seq: Seq) -> None:
         """Its last token is written, and booked."""
         job = self._job_of(seq)
-        self._tell_tokens(job, len(seq.output_token_ids), finished=True)
-        self._note_written(job)
+        self.outputs.tell(job, len(seq.output_token_ids), finished=True)
+        self._phases.written(job)
         self.serving.finish(job)
-
-    def tell_rest(self, job: Job) -> None:
-        """Tokens that are written and not told of."""
-        assert isinstance(job, SimJob)
-        if job.num_told < len(job.seq.output_token_ids):
-            self._tell_tokens(job, len(job.seq.output_token_ids))
-
-    def rest(self, job: Job) -> TokenOutput | None:
-        """The same, for the caller to tell."""
-        num_outputs = len(self.outputs)
-        self.tell_rest(job)
-        return self.outputs.pop() if len(self.outputs) > num_outputs else None
 
     def is_served(self, seq: Seq) -> bool:
         """Whether it was not aborted while its step was in flight."""
         job = self.jobs.find(*seq.key)
         return job is not None and job.seq is seq
+
+    def hands_over(self, seq: Seq) -> bool:
+        """Whether it goes to another worker when its prompt is read."""
+        return self._role is Role.PREFILL and self.jobs.of(seq).handover is not None
+
+    def close(self) -> None:
+        """The worker is dead."""
+        self.outbox.close()
+        self.inbox.close()
+        self._network.forget(self.key)
 
     def _job_of(self, seq: Seq) -> SimJob:
         job = self.jobs.of(seq)
@@ -253,50 +227,17 @@ class SimEngine:
         num_outputs = min(len(seq.output_token_ids) + num_sampled, seq.params.max_tokens)
         finished = num_outputs >= seq.params.max_tokens
         if finished or not job.told_first:
-            self._tell_tokens(job, num_outputs, finished=finished, num_cached_tokens=num_cached_tokens)
+            self.outputs.tell(job, num_outputs, finished=finished, num_cached_tokens=num_cached_tokens)
         if finished and job.handover is None:
-            self._note_written(job)
+            self._phases.written(job)
         token_ids = (0,) * (num_outputs - len(seq.output_token_ids))
         self.serving.advance(job, (Written(seq.choice, token_ids, finished),))
-
-    def _tell_tokens(
-        self, job: SimJob, num_outputs: int, *, finished: bool = False, num_cached_tokens: int = 0
-    ) -> None:
-        """Those up to `num_outputs`."""
-        message = output(job.seq, job.num_told, num_outputs)
-        message.num_cached_tokens = num_cached_tokens
-        if finished:
-            message.finish_reason = FINISH_REASON_LENGTH
-        job.num_told = num_outputs
-        job.told_first = True
-        self.outputs.append(message)
-
-    def _note_written(self, job: Job) -> None:
-        if self._spans is not None:
-            self._spans.passed(job.seq.request_id, "decode", self._queue.now_s)
 
     # What serving asks.
 
     def _read(self, ingress_id: str, submit: Submit) -> SimJob | None:
         request = self._request(submit.request_id)
-        if request is None:
-            return None
-        outputs = list(submit.choices[0].output_token_ids)
-        now_s = self._queue.now_s
-        seq = Seq(
-            request_id=submit.request_id,
-            choice=0,
-            attempt=submit.attempt,
-            ingress_id=ingress_id,
-            prompt_token_ids=range(request.num_prompt_tokens),  # type: ignore[arg-type]  # never read
-            output_token_ids=outputs,
-            params=params(request.num_output_tokens),
-            arrived_s=now_s,
-            deadline_s=now_s + submit.timeout_s,
-            block_hashes=request.block_hashes,
-            num_started_outputs=len(outputs),
-        )
-        return SimJob(seq=seq, choices=[0], num_told=len(outputs))
+        return new_job(request, submit, ingress_id, self._queue.now_s) if request is not None else None
 
     def _unservable(self, seq: Seq, handing_over: bool) -> BatonError | None:
         return too_long(
@@ -306,18 +247,3 @@ class SimEngine:
             block_size=self.blocks.block_size,
             handing_over=handing_over,
         )
-
-    def _tell(self, ingress_id: str, message: TokenOutput) -> None:
-        self.outputs.append(message)
-
-    def state(self, *, is_idle: bool, num_in_flight: int) -> WorkerState:
-        """A load report, with the cache's changes since the last one.
-
-        Args:
-            num_in_flight: Sequences that a pipeline's steps have taken out of the scheduler.
-        """
-        load = load_report(self.serving, self.outbox, self.inbox, is_idle=is_idle, num_in_flight=num_in_flight)
-        state = self._states.of(load, self._queue.now_s)
-        self._cache_news.note(*self.blocks.drain_cache_events())
-        self._cache_news.fill(state)
-        return state

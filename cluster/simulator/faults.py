@@ -21,7 +21,7 @@ GRAMMAR = "KIND[:WORKER]@TIME[*FACTOR][/DURATION], for example kill_decode@30s o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class FaultKind:
     """What a fault of a kind may say. `factor`: (above, below), bounds excluded; None: it takes none."""
 
     meaning: str
@@ -31,20 +31,20 @@ class Kind:
     takes_duration: bool = False
 
 
-KINDS: Mapping[str, Kind] = {
-    "kill": Kind(meaning="the worker dies; /DURATION: no other starts in its place before", takes_duration=True),
-    "kill_prefill": Kind(meaning="a prefill worker dies", roles=(Role.PREFILL,), takes_duration=True),
-    "kill_decode": Kind(meaning="a decode worker dies", roles=(Role.DECODE,), takes_duration=True),
-    "kill_mixed": Kind(meaning="a mixed worker dies", roles=(Role.MIXED,), takes_duration=True),
-    "restart": Kind(meaning="the worker is drained, stopped and started again"),
-    "slow_link": Kind(
+KINDS: Mapping[str, FaultKind] = {
+    "kill": FaultKind(meaning="the worker dies; /DURATION: no other starts in its place before", takes_duration=True),
+    "kill_prefill": FaultKind(meaning="a prefill worker dies", roles=(Role.PREFILL,), takes_duration=True),
+    "kill_decode": FaultKind(meaning="a decode worker dies", roles=(Role.DECODE,), takes_duration=True),
+    "kill_mixed": FaultKind(meaning="a mixed worker dies", roles=(Role.MIXED,), takes_duration=True),
+    "restart": FaultKind(meaning="the worker is drained, stopped and started again"),
+    "slow_link": FaultKind(
         meaning="KV to and from the worker moves at FACTOR of its speed", factor=(0.0, 1.0), needs_duration=True
     ),
-    "lost_ack": Kind(
+    "lost_ack": FaultKind(
         meaning="the next ack to the prefill worker is lost: it keeps the blocks for a lease", roles=(Role.PREFILL,)
     ),
-    "stalled_rank": Kind(meaning="the worker finishes no step meanwhile", needs_duration=True),
-    "slow_start": Kind(
+    "stalled_rank": FaultKind(meaning="the worker finishes no step meanwhile", needs_duration=True),
+    "slow_start": FaultKind(
         meaning="a worker that starts meanwhile takes FACTOR times as long; without a worker: every one",
         factor=(1.0, math.inf),
         needs_duration=True,

@@ -136,7 +136,7 @@ class SimFleet:
     def _observe(self, slot: Slot) -> Observed:
         now_s, worker = self._queue.now_s, slot.worker
         if worker is not None:
-            worker.settle()
+            worker.sync()
         return Observed(
             worker_id=slot.name,
             role=slot.pool.role,
@@ -174,7 +174,7 @@ class SimFleet:
     def _drain(self, slot: Slot) -> None:
         self._move(slot, WorkerPhase.DRAINING)
         assert slot.worker is not None
-        slot.worker.drain()
+        slot.worker.engine.drain()
         self._publish()
         self._watch()
 

@@ -11,7 +11,8 @@ from baton.errors import BatonError, CancelledError
 from baton.v1.worker_pb2 import Submit
 from cluster.router.workers import WorkerKey
 from cluster.simulator.events import RANGE, TIMER
-from cluster.simulator.network import PAYLOADS, Network, Passage
+from cluster.simulator.network import PAYLOADS, Network
+from cluster.simulator.peers import Passage
 from workers.kv_transfer.handoff import LOOKS_PER_LEASE, RENEWALS_PER_LEASE, HandoffError, State, link_is_down
 from workers.kv_transfer.incoming import ABORTED_HERE, ABORTED_THERE, Incoming
 from workers.kv_transfer.link import InboxEvent, TransferKey

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from baton.v1.worker_pb2 import TokenOutput
+from baton.v1.worker_pb2 import Submit, TokenOutput
 from workers.engine.jobs import Job
 from workers.engine.sequence import Sequence
 from workers.model.sampling_params import SamplingParams
@@ -27,6 +27,25 @@ class SimJob(Job):
 @cache
 def params(max_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+
+
+def new_job(request: Request, submit: Submit, ingress_id: str, now_s: float) -> SimJob:
+    """Of a Submit that comes now."""
+    outputs = list(submit.choices[0].output_token_ids)
+    seq = Sequence(
+        request_id=submit.request_id,
+        choice=0,
+        attempt=submit.attempt,
+        ingress_id=ingress_id,
+        prompt_token_ids=range(request.num_prompt_tokens),  # type: ignore[arg-type]  # never read
+        output_token_ids=outputs,
+        params=params(request.num_output_tokens),
+        arrived_s=now_s,
+        deadline_s=now_s + submit.timeout_s,
+        block_hashes=request.block_hashes,
+        num_started_outputs=len(outputs),
+    )
+    return SimJob(seq=seq, choices=[0], num_told=len(outputs))
 
 
 def output(seq: Sequence, start: int, end: int) -> TokenOutput:

@@ -5,32 +5,19 @@ A worker sends, and receives, one range after the other. Messages without payloa
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from cluster.config import KVConfig
 from cluster.planner.latency import TransferModel
 from cluster.router.workers import WorkerKey
 from cluster.simulator.events import MESSAGE, EventQueue
+from cluster.simulator.peers import Passage, PeerInbox, PeerOutbox
 from workers.model.contract import PayloadSpec
-
-if TYPE_CHECKING:
-    from cluster.simulator.inbox import SimInbox
-    from cluster.simulator.outbox import SimOutbox
 
 MESSAGE_BYTES = 2 << 20  # that leave at once: `workers.kv_transfer.transport.GrpcOut`'s
 
-
 # One layer stands for all: they are pushed, and arrive, together. What a token takes is the path's business.
 PAYLOADS = (PayloadSpec(layer=0, unit_nbytes=1, layout="simulated"),)
-
-
-class Passage(NamedTuple):
-    """One range's way over a path, message by message; between two of them the sender has time for other words."""
-
-    first_s: float  # when the first message leaves
-    last_s: float  # when the last one does
-    message_s: float  # what each takes
-    arrival_s: float  # when all is in the receiver's blocks
 
 
 class Network:
@@ -40,8 +27,8 @@ class Network:
         self.queue = queue
         self.kv = kv
         self.bytes_sent = 0.0
-        self.outboxes: dict[WorkerKey, SimOutbox] = {}
-        self.inboxes: dict[WorkerKey, SimInbox] = {}
+        self.outboxes: dict[WorkerKey, PeerOutbox] = {}
+        self.inboxes: dict[WorkerKey, PeerInbox] = {}
         self.slowdown: dict[str, float] = {}  # worker id -> factor on what it sends and receives
         self.acks_to_lose: Counter[str] = Counter()  # by id of the worker that waits for them
         self.known_dead: set[WorkerKey] = set()

@@ -1,108 +1,96 @@
-"""How a simulated worker of several stages fills them: which decodes make a batch, and when a step passes which stage.
+"""The steps of a simulated worker of several stages: as many in flight, each of its own sequences.
 
-A decode stays with the batch that it joined: its next token needs the last one, and so goes with those that came out
-of the last stage beside it. A step of one batch follows a step of another through the stages, each of which takes one
-step after the other; then the host works on what came out, one step after the other too.
+A sequence that a step computes is taken out of the scheduler until the step has passed all stages: its next token needs
+the last one. Which decodes go together is `batches`' business, when a step passes which stage is that of `stages`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from random import Random
+from collections.abc import Callable, Sequence
 
-from cluster.simulator.contract import Pipelining
-from cluster.simulator.flight import PromptFlight
-from workers.engine.scheduler import is_decode
+from cluster.simulator.batches import Batches
+from cluster.simulator.contract import Pipelining, SimPool
+from cluster.simulator.stages import Stages
+from cluster.simulator.steps import StepInFlight, Steps
+from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sequence import Sequence as Seq
 
-Key = tuple[str, int]
 
-
-class Batches:
+class Pipeline(Steps):
     """Args:
-    num_batches: At most; as many as there are stages.
-    seed: Of the lots that are drawn.
+    is_served: Whether a sequence was not aborted while its step was in flight.
+    seed: Of the lots that batches draw.
     """
 
-    def __init__(self, num_batches: int, how: Pipelining, seed: int) -> None:
-        self._num_batches = num_batches
-        self._how = how
-        self._lots = Random(seed)
-        self._batch_of: dict[Key, int] = {}
-        self._num_open = 0
-        self._changed_s = 0.0  # when batches opened or ended
-        self._last = num_batches - 1  # that a step was of
-
-    def next_up(self, ready: Sequence[Seq], flying: Iterable[Seq], now_s: float) -> list[Seq]:
-        """Those of `ready`, which are not in a step, that make the next step: the batch whose turn it is.
-
-        Args:
-            flying: Decodes that steps on their way hold; their batches' turn is over until they return.
-        """
-        out = {self._batch_of[seq.key] for seq in flying if seq.key in self._batch_of}
-        self._forget_all_but([*ready, *flying], now_s)
-        for seq in ready:
-            if seq.key not in self._batch_of:
-                self._batch_of[seq.key] = self._choose(now_s)
-        here = {self._batch_of[seq.key] for seq in ready} - out
-        if not here:
-            return []
-        batch = self._last = min(here, key=lambda number: (number - self._last - 1) % self._num_batches)
-        return [seq for seq in ready if self._batch_of[seq.key] == batch]
-
-    def _forget_all_but(self, seqs: Iterable[Seq], now_s: float) -> None:
-        self._batch_of = {seq.key: self._batch_of[seq.key] for seq in seqs if seq.key in self._batch_of}
-        self._note_open(now_s)
-
-    def _choose(self, now_s: float) -> int:
-        """For one more sequence."""
-        sizes = Counter(self._batch_of.values())
-        if self._how.join == "smallest":
-            return min(range(self._num_batches), key=lambda batch: sizes[batch])
-        opened = sorted(sizes)
-        if not opened or (len(opened) < self._num_batches and now_s - self._changed_s >= self._how.open_after_s):
-            batch = next(number for number in range(self._num_batches) if not sizes[number])
-            self._num_open, self._changed_s = len(opened) + 1, now_s
-            return batch
-        return self._lots.choice(opened)
-
-    def _note_open(self, now_s: float) -> None:
-        num_open = len(set(self._batch_of.values()))
-        if num_open != self._num_open:
-            self._num_open, self._changed_s = num_open, now_s
-
-
-class Stages:
-    """When the stages are free."""
-
-    def __init__(self, num_stages: int, how: Pipelining) -> None:
-        self._how = how
-        self._free_s = [0.0] * num_stages
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        num_stages: int,
+        how: Pipelining,
+        is_served: Callable[[Seq], bool],
+        seed: int,
+    ) -> None:
+        super().__init__(scheduler)
+        self.num_stages = num_stages
+        self._in_turns = how.in_turns
+        self._stages = Stages(num_stages, how)
+        self._batches = Batches(num_stages, how, seed)
+        self._is_served = is_served
 
     @property
-    def first_free_s(self) -> float:
-        return self._free_s[0]
+    def num_sequences_taken(self) -> int:
+        return sum(len(step.chunks) for step in self._flying)
 
-    @property
-    def all_free_s(self) -> float:
-        return self._free_s[-1]
+    def receive(self, cost_s: float, now_s: float) -> None:
+        """Every stage takes in its layers' share, after the steps that it has."""
+        self._entry_s = max(now_s, self._stages.all_free_s) + cost_s
 
-    def pass_through(self, start_s: float, step_s: float, num_sequences: int, before: PromptFlight | None) -> float:
-        """When a step is done that comes to the first stage at `start_s` and takes `step_s` alone.
+    def plan(self, now_s: float, drafts: Callable[[], Drafts | None]) -> StepPlan:
+        held_back = self._hold_back(now_s)
+        plan = self._scheduler.plan(now_s, drafts())
+        for seq in held_back:
+            self._scheduler.add_running(seq)
+        if held_back and not (plan.chunks or self._flying):  # blocks are with those held back
+            preempted, plan = plan.preempted, self._scheduler.plan(now_s, drafts())
+            plan.preempted = preempted + plan.preempted
+        return plan
 
-        Args:
-            before: The step that entered last, if it is still on its way.
-        """
-        host_s = min(self._how.host_step_s + self._how.host_sequence_s * num_sequences, step_s)
-        stage_s = (step_s - host_s) / len(self._free_s)
-        at_s = start_s
-        for stage, free_s in enumerate(self._free_s):
-            at_s = self._free_s[stage] = max(at_s, free_s) + stage_s
-        return max(at_s, before.end_s if before is not None else 0.0) + host_s
+    def _hold_back(self, now_s: float) -> Sequence[Seq]:
+        """Decodes of other batches than the one whose turn it is."""
+        ready = [seq for seq in self._scheduler.running if is_decode(seq)]
+        flying = [chunk.seq for step in self._flying for chunk in step.chunks if is_decode(chunk.seq)]
+        chosen = {seq.key for seq in self._batches.next_up(ready, flying, now_s)}
+        held_back = [seq for seq in ready if seq.key not in chosen]
+        for seq in held_back:
+            self._scheduler.remove(seq)
+        return held_back
+
+    def found_nothing(self) -> None:
+        if self._in_turns and self._flying:
+            self._entry_s = self._flying[0].end_s
+
+    def begin(self, chunks: Sequence[ScheduledChunk], step_s: float, now_s: float) -> None:
+        before_s = self._flying[-1].end_s if self._flying else 0.0
+        end_s = self._stages.pass_through(now_s, step_s, len(chunks), before_s)
+        self._flying.append(StepInFlight(chunks=chunks, start_s=now_s, end_s=end_s))
+        self._entry_s = now_s if self._in_turns else self._stages.first_free_s
+        for chunk in chunks:
+            self._scheduler.remove(chunk.seq)
+
+    def computed(self, step: StepInFlight) -> Sequence[ScheduledChunk]:
+        """Gives sequences back to the scheduler."""
+        chunks = [chunk for chunk in step.chunks if self._is_served(chunk.seq)]
+        for chunk in chunks:
+            self._scheduler.add_running(chunk.seq)
+        return chunks
 
     def stall(self, duration_s: float, now_s: float) -> None:
-        self._free_s = [max(free_s, now_s) + duration_s for free_s in self._free_s]
+        super().stall(duration_s, now_s)
+        self._stages.stall(duration_s, now_s)
 
 
-def decodes_of(steps: Iterable[PromptFlight]) -> list[Seq]:
-    """That these steps hold."""
-    return [chunk.seq for step in steps for chunk in step.chunks if is_decode(chunk.seq)]
+def steps_of(pool: SimPool, scheduler: Scheduler, *, is_served: Callable[[Seq], bool], seed: int) -> Steps:
+    """Of one of the pool's workers."""
+    num_stages = pool.latency.pipeline_stages
+    if num_stages == 1:
+        return Steps(scheduler)
+    return Pipeline(scheduler=scheduler, num_stages=num_stages, how=pool.pipelining, is_served=is_served, seed=seed)

@@ -100,8 +100,8 @@ class World:
         workers = [*self.fleet.dead, *self.workers.values()]
         for worker in workers:
             name = worker.key.worker_id
-            busy_s[name] += worker.busy_s
-            peak_blocks[name] = max(peak_blocks[name], worker.peak_blocks)
+            busy_s[name] += worker.occupancy.busy_s
+            peak_blocks[name] = max(peak_blocks[name], worker.occupancy.peak_blocks)
         return SimResult(
             records=self.records,
             end_s=self.queue.now_s,

@@ -1,29 +1,17 @@
-"""Steps on their way: one with prompts, or a run of decode steps of the same sequences.
+"""Decode steps in a row, of the same sequences.
 
-Invariant: what `settle` leaves in sequences and blocks is what as many steps one by one, each planned by the
+Invariant: what `advance` leaves in sequences and blocks is what as many steps one by one, each planned by the
 scheduler, would have left: blocks are taken, and made known to the prefix cache, in the same order.
 """
 
 from collections.abc import Sequence as List
-from dataclasses import dataclass
 
 from cluster.planner.latency import LatencyModel
 from workers.engine.block_manager import BlockManager
-from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import Sequence
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class PromptFlight:
-    """One step that computes prompts, or that a pipeline has taken in."""
-
-    chunks: List[ScheduledChunk]
-    start_s: float
-    end_s: float
-    num_decodes: int
-
-
-class DecodeFlight:
+class DecodeRun:
     """Up to `num_steps` decode steps in a row, until a sequence ends or a block is missing; the first is planned.
 
     Args:
@@ -64,11 +52,11 @@ class DecodeFlight:
             guess = min(max(int((now_s - self.start_s) / pace_s), low + 1), high - 1)
         return low
 
-    def settle(self, num_done: int, *, num_planned: int) -> None:
+    def advance(self, num_done: int, *, num_planned: int) -> None:
         """Brings sequences and blocks to the end of step `num_done`, with the blocks of the first `num_planned`."""
         num_grown = num_planned
         if self._blocks.prefix_cache:
-            self._settle_in_order(num_done, num_grown)
+            self._advance_in_order(num_done, num_grown)
         elif num_grown > self._num_grown:
             for seq, first in zip(self.seqs, self._first_computed, strict=True):
                 self._blocks.grow(seq, first + num_grown)
@@ -84,7 +72,7 @@ class DecodeFlight:
         """The scheduler itself has taken the blocks of the next step."""
         self._num_grown = self.num_done + 1
 
-    def _settle_in_order(self, num_done: int, num_grown: int) -> None:
+    def _advance_in_order(self, num_done: int, num_grown: int) -> None:
         """Takes blocks for the steps up to `num_grown`, commits those that steps up to `num_done` filled."""
         size, seqs, firsts = self._blocks.block_size, self.seqs, self._first_computed
         due: list[tuple[int, int]] = []  # (twice the step, and one more for a commit; index of the sequence)
