@@ -1,11 +1,11 @@
-"""What the load generator itself costs:  python -m bench.generator [STREAMS ...]
+"""What the load generator itself costs:  python -m bench.generator [--quick] [STREAMS ...]
 
 For each backend, a fake server in a process of its own streams 50 tokens/s to that many clients at once. CPU per event
 bounds what one generator can offer; ITL should be the server's 20 ms, whatever the number of streams.
 """
 
+import argparse
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -15,14 +15,15 @@ import uvloop
 from bench.load.options import LoadOptions
 from bench.load.record import Record
 from bench.load.session import Progress, measure
+from bench.machine import announce
 
 TOKENS = 100
 SERVERS = {"openai": "tests.http_server", "openai-chat": "tests.http_server", "grpc": "tests.grpc_server"}
 
 
 def main(streams: list[int]) -> None:
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print("backend       streams  events/s  CPU us/event  ITL p50 ms  p99 ms  send lag p99 ms")
+    announce("bench.generator", about_s=len(SERVERS) * len(streams) * (TOKENS / 50 + 3))
+    print("backend       streams  events/s  CPU us/event  ITL p50 ms  p99 ms  send lag p99 ms", flush=True)
     for backend, module in SERVERS.items():
         with subprocess.Popen([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
@@ -60,4 +61,8 @@ def _line(backend: str, address: str, count: int) -> str:
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [1, 16, 64])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("streams", type=int, nargs="*", help="at once; 1 16 64, or 1 16 by --quick")
+    parser.add_argument("--quick", action="store_true", help="fewer streams")
+    options = parser.parse_args()
+    main(options.streams or ([1, 16] if options.quick else [1, 16, 64]))

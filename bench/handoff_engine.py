@@ -47,6 +47,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
+    dtype: str
     transport: str
     push: str
     num_tokens: int
@@ -59,21 +60,23 @@ class Row:
     pairs: list[Pair]
 
 
-async def measure(model: Path, transport: str, push: str, lengths: Sequence[int], rounds: int) -> list[Row]:
-    """A row per prompt length, over one pair of workers; a first round is thrown away."""
-    pairs: dict[int, list[Pair]] = {length: [] for length in lengths}
-    async with _workers(model, transport, push) as (prefill, decode), _Ingress(prefill, decode) as ingress:
-        for number in range(rounds + 1):
-            for length in lengths:
-                pair = await ingress.pair(_prompt(length, seed=number), with_first=number % 2 == 0)
-                if number:
-                    pairs[length].append(pair)
-    return [_row(transport, push, length, found) for length, found in pairs.items()]
+async def measure(
+    model: Path, dtype: str, transport: str, push: str, lengths: Sequence[int], rounds: int
+) -> AsyncIterator[Row]:
+    """A row per prompt length, as it comes, over one pair of workers; a first round is thrown away."""
+    async with _workers(model, dtype, transport, push) as (prefill, decode), _Ingress(prefill, decode) as ingress:
+        for length in lengths:
+            pairs = [
+                await ingress.pair(_prompt(length, seed=number), with_first=number % 2 == 0)
+                for number in range(rounds + 1)
+            ]
+            yield _row(dtype, transport, push, length, pairs[1:])
 
 
-def _row(transport: str, push: str, num_tokens: int, pairs: list[Pair]) -> Row:
+def _row(dtype: str, transport: str, push: str, num_tokens: int, pairs: list[Pair]) -> Row:
     median = statistics.median
     return Row(
+        dtype=dtype,
         transport=transport,
         push=push,
         num_tokens=num_tokens,
@@ -88,10 +91,12 @@ def _row(transport: str, push: str, num_tokens: int, pairs: list[Pair]) -> Row:
 
 
 @asynccontextmanager
-async def _workers(model: Path, transport: str, push: str) -> AsyncIterator[tuple[WorkerProcess, WorkerProcess]]:
+async def _workers(
+    model: Path, dtype: str, transport: str, push: str
+) -> AsyncIterator[tuple[WorkerProcess, WorkerProcess]]:
     specs = [
-        _spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, transport, push),
-        _spec(model, "decode-0", Role.DECODE, DECODE_CORE, transport, push),
+        _spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, dtype, transport, push),
+        _spec(model, "decode-0", Role.DECODE, DECODE_CORE, dtype, transport, push),
     ]
     started: list[WorkerProcess] = []
     try:
@@ -104,14 +109,20 @@ async def _workers(model: Path, transport: str, push: str) -> AsyncIterator[tupl
             await asyncio.to_thread(worker.stop)
 
 
-def _spec(model: Path, worker_id: str, role: Role, core: int, transport: str, push: str) -> WorkerSpec:
-    kv_nbytes = 2 * 2 * LLAMA_150M.layers * LLAMA_150M.kv_heads * (LLAMA_150M.hidden // LLAMA_150M.heads)
+def _spec(model: Path, worker_id: str, role: Role, core: int, dtype: str, transport: str, push: str) -> WorkerSpec:
+    kv_nbytes = (
+        2
+        * (4 if dtype == "float32" else 2)
+        * LLAMA_150M.layers
+        * LLAMA_150M.kv_heads
+        * (LLAMA_150M.hidden // LLAMA_150M.heads)
+    )
     return WorkerSpec(
         worker_id=worker_id,
         role=role,
         model=str(model),
         served_name="bench",
-        dtype="bfloat16",
+        dtype=dtype,
         device="cpu",
         load_format="dummy",
         engine=EngineSpec(memory_bytes=KV_TOKENS * kv_nbytes, prefix_cache=False),

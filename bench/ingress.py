@@ -2,6 +2,7 @@
 
     python -m bench.ingress                      # HAProxy and Serve's Python proxy, HTTP and gRPC, 1, 16, 64 streams
     python -m bench.ingress --proxy haproxy --streams 64 --seconds 20 --json out.json
+    python -m bench.ingress --quick            # 1 and 16 streams, 4 s each
 
 A process that computes nothing (`bench.ingress_worker`) writes 50 tokens/s per stream, the tokens of all streams of a
 step in one message, as the engine does: the last stream of a step waits for the work on all others. The route is the
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from bench.machine import announce
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
 
@@ -33,6 +35,7 @@ DEMO = Path(__file__).parents[1] / "workers" / "model" / "bundled" / "demo"
 SECRET = "bench"
 MODEL = f"bench-{os.getpid()}"  # another cluster that took the same port would refuse it
 RATE = 50.0
+START_S = 20.0  # of Ray, Serve and a proxy, and their end
 WARM_UP_TOKENS = 25  # of each stream, left out
 Rows = list[dict[str, Any]]
 
@@ -167,8 +170,8 @@ def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[i
         worker.wait()
 
 
-def measure(proxy: str, streams: list[int], seconds: float) -> Rows:
-    """One proxy in this process: Serve reads its environment once."""
+def measure(proxy: str, streams: Sequence[int], seconds: float) -> Rows:
+    """One proxy in this process: Serve reads its environment once. Prints each row as it comes."""
     import uvloop
 
     from bench.ingress_worker import open_table
@@ -188,41 +191,50 @@ def measure(proxy: str, streams: list[int], seconds: float) -> Rows:
                 p50, p90, p99 = np.percentile(delays, [50, 90, 99])
                 row = {"proxy": proxy, "protocol": protocol, "streams": num_streams, "tokens": len(delays)}
                 rows.append(row | {"p50_ms": round(p50, 2), "p90_ms": round(p90, 2), "p99_ms": round(p99, 2)})
+                print(line(rows[-1]), flush=True)
     return rows
 
 
-def table_of(rows: Rows) -> str:
-    head = f"{'proxy':9}{'protocol':10}{'streams':>8}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}"
-    lines = [
+HEAD = f"{'proxy':9}{'protocol':10}{'streams':>8}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}"
+
+
+def line(row: dict[str, Any]) -> str:
+    return (
         f"{row['proxy']:9}{row['protocol']:10}{row['streams']:8d}"
         f"{row['p50_ms']:9.2f}{row['p90_ms']:9.2f}{row['p99_ms']:9.2f}"
-        for row in rows
-    ]
-    return "\n".join([head, *lines])
+    )
+
+
+def measured_apart(proxy: str, streams: Sequence[int], seconds: float) -> Rows:
+    """One proxy in a process of its own, which prints its rows."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [sys.executable, "-m", "bench.ingress", "--rows-of", proxy, "--json", file.name]
+        command += ["--seconds", str(seconds), "--streams", *map(str, streams)]
+        subprocess.run(command, check=True)
+        rows: Rows = json.load(file)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proxy", choices=["haproxy", "python", "both"], default="both")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64], help="at most 64 each")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each run, at most 20")
+    parser.add_argument("--streams", type=int, nargs="+", help="at most 64 each; 1 16 64, or 1 16 by --quick")
+    parser.add_argument("--seconds", type=float, help="length of each run, at most 20; 10, or 4 by --quick")
+    parser.add_argument("--quick", action="store_true", help="fewer streams, shorter: under 2 minutes")
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--rows-of", choices=["haproxy", "python"], help=argparse.SUPPRESS)  # in this process
     options = parser.parse_args()
-    if options.proxy != "both":
-        rows = measure(options.proxy, options.streams, options.seconds)
-        output = Path(options.json) if options.json else None
+    streams = options.streams or ([1, 16] if options.quick else [1, 16, 64])
+    seconds = options.seconds or (4.0 if options.quick else 10.0)
+    if options.rows_of:
+        rows = measure(options.rows_of, streams, seconds)
     else:
-        rows, output = [], options.json
-        for proxy in ("haproxy", "python"):
-            with tempfile.NamedTemporaryFile(suffix=".json") as file:
-                numbers = [str(number) for number in options.streams]
-                command = [sys.executable, "-m", "bench.ingress", "--proxy", proxy, "--json", file.name]
-                command += ["--seconds", str(options.seconds), "--streams", *numbers]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                rows += json.load(file)
-    if output is not None:
-        output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    sys.stdout.write(table_of(rows) + "\n")
+        proxies = ("haproxy", "python") if options.proxy == "both" else (options.proxy,)
+        announce("bench.ingress", about_s=len(proxies) * (START_S + 2 * len(streams) * (seconds + 1)))
+        print(HEAD, flush=True)
+        rows = [row for proxy in proxies for row in measured_apart(proxy, streams, seconds)]
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Gaps between tokens of running decodes while long prompts arrive: disaggregated beside co-located, same two cores.
 
     python -m bench.interference --json out.json --plot docs/interference.png
+    python -m bench.interference --quick    # one round, half the prompts
 
 Four runs per round: decodes alone; 1 prefill + 1 decode worker, one core each; two mixed workers, one core each,
 with chunked prefill and without. The same decodes and the same prompts in all of them. Everything that is not a
@@ -23,12 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness import LocalCluster, greedy, local_cluster
+from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
 from bench.models import LlamaShape, write_dummy
 from cluster.config import RouterConfig
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 SHAPE = LlamaShape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768, vocab=4096, positions=8192)
 PREFILL_CORE, DECODE_CORE = 0, 1
+START_S = 8.0  # of two workers, and their end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +44,13 @@ class Load:
     warm_up_s: float = 1.0
 
 
-def spec(model: Path, worker_id: str, role: Role, core: int, *, chunked: bool) -> WorkerSpec:
+def spec(model: Path, worker_id: str, role: Role, core: int, dtype: str, *, chunked: bool) -> WorkerSpec:
     return WorkerSpec(
         worker_id=worker_id,
         role=role,
         model=str(model),
         served_name="bench",
-        dtype="bfloat16",
+        dtype=dtype,
         device="cpu",
         load_format="dummy",
         engine=EngineSpec(memory_bytes=512 << 20, chunked_prefill=chunked, prefix_cache=False),
@@ -57,14 +60,14 @@ def spec(model: Path, worker_id: str, role: Role, core: int, *, chunked: bool) -
     )
 
 
-def modes(model: Path) -> dict[str, list[WorkerSpec]]:
+def modes(model: Path, dtype: str) -> dict[str, list[WorkerSpec]]:
     disaggregated = [
-        spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, chunked=True),
-        spec(model, "decode-0", Role.DECODE, DECODE_CORE, chunked=True),
+        spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, dtype, chunked=True),
+        spec(model, "decode-0", Role.DECODE, DECODE_CORE, dtype, chunked=True),
     ]
     chunked, whole = (
         [
-            spec(model, f"mixed-{index}", Role.MIXED, core, chunked=chunked)
+            spec(model, f"mixed-{index}", Role.MIXED, core, dtype, chunked=chunked)
             for index, core in enumerate((PREFILL_CORE, DECODE_CORE))
         ]
         for chunked in (True, False)
@@ -146,41 +149,73 @@ def plot(gaps: dict[str, list[float]], path: Path) -> None:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds; the median of each figure is shown.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Interleaved; the median of each figure is shown. 3, or 1 by --quick.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all figures.")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", help="Where to draw the gaps.")] = None,
-    num_decodes: Annotated[int, typer.Option(help="Answers being written while prompts arrive.")] = 8,
+    plot_path: Annotated[Path | None, typer.Option("--plot", help="Where to draw the first dtype's gaps.")] = None,
+    num_decodes: Annotated[int, typer.Option(min=1, help="Answers being written while prompts arrive.")] = 8,
+    dtypes: Dtypes = DEFAULT_DTYPES,
+    quick: Quick = False,
 ) -> None:
     """Prints p50/p90/p99 of the gap between tokens for each set-up, and its ratio to undisturbed decodes."""
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("bench.interference: needs two cores")
+    chosen, num_rounds = dtypes_of(dtypes), rounds or (1 if quick else 3)
+    load = Load(num_decodes=num_decodes, num_prompts=12 if quick else 24)
+    seconds = START_S + load.warm_up_s + 0.2 * num_decodes + 2 * load.num_prompts * load.gap_s
+    announce("bench.interference", about_s=seconds * 4 * num_rounds * len(chosen), dtypes=chosen)
     os.sched_setaffinity(0, {PREFILL_CORE})
-    load = Load(num_decodes=num_decodes)
-    rows: dict[str, list[dict[str, float]]] = {}
-    gaps: dict[str, list[float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = write_dummy(SHAPE, Path(folder))
-        for _ in range(rounds):
-            for name, specs in modes(model).items():
-                found = asyncio.run(measure(specs, load, disturbed=name != "undisturbed"))
-                rows.setdefault(name, []).append(summary(found))
-                gaps.setdefault(name, []).extend(found)
-    medians: dict[str, dict[str, Any]] = {
+        for number, dtype in enumerate(chosen):
+            rows, gaps = run_rounds(model, dtype, load, num_rounds)
+            found[dtype] = {"medians": medians_of(rows), "rounds": rows}
+            show(dtype, load, found[dtype]["medians"])
+            if plot_path and not number:
+                plot(gaps, plot_path)
+    if json_path:
+        json_path.write_text(json.dumps(found, indent=2))
+
+
+def run_rounds(
+    model: Path, dtype: str, load: Load, num_rounds: int
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, list[float]]]:
+    """By set-up, each round's figures, and the gaps in s of all of them."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    gaps: dict[str, list[float]] = {}
+    for number in range(num_rounds):
+        for name, specs in modes(model, dtype).items():
+            found = asyncio.run(measure(specs, load, disturbed=name != "undisturbed"))
+            row = summary(found)
+            told = ", ".join(f"{key.removesuffix('_ms')} {row[key]:.1f}" for key in ("p50_ms", "p99_ms", "max_ms"))
+            print(f"{dtype}, round {number + 1} of {num_rounds}, {name}: gaps in ms {told}", flush=True)
+            rows.setdefault(name, []).append(row)
+            gaps.setdefault(name, []).extend(found)
+    return rows, gaps
+
+
+def medians_of(rows: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Over the rounds, and as multiples of the undisturbed ones."""
+    medians = {
         name: {key: statistics.median(row[key] for row in found) for key in found[0]} for name, found in rows.items()
     }
     base = medians["undisturbed"]
-    table = Table(title=f"gap between tokens, {load.num_decodes} decodes, {load.prompt_tokens}-token prompts arriving")
+    for row in medians.values():
+        row["p50_ratio"], row["p99_ratio"] = row["p50_ms"] / base["p50_ms"], row["p99_ms"] / base["p99_ms"]
+    return medians
+
+
+def show(dtype: str, load: Load, medians: dict[str, dict[str, float]]) -> None:
+    title = f"gap between tokens, {dtype}, {load.num_decodes} decodes, {load.prompt_tokens}-token prompts arriving"
+    table = Table(title=title)
     for column in ("set-up", "p50 ms", "p90 ms", "p99 ms", "max ms", "p50 x", "p99 x", "tokens"):
         table.add_column(column, justify="left" if column == "set-up" else "right")
     for name, row in medians.items():
-        row["p50_ratio"], row["p99_ratio"] = row["p50_ms"] / base["p50_ms"], row["p99_ms"] / base["p99_ms"]
         keys = ("p50_ms", "p90_ms", "p99_ms", "max_ms", "p50_ratio", "p99_ratio")
         table.add_row(name, *(f"{row[key]:.2f}" for key in keys), f"{row['tokens']:.0f}")
     Console().print(table)
-    if json_path:
-        json_path.write_text(json.dumps({"medians": medians, "rounds": rows}, indent=2))
-    if plot_path:
-        plot(gaps, plot_path)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.machine import announce
+
 STREAMS = 64
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 128
@@ -177,12 +179,12 @@ def main() -> None:
         sys.stdout.write(json.dumps(uvloop.run(measure(options.ingress, options.workers[0], seconds))) + "\n")
         return
     counts = options.workers or ([16, 256, 1024] if options.quick else [16, 64, 256, 1024])
-    sys.stdout.write(f"{len(counts)} points, about {len(counts) * (2 * seconds + 8):.0f} s in all\n{HEAD}\n")
+    announce("bench.many_workers", about_s=len(counts) * (2 * seconds + 8))
+    print(HEAD, flush=True)
     rows = []
     for num_workers in counts:
         rows.append(point(num_workers, seconds, options.cached))
-        sys.stdout.write(line(rows[-1]) + "\n")
-        sys.stdout.flush()
+        print(line(rows[-1]), flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

@@ -12,11 +12,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from bench.machine import announce
 from cluster.planner.coefficients import CoefficientLatency
 from cluster.planner.devices import DeviceSpec, known_device
 from cluster.planner.known_models import known_model
@@ -190,9 +192,13 @@ def all_points(data: Path) -> Iterator[Point]:
     yield from splitwise_points(data / "splitwise_sim" / "perf_model.csv")
 
 
-def main(data: Path) -> None:
+QUICK_STRIDE = 4
+
+
+def main(data: Path, *, quick: bool) -> None:
+    announce("bench.roofline_error", about_s=3 if quick else 10)
     groups: dict[str, list[Point]] = defaultdict(list)
-    for point in all_points(data):
+    for point in islice(all_points(data), 0, None, QUICK_STRIDE if quick else 1):
         groups[point.source].append(point)
     print(
         f"{'predicted / measured - 1, in %':<52} {'points':>6} {'median':>7} {'|median|':>8} {'|p90|':>6} "
@@ -206,7 +212,8 @@ def main(data: Path) -> None:
         told = f"{100 * np.median(decodes):+.1f} ({len(decodes)})" if decodes else "none"
         print(
             f"{source:<52} {len(errors):>6} {100 * median:>+7.1f} {100 * size:>8.1f} {100 * far:>6.1f} {told:>12} "
-            f"{len(points) - len(possible):>8}"
+            f"{len(points) - len(possible):>8}",
+            flush=True,
         )
     print("*  median of the points of which prompts take less than half, and their number")
     print("** points left out: more than the best kernels can do, so prompts must have come from a cache")
@@ -219,4 +226,6 @@ def _error(point: Point) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the folder with the three data sets")
-    main(parser.parse_args().data)
+    parser.add_argument("--quick", action="store_true", help="every fourth point")
+    options = parser.parse_args()
+    main(options.data, quick=options.quick)

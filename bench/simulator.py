@@ -2,6 +2,7 @@
 
     python -m bench.simulator --trace AzureLLMInferenceTrace_conv.csv      # the whole trace on 8 workers
     python -m bench.simulator --workers 1000 --requests 1000000            # synthetic, mean 1,155 in and 211 out
+    python -m bench.simulator --quick                                      # synthetic, 2,000 requests
     python -m bench.simulator --routing --plot docs/routing_cost.png       # one decision against the number of workers
 
 Workers are OPT-13B on one A100-80G each (DistServe's published coefficients, 200 Gbit/s between workers), two prefill
@@ -23,6 +24,7 @@ from random import Random
 
 import numpy as np
 
+from bench.machine import announce
 from cluster.config import EngineConfig, RouterConfig
 from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.planner.lengths import Independent, Lognormal
@@ -47,6 +49,8 @@ LATENCY = CoefficientLatency(
 BLOCK_SIZE = 16
 TOKEN_BYTES = 2 * 40 * 5120 * 2  # K and V of 40 layers in 16 bits
 NUM_BLOCKS = 50 * 10**9 // (TOKEN_BYTES * BLOCK_SIZE)  # what 80 GB leave beside 26 GB of weights
+COUNTS = tuple(2**power for power in range(1, 13))  # of workers, in the routing decision
+REQUEST_S = 1.5e-3  # what a request takes to simulate, about
 REQUESTS_PER_S = 1.5  # of each worker of the synthetic load: prefill workers are busy for about 60 %
 
 
@@ -166,12 +170,12 @@ def _load(index: int, role: Role, rng: Random) -> WorkerLoad:
     )
 
 
-def routing(plot: Path | None) -> list[dict[str, float]]:
+def routing(plot: Path | None, *, quick: bool) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
-    for num_workers in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
+    for num_workers in COUNTS[:: 3 if quick else 1]:
         best_us = min(decision_us(num_workers) for _ in range(3))
         rows.append({"num_workers": num_workers, "decision_us": round(best_us, 1)})
-        print(f"{num_workers:6d} workers  {best_us:8.1f} us per decision")
+        print(f"{num_workers:6d} workers  {best_us:8.1f} us per decision", flush=True)
     if plot is not None:
         import matplotlib
 
@@ -192,7 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path, help="Azure's .csv or Mooncake's .jsonl, as it stands")
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--requests", type=int, default=10_000, help="of the synthetic load")
+    parser.add_argument("--requests", type=int, help="of the synthetic load; 10,000, or 2,000 by --quick")
+    parser.add_argument("--quick", action="store_true", help="fewer requests, or numbers of workers: under 2 minutes")
     parser.add_argument("--no-prefix-cache", action="store_true")
     parser.add_argument("--check-every", type=int, default=100_000, help="events between full integrity checks")
     parser.add_argument("--seed", type=int, default=0)
@@ -204,9 +209,12 @@ def main() -> None:
         parser.error(f"--workers {options.workers}: give 2 or more, one of each pool")
     if options.plot and not options.routing:
         parser.error("--plot is of --routing; give both")
+    if options.quick and options.trace:
+        parser.error("--quick is of the synthetic load; a trace is played as it stands")
     facts: object
     if options.routing:
-        facts = routing(options.plot)
+        announce("bench.simulator, one routing decision", about_s=10 if options.quick else 40)
+        facts = routing(options.plot, quick=options.quick)
     else:
         spec = cluster(options.workers, prefix_cache=not options.no_prefix_cache)
         if options.trace is not None:
@@ -215,8 +223,10 @@ def main() -> None:
             del rows
             name = options.trace.name
         else:
-            arrivals = synthetic_arrivals(options.requests, REQUESTS_PER_S * options.workers, options.seed)
+            num_requests = options.requests or (2_000 if options.quick else 10_000)
+            arrivals = synthetic_arrivals(num_requests, REQUESTS_PER_S * options.workers, options.seed)
             name = "synthetic"
+        announce(f"bench.simulator, {name}, {len(arrivals):,} requests", about_s=len(arrivals) * REQUEST_S)
         facts = run(name, spec, arrivals, check_every=options.check_every)
     if options.json is not None:
         options.json.write_text(json.dumps(facts, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Time from `baton up` to the first token, and where it goes.
 
-python -m bench.startup --runs 3
+python -m bench.startup            # 3 starts
+python -m bench.startup --quick    # one
 """
 
 import json
@@ -18,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import baton
+from bench.machine import Quick, announce
 
+START_S = 25.0  # of a start and its end, about
 CONFIG = "model: demo\nhttp: {port: 0}\ngrpc: {port: 0}\n"  # all else at its default: 1 prefill + 1 decode worker
 
 
@@ -52,15 +55,22 @@ def steps_of(text: str) -> dict[str, float]:
 
 
 def main(
-    runs: Annotated[int, typer.Option(help="Starts; the median of each step is shown.")] = 3,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Starts; the median of each step is shown. 3, or 1 by --quick.")
+    ] = None,
+    quick: Quick = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write every run.")] = None,
 ) -> None:
     """Starts the default cluster `runs` times."""
+    num_runs = runs or (1 if quick else 3)
+    announce("bench.startup", about_s=START_S * num_runs)
     found = []
-    for _ in range(runs):
+    for number in range(num_runs):
         with tempfile.TemporaryDirectory(prefix="bt-") as folder:
             found.append(run_once(Path(folder)))
-    table = Table(title=f"`baton up` to the first token, median of {runs}, {os.cpu_count()} cores")
+        steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found[-1].items())
+        print(f"start {number + 1} of {num_runs}, s: {steps}", flush=True)
+    table = Table(title=f"`baton up` to the first token, median of {num_runs}, {os.cpu_count()} cores")
     table.add_column("step")
     table.add_column("s", justify="right")
     for name in found[0]:

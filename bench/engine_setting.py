@@ -1,0 +1,47 @@
+"""What all sides of `bench.engine` are given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.engine_points import Kind, Point
+from bench.rates import Rates
+from cluster.planner.model_spec import ModelSpec
+from workers.model.cache_folder import cache_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all sides are given."""
+
+    name: str
+    folder: Path
+    model: ModelSpec
+    is_dummy: bool
+    points: Sequence[Point]
+    cores: Sequence[int]
+    rates: Rates
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of the largest point, in float32, and blocks that are not full."""
+        return round(1.1 * self.kv_bytes_of(self.points))
+
+    def kv_bytes_of(self, points: Sequence[Point]) -> int:
+        return max(point.kv_tokens for point in points) * self.model.kv_bytes_per_token * 2
+
+    def settings(self, side: str, dtype: str, gguf: Path | None, form: str) -> dict[str, Any]:
+        return {
+            "side": side,
+            "folder": str(self.folder),
+            "dtype": dtype,
+            "load_format": "dummy" if self.is_dummy else "auto",
+            "vocab": self.model.vocab_size,
+            "kv_bytes": self.kv_bytes // (1 if dtype == "float32" else 2),
+            "max_model_len": max(max(point.longest for point in self.points), 2048),
+            "max_sequences": max((point.size for point in self.points if point.kind is not Kind.PREFILL), default=1),
+            "gguf": str(gguf),
+            "form": form,
+            "cache": str(cache_folder("bench")),
+        }
