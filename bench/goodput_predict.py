@@ -28,8 +28,8 @@ def profiled(config: BatonConfig, path: Path) -> Path:
     return path
 
 
-def predicted(name: str, config: BatonConfig, profile: Path, lengths: Lengths, plan: Search) -> Curve:
-    """Raises: ConfigError: the profile is of something else."""
+def predicted(name: str, config: BatonConfig, profile: Path, lengths: Lengths, plan: Search, *, guess: float) -> Curve:
+    """The search begins at `guess`. Raises: ConfigError: the profile is of something else."""
     cluster, _ = from_profile(config, profile)
     curve = Curve(name=name)
 
@@ -55,6 +55,6 @@ def predicted(name: str, config: BatonConfig, profile: Path, lengths: Lengths, p
         )
         return share
 
-    curve.goodput = highest_rate(attainment, target=plan.slo.attainment, guess=1.0, tolerance=plan.tolerance / 2)
+    curve.goodput = highest_rate(attainment, target=plan.slo.attainment, guess=guess, tolerance=plan.tolerance / 2)
     print(f"  {name}, simulated: {curve.goodput:.2f} requests/s, {len(curve.probes)} probes", flush=True)
     return curve

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,9 @@ from cluster.planner.goodput import highest_rate
 from cluster.planner.slo import SLO
 from cluster.simulator.contract import Arrival
 
+FIRST_SHARE = 0.6  # of the saturated rate: where a search begins
+AT_ONCE = 1e6  # requests/s
+PATIENT = SLO(ttft_s=1e6, tpot_s=1e6)
 MIN_REQUESTS = 20  # of a probe: fewer say nothing of a tenth of them
 
 
@@ -73,8 +76,8 @@ class Curve:
         return {"goodput": self.goodput, "probes": [asdict(probe) for probe in self.probes]}
 
 
-async def search(name: str, server: Server, lengths: Lengths, plan: Search, *, guess: float) -> Curve:
-    """The search runs on a thread of its own; its probes on this loop."""
+async def search(name: str, server: Server, lengths: Lengths, plan: Search) -> Curve:
+    """From below the saturated rate on. The search runs on a thread of its own, its probes on this loop."""
     curve = Curve(name=name)
     loop = asyncio.get_running_loop()
 
@@ -85,11 +88,24 @@ async def search(name: str, server: Server, lengths: Lengths, plan: Search, *, g
         print(f"  {name}: {found}", flush=True)
         return found.attainment
 
-    await probe(server, lengths, plan, guess / 2, count=MIN_REQUESTS // 2)  # what first steps and links pay for
+    for _ in range(2):  # the first pays for what first steps and links take
+        saturated = await saturated_rate(server, lengths, plan)
+    print(f"  {name}: {saturated:.2f}/s when all is asked at once", flush=True)
     curve.goodput = await asyncio.to_thread(
-        highest_rate, attainment, target=plan.slo.attainment, guess=guess, tolerance=plan.tolerance
+        highest_rate,
+        attainment,
+        target=plan.slo.attainment,
+        guess=saturated * FIRST_SHARE,
+        tolerance=plan.tolerance,
     )
     return curve
+
+
+async def saturated_rate(server: Server, lengths: Lengths, plan: Search) -> float:
+    """Requests/s of some that come at once."""
+    began_s = time.perf_counter()
+    await probe(server, lengths, replace(plan, slo=PATIENT), AT_ONCE, count=MIN_REQUESTS)
+    return MIN_REQUESTS / (time.perf_counter() - began_s)
 
 
 async def probe(server: Server, lengths: Lengths, plan: Search, rate: float, *, count: int | None = None) -> Probe:
