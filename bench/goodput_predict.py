@@ -14,7 +14,7 @@ from cluster.planner.goodput import highest_rate
 from cluster.simulator.report import is_finished
 from cluster.simulator.world import simulate
 
-NUM_REQUESTS = 1500  # of a simulated probe: it costs seconds, and has less noise than a real one
+NUM_REQUESTS = 800  # of a simulated probe, for each seed: it costs a second, and has less noise than a real one
 SEEDS = (1, 2)
 
 
