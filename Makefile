@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help install serve test test-all check bench gpu-check
 .DEFAULT_GOAL := help
@@ -38,9 +39,9 @@ check: install ## format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_floors.py tests/unit/test_generated.py
 
-bench: install ## the figures that the README quotes
-	@for file in bench/engine.py bench/handoff.py bench/interference.py bench/ingress.py bench/startup.py; do \
-		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
+bench: install ## the figures that the README quotes, an hour; some minutes: make bench BENCH_ARGS=--quick
+	@for name in engine handoff interference ingress startup goodput; do \
+		echo "== $$name"; $(BIN)/python -m bench.$$name $(BENCH_ARGS) || exit 1; done
 
 gpu-check: install ## what only a GPU can show, in under 8 minutes (docs/gpu.md); skips by name without one
 	@$(BIN)/python -m bench.gpu_check $(GPU_CHECK_ARGS)

@@ -61,7 +61,7 @@ class Probe:
         bound = "at most " if self.is_cut else ""
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         return (
-            f"{self.rate:.2f}/s, {self.num_requests} requests: {bound}{self.attainment:.0%} hold both, "
+            f"{self.rate:.2f}/s, {self.num_requests} requests: {bound}{self.attainment:.1%} hold both, "
             f"p90 TTFT {self.ttft_p90:.0f} ms, TPOT {self.tpot_p90:.0f} ms{failed}"
         )
 
