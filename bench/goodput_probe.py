@@ -1,6 +1,7 @@
 """The search of `bench.goodput`: probes of one server at rates that bisection chooses."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -111,7 +112,7 @@ async def saturated_rate(server: Server, lengths: Lengths, plan: Search) -> floa
 async def probe(server: Server, lengths: Lengths, plan: Search, rate: float, *, count: int | None = None) -> Probe:
     """One rate; ends early when so many have missed that the share cannot be reached any more."""
     arrivals = lengths.arrivals(rate, count or plan.count(rate), plan.seed, server.max_model_len)
-    allowed = (1 - plan.slo.attainment) * len(arrivals)
+    allowed = len(arrivals) - math.ceil(plan.slo.attainment * len(arrivals) - 1e-9)
     records: list[Record] = []
     over = asyncio.Event()
     num_missed = 0
@@ -149,7 +150,7 @@ def _summary(slo: SLO, rate: float, count: int, records: Sequence[Record], num_m
     return Probe(
         rate=rate,
         num_requests=count,
-        attainment=1 - num_missed / count,
+        attainment=(count - num_missed) / count,
         is_cut=sum(record.is_done for record in records) < count,
         ttft_p90=_p90_ms([record.ttft_s for record in ended]),
         tpot_p90=_p90_ms([record.tpot_s for record in ended]),
