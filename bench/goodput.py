@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
-from baton.errors import BatonError
+from baton.errors import BatonError, UnavailableError
 from bench.goodput_load import Lengths, read_lengths, synthetic_lengths
 from bench.goodput_plot import draw
 from bench.goodput_predict import predicted, profiled
@@ -96,13 +96,15 @@ async def _measured(
     for name, config in configs.items():
         async with baton_server(config) as server:
             curves.append(await _searched(name, server, lengths, plan))
-    if vllm_python is not None:
-        async with vllm_server(
-            vllm_python, resolved(configs["2 mixed"]).model_path, dtype, available_cores()
-        ) as server:
-            curves.append(await _searched("vLLM", server, lengths, plan))
-    else:
+    if vllm_python is None:
         print("vLLM: absent, --vllm-python was not given", flush=True)
+        return curves
+    folder = resolved(configs["2 mixed"]).model_path
+    try:
+        async with vllm_server(vllm_python, folder, dtype, available_cores()) as server:
+            curves.append(await _searched("vLLM", server, lengths, plan))
+    except UnavailableError as error:
+        print(f"vLLM: absent, {error.message}", flush=True)
     return curves
 
 
