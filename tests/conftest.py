@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports torch or Ray: tests share few cores, and must not see the user's own cluster.
@@ -17,6 +18,11 @@ os.environ["BATON_HOME"] = str(_HOME)
 from cluster import local_ray, state  # noqa: E402
 
 os.environ.update(local_ray.ray_env())
+
+
+# A busy machine is no failure; `timeout` ends what hangs.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_unconfigure() -> None:
