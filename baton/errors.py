@@ -96,5 +96,5 @@ def _tree(root: type[BatonError]) -> list[type[BatonError]]:
 
 def from_code(code: str, message: str) -> BatonError:
     """The error that `code` names; a BatonError for a code of a newer version."""
-    by_code = {error.code: error for error in reversed(_tree(BatonError))}  # a class before its own kinds
+    by_code = {error.code: error for error in reversed(_tree(BatonError)[1:])}  # a class before its kinds
     return by_code.get(code, BatonError)(message)
