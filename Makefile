@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	@echo 'installing into .venv (some minutes the first time)'
 	@# compat: else a script beside a checkout that is called baton would import the folder as `baton`
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
-	@$(BIN)/python -m workers.model.native
+	@$(BIN)/python -m workers.model.cpu.native
 	@touch $@
 
 serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml

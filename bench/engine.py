@@ -39,10 +39,10 @@ from bench.engine_side import Side
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of, processor
 from bench.models import LLAMA_150M, write_dummy
 from bench.rates import measured_rates
-from bench.specs import available_cores
-from cluster.model_file import read_model_spec
-from cluster.models import find_model
-from cluster.planner.model_spec import ModelSpec
+from cluster.models.find import find_model
+from cluster.models.model_file import read_model_spec
+from cluster.planner.models.model_spec import ModelSpec
+from cluster.profiling.specs import available_cores
 
 DUMMY = "llama-150m"
 PEERS = ("llama.cpp", "vllm", "transformers")

@@ -9,7 +9,7 @@ import torch
 
 from baton.v1 import worker_pb2
 from bench.engine_sides import MAX_BATCHED_TOKENS, NUM_THREADS, num_decode_outputs, prompt_of
-from bench.harness import greedy
+from cluster.profiling.local_cluster import greedy
 from workers.engine.engine import Engine, StepReport
 from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.runner import TorchRunner

@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 from baton.errors import BatonError
-from cluster.download import download
-from cluster.models import Silent
-from cluster.packages import PACKAGES
+from cluster.models.download import download
+from cluster.models.find import Silent
+from cluster.models.packages import PACKAGES
 from workers.model.cache_folder import made_cache_folder
-from workers.model.gguf_folder import find_gguf
+from workers.model.gguf.folder import find_gguf
 
 
 def gguf_of(model: str, given: Path | None) -> Path | str:

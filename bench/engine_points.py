@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.engine_sides import num_decode_outputs
 from bench.rates import Rates
-from cluster.planner.model_spec import ModelSpec
+from cluster.planner.models.model_spec import ModelSpec
 
 SHORT_CONTEXT = 64  # tokens, where a point names none
 RAGGED = [(48 + 29 * i, 32 + 6 * ((7 * i) % 16)) for i in range(16)]  # (prompt, output) tokens: 48-483, 32-122

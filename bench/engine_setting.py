@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.engine_points import Kind, Point
 from bench.rates import Rates
-from cluster.planner.model_spec import ModelSpec
+from cluster.planner.models.model_spec import ModelSpec
 from workers.model.cache_folder import cache_folder
 
 

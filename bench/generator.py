@@ -12,10 +12,10 @@ import time
 
 import uvloop
 
-from bench.load.options import LoadOptions
-from bench.load.record import Record
-from bench.load.session import Progress, measure
 from bench.machine import announce
+from cluster.load.options import LoadOptions
+from cluster.load.record import Record
+from cluster.load.session import Progress, measure
 
 TOKENS = 100
 SERVERS = {"openai": "tests.http_server", "openai-chat": "tests.http_server", "grpc": "tests.grpc_server"}

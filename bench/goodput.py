@@ -31,10 +31,10 @@ from bench.goodput_predict import predicted, profiled
 from bench.goodput_probe import Curve, Search, Server, search
 from bench.goodput_servers import baton_server, vllm_server
 from bench.machine import Quick, announce, processor
-from bench.specs import available_cores, resolved
-from cluster.config import BatonConfig
-from cluster.config_load import from_tree
-from cluster.planner.slo import SLO
+from cluster.config.load import from_tree
+from cluster.config.schema import BatonConfig
+from cluster.contracts.slo import SLO
+from cluster.profiling.specs import available_cores, resolved
 
 POOLS: dict[str, dict[str, Any]] = {
     "1 prefill + 1 decode": {"prefill": {"workers": 1}, "decode": {"workers": 1}},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.planner.lengths import Independent, Lognormal
-from cluster.simulator.contract import Arrival
-from cluster.trace_file import read_trace
+from cluster.contracts.simulation import Arrival
+from cluster.load.trace_file import read_trace
+from cluster.planner.load.lengths import Independent, Lognormal
 
 # Means and medians of Azure's conversations.
 AZURE = Independent(prompt=Lognormal(mean=1155.0, median=1020.0), output=Lognormal(mean=211.0, median=129.0))

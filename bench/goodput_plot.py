@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.goodput_probe import Curve
-from cluster.planner.slo import SLO
+from cluster.contracts.slo import SLO
 
 COLORS = ("tab:blue", "tab:orange", "tab:green")
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from bench.goodput_load import Lengths
 from bench.goodput_probe import Curve, Probe, Search
-from bench.profiling.measure import Progress
-from bench.profiling.profile import take_profile
-from cluster.commands.simulate_costs import from_profile
-from cluster.config import BatonConfig
-from cluster.planner.goodput import highest_rate
+from cluster.commands.simulate.costs import from_profile
+from cluster.config.schema import BatonConfig
+from cluster.planner.search.goodput import highest_rate
+from cluster.profiling.measure import Progress
+from cluster.profiling.profile import take_profile
 from cluster.simulator.report import is_finished
 from cluster.simulator.world import simulate
 

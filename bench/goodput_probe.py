@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.goodput_load import Lengths
-from bench.load.record import Record
-from cluster.planner.goodput import highest_rate
-from cluster.planner.slo import SLO
-from cluster.simulator.contract import Arrival
+from cluster.contracts.simulation import Arrival
+from cluster.contracts.slo import SLO
+from cluster.load.record import Record
+from cluster.planner.search.goodput import highest_rate
 
 FIRST_SHARE = 0.6  # of the saturated rate: where a search begins
 AT_ONCE = 1e6  # requests/s

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from baton.errors import BatonError, UnavailableError
 from bench.fidelity.real_runs import prompt_of
-from bench.harness import LocalCluster, greedy, local_cluster
-from bench.load.backend import Sampling
-from bench.load.openai_backend import OpenAIBackend
-from bench.load.record import Record
-from bench.load.requests import LoadRequest, Segment
-from bench.specs import worker_specs
-from cluster.config import BatonConfig
-from cluster.ports import free_ports
-from cluster.simulator.contract import Arrival
+from cluster.config.schema import BatonConfig
+from cluster.contracts.simulation import Arrival
+from cluster.host.ports import free_ports
+from cluster.load.backend import Sampling
+from cluster.load.openai_backend import OpenAIBackend
+from cluster.load.record import Record
+from cluster.load.requests import LoadRequest, Segment
+from cluster.profiling.local_cluster import LocalCluster, greedy, local_cluster
+from cluster.profiling.specs import worker_specs
 
 TIMEOUT_S = 600.0
 VLLM_START_S = 240.0

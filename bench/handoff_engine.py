@@ -22,8 +22,8 @@ import numpy as np
 
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Hello, Submit, TokenOutput, ToWorker
 from baton.v1.worker_pb2_grpc import WorkerStub
-from bench.harness import WorkerProcess, greedy
 from bench.models import LLAMA_150M
+from cluster.profiling.local_cluster import WorkerProcess, greedy
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 PREFILL_CORE, DECODE_CORE = 0, 1

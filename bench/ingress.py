@@ -130,13 +130,13 @@ class Controller:
 @contextmanager
 def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[int, int, Path]]:
     """A fake worker and the real application on a Ray cluster of its own; yields HTTP port, gRPC port, table."""
+    from cluster.host.ports import free_ports
     from cluster.ingress.environment import serve_environment
-    from cluster.ports import free_ports
 
     os.environ.update(serve_environment(folder, haproxy=haproxy))
     import ray
 
-    from cluster.config import BatonConfig, GRPCConfig, HTTPConfig
+    from cluster.config.schema import BatonConfig, GRPCConfig, HTTPConfig
     from cluster.ingress.app import deploy, undeploy
 
     table = Path(folder, "times")

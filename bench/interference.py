@@ -23,10 +23,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import LocalCluster, greedy, local_cluster
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
 from bench.models import LlamaShape, write_dummy
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
+from cluster.profiling.local_cluster import LocalCluster, greedy, local_cluster
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 SHAPE = LlamaShape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768, vocab=4096, positions=8192)

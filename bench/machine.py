@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bench.specs import available_cores
 from cluster.fleet.nodes import resolve_dtype
+from cluster.profiling.specs import available_cores
 
 # Environment variables that hold libraries and kernels to fewer instructions than the processor has.
 LIMITS = ("BATON_CPU_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")

@@ -57,7 +57,7 @@ async def cpu_percent(seconds: float) -> float:
 async def measure(port: int, num_workers: int, seconds: float) -> Row:
     """One point, in this process."""
     from bench.many_workers_side import INCARNATION
-    from cluster.config import HealthConfig, RouterConfig
+    from cluster.config.schema import HealthConfig, RouterConfig
     from cluster.router.dispatcher import Dispatcher
     from cluster.router.workers import WorkerEntry
     from workers.spec import Role

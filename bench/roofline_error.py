@@ -2,8 +2,8 @@
 
 DATA holds aiconfigurator/silicon_sample.csv (serving runs, by NVIDIA's aiconfigurator project), distserve_ground_truth/
 profile_data (fits of kernels' times) and splitwise_sim/perf_model.csv (single batches). The constants per family of
-devices are in `cluster.planner.devices`; nothing is fitted here. Splitwise's engine of 2023 is another system than the
-one the constants stand for, and shown to say how far that goes.
+devices are in `cluster.planner.costs.devices`; nothing is fitted here. Splitwise's engine of 2023 is another system
+than the one the constants stand for, and shown to say how far that goes.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.machine import announce
-from cluster.planner.coefficients import CoefficientLatency
-from cluster.planner.devices import DeviceSpec, known_device
-from cluster.planner.known_models import known_model
-from cluster.planner.latency import LatencyModel, Parallelism, PromptChunk
-from cluster.planner.model_spec import ModelSpec
-from cluster.planner.roofline import RooflineLatency
+from cluster.contracts.latency import LatencyModel, Parallelism, PromptChunk
+from cluster.planner.costs.coefficients import CoefficientLatency
+from cluster.planner.costs.devices import DeviceSpec, known_device
+from cluster.planner.costs.roofline import RooflineLatency
+from cluster.planner.models.known_models import known_model
+from cluster.planner.models.model_spec import ModelSpec
 
 SYSTEMS = {"h100_sxm": "h100", "h200_sxm": "h200", "a100-80gb": "a100-80g", "h100-80gb": "h100"}
 MODELS = {

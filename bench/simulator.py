@@ -25,18 +25,18 @@ from random import Random
 import numpy as np
 
 from bench.machine import announce
-from cluster.config import EngineConfig, RouterConfig
-from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
-from cluster.planner.lengths import Independent, Lognormal
-from cluster.planner.transfer import Path as LinkPath
-from cluster.planner.workload import from_trace, synthetic
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster, SimPool
+from cluster.load.trace_file import read_trace
+from cluster.planner.costs.coefficients import CoefficientLatency, DecodeFit, PrefillFit
+from cluster.planner.costs.transfer import Path as LinkPath
+from cluster.planner.load.lengths import Independent, Lognormal
+from cluster.planner.load.workload import from_trace, synthetic
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.policy import Policy, RouteRequest
 from cluster.router.prefix_index import PrefixIndex
-from cluster.simulator.contract import Arrival, RequestRecord, SimCluster, SimPool
 from cluster.simulator.report import is_finished
 from cluster.simulator.world import simulate
-from cluster.trace_file import read_trace
 from workers.spec import Role
 
 # DistServe's fit of OPT-13B, one A100: ../shared/reference and OSDI 2024, in seconds.

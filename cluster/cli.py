@@ -25,6 +25,9 @@ COMMANDS = {
     "doctor": "Check this machine: Python, torch, CUDA, Ray, ports, memory, model.",
 }
 
+# Commands of several files have a room of their own.
+ROOMS = {"plan": "plan.command", "simulate": "simulate.command", "generate": "ask.generate", "chat": "ask.chat"}
+
 HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
 
   baton up                         a small chat model (smollm2), HTTP on :8000, gRPC on :9000
@@ -79,7 +82,7 @@ def _fail(error: Exception, message: str) -> None:
 
 def _load(name: str) -> Callable[..., Any]:
     try:
-        command: Callable[..., Any] = importlib.import_module(f"cluster.commands.{name}").command
+        command: Callable[..., Any] = importlib.import_module(f"cluster.commands.{ROOMS.get(name, name)}").command
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"baton {name} needs the package {error.name}; install it: pip install 'baton-serve[server]'"

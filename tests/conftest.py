@@ -15,7 +15,8 @@ os.environ.pop("RAY_ADDRESS", None)
 _HOME = Path(tempfile.mkdtemp(prefix="baton-home-"))
 os.environ["BATON_HOME"] = str(_HOME)
 
-from cluster import local_ray, state  # noqa: E402
+from cluster.host import state  # noqa: E402
+from cluster.local import ray_node as local_ray  # noqa: E402
 
 os.environ.update(local_ray.ray_env())
 

@@ -7,29 +7,13 @@ ends when its standard input closes.
 """
 
 import asyncio
-import dataclasses
 import json
 import logging
 import sys
-from typing import Any
 
 from workers.actor import WorkerActor
-from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
-
-
-def dump(spec: WorkerSpec, incarnation: str) -> str:
-    """What `main` reads, without the newline."""
-    return json.dumps({"spec": dataclasses.asdict(spec), "incarnation": incarnation})
-
-
-def parse(line: str) -> tuple[WorkerSpec, str]:
-    message: dict[str, Any] = json.loads(line)
-    fields = message["spec"]
-    fields["role"] = Role(fields["role"])
-    fields["engine"] = EngineSpec(**fields["engine"])
-    fields["kv"] = KVSpec(**fields["kv"])
-    fields["cores"] = tuple(fields["cores"])
-    return WorkerSpec(**fields), message["incarnation"]
+from workers.spec import WorkerSpec
+from workers.spec_line import parse
 
 
 async def serve(spec: WorkerSpec, incarnation: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cluster.simulator.contract import RequestRecord
+from cluster.contracts.simulation import RequestRecord
 
 Array = npt.NDArray[np.float64]
 Latencies = tuple[Array, Array]  # TTFT and TPOT of each request in ms; nan where it failed

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.errors import ConfigError
-from cluster.planner.latency import Parallelism
-from cluster.simulator.contract import Arrival
+from cluster.contracts.latency import Parallelism
+from cluster.contracts.simulation import Arrival
 
 FOLDER = "distserve_ground_truth"
 RUNS = "opt-13b-sharegpt"

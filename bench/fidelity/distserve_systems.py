@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.fidelity.distserve_runs import Run, read_capacity, read_profile
-from cluster.config import EngineConfig, KVConfig, RouterConfig
-from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
-from cluster.planner.latency import Parallelism
-from cluster.simulator.contract import Pipelining, SimCluster, SimPool
+from cluster.config.schema import EngineConfig, KVConfig, RouterConfig
+from cluster.contracts.latency import Parallelism
+from cluster.contracts.simulation import Pipelining, SimCluster, SimPool
+from cluster.planner.costs.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from workers.spec import Role
 
 MODEL = "facebook/opt-13b"

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from bench.fidelity.compare import Summary, latencies_ms, summarize
 from bench.fidelity.real_runs import SetUp, run_for_real
-from cluster.commands.simulate_costs import from_profile
-from cluster.planner.workload import mean_rate
-from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
+from cluster.commands.simulate.costs import from_profile
+from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster
+from cluster.planner.load.workload import mean_rate
 from cluster.simulator.world import simulate
 
 METRICS = ("TTFT P50", "TTFT P90", "TPOT P50", "TPOT P90")

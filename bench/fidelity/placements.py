@@ -30,15 +30,15 @@ from baton.errors import ConfigError
 from bench.fidelity.distserve_systems import DISTSERVE_BATCHED_TOKENS, MAX_SEQUENCES
 from bench.fidelity.published_cases import Case
 from bench.fidelity.published_costs import PublishedCosts
-from cluster.config import EngineConfig
-from cluster.planner.candidates import PREFILL_BUDGETS, Candidate, Options, find
-from cluster.planner.goodput import BOUND_SLACK, highest_rate
-from cluster.planner.latency import Parallelism
-from cluster.planner.placement import WorkerShape
-from cluster.planner.sampled import SampledWorkload
-from cluster.planner.search import FIRST_GUESS, disaggregated
-from cluster.planner.trial import Effort, Question, run_decode, run_layout, run_prefill
-from cluster.planner.workload import synthetic
+from cluster.config.schema import EngineConfig
+from cluster.contracts.latency import Parallelism
+from cluster.planner.load.sampled import SampledWorkload
+from cluster.planner.load.workload import synthetic
+from cluster.planner.search.candidates import PREFILL_BUDGETS, Candidate, Options, find
+from cluster.planner.search.goodput import BOUND_SLACK, highest_rate
+from cluster.planner.search.layouts import FIRST_GUESS, disaggregated
+from cluster.planner.search.placement import WorkerShape
+from cluster.planner.search.trial import Effort, Question, run_decode, run_layout, run_prefill
 from cluster.simulator.world import simulate
 from workers.spec import Role
 

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.fidelity.published_costs import MAX_POSITIONS, OPT_13B, OPT_66B, OPT_175B, OptShape
-from cluster.planner.latency import Parallelism
-from cluster.planner.lengths import Empirical, Independent, Lognormal, Shape
-from cluster.planner.placement import Site
-from cluster.planner.slo import SLO
-from cluster.simulator.contract import Arrival
+from cluster.contracts.latency import Parallelism
+from cluster.contracts.simulation import Arrival
+from cluster.contracts.slo import SLO
+from cluster.planner.load.lengths import Empirical, Independent, Lognormal, Shape
+from cluster.planner.search.placement import Site
 
 NODE = Site(num_nodes=1, devices_per_node=8, node_bandwidth=25e9 / 8, device_name="A100-80G")  # 25 Gbit/s, section 6.1
 HALF_NODE, THREE_NODES = replace(NODE, devices_per_node=4), replace(NODE, num_nodes=3)

@@ -11,12 +11,12 @@ from typing import Any
 
 from baton.errors import ConfigError
 from bench.fidelity.distserve_systems import Published
-from cluster.config import EngineConfig
-from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
-from cluster.planner.latency import DraftModel, Parallelism, TransferModel
-from cluster.planner.memory import MAX_MEMORY_SHARE, Footprint
-from cluster.planner.overheads import Overheads
-from cluster.planner.placement import DraftShape
+from cluster.config.schema import EngineConfig
+from cluster.contracts.latency import DraftModel, Parallelism, TransferModel
+from cluster.contracts.overheads import Overheads
+from cluster.planner.costs.coefficients import CoefficientLatency, DecodeFit, PrefillFit
+from cluster.planner.costs.draft import DraftShape
+from cluster.planner.costs.memory import MAX_MEMORY_SHARE, Footprint
 
 DEVICE_BYTES = 80 << 30
 HALF_BYTES = 2  # float16
@@ -73,7 +73,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCosts:
-    """See `cluster.planner.placement.Costs`; degrees without fits or capacity are not allowed."""
+    """See `cluster.planner.search.placement.Costs`; degrees without fits or capacity are not allowed."""
 
     shape: OptShape
     profile: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """Real runs of this project's own cluster on this machine, to lay beside simulations of the same arrivals.
 
-Worker processes and a dispatcher without Ray (`bench.harness`), pinned as the controller would pin them. Prompts are
-random tokens; arrivals that share block hashes share those blocks' tokens.
+Worker processes and a dispatcher without Ray (`cluster.profiling.local_cluster`), pinned as the controller would pin
+them. Prompts are random tokens; arrivals that share block hashes share those blocks' tokens.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from baton.errors import BatonError
-from bench.harness import LocalCluster, greedy
-from bench.specs import worker_specs
-from cluster.config import BatonConfig
-from cluster.config_load import from_tree
-from cluster.planner.lengths import Constant, Independent, Lognormal, Shape
-from cluster.planner.workload import synthetic
-from cluster.simulator.contract import Arrival, RequestRecord
+from cluster.config.load import from_tree
+from cluster.config.schema import BatonConfig
+from cluster.contracts.simulation import Arrival, RequestRecord
+from cluster.planner.load.lengths import Constant, Independent, Lognormal, Shape
+from cluster.planner.load.workload import synthetic
+from cluster.profiling.local_cluster import LocalCluster, greedy
+from cluster.profiling.specs import worker_specs
 
 WARM_UP_PROMPTS = (40, 600)  # tokens: read by decode alone, and handed over
 TIMEOUT_S = 600.0

@@ -11,8 +11,8 @@ from tests.models import tiny
 from tests.unit.model.driver import Driver, make_spec, prompts_of
 from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring, build_meta
-from workers.model.attention_cuda import FlashInfer, flashinfer_available, gathered, make_workspace
 from workers.model.contract import Chunk
+from workers.model.cuda.attention import FlashInfer, flashinfer_available, gathered, make_workspace
 from workers.model.runner import TorchRunner
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 8, 2, 64

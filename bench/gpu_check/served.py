@@ -15,7 +15,7 @@ SECRET = "s3cret"
 
 
 def run(check: Check) -> None:
-    require("grpc", "baton.v1.kv_pb2", "workers.service", "bench.harness")
+    require("grpc", "baton.v1.kv_pb2", "workers.service", "cluster.profiling.local_cluster")
     for family in ("llama",) if check.is_dry else ("llama", "gemma2"):
         with check.item(family):
             _compare(check, family)
@@ -40,8 +40,8 @@ def _compare(check: Check, family: str) -> None:
 
 async def _serve(device: str, family: str, prompts: list[list[int]]) -> tuple[list[list[int]], int]:
     """Each prompt's tokens, and how many bytes of KV the decode worker was sent."""
-    from bench.harness import greedy, local_cluster
-    from cluster.config import RouterConfig
+    from cluster.config.schema import RouterConfig
+    from cluster.profiling.local_cluster import greedy, local_cluster
 
     base = replace(make_spec(tiny(family), device=device), secret=SECRET)
     specs = [replace(base, worker_id=f"{role}-0", role=role) for role in (Role.PREFILL, Role.DECODE)]

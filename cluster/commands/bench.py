@@ -1,4 +1,4 @@
-"""`baton bench`: options in, a table and files out; the work is `bench.load`'s."""
+"""`baton bench`: options in, a table and files out; the work is `cluster.load`'s."""
 
 import asyncio
 import json
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from baton.errors import ConfigError, UnavailableError
+from cluster.commands.ask.endpoint import default_endpoint, one_line_errors
 from cluster.commands.bench_options import BenchOutput, PaceOptions, ServerOptions, WorkloadOptions
-from cluster.commands.endpoint import default_endpoint, one_line_errors
 from cluster.commands.files import check_outputs, check_picture
 from cluster.commands.option_groups import grouped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.load.options import LoadOptions
-    from bench.load.record import Record
-    from bench.load.session import Measurement
+    from cluster.load.options import LoadOptions
+    from cluster.load.record import Record
+    from cluster.load.session import Measurement
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def command(
     baton bench --trace conversation_trace.jsonl --limit 500 --trace-speed 2 --clip
     """
     with one_line_errors():
-        from bench.load.options import LoadOptions, parse_goodput
+        from cluster.load.options import LoadOptions, parse_goodput
 
         if targets and not output.goodput:
             raise ConfigError(f"unexpected argument {targets[0]!r}; see baton bench --help")
@@ -74,8 +74,8 @@ def _address(server: ServerOptions) -> str:
 def _report(options: "LoadOptions", output: BenchOutput) -> None:
     from rich.console import Console
 
-    from bench.load.session import detailed
-    from bench.load.table import result_table
+    from cluster.load.session import detailed
+    from cluster.load.table import result_table
 
     console = Console()
     measurement = _measured(options, console)
@@ -85,7 +85,7 @@ def _report(options: "LoadOptions", output: BenchOutput) -> None:
         content = result | (detailed(measurement) if output.save_detailed else {})
         output.json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if output.plot is not None and result["completed"]:
-        from bench.load.plot import draw
+        from cluster.load.plot import draw
 
         draw(measurement, output.plot)
     if not result["completed"]:
@@ -97,7 +97,7 @@ def _measured(options: "LoadOptions", console: "Console") -> "Measurement":
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    from bench.load.session import Progress, measure
+    from cluster.load.session import Progress, measure
 
     counted = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[failed]}"))
     with Bar(TextColumn("requests"), *counted, console=console, transient=True, refresh_per_second=4) as bar:

@@ -1,4 +1,4 @@
-"""The options of `baton bench`, by group; `bench.load.options` says what they mean together, and checks them."""
+"""The options of `baton bench`, by group; `cluster.load.options` says what they mean together, and checks them."""
 
 from dataclasses import dataclass
 from pathlib import Path

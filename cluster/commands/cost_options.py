@@ -9,7 +9,7 @@ import typer
 from baton.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cluster.planner.fitted import Profile
+    from cluster.planner.costs.fitted import Profile
 
 FAKE = "fake/"  # how fingerprints of `load_format: fake` begin: its shapes are no model's
 PANEL = "Costs of a step (one of)"
@@ -31,7 +31,7 @@ class CostOptions:
 
 def read_profile(path: Path) -> "Profile":
     """Raises: ConfigError: no file, or none that `baton profile` of this version wrote."""
-    from cluster.planner.fitted import Profile
+    from cluster.planner.costs.fitted import Profile
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -61,8 +61,8 @@ def check_profile(profile: "Profile", model: str) -> None:
     Raises:
         ConfigError: It is of something else.
     """
-    from cluster.model_file import read_model_spec
-    from cluster.planner.known_models import CONFIGS
+    from cluster.models.model_file import read_model_spec
+    from cluster.planner.models.known_models import CONFIGS
     from workers.model.registry import BUNDLED_NAMES, is_path
 
     profile.check_model(model)

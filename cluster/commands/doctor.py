@@ -1,4 +1,4 @@
-"""`baton doctor`: prints what `cluster.doctor` finds."""
+"""`baton doctor`: prints what `cluster.local.doctor` finds."""
 
 import typer
 
@@ -17,7 +17,7 @@ def command(config: ConfigPath = None, overrides: Overrides = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cluster.doctor import Verdict, examine
+    from cluster.local.doctor import Verdict, examine
 
     table = Table(show_header=False, box=None)
     colours = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "red"}

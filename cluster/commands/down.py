@@ -14,7 +14,7 @@ def command(drain_timeout_s: DrainTimeout = 30.0) -> None:
 
     On a Ray cluster of somebody else's (RAY_ADDRESS), only what Baton started there ends.
     """
-    from cluster.bring_up import take_down
+    from cluster.local.bring_up import take_down
 
     found = take_down(drain_timeout_s, lambda text: typer.echo(text, err=True))
     typer.echo("down" if found else "nothing runs here")

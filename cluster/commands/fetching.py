@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 if TYPE_CHECKING:
-    from cluster.config import BatonConfig
+    from cluster.config.schema import BatonConfig
 
 
 @contextmanager
@@ -23,8 +23,8 @@ def shown() -> Iterator["Lines | Bar"]:
 
 
 def settle_shown(config: "BatonConfig") -> "BatonConfig":
-    """`cluster.models.settle` with what it does on the terminal."""
-    from cluster.models import settle
+    """`cluster.models.find.settle` with what it does on the terminal."""
+    from cluster.models.find import settle
 
     with shown() as show:
         return settle(config, show)

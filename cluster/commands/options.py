@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from baton.errors import ConfigError
-from cluster.config import BatonConfig
+from cluster.config.schema import BatonConfig
 
 ConfigPath = Annotated[
     Path | None,
@@ -24,9 +24,9 @@ def load_config(path: Path | None, overrides: list[str] | None, *, model: str | 
     Args:
         model: Instead of the file's.
     Raises:
-        ConfigError: See `cluster.config_load.load`; or the model is named twice.
+        ConfigError: See `cluster.config.load.load`; or the model is named twice.
     """
-    from cluster.config_load import load
+    from cluster.config.load import load
 
     pairs = {}
     for text in overrides or ():

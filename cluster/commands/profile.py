@@ -1,4 +1,4 @@
-"""`baton profile`: options in, a file and a picture out; the measuring is `bench.profiling`'s."""
+"""`baton profile`: options in, a file and a picture out; the measuring is `cluster.profiling`'s."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from cluster.commands.files import check_outputs, check_picture, writing
 from cluster.commands.options import Overrides, load_config
 
 if TYPE_CHECKING:
-    from bench.profiling.measure import Progress
-    from bench.profiling.profile import Taken
+    from cluster.profiling.measure import Progress
+    from cluster.profiling.profile import Taken
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
     """
     from rich.console import Console
 
-    from bench.profiling.profile import take_profile
+    from cluster.profiling.profile import take_profile
 
     check_outputs({"--out": out, "--plot": plot}, inputs={"CLUSTER.YAML": config})
     check_picture(plot, "--plot")
@@ -50,7 +50,7 @@ def command(
     with writing(out, "--out"):
         out.write_text(taken.profile.to_text(), encoding="utf-8")
     if plot is not None:
-        from bench.profiling.picture import draw
+        from cluster.profiling.picture import draw
 
         draw(taken.profile, taken.measured.steps, taken.measured.transfers, plot)
     _print(console, taken, out)
@@ -62,7 +62,7 @@ def _progress(console: Any) -> Iterator["Progress"]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    from bench.profiling.measure import Progress
+    from cluster.profiling.measure import Progress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:

@@ -10,8 +10,8 @@ import typer
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.options import ConfigPath, DrainTimeout, Overrides, load_config
 from cluster.commands.up import bring_up_shown, print_ready
-from cluster.signals import uninterrupted
-from cluster.state import ClusterState
+from cluster.host.signals import uninterrupted
+from cluster.host.state import ClusterState
 
 LOOK_S = 1.0
 DOWN_TIMEOUT_S = 60.0  # that a `baton down` in another terminal may take
@@ -29,7 +29,8 @@ def command(
 
     baton serve cluster.yaml --set http.port=8080
     """
-    from cluster import local_ray, state
+    from cluster.host import state
+    from cluster.local import ray_node as local_ray
 
     loaded = load_config(config, overrides)
     found = state.read()
@@ -60,7 +61,7 @@ def _runs_already(cluster: ClusterState) -> ConfigError:
 
 
 def _end(drain_timeout_s: float) -> None:
-    from cluster.bring_up import take_down
+    from cluster.local.bring_up import take_down
 
     def report(text: str) -> None:
         typer.echo(text, err=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cluster.fleet.client import ControllerClient
     from cluster.fleet.status import FleetStatus, WorkerStatus
-    from cluster.state import ClusterState
+    from cluster.host.state import ClusterState
 
 PHASE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "failed": "red", "stopped": "dim"}
 
@@ -56,7 +56,8 @@ def command(
 
 
 def _find() -> "tuple[ClusterState, ControllerClient]":
-    from cluster import local_ray, state
+    from cluster.host import state
+    from cluster.local import ray_node as local_ray
 
     cluster = state.read()
     if cluster is None or not local_ray.is_running(cluster):
@@ -79,7 +80,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    from cluster.config_load import loads
+    from cluster.config.load import loads
 
     pools = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))

@@ -7,8 +7,8 @@ import typer
 from cluster.commands.options import ConfigPath, Overrides, load_config
 
 if TYPE_CHECKING:
-    from cluster.bring_up import Running
-    from cluster.config import BatonConfig
+    from cluster.config.schema import BatonConfig
+    from cluster.local.bring_up import Running
 
 
 def command(
@@ -34,10 +34,11 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     """`bring_up` with a line that says what is under way: moving on a terminal, one per change elsewhere."""
     from rich.console import Console
 
-    from cluster import local_ray, state
-    from cluster.bring_up import bring_up
     from cluster.commands.fetching import settle_shown
-    from cluster.config import AUTO
+    from cluster.config.schema import AUTO
+    from cluster.host import state
+    from cluster.local import ray_node as local_ray
+    from cluster.local.bring_up import bring_up
 
     found = state.read()
     if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from baton.errors import BatonError, ConfigError, UnavailableError
-from cluster.config import BatonConfig
+from cluster.config.schema import BatonConfig
 from cluster.fleet.controller import Controller
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner

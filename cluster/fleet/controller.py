@@ -19,8 +19,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import WorkerState
-from cluster.config import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
-from cluster.config_load import dump
+from cluster.config.load import dump
+from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import share, thread_env
 from cluster.fleet.owner import Owner
@@ -40,7 +40,7 @@ from cluster.fleet.tick import (
     tick,
     worker_id,
 )
-from cluster.models import Silent, find_model, settle
+from cluster.models.find import Silent, find_model, settle
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
 

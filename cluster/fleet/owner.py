@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from typing import Self
 
-from cluster import state
+from cluster.host import state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from baton.errors import ConfigError
-from cluster.config import BatonConfig, PoolConfig
-from cluster.config_load import dump, flatten, loads
+from cluster.config.load import dump, flatten, loads
+from cluster.config.schema import BatonConfig, PoolConfig
 from workers.spec import SERVING_ROLES, Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"

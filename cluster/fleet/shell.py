@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.models import find_model
+from cluster.models.find import find_model
 from workers.spec import WorkerSpec
 
 WORKER_CLASS = "workers.actor:WorkerActor"

@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2
 
 from baton.errors import ConfigError, UnavailableError
 from baton.v1 import inference_pb2
-from cluster.config import BatonConfig, HealthConfig, RouterConfig
+from cluster.config.schema import BatonConfig, HealthConfig, RouterConfig
+from cluster.host.ports import check_host, check_port
 from cluster.ingress.binding import bind_servers_to
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
@@ -27,8 +28,7 @@ from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
-from cluster.models import find_model
-from cluster.ports import check_host, check_port
+from cluster.models.find import find_model
 from cluster.router.dispatcher import Dispatcher
 from cluster.router.workers import WorkerEntry
 

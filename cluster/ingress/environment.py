@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from baton.errors import ConfigError
+from cluster.host.ports import free_ports
 from cluster.ingress.binding import HOST_VARIABLE
-from cluster.ports import free_ports
 
 ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take

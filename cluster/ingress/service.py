@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.ingress.answer import Answer, Delta, Job, Usage, merged
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found

@@ -14,7 +14,7 @@ from random import Random
 from baton.errors import InvalidRequestError, UnavailableError
 from baton.v1.inference_pb2 import FinishReason, SamplingParams
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, ToWorker
-from cluster.config import HealthConfig, RouterConfig
+from cluster.config.schema import HealthConfig, RouterConfig
 from cluster.router.active import Active, Timer
 from cluster.router.lifecycle import Lifecycle
 from cluster.router.links import Links

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from baton.errors import BatonError, InternalError
 from baton.v1.worker_pb2 import FromWorker, ReportWish, TokenOutput, ToWorker, WorkerState
-from cluster.config import HealthConfig
+from cluster.config.schema import HealthConfig
 from cluster.router.report_rate import report_interval_s
 from cluster.router.session import LinkState, WorkerLink
 from cluster.router.table import WorkerTable

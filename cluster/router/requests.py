@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, UnavailableError
 from baton.v1.worker_pb2 import Abort, DecodeRoute, Submit, TokenOutput
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Alarm, Timer
 from cluster.router.admission import Admission
 from cluster.router.lifecycle import Launch

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from cluster.simulator.contract import Pipelining
+from cluster.contracts.simulation import Pipelining
 from workers.engine.sequence import Sequence as Seq
 
 Key = tuple[str, int]

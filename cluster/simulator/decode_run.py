@@ -6,7 +6,7 @@ scheduler, would have left: blocks are taken, and made known to the prefix cache
 
 from collections.abc import Sequence as List
 
-from cluster.planner.latency import LatencyModel
+from cluster.contracts.latency import LatencyModel
 from workers.engine.block_manager import BlockManager
 from workers.engine.sequence import Sequence
 

@@ -1,22 +1,14 @@
 """Who says how sequences of a simulated worker go on, and how much of it is right: tokens here are all alike."""
 
 from collections.abc import Iterable
-from typing import Protocol
 
-from workers.engine.drafting import Drafter, proposed
+from cluster.contracts.simulation import SimDrafter
+from workers.engine.drafting import proposed
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import EngineStats
 
 VOCAB_SIZE = 1  # what a token is does not matter
-
-
-class SimDrafter(Drafter, Protocol):
-    """Proposes tokens of id 0, as many as it guesses."""
-
-    def num_accepted(self, chunk: ScheduledChunk) -> int:
-        """Of the chunk's draft tokens; called once, when its step is done."""
-        ...
 
 
 class Drafting:

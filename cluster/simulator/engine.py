@@ -12,8 +12,8 @@ from functools import partial
 
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import Abort, Submit
+from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.router.workers import WorkerKey
-from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.drafting import Drafting
 from cluster.simulator.events import EventQueue
 from cluster.simulator.inbox import SimInbox

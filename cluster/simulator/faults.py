@@ -14,7 +14,7 @@ from random import Random
 from typing import Protocol
 
 from baton.errors import ConfigError
-from cluster.simulator.contract import Fault
+from cluster.contracts.simulation import Fault
 from workers.spec import SERVING_ROLES, Role
 
 GRAMMAR = "KIND[:WORKER]@TIME[*FACTOR][/DURATION], for example kill_decode@30s or slow_link@10s*0.1/5s"

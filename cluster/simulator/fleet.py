@@ -7,6 +7,7 @@ nothing; so a step longer than `health.step_timeout_s` alone does not make a wor
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.fleet.tick import (
     LIVE,
     Drain,
@@ -22,7 +23,6 @@ from cluster.fleet.tick import (
     worker_id,
 )
 from cluster.router.workers import WorkerEntry
-from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.events import FAULT, FLEET, EventQueue
 from cluster.simulator.ingress import SimIngress
 from cluster.simulator.network import Network

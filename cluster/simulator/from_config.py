@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
-from cluster.config import BatonConfig, PoolConfig
-from cluster.planner.latency import LatencyModel, TransferModel
-from cluster.planner.overheads import Overheads
-from cluster.simulator.contract import SimCluster, SimPool
+from cluster.config.schema import BatonConfig, PoolConfig
+from cluster.contracts.latency import LatencyModel, TransferModel
+from cluster.contracts.overheads import Overheads
+from cluster.contracts.simulation import SimCluster, SimPool
 from workers.spec import SERVING_ROLES, Role
 
 

@@ -12,13 +12,13 @@ from random import Random
 from baton.errors import InvalidRequestError, OverloadedError
 from baton.v1.inference_pb2 import FINISH_REASON_ERROR, SamplingParams
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
+from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster
 from cluster.router.active import Active, Timer
 from cluster.router.admission import Admission
 from cluster.router.lifecycle import Lifecycle
 from cluster.router.requests import Requests
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
-from cluster.simulator.contract import Arrival, RequestRecord, SimCluster
 from cluster.simulator.events import MESSAGE, TIMER, EventQueue
 from cluster.simulator.invariants import Answers
 from cluster.simulator.jobs import Request

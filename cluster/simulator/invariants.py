@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from baton.v1.worker_pb2 import TokenOutput
-from cluster.config import KVConfig, RouterConfig
+from cluster.config.schema import KVConfig, RouterConfig
 from cluster.router.admission import Admission
 from cluster.router.workers import WorkerKey
 from workers.engine.block_manager import BlockManager

@@ -6,7 +6,7 @@ shorten the run to that step. Nothing that others see depends on how many steps 
 
 from collections.abc import Callable
 
-from cluster.planner.latency import LatencyModel
+from cluster.contracts.latency import LatencyModel
 from cluster.simulator.alarm import StepAlarm
 from cluster.simulator.decode_run import DecodeRun
 from cluster.simulator.events import EventQueue

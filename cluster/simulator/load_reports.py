@@ -1,8 +1,8 @@
 """A simulated worker's load reports: production's, with what its cache has gained and lost since the last one."""
 
 from baton.v1.worker_pb2 import WorkerState
+from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.router.workers import WorkerKey
-from cluster.simulator.contract import SimCluster, SimPool
 from workers.engine.cache_news import CacheNews
 from workers.engine.load_report import WorkerStates, load_report
 from workers.engine.serving import Serving

@@ -1,8 +1,8 @@
-"""A machine whose workers slow each other down while they compute (see `cluster.planner.overheads.Contention`)."""
+"""A machine whose workers slow each other down while they compute (see `cluster.contracts.overheads.Contention`)."""
 
 from collections.abc import Callable
 
-from cluster.planner.overheads import Contention
+from cluster.contracts.overheads import Contention
 
 
 class Machine:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from cluster.config import KVConfig
-from cluster.planner.latency import TransferModel
+from cluster.config.schema import KVConfig
+from cluster.contracts.latency import TransferModel
 from cluster.router.workers import WorkerKey
 from cluster.simulator.events import MESSAGE, EventQueue
 from cluster.simulator.peers import Passage, PeerInbox, PeerOutbox

@@ -6,8 +6,8 @@ the last one. Which decodes go together is `batches`' business, when a step pass
 
 from collections.abc import Callable, Sequence
 
+from cluster.contracts.simulation import Pipelining, SimPool
 from cluster.simulator.batches import Batches
-from cluster.simulator.contract import Pipelining, SimPool
 from cluster.simulator.stages import Stages
 from cluster.simulator.steps import StepInFlight, Steps
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode

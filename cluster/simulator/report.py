@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.planner.slo import SLO, attainment
-from cluster.simulator.contract import Fault, RequestRecord, SimCluster, SimResult
+from cluster.contracts.simulation import Fault, RequestRecord, SimCluster, SimResult
+from cluster.contracts.slo import SLO, attainment
 
 QUANTILES = (50, 90, 99)
 

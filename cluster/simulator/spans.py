@@ -1,6 +1,6 @@
 """What workers and requests did when, for a timeline. A request is always in one phase: each begins where one ended."""
 
-from cluster.simulator.contract import Span
+from cluster.contracts.simulation import Span
 
 
 class Spans:

@@ -4,7 +4,7 @@ A step of one batch follows a step of another through the stages, each of which 
 host works on what came out, one step after the other too.
 """
 
-from cluster.simulator.contract import Pipelining
+from cluster.contracts.simulation import Pipelining
 
 
 class Stages:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from cluster.planner.latency import LatencyModel, PromptChunk, Slowed
-from cluster.simulator.contract import SimCluster, SimPool
+from cluster.contracts.latency import LatencyModel, PromptChunk, Slowed
+from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.simulator.machine import Machine
 from workers.engine.scheduler import ScheduledChunk
 from workers.model.contract import ChunkKind

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.simulator.contract import Span
+from cluster.contracts.simulation import Span
 
 REQUEST = "request "
 MAX_REQUESTS = 60  # lanes; more are thinned out evenly

@@ -9,9 +9,9 @@ meanwhile takes effect at the end of the step in flight, as it would in the engi
 from collections.abc import Callable
 
 from baton.v1.worker_pb2 import TokenOutput, WorkerState
+from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.router.workers import WorkerKey
 from cluster.simulator.alarm import StepAlarm
-from cluster.simulator.contract import SimCluster, SimPool
 from cluster.simulator.decode_run import DecodeRun
 from cluster.simulator.engine import SimEngine
 from cluster.simulator.events import EventQueue

@@ -11,8 +11,8 @@ from typing import Any
 
 from baton.errors import ConfigError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
+from cluster.contracts.simulation import Arrival, Fault, RequestRecord, SimCluster, SimResult
 from cluster.router.workers import WorkerKey
-from cluster.simulator.contract import Arrival, Fault, RequestRecord, SimCluster, SimResult
 from cluster.simulator.events import ARRIVAL, FAULT, MESSAGE, REPORT, STEP_END, EventQueue
 from cluster.simulator.faults import check_targets, inject
 from cluster.simulator.fleet import SimFleet, Slot

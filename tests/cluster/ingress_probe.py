@@ -91,7 +91,7 @@ async def over_many_streams(port: int, count: int) -> list[int]:
 
 
 def port_taken() -> str:
-    from cluster.config import BatonConfig, HTTPConfig
+    from cluster.config.schema import BatonConfig, HTTPConfig
     from cluster.ingress.app import check_ports
 
     with socket.socket() as holder:

@@ -12,11 +12,11 @@ import pytest
 import ray
 
 from baton.errors import ConfigError
-from cluster.config import BatonConfig, HealthConfig, PoolConfig, PoolsConfig
-from cluster.config_load import loads
+from cluster.config.load import loads
+from cluster.config.schema import BatonConfig, HealthConfig, PoolConfig, PoolsConfig
 from cluster.fleet.client import ControllerClient
 from cluster.fleet.status import FleetStatus, WorkerStatus
-from cluster.state import ClusterState
+from cluster.host.state import ClusterState
 
 READY_S = 60.0
 

@@ -11,8 +11,8 @@ import pytest
 from baton.errors import CancelledError
 from baton.v1.inference_pb2 import FINISH_REASON_LENGTH, SamplingParams
 from baton.v1.worker_pb2 import WorkerState
-from bench.harness import LocalCluster, WorkerProcess, local_cluster
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
+from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, local_cluster
 from workers.engine.wire import sampling_params
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec

@@ -9,7 +9,7 @@ import torch
 import baton
 from baton.errors import BatonError
 from cluster.ingress.tokenizer import Tokenizer
-from cluster.models import find_model
+from cluster.models.find import find_model
 from tests.cluster.served import ServedCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

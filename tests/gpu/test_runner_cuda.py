@@ -7,7 +7,7 @@ import torch
 
 from tests.models import FAMILIES, tiny
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
-from workers.model.attention_cuda import FlashInfer, flashinfer_available
+from workers.model.cuda.attention import FlashInfer, flashinfer_available
 from workers.model.runner import TorchRunner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

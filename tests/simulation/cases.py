@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
-from cluster.planner.latency import PromptChunk
-from cluster.simulator.contract import Arrival, Fault, Pipelining, SimCluster, SimPool
+from cluster.config.schema import EngineConfig, HealthConfig, KVConfig, RouterConfig
+from cluster.contracts.latency import PromptChunk
+from cluster.contracts.simulation import Arrival, Fault, Pipelining, SimCluster, SimPool
 from cluster.simulator.faults import KINDS
 from workers.spec import Role
 

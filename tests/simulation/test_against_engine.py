@@ -8,10 +8,9 @@ from random import Random
 import pytest
 
 from baton.v1 import inference_pb2, worker_pb2
-from cluster.config import EngineConfig, RouterConfig
-from cluster.planner.latency import PromptChunk
-from cluster.simulator.contract import Arrival, SimCluster, SimPool
-from cluster.simulator.drafting import SimDrafter
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.latency import PromptChunk
+from cluster.contracts.simulation import Arrival, SimCluster, SimDrafter, SimPool
 from cluster.simulator.world import simulate
 from tests.simulation.cases import Linear
 from tests.unit.engine.driver import Clock

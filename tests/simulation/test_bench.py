@@ -3,7 +3,7 @@
 import pytest
 
 from bench.simulator import cluster, run
-from cluster.simulator.contract import Arrival
+from cluster.contracts.simulation import Arrival
 
 
 def test_a_request_too_long_for_its_time_is_counted_by_its_error_and_told_of(

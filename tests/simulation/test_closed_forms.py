@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cluster.config import EngineConfig, RouterConfig
-from cluster.planner.latency import PromptChunk
-from cluster.simulator.contract import Arrival, SimCluster, SimPool
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.latency import PromptChunk
+from cluster.contracts.simulation import Arrival, SimCluster, SimPool
 from cluster.simulator.world import simulate
 from workers.spec import Role
 

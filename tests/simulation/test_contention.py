@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.config import EngineConfig, RouterConfig
-from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
-from cluster.planner.overheads import Contention
-from cluster.simulator.contract import Arrival, SimCluster, SimPool, SimResult
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.overheads import Contention
+from cluster.contracts.simulation import Arrival, SimCluster, SimPool, SimResult
+from cluster.planner.costs.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.simulator.world import JUMP, simulate
 from tests.simulation.cases import with_faults
 from workers.spec import Role

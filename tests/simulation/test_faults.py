@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.errors import ConfigError
-from cluster.simulator.contract import Fault
+from cluster.contracts.simulation import Fault
 from cluster.simulator.faults import KINDS, check_targets, format_fault, inject, parse_fault, parse_faults
 from workers.spec import Role
 

@@ -15,8 +15,8 @@ from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published
 from bench.fidelity.own_cluster import OwnComparison
 from bench.fidelity.robustness import neighbourhood
 from bench.fidelity.vllm_server import prompt_pace_ms, server
-from cluster.planner.latency import Parallelism
-from cluster.simulator.contract import Arrival
+from cluster.contracts.latency import Parallelism
+from cluster.contracts.simulation import Arrival
 
 FOLDER = find_folder(None)
 needs_runs = pytest.mark.skipif(FOLDER is None, reason="no distserve_ground_truth beside the checkout or in BATON_DATA")

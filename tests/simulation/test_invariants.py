@@ -6,7 +6,7 @@ import pytest
 
 from baton.v1.inference_pb2 import FINISH_REASON_LENGTH
 from baton.v1.worker_pb2 import TokenOutput
-from cluster.config import KVConfig, RouterConfig
+from cluster.config.schema import KVConfig, RouterConfig
 from cluster.router.admission import Admission
 from cluster.router.workers import WorkerKey
 from cluster.simulator.invariants import Answers, InvariantError, Invariants

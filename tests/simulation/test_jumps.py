@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.simulator.contract import SimResult
+from cluster.contracts.simulation import SimResult
 from cluster.simulator.world import JUMP, simulate
 from tests.simulation.cases import with_faults
 

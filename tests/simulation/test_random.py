@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cluster.simulator.contract import SimResult
+from cluster.contracts.simulation import SimResult
 from cluster.simulator.world import simulate
 from tests.simulation.cases import make_case, with_faults
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster.config import EngineConfig, RouterConfig
-from cluster.planner.coefficients import CoefficientLatency, DecodeFit, PrefillFit
-from cluster.simulator.contract import Arrival, SimCluster, SimPool
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.simulation import Arrival, SimCluster, SimPool
+from cluster.planner.costs.coefficients import CoefficientLatency, DecodeFit, PrefillFit
 from cluster.simulator.world import simulate
 from workers.spec import Role
 

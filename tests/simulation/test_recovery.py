@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from baton.errors import ConfigError
-from cluster.config import EngineConfig, HealthConfig, KVConfig, RouterConfig
-from cluster.simulator.contract import Arrival, RequestRecord, SimCluster, SimPool, SimResult
+from cluster.config.schema import EngineConfig, HealthConfig, KVConfig, RouterConfig
+from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster, SimPool, SimResult
 from cluster.simulator.faults import parse_faults
 from cluster.simulator.world import simulate
 from tests.simulation.cases import Linear, Path

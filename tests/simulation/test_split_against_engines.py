@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.config import EngineConfig, RouterConfig
-from cluster.simulator.contract import SimCluster, SimPool, SimResult, Span
+from cluster.config.schema import EngineConfig, RouterConfig
+from cluster.contracts.simulation import SimCluster, SimPool, SimResult, Span
 from cluster.simulator.world import simulate
 from tests.simulation.test_against_engine import BLOCK_SIZE, LATENCY, Load, TimedRunner, submit_message
 from tests.unit.engine.driver import Clock

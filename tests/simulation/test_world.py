@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from baton.errors import ConfigError
-from cluster.config import EngineConfig, KVConfig, RouterConfig
-from cluster.planner.latency import PromptChunk
-from cluster.planner.transfer import Path
-from cluster.simulator.contract import Arrival, Fault, SimCluster, SimPool
+from cluster.config.schema import EngineConfig, KVConfig, RouterConfig
+from cluster.contracts.latency import PromptChunk
+from cluster.contracts.simulation import Arrival, Fault, SimCluster, SimPool
+from cluster.planner.costs.transfer import Path
 from cluster.simulator.world import simulate
 from workers.spec import Role
 

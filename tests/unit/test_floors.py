@@ -4,6 +4,7 @@ An import inside a function counts too; one under `if TYPE_CHECKING` does not, n
 """
 
 import ast
+import graphlib
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -18,6 +19,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 FLOOR_0 = ("baton",)  # the generated contract, and the SDK: grpc and protobuf alone
 FLOOR_1 = (
     "workers/spec.py",
+    "workers/spec_line.py",
     "workers/engine/sequence.py",
     "workers/engine/block_hash.py",
     "workers/engine/free_blocks.py",
@@ -41,7 +43,7 @@ FLOOR_1 = (
     "workers/kv_transfer/tombstones.py",
     "workers/kv_transfer/outgoing.py",
     "workers/kv_transfer/incoming.py",
-    "cluster/config.py",
+    "cluster/config/schema.py",
     "cluster/router/workers.py",
     "cluster/router/choice.py",
     "cluster/router/load.py",
@@ -53,22 +55,19 @@ FLOOR_1 = (
     "cluster/router/policy.py",
     "cluster/router/active.py",
     "cluster/router/requests.py",
+    "cluster/contracts",
     "cluster/fleet/tick.py",
     "cluster/fleet/cores.py",
     "cluster/planner",
     "cluster/simulator",
 )
-FLOOR_3 = ("workers/actor.py", "workers/process.py", "cluster/fleet")
+FLOOR_3 = ("workers/actor.py", "workers/process.py", "workers/profiled.py", "cluster/fleet", "cluster/profiling")
 FLOOR_4 = (
     "cluster/ingress/app.py",
     "cluster/ingress/haproxy.py",
     "cluster/cli.py",
     "cluster/commands",
-    "cluster/bring_up.py",
-    "cluster/doctor.py",
-    "cluster/local_ray.py",
-    "cluster/local_head.py",
-    "cluster/external_ray.py",
+    "cluster/local",
 )
 PURE_MAY_USE = STDLIB - {"asyncio", "socket", "subprocess", "threading", "concurrent", "multiprocessing"}
 CLOCKS = {"time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "sleep", "now", "utcnow", "today"}
@@ -99,23 +98,26 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def import_nodes(tree: ast.AST, *, into_functions: bool = True) -> Iterator[ast.Import | ast.ImportFrom]:
+def import_nodes(
+    tree: ast.AST, *, into_functions: bool = True, for_types: bool = False
+) -> Iterator[ast.Import | ast.ImportFrom]:
     for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node):
+        if is_type_checking(node) and not for_types:
             assert isinstance(node, ast.If)
             for other in node.orelse:
                 yield from import_nodes(ast.Module(body=[other], type_ignores=[]), into_functions=into_functions)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield node
         elif into_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from import_nodes(node, into_functions=into_functions)
+            yield from import_nodes(node, into_functions=into_functions, for_types=for_types)
 
 
 @cache
-def imports(name: str, *, into_functions: bool = True) -> frozenset[str]:
+def imports(name: str, *, into_functions: bool = True, for_types: bool = False) -> frozenset[str]:
     """Dotted names that a module imports, the project's own resolved to modules."""
     found: set[str] = set()
-    for node in import_nodes(ast.parse(MODULES[name].read_text(encoding="utf-8")), into_functions=into_functions):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    for node in import_nodes(tree, into_functions=into_functions, for_types=for_types):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
             continue
@@ -235,6 +237,32 @@ def test_the_sdk_needs_grpc_and_protobuf_alone(name: str) -> None:
     foreign = {other.split(".")[0] for module in reach(name) for other in imports(module)}
     assert sorted(foreign - STDLIB - {"baton", "grpc", "google"}) == []
     assert {other.split(".")[0] for other in reach(name)} == {"baton"}
+
+
+@pytest.mark.parametrize("package", ["", *(name for name in MODULES if is_package(name))])
+def test_the_rooms_of_a_package_form_no_circle(package: str) -> None:
+    """Each module and each package directly below one is a room; a room imports what its inhabitants import.
+
+    Imports for types alone count too: who needs another's type knows it.
+    """
+    uses: dict[str, set[str]] = {}
+    for name in MODULES:
+        for other in imports(name, for_types=True):
+            here, there = room(name, package), room(other, package)
+            if here and there and here != there:
+                uses.setdefault(here, set()).add(there)
+    try:
+        graphlib.TopologicalSorter(uses).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def room(name: str, package: str) -> str | None:
+    """Of the module, in `package`; None for one outside, and for the package itself."""
+    prefix = f"{package}." if package else ""
+    if not name.startswith(prefix) or name.split(".")[0] not in PROJECT or name == package:
+        return None
+    return prefix + name[len(prefix) :].split(".")[0]
 
 
 def test_only_entries_and_the_fleet_import_ray() -> None:

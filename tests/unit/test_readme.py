@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.config import BatonConfig
-from cluster.config_load import flatten, loads
+from cluster.config.load import flatten, loads
+from cluster.config.schema import BatonConfig
 from tests.cluster.readme import README, blocks
 
 

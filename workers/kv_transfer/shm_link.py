@@ -20,7 +20,7 @@ from workers.kv_transfer.transport import Plain, TransportError
 from workers.kv_transfer.wire import wire_range
 from workers.model import shared_memory
 from workers.model.contract import SharedKVStore
-from workers.model.kv_copy import ForeignRange
+from workers.model.cpu.kv_copy import ForeignRange
 
 NAME = "shm"
 NUM_SEALS = 4096  # transfers of one link that may wait for their acks

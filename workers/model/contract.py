@@ -152,7 +152,7 @@ class KVStore(Protocol):
 class SharedKVStore(KVStore, Protocol):
     """A store whose blocks other workers of this machine can read, and that can write from theirs.
 
-    Its `write` takes a `workers.model.kv_copy.ForeignRange` too.
+    Its `write` takes a `workers.model.cpu.kv_copy.ForeignRange` too.
     """
 
     memory: Any  # workers.model.shared_memory.SharedMemory; None: not shared

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from baton.errors import ConfigError
-from workers.model import kv_copy, shared_memory
+from workers.model import shared_memory
 from workers.model.contract import PayloadSpec
+from workers.model.cpu import kv_copy
 from workers.model.shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model import binding, specs
-from workers.model.gguf_folder import gguf_source
+from workers.model.gguf.folder import gguf_source
 from workers.model.kv_store import LayerShape
 from workers.spec import WorkerSpec
 
@@ -129,7 +129,7 @@ def _from_safetensors(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, dict
 
 
 def _dequantized(folder: Path, config: Any, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
-    from workers.model.gguf_reading import load_gguf, read_once
+    from workers.model.gguf.reading import load_gguf, read_once
 
     _auto_model()
     with read_once():

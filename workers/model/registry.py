@@ -7,7 +7,7 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 from workers.model.cache_folder import cache_folder
-from workers.model.gguf_folder import SUFFIX, find_gguf, gguf_folder
+from workers.model.gguf.folder import SUFFIX, find_gguf, gguf_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_NAMES = ("demo", "demo-draft")

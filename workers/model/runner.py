@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.model import attention_cuda, attention_torch, cpu_attention, cpu_elementwise, cpu_memory, packed, specs
+from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Sampled, SampleRow
-from workers.model.cuda_graphs import DecodeGraphs
+from workers.model.cpu import attention as cpu_attention
+from workers.model.cpu import elementwise as cpu_elementwise
+from workers.model.cpu import memory as cpu_memory
+from workers.model.cpu import packed
+from workers.model.cuda import attention as attention_cuda
+from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
 from workers.model.kv_store import TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model

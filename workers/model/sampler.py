@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from workers.model import cpu_sampling
 from workers.model.contract import Sampled, SampleRow
+from workers.model.cpu import sampling as cpu_sampling
 from workers.model.logit_adjustments import adjust_logits
 
 NUCLEUS_WIDTHS = (64, 1024)  # how many of the most likely tokens to sort before sorting all

@@ -2,7 +2,7 @@ import pytest
 
 from bench.engine_points import DUMMY_POINTS, QUICK_POINTS, REAL_POINTS, Kind, Point, parse_points
 from bench.rates import Rates
-from cluster.planner.known_models import known_model
+from cluster.planner.models.known_models import known_model
 
 RATES = Rates(read=10e9, products={"float32": 1e12, "bfloat16": 4e12})
 

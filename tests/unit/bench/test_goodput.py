@@ -5,9 +5,9 @@ import pytest
 
 from bench.goodput_load import Lengths, synthetic_lengths
 from bench.goodput_probe import MIN_REQUESTS, Search, probe
-from bench.load.record import Record
-from cluster.planner.slo import SLO
-from cluster.simulator.contract import Arrival
+from cluster.contracts.simulation import Arrival
+from cluster.contracts.slo import SLO
+from cluster.load.record import Record
 
 LENGTHS = Lengths(rows=[(10, 4), (300, 2)], source="made up")
 PLAN = Search(seconds=0.01, tolerance=0.1, slo=SLO(ttft_s=10.0, tpot_s=10.0), seed=0)

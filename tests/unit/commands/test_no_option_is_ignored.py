@@ -12,14 +12,14 @@ import pytest
 
 from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.load_options import LoadOptions
-from cluster.commands.plan_inputs import Asked
-from cluster.commands.plan_inputs import read_inputs as read_plan
-from cluster.commands.plan_options import MachineOptions, SearchOptions, SLOOptions
-from cluster.commands.simulate_inputs import read_inputs as read_simulation
-from cluster.commands.simulate_options import RunOptions
-from cluster.config import BatonConfig
-from tests.unit.commands.test_simulate import PROFILE, write_trace
+from cluster.commands.load.options import LoadOptions
+from cluster.commands.plan.inputs import Asked
+from cluster.commands.plan.inputs import read_inputs as read_plan
+from cluster.commands.plan.options import MachineOptions, SearchOptions, SLOOptions
+from cluster.commands.simulate.inputs import read_inputs as read_simulation
+from cluster.commands.simulate.options import RunOptions
+from cluster.config.schema import BatonConfig
+from tests.unit.commands.simulate.test_command import PROFILE, write_trace
 
 Values = Mapping[str, Any]
 

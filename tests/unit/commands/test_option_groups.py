@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import build
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.load_options import LoadOptions
+from cluster.commands.load.options import LoadOptions
 from cluster.commands.option_groups import grouped
 
 

@@ -8,8 +8,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from baton.errors import ConfigError
-from cluster.commands import profile, simulate
-from cluster.planner.fitted import Profile
+from cluster.commands import profile
+from cluster.commands.simulate import command as simulate
+from cluster.planner.costs.fitted import Profile
 
 FAKE = ["load_format=fake", "device=cpu", "fake_step_s=0.003", "engine.max_model_len=256", "engine.max_sequences=8"]
 

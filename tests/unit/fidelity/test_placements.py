@@ -8,13 +8,13 @@ import pytest
 from bench.fidelity.placements import Unit, best, segment_counts
 from bench.fidelity.published_cases import cases, chat_lengths, code_lengths, summary_lengths
 from bench.fidelity.published_costs import HOST_STEP_S, HOST_TOKEN_S, OPT_13B, PublishedCosts
-from cluster.config import EngineConfig
-from cluster.planner.candidates import Candidate
-from cluster.planner.goodput import BOUND_SLACK
-from cluster.planner.latency import Parallelism, PromptChunk
-from cluster.planner.memory import Footprint, MemoryFit
-from cluster.planner.placement import WorkerShape
-from cluster.simulator.contract import Arrival
+from cluster.config.schema import EngineConfig
+from cluster.contracts.latency import Parallelism, PromptChunk
+from cluster.contracts.simulation import Arrival
+from cluster.planner.costs.memory import Footprint, MemoryFit
+from cluster.planner.search.candidates import Candidate
+from cluster.planner.search.goodput import BOUND_SLACK
+from cluster.planner.search.placement import WorkerShape
 from workers.spec import Role
 
 FITS = {

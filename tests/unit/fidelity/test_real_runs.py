@@ -3,9 +3,9 @@
 from itertools import pairwise
 
 from bench.fidelity.real_runs import prompt_of, run_for_real, set_ups
-from cluster.config_load import from_tree
-from cluster.planner.workload import summarize
-from cluster.simulator.contract import Arrival
+from cluster.config.load import from_tree
+from cluster.contracts.simulation import Arrival
+from cluster.planner.load.workload import summarize
 
 FAKE = {"load_format": "fake", "device": "cpu", "fake_step_s": 0.001}
 

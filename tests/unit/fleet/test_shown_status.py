@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from baton.errors import ConfigError, UnavailableError
-from cluster.bring_up import MAX_FAILURES, _raise_failure
 from cluster.commands.status import worker_table
 from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
 from cluster.fleet.tick import WorkerPhase
-from cluster.state import ClusterState
+from cluster.host.state import ClusterState
+from cluster.local.bring_up import MAX_FAILURES, _raise_failure
 
 
 def status(phase: WorkerPhase = WorkerPhase.READY, **changes: Any) -> FleetStatus:

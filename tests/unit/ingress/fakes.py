@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from baton.errors import BatonError
 from baton.v1 import inference_pb2, worker_pb2
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.dispatcher import DispatchRequest

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from baton.errors import InvalidRequestError
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import SamplingOptions
 from cluster.ingress.service import Service

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from baton.errors import ConfigError
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.ingress.environment import find_haproxy, serve_environment
 
 

@@ -13,8 +13,8 @@ import grpc
 import httpx
 import pytest
 
+from cluster.host.ports import free_ports
 from cluster.ingress.environment import find_haproxy, serve_environment
-from cluster.ports import free_ports
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy binary on this platform")
 GENERATE = "/baton.v1.Inference/Generate"

@@ -18,8 +18,8 @@ from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
 from workers.kv_transfer.local_link import local_pair
-from workers.model import kv_copy
 from workers.model.contract import PayloadSpec, Unit
+from workers.model.cpu import kv_copy
 from workers.model.shared_memory import SharedMemory
 from workers.spec import KVSpec, Role, WorkerSpec
 

@@ -8,7 +8,8 @@ import torch
 from baton.v1.kv_pb2 import Handshake
 from workers.kv_transfer.link import TransferKey
 from workers.kv_transfer.shm_link import NUM_SEALS, ShmIn, ShmOut
-from workers.model import kv_copy, shared_memory
+from workers.model import shared_memory
+from workers.model.cpu import kv_copy
 from workers.model.kv_store import LayerShape, TorchKVStore
 
 pytestmark = pytest.mark.skipif(

@@ -11,11 +11,11 @@ import pytest
 
 from baton.errors import UnavailableError
 from baton.v1 import inference_pb2 as pb
-from bench.load.backend import Backend, Sampling, ServedModel
-from bench.load.grpc_backend import GrpcBackend
-from bench.load.openai_backend import OpenAIBackend
-from bench.load.record import Record
-from bench.load.requests import LoadRequest, Segment, token_ids
+from cluster.load.backend import Backend, Sampling, ServedModel
+from cluster.load.grpc_backend import GrpcBackend
+from cluster.load.openai_backend import OpenAIBackend
+from cluster.load.record import Record
+from cluster.load.requests import LoadRequest, Segment, token_ids
 from tests import grpc_server as fake_grpc
 from tests import http_server as fake_http
 from tests.grpc_server import FakeGrpcServer

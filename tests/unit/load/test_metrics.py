@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.load.metrics import summarize
-from bench.load.record import Record
+from cluster.load.metrics import summarize
+from cluster.load.record import Record
 
 
 def _record(sent_s: float, token_s: list[float], *, output_tokens: int, error: str = "", done: bool = True) -> Record:

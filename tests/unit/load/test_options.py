@@ -8,8 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from baton.errors import ConfigError
-from bench.load.options import LoadOptions, check, parse_goodput
 from cluster.commands import bench
+from cluster.load.options import LoadOptions, check, parse_goodput
 from tests.http_server import FakeOpenAIServer
 
 

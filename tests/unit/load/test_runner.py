@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from bench.load.backend import Sampling, ServedModel
-from bench.load.record import Record
-from bench.load.requests import LoadRequest
-from bench.load.runner import Run, Runner
+from cluster.load.backend import Sampling, ServedModel
+from cluster.load.record import Record
+from cluster.load.requests import LoadRequest
+from cluster.load.runner import Run, Runner
 from tests.unit.load.virtual import now_s, run_virtual
 
 SAMPLING = Sampling(model="m", seed=0, vocab_size=10, temperature=0.0, ignore_eos=True, timeout_s=60.0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from baton.errors import ConfigError
-from bench.load.arrival import gamma_arrivals_s
-from bench.load.options import LoadOptions
-from bench.load.requests import LoadRequest, Segment, token_ids, words
-from bench.load.workload import Workload, make_workload, warmup_requests
+from cluster.load.arrival import gamma_arrivals_s
+from cluster.load.options import LoadOptions
+from cluster.load.requests import LoadRequest, Segment, token_ids, words
+from cluster.load.workload import Workload, make_workload, warmup_requests
 
 
 def _ids(request: LoadRequest, seed: int = 0) -> list[int]:

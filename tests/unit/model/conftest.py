@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
-from workers.model import cpu_attention, cpu_elementwise, cpu_sampling, fused, native, panels
+from workers.model.cpu import attention as cpu_attention
+from workers.model.cpu import elementwise as cpu_elementwise
+from workers.model.cpu import fused, native, panels
+from workers.model.cpu import sampling as cpu_sampling
 
 CACHES: tuple[Any, ...] = (
     native.load,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring, build_meta
-from workers.model.attention_cuda import gathered
 from workers.model.contract import Chunk
-from workers.model.cuda_graphs import padded
+from workers.model.cuda.attention import gathered
+from workers.model.cuda.graphs import padded
 
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 16, 4
 FEATURES = [

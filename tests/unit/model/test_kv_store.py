@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from workers.model import kv_copy, shared_memory
-from workers.model.kv_copy import ForeignRange
+from workers.model import shared_memory
+from workers.model.cpu import kv_copy
+from workers.model.cpu.kv_copy import ForeignRange
 from workers.model.kv_store import LayerShape, TorchKVStore
 
 torch.set_num_threads(1)

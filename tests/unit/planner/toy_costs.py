@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.config import EngineConfig
-from cluster.planner.latency import DraftModel, Parallelism, PromptChunk
-from cluster.planner.memory import Footprint
-from cluster.planner.overheads import Overheads
-from cluster.planner.placement import DraftShape, Site
-from cluster.planner.sampled import SampledWorkload
-from cluster.planner.slo import SLO
-from cluster.planner.transfer import Path
-from cluster.planner.trial import Question
-from cluster.planner.workload import mean_rate
-from cluster.simulator.contract import Arrival, RequestRecord, SimCluster, SimResult
+from cluster.config.schema import EngineConfig
+from cluster.contracts.latency import DraftModel, Parallelism, PromptChunk
+from cluster.contracts.overheads import Overheads
+from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster, SimResult
+from cluster.contracts.slo import SLO
+from cluster.planner.costs.draft import DraftShape
+from cluster.planner.costs.memory import Footprint
+from cluster.planner.costs.transfer import Path
+from cluster.planner.load.sampled import SampledWorkload
+from cluster.planner.load.workload import mean_rate
+from cluster.planner.search.placement import Site
+from cluster.planner.search.trial import Question
 from workers.spec import Role
 
 SLOW_TTFT_S, FAST_TTFT_S = 10.0, 0.1

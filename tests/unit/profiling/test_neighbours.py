@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.profiling.neighbours import Beside, Kind, contention, receive_s
-from bench.profiling.points import Step
+from cluster.profiling.neighbours import Beside, Kind, contention, receive_s
+from cluster.profiling.points import Step
 
 
 def decodes(begin_s: float, count: int, took_s: float, batch: int = 8) -> list[Step]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.profiling.points import Round, Step, costs_s, step_points, transfer_points
+from cluster.profiling.points import Round, Step, costs_s, step_points, transfer_points
 
 
 def decodes(*times_s: tuple[float, float], num_decodes: int = 4, context: int = 100) -> tuple[Step, ...]:

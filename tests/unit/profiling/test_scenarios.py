@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.profiling.scenarios import Limits, scenarios
+from cluster.profiling.scenarios import Limits, scenarios
 
 DEMO = Limits(max_model_len=2048, num_kv_tokens=349_520, max_batched_tokens=2048, max_sequences=64, block_size=16)
 SMALL = Limits(max_model_len=96, num_kv_tokens=256, max_batched_tokens=2048, max_sequences=4, block_size=16)

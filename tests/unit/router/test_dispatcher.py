@@ -26,7 +26,7 @@ from baton.v1.inference_pb2 import (
     SamplingParams,
 )
 from baton.v1.worker_pb2 import FromWorker, TokenOutput, WorkerError
-from cluster.config import HealthConfig, RouterConfig
+from cluster.config.schema import HealthConfig, RouterConfig
 from cluster.router.dispatcher import Dispatcher, DispatchRequest
 from cluster.router.workers import WorkerKey
 from tests.fake_worker import SECRET, FakeCluster, FakeWorker, Script, fake_tokens
@@ -69,7 +69,7 @@ async def _dispatching(
         secret=secret,
         config=RouterConfig(**router),
         health=health or HealthConfig(start_timeout_s=10.0),
-        fetch_workers=cluster.fetch,
+        fetch_workers=cluster.models.fetch,
         rng=Random(0),
     )
     await dispatcher.start()

@@ -9,7 +9,7 @@ import pytest
 from baton.errors import DeadlineExceededError, InvalidRequestError, UnavailableError
 from baton.v1.inference_pb2 import FINISH_REASON_ERROR, FINISH_REASON_LENGTH, SamplingParams
 from baton.v1.worker_pb2 import ROLE_DECODE, Submit, TokenOutput, WorkerState
-from cluster.config import RouterConfig
+from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Timer
 from cluster.router.lifecycle import Lifecycle
 from cluster.router.requests import Requests

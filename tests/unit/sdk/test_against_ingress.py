@@ -7,10 +7,10 @@ import pytest
 
 import baton
 from baton.v1.inference_pb2_grpc import add_InferenceServicer_to_server
-from bench.load.options import LoadOptions
-from bench.load.record import Record
-from bench.load.session import Measurement, Progress, measure
 from cluster.ingress.http_api import build_app
+from cluster.load.options import LoadOptions
+from cluster.load.record import Record
+from cluster.load.session import Measurement, Progress, measure
 from tests.unit.ingress.fakes import FakeDispatcher, demo_service, demo_tokenizer, serving
 from tests.unit.ingress.servicer import Servicer
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.planner.latency import PromptChunk
+from cluster.contracts.latency import PromptChunk
 
 
 @dataclass(frozen=True, slots=True)

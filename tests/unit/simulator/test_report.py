@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from cluster.planner.slo import SLO
-from cluster.simulator.contract import Fault, RequestRecord, SimCluster, SimPool, SimResult
+from cluster.contracts.simulation import Fault, RequestRecord, SimCluster, SimPool, SimResult
+from cluster.contracts.slo import SLO
 from cluster.simulator.report import Report, summarize, to_json
 from tests.unit.simulator.costs import LinearLatency
 from workers.spec import Role

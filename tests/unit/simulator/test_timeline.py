@@ -1,6 +1,6 @@
 """How spans become the bars of a picture."""
 
-from cluster.simulator.contract import Span
+from cluster.contracts.simulation import Span
 from cluster.simulator.timeline import Bar, lanes, merged
 
 

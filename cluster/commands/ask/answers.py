@@ -1,0 +1,38 @@
+"""Streams one answer's text from a server, over the gRPC SDK or over OpenAI's HTTP API."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import baton
+from baton.errors import ConfigError
+from cluster.commands.ask.endpoint import default_endpoint
+from cluster.commands.ask.http_answers import HTTPSource
+from cluster.commands.ask.source import Ask, Source
+
+
+class GRPCSource:
+    """The SDK."""
+
+    def __init__(self, target: str) -> None:
+        self._client = baton.Client(target)
+
+    @contextmanager
+    def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> Iterator[Iterator[str]]:
+        with self._client.stream(prompt, model=ask.model, **ask.sampling()) as stream:
+            yield (delta.text for delta in stream)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextmanager
+def open_source(url: str | None, grpc: str | None) -> Iterator[Source]:
+    """Over HTTP where `url` is given, else over gRPC to `grpc` or to the running cluster."""
+    if url is not None and grpc is not None:
+        raise ConfigError("--url and --grpc name two servers; give one of them")
+    if url is not None:
+        with closing(HTTPSource(url)) as http_source:
+            yield http_source
+    else:
+        with closing(GRPCSource(grpc or default_endpoint().grpc)) as grpc_source:
+            yield grpc_source

@@ -1,0 +1,33 @@
+"""What a command asks of a server, and what it takes of one: both APIs' common ground."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import baton
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the commands let a user set; None or empty: the server's default."""
+
+    model: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def sampling(self) -> dict[str, Any]:
+        """The options that are set, by the names that both APIs share."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
+        given = {name: value for name, value in values.items() if value is not None}
+        return given | {"stop": list(self.stop)} if self.stop else given
+
+
+class Source(Protocol):
+    """A server to ask; a failure of either kind is a BatonError."""
+
+    def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> AbstractContextManager[Iterator[str]]:
+        """The pieces of the answer's text as they come; leaving the block ends the request."""

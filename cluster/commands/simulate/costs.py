@@ -1,0 +1,119 @@
+"""Where a simulated worker's costs come from: a measured profile, or a device's data sheet."""
+
+from pathlib import Path
+
+from baton.errors import ConfigError
+from cluster.commands.cost_options import check_profile, read_profile
+from cluster.config.schema import BatonConfig
+from cluster.contracts.latency import Parallelism, TransferModel
+from cluster.contracts.overheads import Overheads
+from cluster.contracts.simulation import SimCluster
+from cluster.models.model_file import read_model_spec
+from cluster.planner.costs.devices import known_device
+from cluster.planner.costs.fitted import Profile
+from cluster.planner.costs.roofline import RooflineLatency
+from cluster.planner.costs.transfer import path_between
+from cluster.simulator.from_config import KVShape, sim_cluster
+
+# From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
+# dispatcher and worker on a small CPU machine.
+INGRESS_S = 5e-4
+
+
+def from_profile(config: BatonConfig, path: Path) -> tuple[SimCluster, str]:
+    """
+    Raises:
+        ConfigError: No profile can be read there, or it is of another model, dtype, transport or number of cores.
+    """
+    profile = read_profile(path)
+    check_profile(profile, config.model)
+    return profiled_cluster(config, profile), f"profile {path.name}"
+
+
+def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
+    """
+    Raises:
+        ConfigError: The profile does not fit the config.
+    """
+    profile.check_model(config.model)
+    if config.dtype not in ("auto", profile.dtype):
+        raise ConfigError(
+            f"dtype: {config.dtype} in the config, the profile is of {profile.dtype}; "
+            "run `baton profile` with the config"
+        )
+    _check_cores(config, profile)
+    latency = profile.latencies.get(str(Parallelism()))
+    if latency is None:
+        raise ConfigError("the profile has no latencies of parallelism 1; run `baton profile` again")
+    return sim_cluster(
+        config,
+        latency=latency,
+        transfer=_transfer(config, profile),
+        shape=KVShape(
+            token_bytes=profile.token_bytes, num_layers=profile.num_layers, max_positions=profile.max_model_len
+        ),
+        overheads=profile.overheads,
+    )
+
+
+def _check_cores(config: BatonConfig, profile: Profile) -> None:
+    for name in ("prefill", "decode", "mixed"):
+        for cores in getattr(config.pools, name).cores or ():
+            if len(cores) != profile.num_cores:
+                raise ConfigError(
+                    f"pools.{name}.cores: {len(cores)} per worker, the profile is of {profile.num_cores}; "
+                    "run `baton profile` with the config"
+                )
+
+
+def _transfer(config: BatonConfig, profile: Profile) -> TransferModel | None:
+    if config.pools.mixed.workers:
+        return None
+    found = profile.transfers.get(config.kv.transport)
+    if found is None:
+        if not profile.transfers:
+            raise ConfigError(
+                "pools: the profile holds no KV transfers, prefill and decode workers need them; run `baton profile` "
+                "with the config, or simulate pools.mixed alone"
+            )
+        raise ConfigError(
+            f"kv.transport: {config.kv.transport} was not measured, the profile has {', '.join(profile.transfers)}; "
+            "choose among them, or run `baton profile` with the config"
+        )
+    return found
+
+
+def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
+    """One device per worker, as the runtime has it; KV goes over the link between two devices of a node.
+
+    Raises:
+        ConfigError: Unknown hardware or model, or weights and blocks that the device cannot hold.
+    """
+    device = known_device(hardware)
+    model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
+    state_bytes = model.state_bytes * config.engine.max_sequences
+    needed = model.weight_bytes + config.engine.memory_bytes + state_bytes
+    if needed > device.memory_bytes:
+        raise ConfigError(
+            f"engine.memory: {config.engine.memory_bytes} bytes and {model.weight_bytes} bytes of {config.model}'s "
+            f"weights{_and_states(state_bytes, config.engine.max_sequences)} are {needed}, {device.name} has "
+            f"{device.memory_bytes}; lower engine.memory, or give larger hardware"
+        )
+    parallelism = Parallelism()
+    cluster = sim_cluster(
+        config,
+        latency=RooflineLatency.of(model, device, parallelism),
+        transfer=path_between(device, parallelism, parallelism, within_node=True),
+        shape=KVShape(
+            token_bytes=model.kv_bytes_per_token,
+            state_bytes=model.state_bytes,
+            num_layers=max(model.num_kv_layers, 1),
+            max_positions=model.max_model_len,
+        ),
+        overheads=Overheads(ingress_s=INGRESS_S),
+    )
+    return cluster, f"data sheet of {device.name}"
+
+
+def _and_states(state_bytes: int, max_sequences: int) -> str:
+    return f", and {state_bytes} bytes of states for engine.max_sequences {max_sequences}," if state_bytes else ""

@@ -1,0 +1,41 @@
+"""The options that `baton simulate` alone has beside costs and load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.commands.flag_checks import check_least, check_most, check_unread
+from cluster.commands.load.options import OF_SYNTHETIC, LoadOptions
+from cluster.commands.load.options import PANEL as LOAD
+
+NUM_REQUESTS, MAX_REQUESTS = 300, 10_000_000
+_RUN, _OUTPUT = "Run", "Output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    num_requests: Annotated[
+        int | None, typer.Option(help=f"Without --trace (default: {NUM_REQUESTS}).", rich_help_panel=LOAD)
+    ] = None
+    faults: Annotated[
+        str | None, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_RUN)
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_RUN)] = 0
+
+    def check(self, load: LoadOptions) -> None:
+        """Raises: ConfigError: an option that nothing would read beside `load`."""
+        check_least(1, {"--num-requests": self.num_requests})
+        check_most({"--num-requests": self.num_requests}, MAX_REQUESTS)
+        check_least(0, {"--seed": self.seed})
+        if load.trace is not None:
+            check_unread({"--num-requests": self.num_requests}, OF_SYNTHETIC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOutput:
+    out: Annotated[Path | None, typer.Option(help="JSON with a record per request.", rich_help_panel=_OUTPUT)] = None
+    timeline: Annotated[
+        Path | None, typer.Option(help="Picture of workers and requests: .png, .svg, .pdf.", rich_help_panel=_OUTPUT)
+    ] = None

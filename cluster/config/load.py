@@ -1,0 +1,284 @@
+"""Reads the YAML into `cluster.config.schema`, and writes it back: the one place where a config is checked.
+
+Every error is a ConfigError of one line that names the key, the value and the fix. `load(dump(c)) == c`.
+"""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from baton.errors import ConfigError
+from cluster.config.rules import BOUNDS, CHOICES, REFUSED
+from cluster.config.schema import BatonConfig, PoolConfig, PoolsConfig
+
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
+_AUTO_IS_NONE = {"engine.max_model_len", "pools.prefill.cores", "pools.decode.cores", "pools.mixed.cores"}
+
+
+def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> BatonConfig:
+    """The config of a file, or the defaults where `path` is None.
+
+    Args:
+        overrides: Dotted key -> value in YAML, applied over the file: {"pools.decode.workers": "2"}.
+    Raises:
+        ConfigError: Not readable, an unknown key, a wrong type, out of range, or not supported yet.
+    """
+    tree = _read(path) if path is not None else {}
+    for key, text in (overrides or {}).items():
+        _override(tree, key, text)
+    return from_tree(tree)
+
+
+def loads(text: str) -> BatonConfig:
+    """As `load`, of YAML text."""
+    return from_tree(_parse(text, "the config"))
+
+
+def from_tree(tree: Mapping[str, Any]) -> BatonConfig:
+    tree = {**tree, "pools": _with_default_pools(tree.get("pools"))}
+    config: BatonConfig = _build(BatonConfig, tree, "")
+    _check_pools(config.pools)
+    _check_together(config)
+    return config
+
+
+def to_tree(config: BatonConfig) -> dict[str, Any]:
+    """Plain YAML values under the YAML's own keys; pools without workers are left out."""
+    tree: dict[str, Any] = _plain(config, "")
+    tree["pools"] = {name: pool for name, pool in tree["pools"].items() if pool["workers"]}
+    return tree
+
+
+def dump(config: BatonConfig) -> str:
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def flatten(config: BatonConfig) -> dict[str, Any]:
+    """Dotted key -> value, every key of every section: to compare two configs."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    walk(_plain(config, ""), "")
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: of a key that stands twice, PyYAML would drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{key}: stands twice in one section, again at line {line}; remove one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from error
+    return _parse(text, str(path))
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}: is no YAML{line}; check indentation and quotes there") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: holds {_shown(tree)}, not keys; begin with e.g. `model: smollm2`")
+    return tree
+
+
+def _override(tree: dict[str, Any], key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}={text}: the value is no YAML; quote it") from error
+    node = tree
+    for part in parents:
+        child = node.get(part)
+        node[part] = dict(child) if isinstance(child, dict) else {}
+        node = node[part]
+    node[last] = value
+
+
+def _with_default_pools(pools: Any) -> Any:
+    """A pool that is named has one worker unless it says; without `mixed`, prefill and decode are always there."""
+    if pools is None:
+        pools = {}
+    if not isinstance(pools, dict):
+        return pools
+    named = {
+        name: {"workers": 1} if pool is None else {"workers": 1, **pool} if isinstance(pool, dict) else pool
+        for name, pool in pools.items()
+    }
+    if isinstance(named.get("mixed"), dict) and named["mixed"]["workers"] != 0:
+        return named
+    return {"prefill": {"workers": 1}, "decode": {"workers": 1}, **named}
+
+
+def _build(cls: type[Any], tree: Any, path: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: {_shown(tree)} is not a section; write its keys below it, e.g. `{path}: {{...}}`")
+    hints = typing.get_type_hints(cls)
+    by_key = {_RENAMED.get(field.name, field.name): field.name for field in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{path}.{key}" if path else str(key)
+        _refuse(dotted, value)
+        if key in by_key:
+            values[by_key[key]] = _value(hints[by_key[key]], value, dotted)
+        elif dotted not in REFUSED:
+            raise ConfigError(_unknown(dotted, str(key), sorted(by_key)))
+    return cls(**values)
+
+
+def _refuse(dotted: str, value: Any) -> None:
+    if dotted in REFUSED:
+        accepted, fix = REFUSED[dotted]
+        if not accepted(value):
+            raise ConfigError(f"{dotted}: {_shown(value)} is not supported yet; {fix}")
+
+
+def _unknown(dotted: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+    return f"{dotted}: unknown key; {hint}"
+
+
+def _value(hint: Any, value: Any, dotted: str) -> Any:
+    if is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), value, dotted)
+    if dotted in _AUTO_IS_NONE and (value is None or value == "auto"):
+        return None
+    if dotted == "engine.memory":
+        value = _size(value, dotted)
+    elif dotted.endswith(".cores"):
+        return _cores(value, dotted)
+    value = _typed(hint, value, dotted)
+    if dotted in CHOICES and value not in CHOICES[dotted]:
+        raise ConfigError(f"{dotted}: {_shown(value)} is unknown; choose one of {', '.join(CHOICES[dotted])}")
+    if dotted in BOUNDS:
+        low, high = BOUNDS[dotted]
+        if not low <= value <= high:
+            raise ConfigError(f"{dotted}: {_shown(value)} is out of range; give {low} to {high}")
+    return value
+
+
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _typed(hint: Any, value: Any, dotted: str) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kind = next(kind for kind in kinds if kind is not types.NoneType)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
+        raise ConfigError(f"{dotted}: {_shown(value)} is not {_TYPE_NAMES[kind]}; e.g. `{dotted}: {_example(dotted)}`")
+    return value
+
+
+def _example(dotted: str) -> str:
+    lines: list[str] = yaml.safe_dump(flatten(BatonConfig()).get(dotted, 1), default_flow_style=True).splitlines()
+    return lines[0]
+
+
+def _size(value: Any, dotted: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
+    if match is None or match[2] not in _UNITS:
+        raise ConfigError(f"{dotted}: {_shown(value)} is no size; give bytes or KiB, MiB, GiB, e.g. `{dotted}: 1GiB`")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _cores(value: Any, dotted: str) -> tuple[tuple[int, ...], ...]:
+    good = isinstance(value, list) and all(
+        isinstance(row, list) and row and all(type(core) is int and core >= 0 for core in row) for row in value
+    )
+    if not good:
+        raise ConfigError(f"{dotted}: {_shown(value)} is no list of core numbers per worker; e.g. [[0, 1], [2, 3]]")
+    return tuple(tuple(row) for row in value)
+
+
+def _check_pools(pools: PoolsConfig) -> None:
+    split = pools.prefill.workers + pools.decode.workers
+    if pools.mixed.workers and split:
+        raise ConfigError(
+            f"pools.mixed.workers: {pools.mixed.workers} beside {split} prefill and decode workers is not supported "
+            "yet; set either mixed, or prefill and decode"
+        )
+    for name, other in (("prefill", "decode"), ("decode", "prefill")):
+        if not pools.mixed.workers and not getattr(pools, name).workers:
+            raise ConfigError(
+                f"pools.{name}.workers: 0 leaves nobody for {other}'s other half; give 1 or more, or use `mixed` alone"
+            )
+    for name in ("prefill", "decode", "mixed"):
+        pool: PoolConfig = getattr(pools, name)
+        if pool.cores is not None and len(pool.cores) < pool.workers:
+            raise ConfigError(
+                f"pools.{name}.cores: {len(pool.cores)} lists for {pool.workers} workers; give one list per worker"
+            )
+
+
+def _check_together(config: BatonConfig) -> None:
+    if not config.model:
+        raise ConfigError("model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out")
+    length = config.engine.max_model_len
+    if length is not None and length < config.engine.block_size:
+        raise ConfigError(
+            f"engine.max_model_len: {length} is below engine.block_size {config.engine.block_size}; use auto"
+        )
+    budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
+    if budget <= sequences:
+        raise ConfigError(
+            f"engine.max_batched_tokens: {budget} leaves prompts nothing beside the tokens of engine.max_sequences "
+            f"{sequences} answers; set it above that, or lower engine.max_sequences"
+        )
+    if config.http.port and config.http.port == config.grpc.port:
+        raise ConfigError(f"grpc.port: {config.grpc.port} is http.port too; give another, or 0 for a free one")
+
+
+def _plain(node: Any, path: str) -> Any:
+    if is_dataclass(node):
+        return {
+            key: _plain(getattr(node, field.name), f"{path}.{key}" if path else key)
+            for field in fields(node)
+            for key in (_RENAMED.get(field.name, field.name),)
+        }
+    if path in _AUTO_IS_NONE and node is None:
+        return "auto"
+    if path == "engine.memory":
+        return next((f"{node // size}{unit}" for unit, size in reversed(_UNITS.items()) if node % size == 0), node)
+    return [list(row) for row in node] if isinstance(node, tuple) else node
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,62 @@
+"""What values each key of the YAML may have; the types stand in `cluster.config.schema`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "dtype": ("auto", "bfloat16", "float16", "float32"),
+    "device": ("auto", "cpu", "cuda"),
+    "load_format": ("auto", "dummy", "fake"),
+    "generation_defaults": ("model", "neutral"),
+    "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
+    "kv.push": ("layer", "bulk"),
+}
+
+MAX_WORKERS = 1024  # per pool
+BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
+    "fake_step_s": (0, 60),
+    "pools.prefill.workers": (0, MAX_WORKERS),
+    "pools.decode.workers": (0, MAX_WORKERS),
+    "pools.mixed.workers": (0, MAX_WORKERS),
+    "engine.block_size": (1, 1024),
+    "engine.memory": (1 << 16, 1 << 50),
+    "engine.max_model_len": (1, 1 << 30),
+    "engine.max_batched_tokens": (1, 1 << 20),
+    "engine.max_sequences": (1, 1 << 16),
+    "kv.lease_s": (0.1, 3600),
+    "kv.max_pending": (1, 1 << 16),
+    "slo.ttft_ms": (0.001, 1e9),
+    "slo.tpot_ms": (0.001, 1e9),
+    "slo.attainment": (0, 1),
+    "router.max_queue": (0, 1 << 20),
+    "router.max_running": (1, 1 << 20),
+    "router.disaggregate_over_tokens": (0, 1 << 30),
+    "router.max_retries": (0, 100),
+    "router.request_timeout_s": (0.001, 86400),
+    "http.port": (0, 65535),
+    "http.replicas": (1, 1024),
+    "grpc.port": (0, 65535),
+    "health.step_timeout_s": (0.1, 86400),
+    "health.silence_timeout_s": (1, 86400),
+    "health.start_timeout_s": (0.1, 86400),
+    "health.drain_timeout_s": (0, 86400),
+}
+
+
+def _is_one(value: Any) -> bool:
+    return type(value) is int and value == 1
+
+
+def _is_empty_pool(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("workers") == 0
+
+
+# Keys of the design that this version cannot do: (which values it may have nevertheless, the fix).
+REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "pools.draft": (_is_empty_pool, "leave it out or set `workers: 0`"),
+    **{
+        f"pools.{pool}.{degree}": (_is_one, "leave it out or set 1")
+        for pool in ("prefill", "decode", "mixed")
+        for degree in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")
+    },
+}

@@ -1,0 +1,326 @@
+"""From nothing to a cluster that answers: local Ray, controller, workers and ingress, side by side where they can be.
+
+Also applies a changed config to a cluster that runs. A first start that fails leaves nothing behind.
+"""
+
+import logging
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baton.errors import BatonError, ConfigError, UnavailableError
+from cluster.config.schema import AUTO, BatonConfig
+from cluster.host import ports, state
+from cluster.host.signals import uninterrupted
+from cluster.host.state import ClusterState
+from cluster.ingress.environment import serve_environment
+from cluster.ingress.generation_defaults import generation_defaults
+from cluster.local import external_ray
+from cluster.local import ray_node as local_ray
+from cluster.models.find import find_model, has_chat_template
+from workers.model.gguf.folder import find_gguf
+
+if TYPE_CHECKING:
+    from cluster.fleet.client import ControllerClient
+    from cluster.fleet.plan import Plan
+    from cluster.fleet.status import FleetStatus
+
+POLL_S = 0.1
+HEALTH_TIMEOUT_S = 30.0
+MAX_FAILURES = 3  # starts of one worker before `up` gives in
+
+Report = Callable[[str], None]  # what is under way, for a progress line
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """What the user is told at the end."""
+
+    cluster: ClusterState
+    served_name: str
+    chats: bool  # its model has a chat template
+    fresh: bool  # started now, not found running
+    timings: dict[str, float] = field(default_factory=dict)  # step -> seconds
+
+
+def bring_up(config: BatonConfig, report: Report) -> Running:
+    """Returns when the cluster answers.
+
+    Raises:
+        ConfigError: The config cannot work on this machine, or cannot be applied to what runs.
+        UnavailableError: Something did not come up in time.
+    """
+    with state.lock():
+        if config.model != AUTO:
+            if find_gguf(Path(config.model).expanduser()) is not None:
+                report(f"reading the header of {config.model}")  # seconds, the first time
+            generation_defaults(str(find_model(config.model)), config.generation_defaults)
+        if not local_ray.external_address():
+            _check_cores(config)
+        found = state.read()
+        external_ray.check_address(found)
+        if found is not None and local_ray.is_running(found):
+            return _Start(_with_ports_of(config, found), report).change(found)
+        if found is not None:
+            report("clearing away what the last cluster left")
+            local_ray.stop(found)
+        return _Start(_with_free_ports(config), report).first()
+
+
+class _Start:
+    """One run of `up`."""
+
+    def __init__(self, config: BatonConfig, report: Report) -> None:
+        self._config = config
+        self._report = report
+        self._timings: dict[str, float] = {}
+
+    def first(self) -> Running:
+        cluster = local_ray.new_state()
+        state.write(cluster)
+        begin = time.monotonic()
+        try:
+            plan = self._all(cluster)
+        except BaseException:
+            with uninterrupted():
+                self._clear()
+            raise
+        self._timings["in all"] = time.monotonic() - begin
+        return self._running(plan, fresh=True)
+
+    def change(self, cluster: ClusterState) -> Running:
+        begin = time.monotonic()
+        self._connect(cluster, self._serve_env(cluster))
+        plan = self._fleet_and_ingress()
+        self._timings["in all"] = time.monotonic() - begin
+        return self._running(plan, fresh=False)
+
+    def _running(self, plan: "Plan", *, fresh: bool) -> Running:
+        return Running(
+            cluster=_noted(),
+            served_name=plan.config.served_name,
+            chats=has_chat_template(Path(plan.model_path)),
+            fresh=fresh,
+            timings=self._timings,
+        )
+
+    def _all(self, cluster: ClusterState) -> "Plan":
+        serve_env = self._serve_env(cluster)
+        local_ray.prepare(cluster, serve_env)
+        imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
+        imports.start()
+        if cluster.folder:
+            self._report("starting Ray on this machine")
+            with self._timed("ray"):
+                cluster = local_ray.start(cluster, serve_env)
+        imports.join()
+        with self._timed("connect"):
+            self._connect(cluster, serve_env)
+        if not cluster.folder and external_ray.end_leftovers():
+            self._report("cleared away what the last cluster left")
+        return self._fleet_and_ingress()
+
+    def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
+        """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
+        host = self._config.http.host
+        return serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
+
+    def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
+        local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
+
+    def _fleet_and_ingress(self) -> "Plan":
+        from cluster.fleet.client import ControllerClient
+
+        self._report("starting the controller")
+        with self._timed("controller"):
+            controller = ControllerClient.start(state.cluster_secret())
+            plan = controller.apply(self._config)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingress") as pool:
+            ingress = pool.submit(self._deploy, plan)
+            with self._timed("workers"):
+                self._wait_for_workers(controller, ingress)
+            self._report("waiting for the ingress")
+            ingress.result()
+        self._publish()
+        with self._timed("health"):
+            self._wait_for_health()
+        return plan
+
+    def _import_ray(self) -> None:
+        """Half of it is reading files: done while Ray's processes start."""
+        with self._timed("imports (beside ray)"):
+            import cluster.fleet.client
+            import cluster.ingress.app  # noqa: F401
+
+        for name in ("ray", "ray.serve"):  # Serve sets its logger's level again when it starts; a filter stays
+            logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)
+
+    def _deploy(self, plan: "Plan") -> None:
+        from cluster.fleet.client import CONTROLLER_NAME, NAMESPACE
+        from cluster.ingress.app import deploy
+
+        with self._timed("ingress (beside workers)"):
+            deploy(
+                plan.config,
+                secret=state.cluster_secret(),
+                model_path=plan.model_path,
+                namespace=NAMESPACE,
+                controller_name=CONTROLLER_NAME,
+            )
+
+    def _wait_for_workers(self, controller: "ControllerClient", ingress: Future[None]) -> None:
+        deadline = time.monotonic() + self._config.health.start_timeout_s
+        while True:
+            status = controller.status()
+            _raise_failure(status)
+            if ingress.done():
+                ingress.result()
+            counts = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
+            self._report(f"starting workers: {counts}")
+            if status.ready:
+                return
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"health.start_timeout_s: workers not ready after {self._config.health.start_timeout_s:g} s "
+                    f"({counts}); raise it, or see {_noted().folder}/{local_ray.RAY_FOLDER}/session_latest/logs"
+                )
+            time.sleep(POLL_S)
+
+    def _publish(self) -> None:
+        host = self._config.http.host
+        if host in ("0.0.0.0", "::"):
+            host = "127.0.0.1" if _noted().folder else external_ray.head_address()
+        shown = f"[{host}]" if ":" in host else host
+        state.write(
+            replace(
+                _noted(),
+                http=f"http://{shown}:{self._config.http.port}",
+                grpc=f"{shown}:{self._config.grpc.port}",
+            )
+        )
+
+    def _wait_for_health(self) -> None:
+        url = f"{_noted().http}/health"
+        deadline = time.monotonic() + HEALTH_TIMEOUT_S
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=5.0):
+                    return
+            except (urllib.error.URLError, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise UnavailableError(f"{url} is not healthy after {HEALTH_TIMEOUT_S:g} s: {error}") from error
+            time.sleep(POLL_S)
+
+    def _clear(self) -> None:
+        self._report("clearing away")
+        import ray
+
+        cluster = state.read()
+        if cluster is None:
+            return
+        if not cluster.folder and ray.is_initialized():
+            external_ray.end(0.0)
+        local_ray.disconnect()
+        local_ray.stop(cluster)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._timings[step] = time.monotonic() - begin
+
+
+def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, starter_pid: int | None = None) -> bool:
+    """Drains and ends what `bring_up` started; whether there was anything.
+
+    Args:
+        drain_timeout_s: 0: a Ray of our own is ended without a word to its workers.
+        wait_s: For another `up` or `down` to end first.
+        starter_pid: What another process has started stays.
+    """
+    if not _may_end(state.read(), starter_pid):
+        return False
+    with state.lock(wait_s):
+        cluster = state.read()
+        if cluster is None or not _may_end(cluster, starter_pid):
+            return False
+        if local_ray.is_running(cluster) and (drain_timeout_s > 0 or not cluster.folder):
+            try:
+                local_ray.connect(cluster, namespace="baton")
+                report("finishing what runs")
+                external_ray.end(drain_timeout_s, undeploy=not cluster.folder)
+            except BatonError as error:
+                report(f"not drained: {error.message}")
+        report("ending processes")
+        local_ray.disconnect()
+        local_ray.stop(cluster)
+        return True
+
+
+def _may_end(cluster: ClusterState | None, starter_pid: int | None) -> bool:
+    return starter_pid is None or (cluster is not None and cluster.starter_pid == starter_pid)
+
+
+def _check_cores(config: BatonConfig) -> None:
+    """Raises: ConfigError: a core that this machine does not have; a worker would run on all cores instead."""
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    available = os.sched_getaffinity(0)
+    for name, pool in (
+        ("prefill", config.pools.prefill),
+        ("decode", config.pools.decode),
+        ("mixed", config.pools.mixed),
+    ):
+        missing = sorted({core for cores in pool.cores or () for core in cores} - available)
+        if missing:
+            raise ConfigError(
+                f"pools.{name}.cores: {missing[0]} is no core of this machine; choose among "
+                f"{', '.join(map(str, sorted(available)))}, or leave it out"
+            )
+
+
+def _with_free_ports(config: BatonConfig) -> BatonConfig:
+    host = config.http.host
+    for key, port in (("http.port", config.http.port), ("grpc.port", config.grpc.port)):
+        if port:
+            ports.check_port(host, port, key)
+    return _with_ports(config, config.http.port or ports.free_port(host), config.grpc.port or ports.free_port(host))
+
+
+def _with_ports_of(config: BatonConfig, cluster: ClusterState) -> BatonConfig:
+    """Where the config says 0, the ports that the running cluster has taken."""
+    if not cluster.http or not cluster.grpc:
+        return config
+    http, grpc = (int(address.rsplit(":", 1)[1]) for address in (cluster.http, cluster.grpc))
+    return _with_ports(config, config.http.port or http, config.grpc.port or grpc)
+
+
+def _with_ports(config: BatonConfig, http: int, grpc: int) -> BatonConfig:
+    return replace(config, http=replace(config.http, port=http), grpc=replace(config.grpc, port=grpc))
+
+
+def _raise_failure(status: "FleetStatus") -> None:
+    """Of the workers that do not serve: one that failed before and is back may well stay."""
+    for worker in status.workers:
+        if worker.phase == "ready":
+            continue
+        if worker.error_is_final:
+            raise ConfigError(f"{worker.worker_id} cannot start: {worker.error}")
+        if worker.num_failures >= MAX_FAILURES:
+            raise UnavailableError(
+                f"{worker.worker_id} failed {worker.num_failures} times: {worker.error}; run `baton doctor`"
+            )
+
+
+def _noted() -> ClusterState:
+    cluster = state.read()
+    assert cluster is not None, "written before anything started"
+    return cluster

@@ -1,0 +1,206 @@
+"""Looks at this machine for what a cluster of a given config needs. Changes nothing.
+
+torch is asked in a process of its own: the control plane never imports it.
+"""
+
+import enum
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from baton.errors import ConfigError
+from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
+from cluster.host import ports, state
+from cluster.ingress.environment import find_haproxy
+from cluster.ingress.generation_defaults import generation_defaults
+from cluster.local import ray_node as local_ray
+from cluster.models.packages import PACKAGES
+from workers.model.gguf.folder import gguf_source
+from workers.model.registry import FETCHED, fetched_folder, resolve_model
+
+MIN_PYTHON = (3, 11)
+WORKER_BYTES = 700 << 20  # a worker's torch and transformers, before weights and blocks; resident, measured on Linux
+DEQUANTIZED_BYTES = 2  # per parameter of a GGUF file, in bfloat16
+TORCH_TIMEOUT_S = 120.0
+_ASK_TORCH = """
+import json, torch
+gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}))
+"""
+
+
+class Verdict(enum.Enum):
+    GOOD = "ok"
+    NOTE = "note"  # works, less well
+    BAD = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    subject: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def examine(config: BatonConfig) -> Iterator[Check]:
+    yield _python()
+    yield from _packages()
+    yield from _torch(config)
+    yield _ray()
+    yield from _ports(config)
+    yield _cores(config)
+    yield from _memory(config)
+    yield _compiler()
+    yield _haproxy()
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= MIN_PYTHON
+    return Check("Python", Verdict.GOOD if good else Verdict.BAD, found, "" if good else "install Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Check]:
+    for name in ("ray", "transformers", "grpcio"):
+        try:
+            yield Check(name, Verdict.GOOD, version(name))
+        except PackageNotFoundError:
+            yield Check(name, Verdict.BAD, "not installed", "pip install 'baton-serve[server]'")
+
+
+def _torch(config: BatonConfig) -> Iterator[Check]:
+    facts = _ask_torch()
+    if isinstance(facts, str):
+        yield Check("torch", Verdict.BAD, facts, "pip install 'baton-serve[server]'")
+        return
+    yield Check("torch", Verdict.GOOD, facts["version"])
+    gpus = facts["gpus"]
+    if gpus:
+        yield Check("CUDA", Verdict.GOOD, f"{facts['cuda']}, {len(gpus)} x {gpus[0]}")
+    elif config.device == "cuda":
+        fix = "set `device: cpu` or auto, or install a CUDA build of torch and the driver"
+        yield Check("CUDA", Verdict.BAD, "no GPU that torch can use, and device is cuda", fix)
+    else:
+        yield Check("CUDA", Verdict.GOOD, "no GPU: workers run on the CPU")
+
+
+def _ask_torch() -> dict[str, Any] | str:
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"import took over {TORCH_TIMEOUT_S:g} s"
+    if answer.returncode:
+        return (answer.stderr.strip().splitlines() or ["cannot be imported"])[-1]
+    facts: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return facts
+
+
+def _ray() -> Check:
+    address = local_ray.external_address()
+    if address:
+        return Check("Ray cluster", Verdict.GOOD, f"RAY_ADDRESS={address} is joined")
+    cluster = state.read()
+    if cluster is None:
+        return Check("Ray cluster", Verdict.GOOD, "none yet; `baton up` starts one on loopback")
+    if local_ray.is_running(cluster):
+        return Check("Ray cluster", Verdict.GOOD, f"runs at {cluster.address}, {cluster.http or 'no ingress yet'}")
+    return Check("Ray cluster", Verdict.NOTE, "the last one ended without `baton down`", "run `baton down`")
+
+
+def _ports(config: BatonConfig) -> Iterator[Check]:
+    cluster = state.read()
+    own = (cluster.http, cluster.grpc) if cluster is not None and local_ray.is_running(cluster) else ()
+    for key, port in (("http.port", config.http.port), ("grpc.port", config.grpc.port)):
+        if not port:
+            yield Check(key, Verdict.GOOD, "0: any free port")
+            continue
+        if any(address.endswith(f":{port}") for address in own):
+            yield Check(key, Verdict.GOOD, f"{port}: this cluster's own")
+            continue
+        try:
+            ports.check_port(config.http.host, port, key)
+        except ConfigError as error:
+            found, _, fix = error.message.partition("; ")
+            yield Check(key, Verdict.BAD, found.removeprefix(f"{key}: "), fix)
+        else:
+            yield Check(key, Verdict.GOOD, f"{port} is free on {config.http.host}")
+
+
+def _num_workers(config: BatonConfig) -> int:
+    return sum(pool.workers for pool in (config.pools.prefill, config.pools.decode, config.pools.mixed))
+
+
+def _cores(config: BatonConfig) -> Check:
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = _num_workers(config)
+    if num_cores >= num_workers or config.device == "cuda":
+        return Check("cores", Verdict.GOOD, f"{num_cores} for {num_workers} workers")
+    fix = "fewer pools.*.workers; workers that share a core slow each other down"
+    return Check("cores", Verdict.NOTE, f"{num_cores} for {num_workers} workers", fix)
+
+
+def _memory(config: BatonConfig) -> Iterator[Check]:
+    check, weights = _model(config)
+    yield check
+    num_workers = _num_workers(config)
+    on_cpu = 0 if config.device == "cuda" else config.engine.memory_bytes + weights
+    needed = num_workers * (on_cpu + WORKER_BYTES)
+    available = psutil.virtual_memory().available
+    found = f"{available / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed by {num_workers} workers"
+    if available >= needed:
+        yield Check("memory", Verdict.GOOD, found)
+    else:
+        yield Check("memory", Verdict.BAD, found, "lower engine.memory or pools.*.workers, or end other programs")
+
+
+def _model(config: BatonConfig) -> tuple[Check, int]:
+    """And the bytes of its weights; 0: not known."""
+    name = DEFAULT_MODEL if config.model == AUTO else config.model
+    if name in FETCHED and not fetched_folder(name).is_dir():
+        size = f"{PACKAGES[name].num_bytes / 1e6:.0f} MB"
+        fix = f"`baton fetch {name}` does it now"
+        return Check("model", Verdict.NOTE, f"{name}: not here yet, the first start fetches {size}", fix), 0
+    try:
+        folder = resolve_model(name)
+        generation_defaults(str(folder), config.generation_defaults)
+        weights = _weight_bytes(folder)
+    except ConfigError as error:
+        found, _, fix = error.message.removeprefix("model: ").partition("; ")
+        return Check("model", Verdict.BAD, found, fix), 0
+    if weights or config.load_format != "auto":
+        return Check("model", Verdict.GOOD, f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"), weights
+    fix = "give a folder with *.safetensors or a GGUF file, or set `load_format: dummy` for random weights"
+    return Check("model", Verdict.BAD, f"{name}: {folder} has no *.safetensors", fix), 0
+
+
+def _weight_bytes(folder: Path) -> int:
+    source = gguf_source(folder)
+    if source is not None:
+        return source.num_parameters * DEQUANTIZED_BYTES
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _compiler() -> Check:
+    path = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("cc")
+    if path:
+        return Check("C compiler", Verdict.GOOD, path)
+    return Check("C compiler", Verdict.NOTE, "none: CPU attention runs without its own kernel", "install gcc")
+
+
+def _haproxy() -> Check:
+    if find_haproxy() is not None:
+        return Check("HAProxy", Verdict.GOOD, "found: Serve streams through it")
+    fix = "pip install 'ray[serve]' brings it on Linux x86-64"
+    return Check("HAProxy", Verdict.NOTE, "none: Serve's Python proxy adds some 50 ms per token under load", fix)

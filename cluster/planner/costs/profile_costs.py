@@ -1,0 +1,79 @@
+"""Costs of a model on the machine that `baton profile` measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from baton.errors import ConfigError
+from cluster.config.schema import EngineConfig
+from cluster.contracts.latency import Parallelism
+from cluster.contracts.overheads import Overheads
+from cluster.planner.costs.draft import DraftShape, LayerParallelDraft
+from cluster.planner.costs.fitted import FittedLatency, Profile
+from cluster.planner.costs.memory import MAX_MEMORY_SHARE, Footprint
+from cluster.planner.costs.transfer import Path
+
+ACROSS_NODES = ("nccl", "gloo", "grpc")  # transports that reach another machine
+PROBE_BYTES = 1 << 24  # transports are compared by what they take for so many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileCosts:
+    """See `cluster.planner.search.placement.Costs`. Weights were in memory when it was measured: only KV is counted.
+
+    `kv_bytes`: what each worker has for its blocks.
+    """
+
+    profile: Profile
+    kv_bytes: int
+
+    @property
+    def device_bytes(self) -> int:
+        return round(self.kv_bytes / MAX_MEMORY_SHARE)
+
+    @property
+    def num_layers(self) -> int:
+        return self.profile.num_layers
+
+    @property
+    def num_kv_layers(self) -> int:
+        return self.profile.num_layers
+
+    @property
+    def token_bytes(self) -> int:
+        return self.profile.token_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        return 0  # what was measured had none
+
+    @property
+    def max_model_len(self) -> int:
+        return self.profile.max_model_len
+
+    @property
+    def overheads(self) -> Overheads:
+        return self.profile.overheads
+
+    def allows(self, parallelism: Parallelism) -> bool:
+        return str(parallelism) in self.profile.latencies
+
+    def footprint(self, parallelism: Parallelism, engine: EngineConfig) -> Footprint:
+        share = parallelism.num_devices
+        return Footprint(weight_bytes=0, activation_bytes=0, token_bytes=self.profile.token_bytes / share)
+
+    def latency(self, parallelism: Parallelism) -> FittedLatency:
+        return self.profile.latencies[str(parallelism)]
+
+    def transport(self, *, within_node: bool) -> str | None:
+        """The fastest that was measured, None without any."""
+        paths: Mapping[str, Path] = self.profile.transfers
+        usable = {name: path for name, path in paths.items() if within_node or name in ACROSS_NODES}
+        return min(usable, key=lambda name: usable[name].transfer_s(PROBE_BYTES), default=None)
+
+    def transfer(self, source: Parallelism, target: Parallelism, *, within_node: bool) -> Path:
+        name = self.transport(within_node=within_node)
+        assert name is not None, "nobody plans transfers where none was measured"
+        return self.profile.transfers[name]
+
+    def draft(self, target: Parallelism, shape: DraftShape) -> LayerParallelDraft:
+        raise ConfigError("--draft: profiles hold no layer-parallel drafts; give --hardware")

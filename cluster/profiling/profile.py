@@ -1,0 +1,147 @@
+"""A config's profile on this machine: measured by `measure`, fitted by the planner."""
+
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from baton.errors import ConfigError
+from cluster.config.schema import BatonConfig
+from cluster.contracts.latency import Parallelism
+from cluster.planner.costs.fitted import Profile
+from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer
+from cluster.planner.costs.transfer import Path as TransferPath
+from cluster.profiling.measure import FULL, QUICK, Measured, Progress, measure
+from cluster.profiling.points import TransferPoint
+from cluster.profiling.specs import available_cores, worker_specs
+from workers.spec import Role, WorkerSpec
+
+BUSY = 0.05  # share of its time that the measured worker may wait for its core before that is worth a word
+UNSEEN_BANDWIDTH = 1e12  # bytes/s: more than any link's
+OTHER_TRANSPORTS = {"cpu": ("gloo", "grpc"), "cuda": ("grpc",)}  # by device; `auto` is shm or nccl there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    profile: Profile
+    measured: Measured
+    notes: tuple[str, ...]  # in plain words
+
+
+def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Taken:
+    """Of one worker of the config's pools.
+
+    Raises:
+        ConfigError: Pools whose workers have different numbers of cores, or what a worker says of the config.
+        UnavailableError: A worker did not start, or failed.
+    """
+    specs = worker_specs(config)
+    sizes = {spec.worker_id: len(spec.cores) for spec in specs}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{worker_id} {size}" for worker_id, size in sizes.items())
+        raise ConfigError(
+            f"pools.*.cores: workers have different numbers of cores ({told}); profile one size at a time"
+        )
+    measured_spec = _of(specs, Role.DECODE) or specs[0]
+    sender = _of(specs, Role.PREFILL)
+    other = sender or next((spec for spec in specs if not set(spec.cores) & set(measured_spec.cores)), None)
+    measured = measure(
+        measured_spec,
+        transports=_transports(config, measured_spec, quick=quick) if sender is not None else (),
+        cores=other.cores if other is not None else (),
+        effort=QUICK if quick else FULL,
+        progress=progress,
+    )
+    transfers, notes = fit_transfers(measured.transfers)
+    return Taken(
+        profile=fitted(config, measured_spec, measured, transfers), measured=measured, notes=(*notes, *_busy(measured))
+    )
+
+
+def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured, transfers: Mapping[str, TransferPath]) -> Profile:
+    """
+    Raises:
+        ConfigError: Too few points to fit.
+    """
+    facts = measured.facts
+    latency = fit_steps(measured.steps)
+    return Profile(
+        model=config.model,
+        fingerprint=facts["fingerprint"],
+        dtype=spec.dtype,
+        machine=machine(),
+        num_cores=len(spec.cores),
+        token_bytes=facts["token_bytes"],
+        num_layers=facts["num_layers"],
+        max_model_len=facts["max_model_len"],
+        latencies={str(Parallelism()): latency},
+        transfers=transfers,
+        errors=fit_errors(latency, measured.steps),
+        to_worker_s=measured.to_worker_s,
+        to_client_s=measured.to_client_s,
+        handover_s=measured.handover_s,
+        receive_s=measured.receive_s,
+        contention=measured.contention,
+        start_s=measured.start_s,
+        points=raw_points(measured),
+    )
+
+
+def fit_transfers(points: Sequence[TransferPoint]) -> tuple[dict[str, TransferPath], list[str]]:
+    """By transport; where the bytes made no difference, as with a tiny model's, all of the time is latency."""
+    by_transport: dict[str, list[TransferPoint]] = defaultdict(list)
+    for point in points:
+        by_transport[point.transport].append(point)
+    found: dict[str, TransferPath] = {}
+    notes: list[str] = []
+    for name, of_it in by_transport.items():
+        try:
+            found[name] = fit_transfer(of_it)
+        except ConfigError as error:
+            latency_s = statistics.median(point.transfer_s for point in of_it)
+            found[name] = TransferPath(bandwidth=UNSEEN_BANDWIDTH, latency_s=latency_s)
+            notes.append(f"KV over {name}: {error.message}; all of its time is taken for latency")
+    return found, notes
+
+
+def _busy(measured: Measured) -> list[str]:
+    if measured.waited <= BUSY:
+        return []
+    return [
+        f"the measured worker waited for its core {measured.waited:.0%} of the time: other programs run here; the "
+        "calmer half of the rounds was taken, a quiet machine gives a better profile"
+    ]
+
+
+def raw_points(measured: Measured) -> dict[str, list[dict[str, Any]]]:
+    """As they go into the file beside the fits."""
+    return {
+        "steps": [asdict(point) for point in measured.steps],
+        "transfers": [asdict(point) for point in measured.transfers],
+    }
+
+
+def machine() -> str:
+    """In words: processor, cores, memory."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return (
+        f"{name}, {platform.machine()}, {len(available_cores())} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    )
+
+
+def _of(specs: Sequence[WorkerSpec], role: Role) -> WorkerSpec | None:
+    return next((spec for spec in specs if spec.role is role), None)
+
+
+def _transports(config: BatonConfig, spec: WorkerSpec, *, quick: bool) -> tuple[str, ...]:
+    """The config's own, and the others that this machine has."""
+    others = () if quick else OTHER_TRANSPORTS[spec.device]
+    return tuple(dict.fromkeys((config.kv.transport, *others)))

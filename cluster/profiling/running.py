@@ -1,0 +1,37 @@
+"""Dispatchers over workers that run already, and the steps those noted."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from cluster.config.schema import RouterConfig
+from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
+from cluster.profiling.points import Step
+
+REQUEST_TIMEOUT_S = 120.0
+
+
+@contextlib.asynccontextmanager
+async def dispatching(
+    workers: Sequence[WorkerProcess], *, disaggregate_over_tokens: int = 0
+) -> AsyncIterator[LocalCluster]:
+    """A dispatcher of its own over workers that run already, and go on running."""
+    cluster = LocalCluster(RouterConfig(disaggregate_over_tokens=disaggregate_over_tokens), workers[0].spec.secret)
+    cluster.workers = {worker.spec.worker_id: worker for worker in workers}
+    try:
+        await cluster.dispatcher.start()
+        await cluster.all_up()
+        yield cluster
+    finally:
+        await cluster.dispatcher.close()
+
+
+async def taken(worker: WorkerProcess) -> tuple[list[Step], float]:
+    """The worker's steps since it was asked last, and seconds for which its engine waited for a core."""
+    answer = await asyncio.to_thread(worker.ask)
+    return [Step(*step) for step in answer["steps"]], answer["waited_s"]
+
+
+async def ask(cluster: LocalCluster, prompt: Sequence[int], num_outputs: int) -> None:
+    async for _ in cluster.generate(prompt, greedy(num_outputs), REQUEST_TIMEOUT_S):
+        pass

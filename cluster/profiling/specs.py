@@ -1,0 +1,52 @@
+"""The workers that a config asks for on this machine, as the controller would tell them, for processes without Ray."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config.schema import BatonConfig
+from cluster.fleet.cores import share
+from cluster.fleet.nodes import resolve_dtype
+from cluster.fleet.plan import Plan, resolve, worker_spec
+from cluster.models.find import Silent, settle
+from workers.model.registry import resolve_model
+from workers.spec import Role, WorkerSpec
+
+
+def resolved(config: BatonConfig) -> Plan:
+    """No `auto` is left in device and dtype.
+
+    Raises:
+        ConfigError: The model is not there.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    config = settle(config, Silent())
+    folder = str(resolve_model(config.model))
+    return resolve(config, device=device, dtype=resolve_dtype(config.dtype, device), model_path=folder)
+
+
+def worker_specs(config: BatonConfig, *, secret: str = "s3cret") -> list[WorkerSpec]:
+    """Every worker of every pool; cores are shared out as by the controller on one node."""
+    plan = resolved(config)
+    specs: list[WorkerSpec] = []
+    for role in (Role.PREFILL, Role.DECODE, Role.MIXED):
+        for index in range(plan.desired[role]):
+            cores = _cores(plan, role, index, [spec.cores for spec in specs])
+            spec = worker_spec(plan, f"{role}-{index}", role, cores=cores, host="127.0.0.1", secret=secret)
+            specs.append(spec)
+    return specs
+
+
+def available_cores() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _cores(plan: Plan, role: Role, index: int, taken: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    wanted = plan.pool(role).cores
+    if wanted is not None:
+        return wanted[index]
+    return share(available_cores(), taken, sum(plan.desired.values()))

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baton.errors import ConfigError
+from cluster.config.load import dump, load, loads
+from cluster.config.schema import BatonConfig, EngineConfig, GRPCConfig, HTTPConfig, PoolConfig, PoolsConfig
+
+DESIGN = """
+model: demo
+dtype: bfloat16
+pools:
+  prefill: {workers: 1, tensor_parallel: 1, sequence_parallel: 1}
+  decode:  {workers: 1, tensor_parallel: 1}
+  draft:   {workers: 0, model: demo-draft, layer_parallel: 2}
+engine: {block_size: 16, memory: 1GiB, max_model_len: auto, max_batched_tokens: 512, max_sequences: 64}
+kv:     {transport: auto, lease_s: 30}
+slo:    {ttft_ms: 500, tpot_ms: 50, attainment: 0.9}
+router: {max_queue: 256, disaggregate_over_tokens: 64, max_retries: 2, request_timeout_s: 600}
+http:   {host: 127.0.0.1, port: 8000, replicas: 1}
+grpc:   {port: 9000}
+"""
+
+
+def test_the_designs_yaml_is_the_default_config_but_for_its_model_and_dtype() -> None:
+    assert loads(DESIGN) == BatonConfig(model="demo", dtype="bfloat16")
+
+
+def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
+    empty = tmp_path / "cluster.yaml"
+    empty.write_text("")
+    assert load(None) == load(empty) == BatonConfig()
+
+
+def test_mixed_alone_means_no_prefill_and_no_decode_pool() -> None:
+    pools = loads("pools: {mixed: {workers: 2}}").pools
+    assert (pools.prefill.workers, pools.decode.workers, pools.mixed.workers) == (0, 0, 2)
+
+
+def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
+    pools = loads("pools: {decode: {workers: 3}}").pools
+    assert (pools.prefill.workers, pools.decode.workers) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: x", "modle: unknown key; did you mean `model`?"),
+        ("engine: {blocksize: 16}", "engine.blocksize: unknown key; did you mean `block_size`?"),
+        ("pools: {encode: {workers: 1}}", "pools.encode: unknown key; did you mean `decode`?"),
+        (
+            "engine: {block_size: sixteen}",
+            "engine.block_size: 'sixteen' is not a whole number; e.g. `engine.block_size: 16`",
+        ),
+        ("engine: {block_size: true}", "engine.block_size: True is not a whole number"),
+        ("engine: {prefix_cache: 1}", "engine.prefix_cache: 1 is not true or false; e.g. `engine.prefix_cache: true`"),
+        ("engine: {memory: 1GB}", "engine.memory: '1GB' is no size; give bytes or KiB, MiB, GiB"),
+        ("engine: {block_size: 0}", "engine.block_size: 0 is out of range; give 1 to 1024"),
+        ("http: {port: 70000}", "http.port: 70000 is out of range; give 0 to 65535"),
+        ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
+        ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
+        ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
+        (
+            "kv: {transport: rdma}",
+            "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",
+        ),
+        ("pools: {draft: {workers: 1}}", "pools.draft: {'workers': 1} is not supported yet; leave it out"),
+        ("pools: {decode: {tensor_parallel: 2}}", "pools.decode.tensor_parallel: 2 is not supported yet"),
+        ("pools: {prefill: {sequence_parallel: 4}}", "pools.prefill.sequence_parallel: 4 is not supported yet"),
+        ("pools: {mixed: {workers: 1}, decode: {workers: 1}}", "pools.mixed.workers: 1 beside 1 prefill and decode"),
+        ("pools: {prefill: {workers: 0}}", "pools.prefill.workers: 0 leaves nobody"),
+        ("pools: {decode: {workers: -1}}", "pools.decode.workers: -1 is out of range"),
+        ("pools: {decode: {workers: 2, cores: [[0]]}}", "pools.decode.cores: 1 lists for 2 workers"),
+        ("pools: {decode: {cores: [0, 1]}}", "pools.decode.cores: \\[0, 1\\] is no list of core numbers per worker"),
+        ("pools: 3", "pools: 3 is not a section"),
+        ("grpc: {port: 8000}", "grpc.port: 8000 is http.port too"),
+        ("engine: {max_model_len: 8}", "engine.max_model_len: 8 is below engine.block_size 16"),
+        ("engine: {max_batched_tokens: 64}", "engine.max_batched_tokens: 64 leaves prompts nothing"),
+        ("- model", "the config: holds \\['model'\\], not keys"),
+        ("model: [", "the config: is no YAML at line 1"),
+        ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),
+        ("http: {port: 1}\nmodel: demo\nhttp: {port: 2}", "http: stands twice in one section, again at line 3"),
+        ("engine: {memory: 1GiB, memory: 2GiB}", "memory: stands twice in one section, again at line 1"),
+        ("model: ''", "model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out"),
+    ],
+)
+def test_an_error_names_key_value_and_fix(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("{", r"\{").replace("?", r"\?")) as caught:
+        loads(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read"):
+        load(tmp_path / "nothing.yaml")
+
+
+def test_overrides_win_over_the_file_and_keep_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("http: {port: 8100, replicas: 2}\nengine: {memory: 64MiB}")
+    config = load(path, {"http.port": "0", "pools.prefill.workers": "2", "dtype": "float32", "engine.memory": "32MiB"})
+    assert config.http == HTTPConfig(port=0, replicas=2)
+    assert config.pools.prefill.workers == 2
+    assert config.dtype == "float32"
+    assert config.engine.memory_bytes == 32 << 20
+
+
+def test_an_override_of_an_unknown_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"http\.prot: unknown key; did you mean `port`"):
+        load(None, {"http.prot": "1"})
+
+
+def test_dump_writes_the_yamls_own_words() -> None:
+    text = dump(BatonConfig(engine=EngineConfig(memory_bytes=3 << 20)))
+    assert "memory: 3MiB" in text
+    assert "max_model_len: auto" in text
+    assert "mixed" not in text
+
+
+_pools = st.one_of(
+    st.builds(
+        lambda prefill, decode: PoolsConfig(prefill=PoolConfig(workers=prefill), decode=PoolConfig(workers=decode)),
+        st.integers(1, 9),
+        st.integers(1, 9),
+    ),
+    st.builds(lambda n: PoolsConfig(mixed=PoolConfig(workers=n, cores=((0, 1),) * n)), st.integers(1, 9)),
+)
+
+
+@given(
+    st.builds(
+        BatonConfig,
+        model=st.sampled_from(["demo", "./folder", "org/name", "null", "1"]),
+        pools=_pools,
+        engine=st.builds(
+            EngineConfig,
+            memory_bytes=st.integers(1 << 16, 1 << 40),
+            max_model_len=st.none() | st.integers(1024, 1 << 20),
+            prefix_cache=st.booleans(),
+        ),
+        grpc=st.builds(GRPCConfig, port=st.integers(0, 7999)),
+    )
+)
+def test_what_is_dumped_loads_as_the_same_config(config: BatonConfig) -> None:
+    assert loads(dump(config)) == config

@@ -1,0 +1,22 @@
+"""A worker's spec as the one line of JSON that starts a worker process."""
+
+import dataclasses
+import json
+from typing import Any
+
+from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+
+
+def dump(spec: WorkerSpec, incarnation: str) -> str:
+    """What `workers.process` reads, without the newline."""
+    return json.dumps({"spec": dataclasses.asdict(spec), "incarnation": incarnation})
+
+
+def parse(line: str) -> tuple[WorkerSpec, str]:
+    message: dict[str, Any] = json.loads(line)
+    fields = message["spec"]
+    fields["role"] = Role(fields["role"])
+    fields["engine"] = EngineSpec(**fields["engine"])
+    fields["kv"] = KVSpec(**fields["kv"])
+    fields["cores"] = tuple(fields["cores"])
+    return WorkerSpec(**fields), message["incarnation"]
