@@ -80,6 +80,7 @@ def start_sides(
             side = Side(name, python, settings, setting.cores, logs, kv_gib=kv_gib)
         except RuntimeError as error:
             results.absent[name] = str(error)
+            print(f"{name} did not start, see below", flush=True)
             continue
         print(f"started {name} in {time.monotonic() - began_s:.0f} s", flush=True)
         yield side

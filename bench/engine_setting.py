@@ -10,6 +10,8 @@ from bench.rates import Rates
 from cluster.planner.models.model_spec import ModelSpec
 from workers.model.cache_folder import cache_folder
 
+MIN_MODEL_LEN = 2048
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -25,8 +27,13 @@ class Setting:
 
     @property
     def kv_bytes(self) -> int:
-        """Of the largest point, in float32, and blocks that are not full."""
-        return round(1.1 * self.kv_bytes_of(self.points))
+        """Of the largest point or one longest sequence, in float32, and blocks that are not full."""
+        longest = self.max_model_len * self.model.kv_bytes_per_token * 2
+        return round(1.1 * max(self.kv_bytes_of(self.points), longest))
+
+    @property
+    def max_model_len(self) -> int:
+        return max(*(point.longest for point in self.points), MIN_MODEL_LEN)
 
     def kv_bytes_of(self, points: Sequence[Point]) -> int:
         return max(point.kv_tokens for point in points) * self.model.kv_bytes_per_token * 2
@@ -39,7 +46,7 @@ class Setting:
             "load_format": "dummy" if self.is_dummy else "auto",
             "vocab": self.model.vocab_size,
             "kv_bytes": self.kv_bytes // (1 if dtype == "float32" else 2),
-            "max_model_len": max(max(point.longest for point in self.points), 2048),
+            "max_model_len": self.max_model_len,
             "max_sequences": max((point.size for point in self.points if point.kind is not Kind.PREFILL), default=1),
             "gguf": str(gguf),
             "form": form,
