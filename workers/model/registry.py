@@ -11,7 +11,7 @@ from workers.model.gguf.folder import SUFFIX, find_gguf, gguf_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_NAMES = ("demo", "demo-draft")
-FETCHED = {"smollm2": "smollm2-0.1.2-1"}  # name -> its folder in the cache; the last number is of our conversion
+FETCHED = {"smollm2": "smollm2-0.1.2-2"}  # name -> its folder in the cache; the last number is of our conversion
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
