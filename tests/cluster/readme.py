@@ -12,5 +12,5 @@ def blocks(language: str) -> list[str]:
 
 
 def pointed_at(code: str, http: str, grpc: str) -> str:
-    """`code` with the default addresses replaced by those of a test's cluster."""
-    return code.replace("http://127.0.0.1:8000", http).replace("127.0.0.1:9000", grpc)
+    """`code` with the default addresses and model replaced by those of a test's cluster."""
+    return code.replace("http://127.0.0.1:8000", http).replace("127.0.0.1:9000", grpc).replace("smollm2", "demo")

@@ -192,7 +192,7 @@ def test_the_readmes_curl_line_runs(served: ServedCluster) -> None:
     (line,) = [block for block in readme.blocks("bash") if block.startswith("curl")]
     command = ["bash", "-c", readme.pointed_at(line, served.http, served.grpc)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(done.stdout)["choices"][0]["text"]
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
 
 
 def test_a_client_that_leaves_frees_everything(served: ServedCluster) -> None:
