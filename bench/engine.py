@@ -32,7 +32,7 @@ from rich.console import Console
 
 from baton.errors import BatonError
 from bench.engine_gguf import gguf_of
-from bench.engine_points import DUMMY_POINTS, QUICK_POINTS, REAL_POINTS, Kind, Point, parse_points
+from bench.engine_points import DUMMY_POINTS, QUICK_POINTS, REAL_POINTS, Point, PointKind, parse_points
 from bench.engine_results import Results, is_of, line
 from bench.engine_setting import Setting
 from bench.engine_side import Side
@@ -112,7 +112,9 @@ def measure(setting: Setting, sides: Sequence[Side], rounds: int, results: Resul
     for point in setting.points:
         limit_s = point.limit_s(setting.model, setting.rates)
         job = point.job(limit_s)
-        able = [side for side in sides if point.kind is Kind.RAGGED or not side.name.startswith("transformers-batch")]
+        able = [
+            side for side in sides if point.kind is PointKind.RAGGED or not side.name.startswith("transformers-batch")
+        ]
         for number in range(rounds + 1):  # the first is not counted
             for side in able:
                 if side.name in results.absent:

@@ -16,7 +16,7 @@ MAX_STEPS = 32
 JOB_S = 1.0  # a decode job takes about so long on an engine at a third of the machine's limit
 
 
-class Kind(StrEnum):
+class PointKind(StrEnum):
     DECODE = "decode"
     PREFILL = "prefill"
     RAGGED = "ragged"
@@ -31,53 +31,53 @@ class Point:
         context: Tokens that each sequence of a decode has before it.
     """
 
-    kind: Kind
+    kind: PointKind
     size: int
     context: int = 0
 
     def __str__(self) -> str:
-        at = f" @ {self.context:,}" if self.kind is Kind.DECODE else ""
+        at = f" @ {self.context:,}" if self.kind is PointKind.DECODE else ""
         return f"{self.kind} {self.size:,}{at}"
 
     @property
     def unit(self) -> str:
-        return {Kind.DECODE: "ms/step", Kind.PREFILL: "ms", Kind.RAGGED: "tok/s"}[self.kind]
+        return {PointKind.DECODE: "ms/step", PointKind.PREFILL: "ms", PointKind.RAGGED: "tok/s"}[self.kind]
 
     @property
     def kv_tokens(self) -> int:
         """Tokens whose KV is held at once."""
-        if self.kind is Kind.DECODE:
+        if self.kind is PointKind.DECODE:
             return self.size * self.longest
-        return self.size + 1 if self.kind is Kind.PREFILL else sum(map(sum, RAGGED))
+        return self.size + 1 if self.kind is PointKind.PREFILL else sum(map(sum, RAGGED))
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        if self.kind is Kind.DECODE:
+        if self.kind is PointKind.DECODE:
             return self.context + num_decode_outputs(self.size, self.context, MAX_STEPS)
-        return self.size + 1 if self.kind is Kind.PREFILL else max(map(sum, RAGGED))
+        return self.size + 1 if self.kind is PointKind.PREFILL else max(map(sum, RAGGED))
 
     def job(self, limit_s: float) -> dict[str, Any]:
         """As the sides take it; see `bench.engine_sides`."""
-        if self.kind is Kind.DECODE:
+        if self.kind is PointKind.DECODE:
             steps = min(max(round(JOB_S / (3 * limit_s)), 4), MAX_STEPS)
             return {"kind": "decode", "batch": self.size, "context": self.context, "steps": steps}
-        if self.kind is Kind.PREFILL:
+        if self.kind is PointKind.PREFILL:
             return {"kind": "prefill", "tokens": self.size}
         return {"kind": "ragged", "lengths": RAGGED}
 
     def figure(self, seconds: float) -> float:
         """In `unit`; `seconds` are of a step, a prompt, or the whole ragged batch."""
-        return sum(count for _, count in RAGGED) / seconds if self.kind is Kind.RAGGED else seconds * 1e3
+        return sum(count for _, count in RAGGED) / seconds if self.kind is PointKind.RAGGED else seconds * 1e3
 
     def limit_s(self, model: ModelSpec, rates: Rates) -> float:
         """What the machine needs at least, in bfloat16: to read a step's bytes or to compute its products, the longer.
 
         The ragged batch is its prompts at the machine's product rate, then its steps.
         """
-        if self.kind is Kind.PREFILL:
+        if self.kind is PointKind.PREFILL:
             return model.prefill_flops(self.size) / rates.best_product
-        if self.kind is Kind.DECODE:
+        if self.kind is PointKind.DECODE:
             return _step_s(model, rates, [self.context] * self.size)
         prompts_s = sum(model.prefill_flops(length) for length, _ in RAGGED) / rates.best_product
         steps = [
@@ -104,8 +104,8 @@ def _parse(word: str) -> Point:
     found = re.fullmatch(r"(decode|prefill|ragged) ?([1-9]\d*)(?: ?@ ?([1-9]\d*))?", word)
     if found is None or (found[3] and found[1] != "decode") or (found[1] == "ragged" and int(found[2]) != len(RAGGED)):
         raise ValueError(f"{word!r} is no point; give such as decode 8 @ 1000, prefill 2048, ragged {len(RAGGED)}")
-    kind = Kind(found[1])
-    context = int(found[3] or SHORT_CONTEXT) if kind is Kind.DECODE else 0
+    kind = PointKind(found[1])
+    context = int(found[3] or SHORT_CONTEXT) if kind is PointKind.DECODE else 0
     return Point(kind=kind, size=int(found[2]), context=context)
 
 

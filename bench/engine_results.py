@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.engine_points import Kind, Point
+from bench.engine_points import Point, PointKind
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Results:
         rivals = [rows[str(point)] for name, rows in self.figures.items() if is_of(name, peer) and str(point) in rows]
         if not ours or not rivals:
             return None
-        is_rate = point.kind is Kind.RAGGED
+        is_rate = point.kind is PointKind.RAGGED
         rounds = [(own, row) for own, *row in zip(ours, *rivals, strict=False)]
         ratios: list[float] = [own / max(row) if is_rate else min(row) / own for own, row in rounds]
         return statistics.median(ratios)
@@ -45,4 +45,4 @@ def line(point: Point, limit: float, sides: Sequence[str], results: Results) -> 
 
 def share(point: Point, limit: float, figure: float) -> float:
     """Of what the machine allows."""
-    return figure / limit if point.kind is Kind.RAGGED else limit / figure
+    return figure / limit if point.kind is PointKind.RAGGED else limit / figure

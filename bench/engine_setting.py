@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engine_points import Kind, Point
+from bench.engine_points import Point, PointKind
 from bench.rates import Rates
 from cluster.planner.models.model_spec import ModelSpec
 from workers.model.cache_folder import cache_folder
@@ -47,7 +47,9 @@ class Setting:
             "vocab": self.model.vocab_size,
             "kv_bytes": self.kv_bytes // (1 if dtype == "float32" else 2),
             "max_model_len": self.max_model_len,
-            "max_sequences": max((point.size for point in self.points if point.kind is not Kind.PREFILL), default=1),
+            "max_sequences": max(
+                (point.size for point in self.points if point.kind is not PointKind.PREFILL), default=1
+            ),
             "gguf": str(gguf),
             "form": form,
             "cache": str(cache_folder("bench")),

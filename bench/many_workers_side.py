@@ -41,7 +41,7 @@ class Shape:
 
 
 @dataclass(slots=True)
-class Answer:
+class FakeAnswer:
     ingress_id: str
     submit: worker_pb2.Submit
     num_tokens: int = 0
@@ -78,13 +78,13 @@ class IdleEngine:
         self.runner, self.load = Shape(), IDLE
         self.service: WorkerService
         self._num_cached, self._step_s, self._rng, self._is_busy = num_cached, step_s, rng, is_busy
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, FakeAnswer] = {}
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._fresh: list[int] = [rng.getrandbits(64) for _ in range(num_cached)]
         self._news = asyncio.Event()
 
     def submit(self, ingress_id: str, submit: worker_pb2.Submit) -> None:
-        self._answers[submit.request_id] = Answer(ingress_id, submit)
+        self._answers[submit.request_id] = FakeAnswer(ingress_id, submit)
         self._fresh += block_hashes(submit.prompt_token_ids, BLOCK_SIZE)
         self._news.set()
 

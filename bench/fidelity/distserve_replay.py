@@ -6,7 +6,7 @@ from rich.table import Table
 
 from bench.fidelity.calibrate import STEPS, fit, loss
 from bench.fidelity.compare import Comparison, compare, latencies_ms, mean_attainment_error
-from bench.fidelity.distserve_runs import Run
+from bench.fidelity.distserve_runs import DistserveRun
 from bench.fidelity.distserve_systems import FITTED_RUNS, Constants, Published, sim_cluster
 from bench.fidelity.vllm_server import server
 from cluster.simulator.world import simulate
@@ -15,12 +15,12 @@ LIMITS_MS = (200.0, 100.0)  # of TTFT and TPOT in DistServe's own check of its s
 SATURATED_ATTAINMENT = 50.0  # runs that attain less are past saturation: percentiles there are no bar
 
 
-def runs_of(key: str, runs: Sequence[Run]) -> list[Run]:
+def runs_of(key: str, runs: Sequence[DistserveRun]) -> list[DistserveRun]:
     """Those that CONSTANTS[key] are for: a system's, or one server's of it."""
     return [run for run in runs if key in (run.system, server(run))]
 
 
-def replay(run: Run, published: Published, constants: Constants, fitted: Set[str] = FITTED_RUNS) -> Comparison:
+def replay(run: DistserveRun, published: Published, constants: Constants, fitted: Set[str] = FITTED_RUNS) -> Comparison:
     """The same arrivals and lengths, through the production classes."""
     result = simulate(sim_cluster(run, published, constants), run.arrivals, seed=0)
     return compare(
@@ -32,7 +32,7 @@ def replay(run: Run, published: Published, constants: Constants, fitted: Set[str
     )
 
 
-def fit_constants(runs: Sequence[Run], published: Published, start: Constants) -> Constants:
+def fit_constants(runs: Sequence[DistserveRun], published: Published, start: Constants) -> Constants:
     """From `runs` alone, which are one system's."""
     names = [name for name in STEPS if name != "receive_token_s" or runs[0].decode is not None]
     found, _ = fit(start, names, lambda tried: loss([replay(run, published, tried) for run in runs]))

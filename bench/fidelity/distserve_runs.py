@@ -29,7 +29,7 @@ _NAME = re.compile(r"(?:(?P<vllm>vllm)|distserve-c(?P<prefill>\d\d)d(?P<decode>\
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class DistserveRun:
     """One measured run. The arrays are in order of arrival, one value for each of `arrivals`."""
 
     name: str
@@ -61,7 +61,7 @@ def find_folder(data: Path | None) -> Path | None:
     raise ConfigError(f"--data {data}: no {RUNS} in it or in its {FOLDER}; name the folder that SOURCE.md lies in")
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[DistserveRun]:
     """All runs whose name says a placement, co-located first, by rate and then by number of requests.
 
     Raises:
@@ -91,7 +91,7 @@ def read_capacity(folder: Path) -> dict[tuple[str, int, int], int]:
         }
 
 
-def _read_run(path: Path, name: re.Match[str]) -> Run:
+def _read_run(path: Path, name: re.Match[str]) -> DistserveRun:
     try:
         with path.open() as lines:
             rows: list[dict[str, float]] = ast.literal_eval(lines.readline())
@@ -110,7 +110,7 @@ def _read_run(path: Path, name: re.Match[str]) -> Run:
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{path}: line 1 is not a list of requests as SOURCE.md describes it: {error!r}") from error
     is_vllm = name["vllm"] is not None
-    return Run(
+    return DistserveRun(
         name=path.stem,
         rate=float(name["rate"]),
         started_s=start_s,

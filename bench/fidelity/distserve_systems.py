@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.fidelity.distserve_runs import Run, read_capacity, read_profile
+from bench.fidelity.distserve_runs import DistserveRun, read_capacity, read_profile
 from cluster.config.schema import EngineConfig, KVConfig, RouterConfig
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.simulation import Pipelining, SimCluster, SimPool
@@ -103,7 +103,7 @@ class Published:
         return cls(profiles=profiles, capacity=read_capacity(folder))
 
 
-def sim_cluster(run: Run, published: Published, constants: Constants) -> SimCluster:
+def sim_cluster(run: DistserveRun, published: Published, constants: Constants) -> SimCluster:
     """The placement that `run` was measured on."""
     if run.decode is None:
         pools = [_pool(Role.MIXED, run.system, run.prefill, published, constants)]

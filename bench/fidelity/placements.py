@@ -80,7 +80,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class PlacementAnswer:
     """The best unit to one question, and how near the published one comes to it.
 
     Attributes:
@@ -100,7 +100,7 @@ class Answer:
 class Verdict:
     case: Case
     published: Unit
-    answers: Mapping[str, Answer]  # by question, the one that was asked first
+    answers: Mapping[str, PlacementAnswer]  # by question, the one that was asked first
 
 
 class Phases:
@@ -158,10 +158,10 @@ def judge(case: Case, costs: PublishedCosts) -> Verdict:
 
 def best(
     units: Iterable[Unit], published: Unit, goodput: Callable[[Unit], float], weight: Callable[[Unit], float]
-) -> Answer:
+) -> PlacementAnswer:
     """The unit of the highest `weight` x `goodput`; only those are asked for it whose bound promises more."""
     of_published = goodput(published) * weight(published)
-    top = Answer(unit=published, goodput=of_published, published=of_published)
+    top = PlacementAnswer(unit=published, goodput=of_published, published=of_published)
     for unit in sorted(units, key=lambda unit: -unit.bound * weight(unit)):
         if unit.bound * weight(unit) <= top.goodput:
             break

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.fidelity.compare import mean_attainment_error
 from bench.fidelity.distserve_replay import fit_constants, replay
-from bench.fidelity.distserve_runs import Run
+from bench.fidelity.distserve_runs import DistserveRun
 from bench.fidelity.distserve_systems import MODEL, Constants, Published
 
 MOVED = 0.03  # of each constant and each published coefficient, at most
@@ -27,7 +27,7 @@ class Split:
 
 
 def neighbourhood(
-    runs: Sequence[Run], published: Published, constants: Constants, *, num_draws: int, seed: int
+    runs: Sequence[DistserveRun], published: Published, constants: Constants, *, num_draws: int, seed: int
 ) -> list[float]:
     """Mean absolute errors of attainment, each with all costs moved by up to MOVED at random."""
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def neighbourhood(
     return errors
 
 
-def splits(runs: Sequence[Run], published: Published, start: Constants, *, num_fitted: int) -> Iterator[Split]:
+def splits(runs: Sequence[DistserveRun], published: Published, start: Constants, *, num_fitted: int) -> Iterator[Split]:
     """Fits on each choice of `num_fitted` of `runs`, which are one system's."""
     for chosen in combinations(runs, num_fitted):
         names = frozenset(run.name for run in chosen)

@@ -7,7 +7,7 @@ lifts a point, so the line's slope is the server's own, at any load. Of the runs
 
 import numpy as np
 
-from bench.fidelity.distserve_runs import Run
+from bench.fidelity.distserve_runs import DistserveRun
 
 QUANTILE = 0.1
 MIN_TOKENS = 200  # shorter prompts are read in the time that a step takes anyhow
@@ -15,7 +15,7 @@ PACES_MS = np.arange(0.08, 0.22, 0.001)  # per token
 BETWEEN_MS = 0.135
 
 
-def prompt_pace_ms(run: Run) -> float:
+def prompt_pace_ms(run: DistserveRun) -> float:
     """What one more prompt token takes."""
     lengths = np.array([arrival.num_prompt_tokens for arrival in run.arrivals], float)
     is_long = lengths > MIN_TOKENS
@@ -27,7 +27,7 @@ def prompt_pace_ms(run: Run) -> float:
     return float(PACES_MS[np.argmin(losses)])
 
 
-def server(run: Run) -> str:
+def server(run: DistserveRun) -> str:
     """The key of its constants: `distserve`, `vllm-early` or `vllm-late`."""
     if run.system != "vllm":
         return run.system

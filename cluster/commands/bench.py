@@ -95,12 +95,12 @@ def _report(options: "LoadOptions", output: BenchOutput) -> None:
 def _measured(options: "LoadOptions", console: "Console") -> "Measurement":
     """With a bar that counts answers, and failures among them."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBars
 
     from cluster.load.session import Progress, measure
 
     counted = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[failed]}"))
-    with Bar(TextColumn("requests"), *counted, console=console, transient=True, refresh_per_second=4) as bar:
+    with ProgressBars(TextColumn("requests"), *counted, console=console, transient=True, refresh_per_second=4) as bar:
         task = bar.add_task("requests", total=None, failed="")
         num_failed = 0
 

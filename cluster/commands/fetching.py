@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shown() -> Iterator["Lines | Bar"]:
+def shown() -> Iterator["Lines | DownloadBar"]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield Lines(console)
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("  "), *columns, console=console, transient=True) as progress:
-        yield Bar(progress)
+        yield DownloadBar(progress)
 
 
 def settle_shown(config: "BatonConfig") -> "BatonConfig":
@@ -41,7 +41,7 @@ class Lines:
         """Nothing: a log wants no percentages."""
 
 
-class Bar:
+class DownloadBar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, visible=False)

@@ -60,12 +60,12 @@ def command(
 def _progress(console: Any) -> Iterator["Progress"]:
     """A bar per phase; a phase that ends early, because time was over, ends with what it has."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBars
 
     from cluster.profiling.measure import Progress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+    with ProgressBars(*columns, console=console, transient=True, refresh_per_second=4) as bar:
 
         def phase(name: str, num_parts: int) -> None:
             for task_id in bar.task_ids:

@@ -130,7 +130,7 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class TimelineSpan:
     """For the timeline: what a worker, or a request, did from `start_s` to `end_s`."""
 
     lane: str  # worker id, or "request 17"
@@ -150,4 +150,4 @@ class SimResult:
     peak_blocks: dict[str, int] = field(default_factory=dict)  # worker id -> blocks in use at most
     bytes_sent: float = 0.0  # KV over links
     num_preemptions: int = 0
-    spans: list[Span] = field(default_factory=list)  # only when asked for
+    spans: list[TimelineSpan] = field(default_factory=list)  # only when asked for

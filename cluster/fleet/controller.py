@@ -32,7 +32,7 @@ from cluster.fleet.tick import (
     LIVE,
     Action,
     Drain,
-    Limits,
+    FleetLimits,
     Replace,
     Start,
     Stop,
@@ -206,10 +206,10 @@ class Controller:
     def _desired(self) -> dict[Role, int]:
         return {} if self._plan is None or self._stopping else self._plan.desired
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> FleetLimits:
         assert self._plan is not None
         health = self._plan.config.health
-        return Limits(
+        return FleetLimits(
             start_timeout_s=health.start_timeout_s,
             step_timeout_s=health.step_timeout_s,
             silence_timeout_s=health.silence_timeout_s,

@@ -9,7 +9,7 @@ from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.launch import Launched
 from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import COUNTS, WorkerStatus
-from cluster.fleet.tick import Limits, Observed, WorkerPhase, check_move, failures_after
+from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
 
@@ -57,7 +57,7 @@ class WorkerRecord:
         self.phase = phase
         self.entered_s = self.heard_s = now_s
 
-    def end(self, phase: WorkerPhase, reason: str, limits: Limits, now_s: float) -> None:
+    def end(self, phase: WorkerPhase, reason: str, limits: FleetLimits, now_s: float) -> None:
         """To STOPPED or FAILED."""
         ready_for_s = now_s - self.entered_s if self.phase is WorkerPhase.READY else 0.0
         self.num_failures = failures_after(phase, ready_for_s, self.num_failures, limits)

@@ -34,7 +34,7 @@ def check_move(old: WorkerPhase, new: WorkerPhase) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class FleetLimits:
     start_timeout_s: float
     step_timeout_s: float  # work pending and no step finished for so long: wedged
     silence_timeout_s: float  # no sign of life for so long: its process hangs, or its host is cut off
@@ -92,14 +92,14 @@ def worker_id(role: Role, index: int) -> str:
     return f"{role}-{index}"
 
 
-def backoff_s(num_failures: int, limits: Limits) -> float:
+def backoff_s(num_failures: int, limits: FleetLimits) -> float:
     """Wait before a slot's next start: none after one failure, then doubling up to `max_backoff_s`."""
     if num_failures <= 1:
         return 0.0
     return min(limits.backoff_s * 2.0 ** min(num_failures - 2, 64), limits.max_backoff_s)
 
 
-def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Limits, now_s: float) -> list[Action]:
+def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: FleetLimits, now_s: float) -> list[Action]:
     """What to do now.
 
     Args:
@@ -123,7 +123,7 @@ def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Limi
     return actions
 
 
-def _of_live(worker: Observed, wanted: bool, limits: Limits, now_s: float) -> Action | None:
+def _of_live(worker: Observed, wanted: bool, limits: FleetLimits, now_s: float) -> Action | None:
     in_phase_s = now_s - worker.entered_s
     match worker.phase:
         case WorkerPhase.STARTING:
@@ -145,7 +145,7 @@ def _of_live(worker: Observed, wanted: bool, limits: Limits, now_s: float) -> Ac
     return None
 
 
-def failures_after(phase: WorkerPhase, ready_for_s: float, num_failures: int, limits: Limits) -> int:
+def failures_after(phase: WorkerPhase, ready_for_s: float, num_failures: int, limits: FleetLimits) -> int:
     """A slot's count of failures in a row once its worker has ended in `phase` after `ready_for_s` of service."""
     if phase is WorkerPhase.STOPPED:
         return 0

@@ -23,7 +23,7 @@ FINISH_REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PromptJob:
     """One prompt to answer. Choices are numbered from `first_choice` towards the client, from 0 towards the workers."""
 
     request_id: str
@@ -49,22 +49,22 @@ class Delta:
 
 
 @dataclass(slots=True)
-class Usage:
+class TokenUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
         )
 
 
-class Answer:
-    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: Job) -> None:
-        self.usage = Usage(prompt_tokens=len(job.prompt_token_ids))
+class StreamedAnswer:
+    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: PromptJob) -> None:
+        self.usage = TokenUsage(prompt_tokens=len(job.prompt_token_ids))
         self._dispatcher = dispatcher
         self._job = job
         num_choices = job.sampling.n
@@ -104,7 +104,7 @@ class Answer:
 
 
 class _Choice:
-    def __init__(self, job: Job, tokenizer: Tokenizer, choice: int) -> None:
+    def __init__(self, job: PromptJob, tokenizer: Tokenizer, choice: int) -> None:
         self.is_finished = False
         self._index = job.first_choice + choice
         self._detokenizer = tokenizer.detokenizer()
@@ -167,7 +167,7 @@ class _Choice:
         delta.finish_reason, delta.stop_reason = output.finish_reason, output.stop_reason
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncGenerator[list[Delta], None]:
+async def merged(answers: Sequence[StreamedAnswer]) -> AsyncGenerator[list[Delta], None]:
     """The deltas of several prompts' answers as they come; the first error ends all of them."""
     queue: asyncio.Queue[list[Delta] | BaseException | None] = asyncio.Queue(maxsize=len(answers))
     tasks = [asyncio.create_task(_feed(answer, queue)) for answer in answers]
@@ -187,7 +187,7 @@ async def merged(answers: Sequence[Answer]) -> AsyncGenerator[list[Delta], None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _feed(answer: Answer, queue: "asyncio.Queue[list[Delta] | BaseException | None]") -> None:
+async def _feed(answer: StreamedAnswer, queue: "asyncio.Queue[list[Delta] | BaseException | None]") -> None:
     try:
         async with aclosing(answer.deltas()) as deltas:
             async for batch in deltas:

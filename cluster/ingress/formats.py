@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from baton.v1 import inference_pb2
-from cluster.ingress.answer import FINISH_REASONS, Delta, Usage
+from cluster.ingress.answer import FINISH_REASONS, Delta, TokenUsage
 from cluster.ingress.tokenizer import Tokenizer
 
 LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity
@@ -26,9 +26,9 @@ class Format(Protocol):
         """Server-sent events for a delta, "" where it has nothing that the client could see."""
         ...
 
-    def usage_event(self, usage: Usage) -> str: ...
+    def usage_event(self, usage: TokenUsage) -> str: ...
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Delta], usage: TokenUsage) -> dict[str, Any]:
         """The answer at once; `choices` are all deltas of each choice in one."""
         ...
 
@@ -50,10 +50,10 @@ class CompletionFormat:
             f"{_finish(delta)}}}{self._end}"
         )
 
-    def usage_event(self, usage: Usage) -> str:
+    def usage_event(self, usage: TokenUsage) -> str:
         return "data: " + _dumps({**self._head, "choices": [], "usage": usage_body(usage)}) + "\n\n"
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Delta], usage: TokenUsage) -> dict[str, Any]:
         bodies = [
             {
                 "index": choice.choice,
@@ -99,11 +99,11 @@ class ChatFormat:
             f"{_finish(delta)}}}{self._end}"
         )
 
-    def usage_event(self, usage: Usage) -> str:
+    def usage_event(self, usage: TokenUsage) -> str:
         body = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage_body(usage)}
         return "data: " + _dumps(body) + "\n\n"
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Delta], usage: TokenUsage) -> dict[str, Any]:
         bodies = [
             {
                 "index": choice.choice,
@@ -144,7 +144,7 @@ def join_deltas(choice: Delta, delta: Delta) -> None:
     choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
 
 
-def usage_body(usage: Usage) -> dict[str, Any]:
+def usage_body(usage: TokenUsage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

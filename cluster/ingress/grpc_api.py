@@ -21,7 +21,7 @@ from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import check_token_ids, from_message
-from cluster.ingress.service import Call, Run, Service
+from cluster.ingress.service import Call, OpenCall, Service
 
 SERVICE_NAME = "baton.v1.Inference"
 _WATCH_INTERVAL_S = 1.0
@@ -176,7 +176,7 @@ def _messages(chat: inference_pb2.Chat) -> list[dict[str, str]]:
     return parse_messages([{"role": message.role, "content": message.content} for message in chat.messages])
 
 
-def _usage(run: Run) -> inference_pb2.Usage:
+def _usage(run: OpenCall) -> inference_pb2.Usage:
     usage = run.usage
     return inference_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,

@@ -17,7 +17,7 @@ from baton.errors import BatonError
 from cluster.ingress.answer import Delta
 from cluster.ingress.errors import error_body, error_event, error_headers
 from cluster.ingress.formats import DONE, Format, join_deltas
-from cluster.ingress.service import Run
+from cluster.ingress.service import OpenCall
 
 _EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -29,7 +29,7 @@ _EVENT_HEADERS = [
 class AnswerResponse(Response):
     """`usage`: a stream ends with an event that carries it."""
 
-    def __init__(self, run: Run, shape: Format, *, stream: bool, usage: bool) -> None:
+    def __init__(self, run: OpenCall, shape: Format, *, stream: bool, usage: bool) -> None:
         super().__init__()
         self._run = run
         self._shape = shape

@@ -13,7 +13,7 @@ from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig
-from cluster.ingress.answer import Answer, Delta, Job, Usage, merged
+from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Gather, Metrics
@@ -35,7 +35,7 @@ class Call:
     """One request of a client, checked: its prompts' jobs and when it came."""
 
     request_id: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[PromptJob, ...]
     route: str
     started_s: float
 
@@ -113,13 +113,13 @@ class Service:
         bound_s = self._router.request_timeout_s
         deadline_s = now_s + (min(timeout_s, bound_s) if timeout_s > 0 else bound_s)
         request_id = uuid.uuid4().hex
-        jobs: list[Job] = []
+        jobs: list[PromptJob] = []
         for index, token_ids in enumerate(prompts):
             check_prompt(len(token_ids), limits, prompt_field)
             if self.tokenizer.exceeds_model:
                 check_token_ids(token_ids, limits, prompt_field)
             sampling = to_message(options, len(token_ids), limits, self.defaults)
-            job = Job(
+            job = PromptJob(
                 request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
                 prompt_token_ids=token_ids,
                 sampling=sampling,
@@ -131,22 +131,22 @@ class Service:
             jobs.append(job)
         return Call(request_id=request_id, jobs=tuple(jobs), route=route, started_s=now_s)
 
-    def run(self, call: Call) -> "Run":
-        return Run(self, call)
+    def run(self, call: Call) -> "OpenCall":
+        return OpenCall(self, call)
 
 
-class Run:
+class OpenCall:
     """A call being answered; measured from start to end whatever the end is."""
 
     def __init__(self, service: Service, call: Call) -> None:
-        self._answers = [Answer(service.dispatcher, service.tokenizer, job) for job in call.jobs]
+        self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job) for job in call.jobs]
         self._call = call
         self._metrics = service.metrics
         self._last_s = [0.0] * call.num_choices
 
     @property
-    def usage(self) -> Usage:
-        return sum((answer.usage for answer in self._answers), Usage())
+    def usage(self) -> TokenUsage:
+        return sum((answer.usage for answer in self._answers), TokenUsage())
 
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
         """Raises: BatonError, whatever the fault was."""

@@ -116,7 +116,7 @@ class WorkerProcess:
 
 
 @dataclass(slots=True)
-class Answer:
+class TimedChoice:
     """One choice, with the time of arrival (monotonic, s) of each token."""
 
     token_ids: list[int]
@@ -169,9 +169,11 @@ class LocalCluster:
             async for outputs in stream:
                 yield outputs
 
-    async def answer(self, prompt: Sequence[int], sampling: SamplingParams, timeout_s: float = 120.0) -> list[Answer]:
+    async def answer(
+        self, prompt: Sequence[int], sampling: SamplingParams, timeout_s: float = 120.0
+    ) -> list[TimedChoice]:
         """All choices of one request, whole."""
-        answers = [Answer([], [], []) for _ in range(sampling.n or 1)]
+        answers = [TimedChoice([], [], []) for _ in range(sampling.n or 1)]
         async for outputs in self.generate(prompt, sampling, timeout_s):
             now_s = time.monotonic()
             for output in outputs:

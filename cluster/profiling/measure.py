@@ -23,7 +23,7 @@ from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
 from cluster.profiling.neighbours import Beside, contention
 from cluster.profiling.points import Round, Step, StepPoint, TransferPoint, step_points, transfer_points
 from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
-from cluster.profiling.scenarios import Ask, Limits, Scenario, scenarios
+from cluster.profiling.scenarios import Ask, Scenario, WorkerLimits, scenarios
 from cluster.profiling.side_by_side import beside_each_other, receiving
 from cluster.profiling.specs import available_cores
 from workers.spec import Role, WorkerSpec
@@ -152,9 +152,9 @@ class _Session:
         self._to_client_s: list[float] = []
 
     @property
-    def _limits(self) -> Limits:
+    def _limits(self) -> WorkerLimits:
         facts, engine = self._worker.facts, self._worker.spec.engine
-        return Limits(
+        return WorkerLimits(
             max_model_len=facts["max_model_len"],
             num_kv_tokens=facts["num_blocks"] * engine.block_size,
             max_batched_tokens=engine.max_batched_tokens,
@@ -307,7 +307,7 @@ async def _all_begun(begun: Sequence[asyncio.Event], tasks: Sequence[asyncio.Tas
                 task.result()
 
 
-def _sizes(limits: Limits, *, quick: bool) -> list[int]:
+def _sizes(limits: WorkerLimits, *, quick: bool) -> list[int]:
     """Prompts in tokens."""
     longest = limits.max_model_len * 7 // 8
     return sorted({min(size, longest) for size in ((128, 1024, longest) if quick else (64, 256, 512, 1024, longest))})

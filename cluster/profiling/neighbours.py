@@ -16,7 +16,7 @@ from cluster.profiling.points import OUTLIER, Step, mean
 SETTLING_S = 0.015  # after a prompt's step: the rest of its KV, and what taking it in costs
 
 
-class Kind(Enum):
+class StepKind(Enum):
     """Of a step."""
 
     PROMPTS = auto()  # with decodes beside them, or without
@@ -26,7 +26,7 @@ class Kind(Enum):
 class Beside(NamedTuple):
     """Steps of one kind, noted alone and, a moment later, while another worker computed."""
 
-    kind: Kind
+    kind: StepKind
     alone: Sequence[Step]
     beside: Sequence[Step]
     neighbour: Sequence[Step]  # the other worker's
@@ -36,8 +36,8 @@ def contention(found: Sequence[Beside], workers_per_machine: int) -> Contention:
     """The shares by which steps were slower; 0 for a kind of which there is no step."""
     return Contention(
         workers_per_machine=workers_per_machine,
-        prompts=_slowdown([one for one in found if one.kind is Kind.PROMPTS]),
-        decodes=_slowdown([one for one in found if one.kind is Kind.DECODES]),
+        prompts=_slowdown([one for one in found if one.kind is StepKind.PROMPTS]),
+        decodes=_slowdown([one for one in found if one.kind is StepKind.DECODES]),
     )
 
 
@@ -52,15 +52,15 @@ def _slowdown(found: Sequence[Beside]) -> float:
     return max(statistics.median(shares), 0.0) if shares else 0.0
 
 
-def _took_s(steps: Sequence[Step], kind: Kind) -> list[float]:
+def _took_s(steps: Sequence[Step], kind: StepKind) -> list[float]:
     """Of the steps with the most sequences or tokens of their kind: loads begin and end with smaller ones."""
     alike = [step for step in steps if kind_of(step) is kind]
     sizes = [step.num_decodes + sum(tokens for tokens, _ in step.prompts) for step in alike]
     return [step.ended_s - step.began_s for step, size in zip(alike, sizes, strict=True) if size == max(sizes)]
 
 
-def kind_of(step: Step) -> Kind:
-    return Kind.PROMPTS if step.prompts else Kind.DECODES
+def kind_of(step: Step) -> StepKind:
+    return StepKind.PROMPTS if step.prompts else StepKind.DECODES
 
 
 def _beside(steps: Sequence[Step], neighbour: Sequence[Step]) -> list[Step]:

@@ -30,7 +30,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class WorkerLimits:
     """Of the worker that is measured."""
 
     max_model_len: int
@@ -43,7 +43,7 @@ class Limits:
 QUICK_TOKENS, FULL_TOKENS = 12_000, 36_000  # prompt tokens that a scenario may have, so that none takes all the time
 
 
-def scenarios(limits: Limits, *, quick: bool) -> list[Scenario]:
+def scenarios(limits: WorkerLimits, *, quick: bool) -> list[Scenario]:
     """In an order that covers the range early; no two of the same name."""
     longest = limits.max_model_len * 7 // 8 // limits.block_size * limits.block_size  # leaves room for answers
     lengths = _powers(16, min(limits.max_batched_tokens, longest), 4)
@@ -92,6 +92,6 @@ def _mixed(batch: int, num_tokens: int) -> Scenario:
     return Scenario(name=f"prompt {num_tokens} beside {batch}", waves=(decodes, (Ask(num_prompt_tokens=num_tokens),)))
 
 
-def _fits(scenario: Scenario, limits: Limits, max_tokens: int) -> bool:
+def _fits(scenario: Scenario, limits: WorkerLimits, max_tokens: int) -> bool:
     longest = max(ask.num_prompt_tokens + ask.num_outputs for wave in scenario.waves for ask in wave)
     return longest <= limits.max_model_len and scenario.num_prompt_tokens <= max_tokens

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from itertools import product
 
 from cluster.profiling.local_cluster import LocalCluster, WorkerProcess
-from cluster.profiling.neighbours import Beside, Kind, receive_s
+from cluster.profiling.neighbours import Beside, StepKind, receive_s
 from cluster.profiling.running import ask, dispatching, taken
 
 # Tokens are at most these shares of the context, for models whose context is short.
@@ -26,7 +26,7 @@ async def beside_each_other(mine: WorkerProcess, theirs: WorkerProcess, prompt: 
     found = []
     longest = mine.facts["max_model_len"]
     async with dispatching([mine]) as my_cluster, dispatching([theirs]) as their_cluster:
-        for kind, their_kind in product(Kind, Kind):
+        for kind, their_kind in product(StepKind, StepKind):
             await taken(mine)
             await _load(my_cluster, kind, prompt, longest, MINE)
             alone, _ = await taken(mine)
@@ -40,7 +40,7 @@ async def beside_each_other(mine: WorkerProcess, theirs: WorkerProcess, prompt: 
 
 
 @contextlib.asynccontextmanager
-async def _busy(cluster: LocalCluster, kind: Kind, prompt: Prompt, longest: int) -> AsyncIterator[None]:
+async def _busy(cluster: LocalCluster, kind: StepKind, prompt: Prompt, longest: int) -> AsyncIterator[None]:
     """Loads of the kind, one after the other, from a moment before to the end; the last one is waited for."""
     is_over = False
 
@@ -57,8 +57,8 @@ async def _busy(cluster: LocalCluster, kind: Kind, prompt: Prompt, longest: int)
         await task
 
 
-async def _load(cluster: LocalCluster, kind: Kind, prompt: Prompt, longest: int, num_outputs: int) -> None:
-    if kind is Kind.PROMPTS:
+async def _load(cluster: LocalCluster, kind: StepKind, prompt: Prompt, longest: int, num_outputs: int) -> None:
+    if kind is StepKind.PROMPTS:
         for _ in range(NUM_PROMPTS):
             await ask(cluster, prompt(min(PROMPT_TOKENS, longest // 2)), 1)
         return

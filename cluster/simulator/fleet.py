@@ -11,7 +11,7 @@ from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.fleet.tick import (
     LIVE,
     Drain,
-    Limits,
+    FleetLimits,
     Observed,
     Replace,
     Start,
@@ -85,7 +85,7 @@ class SimFleet:
             for number, (pool, index) in enumerate(places)
         }
         health = cluster.health
-        self._limits = Limits(
+        self._limits = FleetLimits(
             start_timeout_s=health.start_timeout_s,
             step_timeout_s=health.step_timeout_s,
             silence_timeout_s=health.silence_timeout_s,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.contracts.simulation import Span
+from cluster.contracts.simulation import TimelineSpan
 
 REQUEST = "request "
 MAX_REQUESTS = 60  # lanes; more are thinned out evenly
@@ -31,9 +31,9 @@ class Lane:
         return self.name.startswith(REQUEST)
 
 
-def lanes(spans: Iterable[Span], *, end_s: float, max_requests: int = MAX_REQUESTS) -> list[Lane]:
+def lanes(spans: Iterable[TimelineSpan], *, end_s: float, max_requests: int = MAX_REQUESTS) -> list[Lane]:
     """Workers by id, then requests by number, at most `max_requests` of them."""
-    by_lane: dict[str, list[Span]] = defaultdict(list)
+    by_lane: dict[str, list[TimelineSpan]] = defaultdict(list)
     for span in spans:
         by_lane[span.lane].append(span)
     workers = sorted((name for name in by_lane if not name.startswith(REQUEST)), key=_worker_order)
@@ -42,7 +42,7 @@ def lanes(spans: Iterable[Span], *, end_s: float, max_requests: int = MAX_REQUES
     return [Lane(name=name, bars=merged(by_lane[name], min_gap_s=end_s / RESOLUTION)) for name in shown]
 
 
-def merged(spans: Sequence[Span], *, min_gap_s: float) -> tuple[Bar, ...]:
+def merged(spans: Sequence[TimelineSpan], *, min_gap_s: float) -> tuple[Bar, ...]:
     """Spans of one kind that are less than `min_gap_s` apart become one bar; a bar of another kind ends it."""
     bars: list[Bar] = []
     for span in sorted(spans, key=lambda span: (span.start_s, span.end_s)):

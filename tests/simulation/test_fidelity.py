@@ -10,7 +10,7 @@ from baton.errors import ConfigError
 from bench.fidelity.calibrate import fit
 from bench.fidelity.compare import MAX_LOG_ERROR, compare, mean_attainment_error
 from bench.fidelity.distserve_replay import replay, runs_of
-from bench.fidelity.distserve_runs import RUNS, Run, find_folder, read_runs
+from bench.fidelity.distserve_runs import RUNS, DistserveRun, find_folder, read_runs
 from bench.fidelity.distserve_systems import CONSTANTS, FITTED_RUNS, Published
 from bench.fidelity.own_cluster import OwnComparison
 from bench.fidelity.robustness import neighbourhood
@@ -81,7 +81,7 @@ def test_vllm_s_early_server_kept_padding_within_256_tokens_and_the_late_one_did
     assert (len(late_paddings), sum(padding > 256 for padding in late_paddings)) == (21, 13)
 
 
-def _paddings(run: Run) -> list[int]:
+def _paddings(run: DistserveRun) -> list[int]:
     """Of each batch of prompts: those whose first tokens came within 2 ms of each other."""
     first_ms = sorted(
         (arrival.at_s * 1e3 + ttft_ms, arrival.num_prompt_tokens)
@@ -137,7 +137,7 @@ def test_a_server_is_known_by_its_pace_however_long_prompts_wait(pace_ms: float,
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 2000, 300)
     waits_ms = rng.exponential(100.0, 300) * (rng.random(300) < 0.7)
-    run = Run(
+    run = DistserveRun(
         name="vllm-300-2",
         rate=2.0,
         started_s=0.0,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.config.schema import EngineConfig, RouterConfig
-from cluster.contracts.simulation import SimCluster, SimPool, SimResult, Span
+from cluster.contracts.simulation import SimCluster, SimPool, SimResult, TimelineSpan
 from cluster.simulator.world import simulate
 from tests.simulation.test_against_engine import BLOCK_SIZE, LATENCY, Load, TimedRunner, submit_message
 from tests.unit.engine.driver import Clock
@@ -246,7 +246,7 @@ def passed(result: SimResult, kind: str) -> list[int]:
     return [int(span.lane.split()[1]) for span in result.spans if span.kind == kind and span.lane.startswith("request")]
 
 
-def check_steps(spans: Sequence[Span], steps: Sequence[Step]) -> None:
+def check_steps(spans: Sequence[TimelineSpan], steps: Sequence[Step]) -> None:
     """Each span of a worker is one step, or as many decode steps of the same sequences as it lasts."""
     left: Iterator[Step] = iter(steps)
     for span in spans:

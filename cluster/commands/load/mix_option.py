@@ -10,13 +10,13 @@ MAX_SHARE = 1e6  # so that shares add up to a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class RequestKind:
     share: float  # of all kinds' shares together, which need not be 1
     input_len: int  # tokens, mean
     output_len: int  # likewise
 
 
-def read_mix(texts: Sequence[str]) -> list[Kind]:
+def read_mix(texts: Sequence[str]) -> list[RequestKind]:
     """
     Raises:
         ConfigError: One is not of the form, or cannot be; or there is only one.
@@ -30,10 +30,10 @@ def read_mix(texts: Sequence[str]) -> list[Kind]:
     return kinds
 
 
-def _read(text: str) -> Kind:
+def _read(text: str) -> RequestKind:
     try:
         share, input_len, output_len = text.split(":")
-        kind = Kind(share=float(share), input_len=int(input_len), output_len=int(output_len))
+        kind = RequestKind(share=float(share), input_len=int(input_len), output_len=int(output_len))
     except ValueError as error:
         raise ConfigError(f"--mix {text} is not {FORM}; give for example {EXAMPLE}") from error
     if not 0 < kind.share <= MAX_SHARE:

@@ -17,7 +17,7 @@ from cluster.commands.plan.options import MachineOptions, PlanOutput, SearchOpti
 
 if TYPE_CHECKING:
     from cluster.commands.plan.inputs import Inputs
-    from cluster.planner.search.planning import Answer
+    from cluster.planner.search.planning import PlanAnswer
 
 
 @grouped
@@ -47,7 +47,7 @@ def command(
     _show(inputs, _answered(inputs, search.jobs), model, output)
 
 
-def _answered(inputs: "Inputs", jobs: int) -> "Answer":
+def _answered(inputs: "Inputs", jobs: int) -> "PlanAnswer":
     """With a line that says what is under way: moving on a terminal, one per change elsewhere."""
     from rich.console import Console
 
@@ -84,7 +84,7 @@ def _workers(jobs: int) -> Iterator[Any]:
             raise
 
 
-def _show(inputs: "Inputs", answer: "Answer", model: str, output: PlanOutput) -> None:
+def _show(inputs: "Inputs", answer: "PlanAnswer", model: str, output: PlanOutput) -> None:
     from rich.console import Console
 
     from cluster.commands.plan.file import plan_text

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.plan.table import headline
-from cluster.planner.search.planning import Answer
+from cluster.planner.search.planning import PlanAnswer
 from cluster.planner.search.report import row
 from cluster.planner.search.trial import Question
 
@@ -14,7 +14,7 @@ BAR_HEIGHT = 0.55  # inches per plan
 _COLORS = ("#1f4e79", "#d9822b", "#5b8c5a", "#8c5b8c", "#999999")
 
 
-def draw(question: Question, answer: Answer, path: Path, *, title: str) -> None:
+def draw(question: Question, answer: PlanAnswer, path: Path, *, title: str) -> None:
     """Writes a picture of the kind that the suffix of `path` names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def draw(question: Question, answer: Answer, path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _goodputs(axes: Any, question: Question, answer: Answer) -> None:
+def _goodputs(axes: Any, question: Question, answer: PlanAnswer) -> None:
     rows = [row(question, plan) for plan in answer.plans]
     places = list(range(len(rows)))
     bars = axes.barh(places, [shown.goodput_per_device for shown in rows], color=_colors(len(rows)))

@@ -5,7 +5,7 @@ from math import inf, isfinite
 
 from rich.table import Table
 
-from cluster.planner.search.planning import Answer
+from cluster.planner.search.planning import PlanAnswer
 from cluster.planner.search.report import PERCENTS, Row, affinity, robustness_lines, row, verdict, verification
 from cluster.planner.search.trial import Question
 
@@ -21,7 +21,7 @@ def headline(question: Question) -> str:
     )
 
 
-def plans_tables(question: Question, answer: Answer, *, width: int) -> list[Table]:
+def plans_tables(question: Question, answer: PlanAnswer, *, width: int) -> list[Table]:
     """As many plans beside each other as `width` columns show whole, the others below."""
     rows = [row(question, plan) for plan in answer.plans]
     size = max((width - NAME_WIDTH) // PLAN_WIDTH, 1)
@@ -75,7 +75,7 @@ def _price(price: float | None, digits: int) -> str:
     return "-" if price is None else f"{price:.{digits}f}"
 
 
-def sentences(question: Question, answer: Answer) -> list[str]:
+def sentences(question: Question, answer: PlanAnswer) -> list[str]:
     """Below the table: which kind wins and why, what was checked, what trouble does."""
     lines = [verdict(question, answer), affinity(question, answer), ""]
     lines += ["The best plan:", *(f"  {line}" for line in robustness_lines(answer.robustness))]

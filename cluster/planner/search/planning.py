@@ -17,7 +17,7 @@ NUM_ALTERNATIVES = 2  # layouts of each kind that are simulated as wholes, besid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class PlanAnswer:
     """Attributes:
     plans: Those that meet the SLO, best first.
     across_nodes: What KV would need between nodes if workers of the best shapes lay anywhere; None where only
@@ -52,7 +52,7 @@ class Answer:
 
 def answer(
     question: Question, options: Options, *, run: Map = map, note: Callable[[str], None] = lambda text: None
-) -> Answer:
+) -> PlanAnswer:
     """Searches, verifies and examines.
 
     Args:
@@ -81,7 +81,7 @@ def answer(
     if not meeting:
         raise ConfigError(_too_little(question, plans))
     note("looking at the best plan under more load and with workers lost")
-    return Answer(
+    return PlanAnswer(
         plans=meeting,
         robustness=examine(replace(question, effort=question.verifying), meeting[0], run),
         across_nodes=across,

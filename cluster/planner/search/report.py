@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from cluster.planner.search.planning import Answer
+from cluster.planner.search.planning import PlanAnswer
 from cluster.planner.search.refine import CLOSE, Plan
 from cluster.planner.search.robustness import Robustness
 from cluster.planner.search.trial import Question
@@ -85,7 +85,7 @@ def kind(plan: Plan) -> str:
     return "disaggregated" if plan.layout.is_disaggregated else "co-located"
 
 
-def verdict(question: Question, answer: Answer) -> str:
+def verdict(question: Question, answer: PlanAnswer) -> str:
     """Which kind wins, and why, in one or two plain sentences."""
     split, together = answer.best_disaggregated, answer.best_colocated
     if answer.colocated_because:
@@ -144,7 +144,7 @@ def _why_split(question: Question, together: Plan) -> str:
     return f"Co-located workers come to their limit by {limit}: prompts and answers share each step there."
 
 
-def affinity(question: Question, answer: Answer) -> str:
+def affinity(question: Question, answer: PlanAnswer) -> str:
     """Which of the two algorithms placed the pools, and by what bandwidth."""
     demand = answer.across_nodes
     if answer.colocated_because:
@@ -182,7 +182,7 @@ def verification(plan: Plan) -> str:
     return f"simulated jointly: {whole} with {outcome.num_requests} requests counted, after those that warm it up"
 
 
-def comments(question: Question, answer: Answer, *, command: str, about: str) -> list[str]:
+def comments(question: Question, answer: PlanAnswer, *, command: str, about: str) -> list[str]:
     """The head of plan.yaml: command, prediction, reasons."""
     best, shown = answer.best, row(question, answer.best)
     lines = [
@@ -227,7 +227,7 @@ def _cost(shown: Row, question: Question) -> str:
     return f"US$ {shown.price_per_h:.2f} per hour, {shown.price_per_1000_requests:.4f} per 1,000 requests"
 
 
-def _beside(question: Question, answer: Answer) -> list[str]:
+def _beside(question: Question, answer: PlanAnswer) -> list[str]:
     """The best plan of the other kind, in a line."""
     other = answer.best_colocated if answer.best.layout.is_disaggregated else answer.best_disaggregated
     if other is None:
@@ -246,7 +246,7 @@ def _three(values: Sequence[float]) -> str:
     return " / ".join(f"{value:.1f}" if isfinite(value) else "never" for value in values)
 
 
-def as_data(question: Question, answer: Answer) -> dict[str, Any]:
+def as_data(question: Question, answer: PlanAnswer) -> dict[str, Any]:
     """For --json: everything the table shows, and what was considered."""
     return {
         "rate": question.rate,

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.engine_points import DUMMY_POINTS, QUICK_POINTS, REAL_POINTS, Kind, Point, parse_points
+from bench.engine_points import DUMMY_POINTS, QUICK_POINTS, REAL_POINTS, Point, PointKind, parse_points
 from bench.rates import Rates
 from cluster.planner.models.known_models import known_model
 
@@ -13,7 +13,7 @@ def test_the_usual_points_parse() -> None:
         "prefill 256",
         "ragged 16",
     ]
-    assert parse_points("decode 4") == [Point(kind=Kind.DECODE, size=4, context=64)]
+    assert parse_points("decode 4") == [Point(kind=PointKind.DECODE, size=4, context=64)]
     assert all(len(parse_points(text)) > 2 for text in (DUMMY_POINTS, REAL_POINTS, QUICK_POINTS))
 
 

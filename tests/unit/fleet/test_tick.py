@@ -6,7 +6,7 @@ from cluster.fleet.tick import (
     LEGAL_MOVES,
     LIVE,
     Drain,
-    Limits,
+    FleetLimits,
     Observed,
     Replace,
     Start,
@@ -20,7 +20,7 @@ from cluster.fleet.tick import (
 )
 from workers.spec import Role
 
-LIMITS = Limits(start_timeout_s=60, step_timeout_s=10, silence_timeout_s=10, drain_timeout_s=5)
+LIMITS = FleetLimits(start_timeout_s=60, step_timeout_s=10, silence_timeout_s=10, drain_timeout_s=5)
 ONE_EACH = {Role.PREFILL: 1, Role.DECODE: 1}
 
 

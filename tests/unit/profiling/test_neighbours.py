@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.profiling.neighbours import Beside, Kind, contention, receive_s
+from cluster.profiling.neighbours import Beside, StepKind, contention, receive_s
 from cluster.profiling.points import Step
 
 
@@ -18,7 +18,7 @@ def test_a_step_counts_as_beside_while_the_neighbour_computes() -> None:
     alone = decodes(0.0, 20, 0.010)
     beside = [*decodes(1.0, 10, 0.013), *decodes(1.2, 10, 0.010)]  # the neighbour has ended before the second ten
     neighbour = prompts(0.99, 1, 0.15)
-    found = contention([Beside(kind=Kind.DECODES, alone=alone, beside=beside, neighbour=neighbour)], 2)
+    found = contention([Beside(kind=StepKind.DECODES, alone=alone, beside=beside, neighbour=neighbour)], 2)
     assert found.decodes == pytest.approx(0.3)
     assert (found.workers_per_machine, found.prompts) == (2, 0.0)
 
@@ -26,13 +26,13 @@ def test_a_step_counts_as_beside_while_the_neighbour_computes() -> None:
 def test_steps_with_fewer_sequences_and_outliers_do_not_count() -> None:
     alone = [*decodes(0.0, 3, 0.002, batch=1), *decodes(0.1, 10, 0.010)]
     beside = [*decodes(1.0, 10, 0.012), *decodes(1.12, 1, 0.4)]
-    pair = Beside(kind=Kind.DECODES, alone=alone, beside=beside, neighbour=decodes(0.9, 100, 0.01))
+    pair = Beside(kind=StepKind.DECODES, alone=alone, beside=beside, neighbour=decodes(0.9, 100, 0.01))
     assert contention([pair], 2).decodes == pytest.approx(0.2)
 
 
 def test_a_worker_that_is_faster_beside_another_is_noise() -> None:
     pair = Beside(
-        kind=Kind.PROMPTS,
+        kind=StepKind.PROMPTS,
         alone=prompts(0.0, 4, 0.05),
         beside=prompts(1.0, 4, 0.049),
         neighbour=decodes(0.9, 100, 0.01),

@@ -2,15 +2,15 @@
 
 import pytest
 
-from cluster.profiling.scenarios import Limits, scenarios
+from cluster.profiling.scenarios import WorkerLimits, scenarios
 
-DEMO = Limits(max_model_len=2048, num_kv_tokens=349_520, max_batched_tokens=2048, max_sequences=64, block_size=16)
-SMALL = Limits(max_model_len=96, num_kv_tokens=256, max_batched_tokens=2048, max_sequences=4, block_size=16)
+DEMO = WorkerLimits(max_model_len=2048, num_kv_tokens=349_520, max_batched_tokens=2048, max_sequences=64, block_size=16)
+SMALL = WorkerLimits(max_model_len=96, num_kv_tokens=256, max_batched_tokens=2048, max_sequences=4, block_size=16)
 
 
 @pytest.mark.parametrize("limits", [DEMO, SMALL])
 @pytest.mark.parametrize("quick", [True, False])
-def test_every_request_fits_the_worker(limits: Limits, quick: bool) -> None:
+def test_every_request_fits_the_worker(limits: WorkerLimits, quick: bool) -> None:
     plan = scenarios(limits, quick=quick)
     assert len({scenario.name for scenario in plan}) == len(plan)
     for scenario in plan:

@@ -22,7 +22,7 @@ def true_token(choice: int, position: int) -> int:
 
 
 @dataclass(eq=False)
-class Job:
+class FakeJob:
     """One choice on one worker."""
 
     choice: int
@@ -36,14 +36,14 @@ class FakeWorker:
     """Writes one token per job and step; what it says waits in its stream."""
 
     key: WorkerKey
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[FakeJob] = field(default_factory=list)
     stream: deque[TokenOutput] = field(default_factory=deque)
 
     def submit(self, submit: Submit) -> None:
         route = submit.decode
         hand_to = WorkerKey(route.worker_id, route.incarnation) if submit.HasField("decode") else None
         for start in submit.choices:
-            self.jobs.append(Job(start.choice, submit.attempt, len(start.output_token_ids), hand_to))
+            self.jobs.append(FakeJob(start.choice, submit.attempt, len(start.output_token_ids), hand_to))
 
     def abort(self, abort: Abort) -> None:
         self.jobs = [
@@ -52,7 +52,7 @@ class FakeWorker:
             if job.attempt > abort.attempt or (abort.choices and job.choice not in abort.choices)
         ]
 
-    def step(self, job: Job) -> bool:
+    def step(self, job: FakeJob) -> bool:
         """Whether the job goes on, here or elsewhere."""
         is_last = job.num_tokens + 1 == MAX_TOKENS
         token = TokenOutput(choice=job.choice, attempt=job.attempt, index=job.num_tokens)
@@ -65,7 +65,7 @@ class FakeWorker:
             self.jobs.remove(job)
         return not is_last
 
-    def give_up(self, job: Job, code: str) -> None:
+    def give_up(self, job: FakeJob, code: str) -> None:
         self.jobs.remove(job)
         output = TokenOutput(choice=job.choice, attempt=job.attempt, finish_reason=FINISH_REASON_ERROR)
         output.error.CopyFrom(WorkerError(code=code, message=f"it is {code}", retryable=True))
@@ -128,7 +128,7 @@ class ClusterMachine(RuleBasedStateMachine):
             submit = self.lifecycle.dispatch(launch, prefill=reader.key if reader else None, route=route, now_s=0.0)
             (reader or self.workers[decode]).submit(submit)
 
-    def run_job(self, worker: FakeWorker, job: Job) -> None:
+    def run_job(self, worker: FakeWorker, job: FakeJob) -> None:
         target = job.hand_to
         if not worker.step(job) or target is None:
             return

@@ -1,11 +1,11 @@
 """How spans become the bars of a picture."""
 
-from cluster.contracts.simulation import Span
+from cluster.contracts.simulation import TimelineSpan
 from cluster.simulator.timeline import Bar, lanes, merged
 
 
-def span(lane: str, kind: str, start_s: float, end_s: float) -> Span:
-    return Span(lane=lane, kind=kind, start_s=start_s, end_s=end_s)
+def span(lane: str, kind: str, start_s: float, end_s: float) -> TimelineSpan:
+    return TimelineSpan(lane=lane, kind=kind, start_s=start_s, end_s=end_s)
 
 
 def test_steps_of_one_kind_that_touch_are_one_bar() -> None:

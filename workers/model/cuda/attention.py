@@ -29,7 +29,7 @@ def flashinfer_available(head_dims: set[int], dtype: torch.dtype) -> bool:
     )
 
 
-class Kind(NamedTuple):
+class PlanKey(NamedTuple):
     """What FlashInfer plans for; layers that agree on it share a plan."""
 
     num_heads: int
@@ -55,8 +55,8 @@ class FlashInfer:
         self.workspace = workspace
         self.fixed_batch = fixed_batch
         self.max_blocks = max_blocks
-        self._wrappers: dict[Kind, Any] = {}
-        self._planned: set[Kind] = set()
+        self._wrappers: dict[PlanKey, Any] = {}
+        self._planned: set[PlanKey] = set()
         self._meta: PagedMeta | None = None
 
     def begin(self, meta: PagedMeta) -> None:
@@ -78,7 +78,7 @@ class FlashInfer:
         """See `workers.model.attention`."""
         if meta is not self._meta:
             self.begin(meta)
-        kind = Kind(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, *scoring[:3])
+        kind = PlanKey(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, *scoring[:3])
         if kind not in self._planned:
             self._plan(kind, meta)
         wrapper = self._wrappers[kind]
@@ -90,7 +90,7 @@ class FlashInfer:
         share = torch.sigmoid(lse * math.log(2) - scoring.sinks.float())
         return (found * share[..., None]).to(query.dtype)
 
-    def _plan(self, kind: Kind, meta: PagedMeta) -> None:
+    def _plan(self, kind: PlanKey, meta: PagedMeta) -> None:
         if kind not in self._wrappers:
             self._wrappers[kind] = self._make()
         ends = [context + b - a for context, a, b in _rows(meta)]

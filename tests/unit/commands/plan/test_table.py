@@ -12,7 +12,7 @@ from cluster.commands.plan.table import headline, plans_tables, sentences
 from cluster.contracts.latency import Parallelism
 from cluster.planner.search.candidates import Options, find
 from cluster.planner.search.placement import KVDemand, Layout, PoolPlan
-from cluster.planner.search.planning import Answer
+from cluster.planner.search.planning import PlanAnswer
 from cluster.planner.search.refine import Plan
 from cluster.planner.search.report import comments, row
 from cluster.planner.search.robustness import Robustness
@@ -49,9 +49,9 @@ TOGETHER = plan(pool(Role.MIXED, 4))
 WIDE = plan(pool(Role.MIXED, 4, Parallelism(tensor=2)))
 
 
-def answer(*plans: Plan) -> Answer:
+def answer(*plans: Plan) -> PlanAnswer:
     nothing = Robustness(margin=-0.1, troubles=())
-    return Answer(plans=plans, robustness=nothing, across_nodes=None, scored=(), num_candidates=3)
+    return PlanAnswer(plans=plans, robustness=nothing, across_nodes=None, scored=(), num_candidates=3)
 
 
 def shown(asked: Question, plans: Sequence[Plan], width: int) -> str:

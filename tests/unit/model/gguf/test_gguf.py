@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType as Kind
+from gguf import GGMLQuantizationType as Quantization
 
 from baton.errors import ConfigError
 from cluster.ingress.tokenizer import Tokenizer
@@ -53,8 +53,8 @@ def dequantized(file: Path) -> list[Expected]:
     return found
 
 
-@pytest.mark.parametrize("kind", [Kind.F16, Kind.Q4_1, Kind.Q5_1, Kind.Q8_0])
-def test_a_gguf_file_gives_the_tokens_of_transformers_dequantized_model(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Quantization.F16, Quantization.Q4_1, Quantization.Q5_1, Quantization.Q8_0])
+def test_a_gguf_file_gives_the_tokens_of_transformers_dequantized_model(kind: Quantization, tmp_path: Path) -> None:
     file = write(tmp_path / "model.gguf", kind)
     folder = converted(file)
     runner = TorchRunner(make_spec(folder))
@@ -76,7 +76,7 @@ def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
 
 
 def test_tokenizer_template_ends_and_sizes_come_from_the_file(tmp_path: Path) -> None:
-    file = write(tmp_path / "model.gguf", Kind.Q8_0)
+    file = write(tmp_path / "model.gguf", Quantization.Q8_0)
     folder = resolve_model(str(tmp_path))  # a folder with one file
     assert folder == resolve_model(str(file))
     tokenizer = Tokenizer(str(folder))
