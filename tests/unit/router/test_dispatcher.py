@@ -69,7 +69,7 @@ async def _dispatching(
         secret=secret,
         config=RouterConfig(**router),
         health=health or HealthConfig(start_timeout_s=10.0),
-        fetch_workers=cluster.models.fetch,
+        fetch_workers=cluster.fetch,
         rng=Random(0),
     )
     await dispatcher.start()
