@@ -179,7 +179,7 @@ class Client:
         return list(reply.token_ids)
 
     def detokenize(self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None) -> str:
-        """The text of `token_ids`, special tokens included."""
+        """The text of `token_ids`, special tokens left out."""
         request = _convert.detokenize_request(token_ids, model=model)
         reply: pb.DetokenizeResponse = self._unary(self._stub.Detokenize, request, timeout_s)
         return reply.text
