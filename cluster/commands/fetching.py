@@ -22,12 +22,12 @@ def shown() -> Iterator["Lines | DownloadBar"]:
         yield DownloadBar(progress)
 
 
-def settle_shown(config: "BatonConfig") -> "BatonConfig":
-    """`cluster.models.find.settle` with what it does on the terminal."""
-    from cluster.models.find import settle
+def resolve_config_shown(config: "BatonConfig") -> "BatonConfig":
+    """`cluster.models.find.resolve_config` with what it does on the terminal."""
+    from cluster.models.find import resolve_config
 
     with shown() as show:
-        return settle(config, show)
+        return resolve_config(config, show)
 
 
 class Lines:

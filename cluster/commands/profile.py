@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.fetching import settle_shown
+from cluster.commands.fetching import resolve_config_shown
 from cluster.commands.files import check_outputs, check_picture, writing
 from cluster.commands.options import Overrides, load_config
 
@@ -43,7 +43,7 @@ def command(
 
     check_outputs({"--out": out, "--plot": plot}, inputs={"CLUSTER.YAML": config})
     check_picture(plot, "--plot")
-    loaded = settle_shown(load_config(config, overrides, model=model))
+    loaded = resolve_config_shown(load_config(config, overrides, model=model))
     console = Console(highlight=False, soft_wrap=True)
     with _progress(console) as progress:
         taken = take_profile(loaded, quick=quick, progress=progress)

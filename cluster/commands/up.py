@@ -34,7 +34,7 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     """`bring_up` with a line that says what is under way: moving on a terminal, one per change elsewhere."""
     from rich.console import Console
 
-    from cluster.commands.fetching import settle_shown
+    from cluster.commands.fetching import resolve_config_shown
     from cluster.config.schema import AUTO
     from cluster.host import state
     from cluster.local import ray_node as local_ray
@@ -42,7 +42,7 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
 
     found = state.read()
     if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model
-        config = settle_shown(config)
+        config = resolve_config_shown(config)
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("looking") as spinner:

@@ -40,7 +40,7 @@ from cluster.fleet.tick import (
     tick,
     worker_id,
 )
-from cluster.models.find import Silent, find_model, settle
+from cluster.models.find import Silent, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
 
@@ -90,7 +90,7 @@ class Controller:
         Raises: ConfigError: no such model or device, or a change that needs `baton down` first.
         """
         around = nodes.alive()
-        config = await asyncio.to_thread(settle, self._with_running_model(config), Silent())
+        config = await asyncio.to_thread(resolve_config, self._with_running_model(config), Silent())
         device = nodes.resolve_device(config.device, around)
         new = plan.resolve(
             config,

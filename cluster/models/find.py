@@ -21,7 +21,7 @@ class Silent:
         pass
 
 
-def settle(config: BatonConfig, show: Show) -> BatonConfig:
+def resolve_config(config: BatonConfig, show: Show) -> BatonConfig:
     """The config with a model that is named, and at hand where it is fetched by name, in its dtype; a path in full.
 
     Raises:

@@ -105,18 +105,18 @@ class _Sample(NamedTuple):
 
 
 def _point(prompts: tuple[tuple[int, int], ...], num_decodes: int, found: Sequence[_Sample]) -> StepPoint:
-    """The mean of the samples whose round was no less calm than the median sample's, without outliers.
+    """The mean of the samples whose round was no more disturbed than the median sample's, without outliers.
 
     Not the median: what a core now and then gives to others is part of every answer's time per token.
     """
     middle = statistics.median_low(sample.waited for sample in found)
-    calm = [sample for sample in found if sample.waited <= middle]
+    undisturbed = [sample for sample in found if sample.waited <= middle]
     return StepPoint(
         prompts=prompts,
         num_decodes=num_decodes,
-        num_context=round(statistics.fmean(sample.num_context for sample in calm)),
-        step_s=mean([sample.cost_s for sample in calm]),
-        num_samples=len(calm),
+        num_context=round(statistics.fmean(sample.num_context for sample in undisturbed)),
+        step_s=mean([sample.cost_s for sample in undisturbed]),
+        num_samples=len(undisturbed),
     )
 
 

@@ -8,7 +8,7 @@ from cluster.config.schema import BatonConfig
 from cluster.fleet.cores import share
 from cluster.fleet.nodes import resolve_dtype
 from cluster.fleet.plan import Plan, resolve, worker_spec
-from cluster.models.find import Silent, settle
+from cluster.models.find import Silent, resolve_config
 from workers.model.registry import resolve_model
 from workers.spec import Role, WorkerSpec
 
@@ -22,7 +22,7 @@ def resolved(config: BatonConfig) -> Plan:
     device = config.device
     if device == "auto":
         device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    config = settle(config, Silent())
+    config = resolve_config(config, Silent())
     folder = str(resolve_model(config.model))
     return resolve(config, device=device, dtype=resolve_dtype(config.dtype, device), model_path=folder)
 

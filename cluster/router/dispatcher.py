@@ -36,7 +36,7 @@ class DispatchRequest:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Reading(Active):
+class OpenRequest(Active):
     """A request and its reader. `news` is set when the outbox or the lifecycle has something to say."""
 
     prompt_token_ids: Sequence[int]
@@ -90,7 +90,7 @@ class Dispatcher:
             on_lost=self._lose_worker,
             on_change=self._workers_changed,
         )
-        self._requests: Requests[Reading] = Requests(
+        self._requests: Requests[OpenRequest] = Requests(
             table=self._links.table,
             config=config,
             start_timeout_s=health.start_timeout_s,
@@ -100,7 +100,7 @@ class Dispatcher:
             deliver=self._deliver,
             ended=self._ended,
             alarm=self._alarm,
-            block_hashes=Reading.block_hashes,
+            block_hashes=OpenRequest.block_hashes,
             refusal=self._links.refusal,
         )
 
@@ -171,7 +171,7 @@ class Dispatcher:
                     active.news.clear()
         finally:
             active.lifecycle.end()
-            self._requests.settle(active, time.monotonic())
+            self._requests.reconcile(active, time.monotonic())
 
     def abort_choice(self, request_id: str, choice: int) -> None:
         """The caller has ended this choice, for example at a stop string; no output of it follows. Idempotent."""
@@ -179,9 +179,9 @@ class Dispatcher:
         if active is not None:
             active.lifecycle.abort_choice(choice)
             active.outbox = [output for output in active.outbox if output.choice != choice]
-            self._requests.settle(active, time.monotonic())
+            self._requests.reconcile(active, time.monotonic())
 
-    def _arrive(self, request: DispatchRequest) -> Reading:
+    def _arrive(self, request: DispatchRequest) -> OpenRequest:
         if self._closed:
             raise UnavailableError("the server is shutting down")
         if not request.prompt_token_ids:
@@ -193,7 +193,7 @@ class Dispatcher:
             deadline_s=request.deadline_s,
             max_retries=self._config.max_retries,
         )
-        active = Reading(
+        active = OpenRequest(
             lifecycle=lifecycle,
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=request.sampling.max_tokens,
@@ -216,7 +216,7 @@ class Dispatcher:
 
     # What requests ask.
 
-    def _submit(self, active: Reading, worker: WorkerKey, submit: Submit) -> None:
+    def _submit(self, active: OpenRequest, worker: WorkerKey, submit: Submit) -> None:
         link = self._links.up(worker)
         assert link is not None, f"{worker.worker_id} is in a pool and not connected"
         link.send(ToWorker(submit=submit))
@@ -226,11 +226,11 @@ class Dispatcher:
         if link is not None:
             link.send(ToWorker(abort=abort))
 
-    def _deliver(self, active: Reading, outputs: list[TokenOutput]) -> None:
+    def _deliver(self, active: OpenRequest, outputs: list[TokenOutput]) -> None:
         active.outbox += outputs
         active.news.set()
 
-    def _ended(self, active: Reading, admitted: Sequence[Reading]) -> None:
+    def _ended(self, active: OpenRequest, admitted: Sequence[OpenRequest]) -> None:
         active.news.set()
         self._counters.num_retries += active.lifecycle.num_retries
         for reason in active.lifecycle.finish_reasons():
@@ -238,12 +238,12 @@ class Dispatcher:
         for other in admitted:
             asyncio.get_running_loop().call_soon(self._launch, other)
 
-    def _launch(self, active: Reading) -> None:
+    def _launch(self, active: OpenRequest) -> None:
         self._requests.launch(active, time.monotonic())
 
-    def _alarm(self, active: Reading, timer: Timer, at_s: float) -> Callable[[], object]:
+    def _alarm(self, active: OpenRequest, timer: Timer, at_s: float) -> Callable[[], object]:
         delay_s = max(at_s - time.monotonic(), 0.0)
         return asyncio.get_running_loop().call_later(delay_s, self._ring, active, timer).cancel
 
-    def _ring(self, active: Reading, timer: Timer) -> None:
+    def _ring(self, active: OpenRequest, timer: Timer) -> None:
         self._requests.ring(active, timer, time.monotonic())

@@ -106,7 +106,7 @@ class Requests(Generic[A]):
                 deliver(active, delivered)
                 output = delivered[-1]
             if output.finish_reason:
-                self.settle(active, now_s)
+                self.reconcile(active, now_s)
 
     def lose_worker(self, worker: WorkerKey, reason: str, now_s: float) -> None:
         """It, or the stream to it, is gone; the table knows."""
@@ -116,7 +116,7 @@ class Requests(Generic[A]):
                 ended = active.lifecycle.lose(worker, reason, now_s)
                 if ended:
                     self._deliver(active, ended)
-                self.settle(active, now_s)
+                self.reconcile(active, now_s)
 
     def launch_unrouted(self, now_s: float) -> None:
         """Which workers may be chosen has changed."""
@@ -135,9 +135,9 @@ class Requests(Generic[A]):
 
     def fail(self, active: A, error: BatonError, now_s: float) -> None:
         active.lifecycle.fail(error)
-        self.settle(active, now_s)
+        self.reconcile(active, now_s)
 
-    def settle(self, active: A, now_s: float) -> None:
+    def reconcile(self, active: A, now_s: float) -> None:
         """After any change of its lifecycle: sends aborts, starts what waits, forgets what has ended. Idempotent."""
         lifecycle = active.lifecycle
         for key, abort in lifecycle.take_aborts():

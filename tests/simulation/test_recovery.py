@@ -55,12 +55,12 @@ def longest_s(records: list[RequestRecord]) -> float:
 
 
 def test_requests_of_a_dead_decode_worker_go_on_at_another_with_what_they_have() -> None:
-    calm, result = run(cluster(1, 2), ""), run(cluster(1, 2), "kill:decode-0@0.6s")
+    baseline, result = run(cluster(1, 2), ""), run(cluster(1, 2), "kill:decode-0@0.6s")
     assert errors(result) == [""] * 4
     assert sorted(set(attempts(result))) == [1, 2]
     assert {record.decode_id for record in result.records} == {"decode-1"}
-    assert [record.first_token_s for record in result.records] == [record.first_token_s for record in calm.records]
-    assert longest_s(result.records) < longest_s(calm.records) + 0.4  # not from the beginning
+    assert [record.first_token_s for record in result.records] == [record.first_token_s for record in baseline.records]
+    assert longest_s(result.records) < longest_s(baseline.records) + 0.4  # not from the beginning
 
 
 def test_a_dead_workers_place_is_filled_after_its_start() -> None:
@@ -99,9 +99,9 @@ def test_a_death_that_is_noticed_late_is_got_over_late() -> None:
 
 
 def test_a_restart_drains_first_so_nobody_notices() -> None:
-    calm, result = run(cluster(1, 2), ""), run(cluster(1, 2), "restart:decode-0@0.6s")
+    baseline, result = run(cluster(1, 2), ""), run(cluster(1, 2), "restart:decode-0@0.6s")
     assert attempts(result) == [1] * 4
-    assert longest_s(result.records) == pytest.approx(longest_s(calm.records), abs=0.05)
+    assert longest_s(result.records) == pytest.approx(longest_s(baseline.records), abs=0.05)
 
 
 def test_a_restart_of_one_that_does_not_come_to_an_end_is_a_loss() -> None:
@@ -112,16 +112,16 @@ def test_a_restart_of_one_that_does_not_come_to_an_end_is_a_loss() -> None:
 
 
 def test_a_slow_link_delays_what_moves_meanwhile_alone() -> None:
-    calm, result = run(cluster(1, 1), ""), run(cluster(1, 1), "slow_link:decode-0@0s*0.1/0.25s")
-    slower = [after.tpot_s - before.tpot_s for before, after in zip(calm.records, result.records, strict=True)]
+    baseline, result = run(cluster(1, 1), ""), run(cluster(1, 1), "slow_link:decode-0@0s*0.1/0.25s")
+    slower = [after.tpot_s - before.tpot_s for before, after in zip(baseline.records, result.records, strict=True)]
     assert slower[0] * 99 == pytest.approx(0.9, abs=0.05)  # 100 kB at 0.1 MB/s instead of 1 MB/s
     assert attempts(result) == [1] * 4
 
 
 def test_a_lost_ack_keeps_blocks_for_a_lease_and_costs_no_attempt() -> None:
-    calm, result = run(cluster(1, 1), "", num_outputs=600), run(cluster(1, 1), "lost_ack@0s", num_outputs=600)
+    baseline, result = run(cluster(1, 1), "", num_outputs=600), run(cluster(1, 1), "lost_ack@0s", num_outputs=600)
     assert attempts(result) == [1] * 4
-    assert [record.finished_s for record in result.records] == [record.finished_s for record in calm.records]
+    assert [record.finished_s for record in result.records] == [record.finished_s for record in baseline.records]
 
 
 def test_a_link_on_which_a_message_takes_longer_than_a_lease_costs_an_attempt() -> None:
@@ -156,12 +156,12 @@ def test_a_dead_sender_that_nobody_knows_of_holds_blocks_for_a_lease() -> None:
 
 
 def test_a_short_stall_is_waited_for_and_a_long_one_is_replaced() -> None:
-    calm, short, long = (
+    baseline, short, long = (
         run(cluster(1, 1), faults)
         for faults in ("", "stalled_rank:decode-0@0.6s/1s", "stalled_rank:decode-0@0.6s/1min")
     )
     assert attempts(short) == [1] * 4
-    assert longest_s(short.records) - longest_s(calm.records) == pytest.approx(1.0, abs=0.05)
+    assert longest_s(short.records) - longest_s(baseline.records) == pytest.approx(1.0, abs=0.05)
     assert errors(long) == [""] * 4
     assert attempts(long) == [2] * 4
     assert longest_s(long.records) == pytest.approx(0.6 + 2.0 + 3.0 + 1.0, abs=1.0)  # wedged, started anew, written

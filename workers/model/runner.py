@@ -122,9 +122,9 @@ class TorchRunner:
                 return []
             return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
         finally:
-            self._settle()
+            self._synchronize()
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         """Waits for the device: blocks that are freed now may be written by a link's stream next."""
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
@@ -175,7 +175,7 @@ class TorchRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_blocks(pairs)
-            self._settle()
+            self._synchronize()
 
     def warm_up(self) -> None:
         """A prompt and a decode, in blocks that are free by contract: called before the engine runs."""

@@ -56,12 +56,14 @@ def command(
     inputs = read_inputs(load_config(config, overrides, model=model), costs, load, run)
     result = simulate(inputs.cluster, inputs.arrivals, seed=run.seed, faults=inputs.faults, spans=timeline is not None)
     report = summarize(result, inputs.cluster, inputs.slo)
-    calm = None
+    baseline = None
     if inputs.faults:
-        calm = summarize(simulate(inputs.cluster, inputs.arrivals, seed=run.seed), inputs.cluster, inputs.slo)
-    _print(inputs, result, report, calm)
+        baseline = summarize(simulate(inputs.cluster, inputs.arrivals, seed=run.seed), inputs.cluster, inputs.slo)
+    _print(inputs, result, report, baseline)
     if out is not None:
-        content = to_json(report, result, seed=run.seed, faults=inputs.faults, without_faults=calm, about=inputs.about)
+        content = to_json(
+            report, result, seed=run.seed, faults=inputs.faults, without_faults=baseline, about=inputs.about
+        )
         with writing(out, "--out"):
             out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if timeline is not None:
@@ -72,26 +74,26 @@ def command(
     tell_written((out, timeline))
 
 
-def _print(inputs: "Inputs", result: "SimResult", report: "Report", calm: "Report | None") -> None:
+def _print(inputs: "Inputs", result: "SimResult", report: "Report", baseline: "Report | None") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     for note in inputs.notes:
         console.print(f"note: {note}")
     console.print(f"{inputs.title}, seed {inputs.about['load']['seed']}")
-    for table in (_times(report, calm), _counts(report, calm, inputs), _workers(report)):
+    for table in (_times(report, baseline), _counts(report, baseline, inputs), _workers(report)):
         console.print(table)
     console.print(f"{result.num_events} events in {result.end_s:.1f} s of virtual time, trace hash {result.trace_hash}")
 
 
-def _times(report: "Report", calm: "Report | None") -> Any:
+def _times(report: "Report", baseline: "Report | None") -> Any:
     from rich.table import Table
 
     table = Table(title="times in ms", title_justify="left")
     table.add_column("")
     for name in ("mean", "p50", "p90", "p99"):
         table.add_column(name, justify="right")
-    for label, one in [("", report)] + ([(", without faults", calm)] if calm is not None else []):
+    for label, one in [("", report)] + ([(", without faults", baseline)] if baseline is not None else []):
         for name, times in (("TTFT", one.ttft), ("TPOT", one.tpot), ("E2E", one.e2e)):
             table.add_row(name + label, *map(_number, (times.mean, times.p50, times.p90, times.p99)))
     return table
@@ -101,12 +103,12 @@ def _number(value: float, num_digits: int = 2) -> str:
     return "-" if isnan(value) else f"{value:.{num_digits}f}"
 
 
-def _counts(report: "Report", calm: "Report | None", inputs: "Inputs") -> Any:
+def _counts(report: "Report", baseline: "Report | None", inputs: "Inputs") -> Any:
     from rich.table import Table
 
-    shown = [report] if calm is None else [report, calm]
+    shown = [report] if baseline is None else [report, baseline]
     limits = f"within {inputs.slo.ttft_s * 1e3:g} ms TTFT, {inputs.slo.tpot_s * 1e3:g} ms TPOT"
-    table = Table(show_header=calm is not None)
+    table = Table(show_header=baseline is not None)
     table.add_column("")
     for label in ("", "without faults")[: len(shown)]:
         table.add_column(label or "with faults", justify="right")

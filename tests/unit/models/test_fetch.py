@@ -105,13 +105,13 @@ def test_what_a_killed_fetch_left_is_cleared_by_the_next(cache: Path, offline: N
 
 def test_a_config_without_a_model_serves_the_small_one_and_says_why(offline: None) -> None:
     said = Said()
-    assert models.settle(loads(""), said).model == "demo"
+    assert models.resolve_config(loads(""), said).model == "demo"
     assert said.lines[-1].startswith("serving the small model demo instead of smollm2: smollm2 was not fetched")
 
 
 def test_a_model_that_is_named_is_no_matter_of_choice(offline: None) -> None:
     with pytest.raises(UnavailableError, match="smollm2 was not fetched"):
-        models.settle(BatonConfig(model="smollm2"), Said())
+        models.resolve_config(BatonConfig(model="smollm2"), Said())
 
 
 def test_a_fetched_model_is_found_by_its_name(cache: Path) -> None:
@@ -119,17 +119,19 @@ def test_a_fetched_model_is_found_by_its_name(cache: Path) -> None:
         resolve_model("smollm2")
     fetched_folder("smollm2").mkdir(parents=True)
     assert resolve_model("smollm2") == fetched_folder("smollm2")
-    assert models.settle(loads(""), Said()).model == "smollm2"
+    assert models.resolve_config(loads(""), Said()).model == "smollm2"
 
 
 def test_no_model_is_fetched_to_serve_none() -> None:
-    assert models.settle(loads("load_format: fake"), Said()).model == "demo"
+    assert models.resolve_config(loads("load_format: fake"), Said()).model == "demo"
 
 
-def test_a_path_is_settled_in_full_and_served_by_its_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_resolved_in_full_and_served_by_its_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.gguf").touch()
     monkeypatch.chdir(tmp_path)
-    config = models.settle(BatonConfig(model="mine.gguf"), Said())
+    config = models.resolve_config(BatonConfig(model="mine.gguf"), Said())
     assert (config.model, config.shown_name) == (str(tmp_path / "mine.gguf"), "mine")
 
 

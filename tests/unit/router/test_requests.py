@@ -141,13 +141,13 @@ def test_a_fruitless_attempt_is_followed_after_a_pause_and_by_one_alarm() -> Non
     ingress.requests.take_outputs(D0, [error], 1.0)
     pause_over_s = ingress.alarms["r", Timer.RETRY]
     assert pause_over_s > 1.0
-    ingress.requests.settle(active, 1.01)
+    ingress.requests.reconcile(active, 1.01)
     assert ingress.alarms["r", Timer.RETRY] == pause_over_s
     assert len(ingress.submits) == 1
     ingress.ring(active, Timer.RETRY)
     assert [submit.attempt for _, submit in ingress.submits] == [0, 1]
     active.lifecycle.end()
-    ingress.requests.settle(active, 2.0)
+    ingress.requests.reconcile(active, 2.0)
     ingress.check_empty()
 
 

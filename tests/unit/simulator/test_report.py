@@ -83,10 +83,15 @@ def test_workers_are_told_with_shares_of_time_and_blocks() -> None:
 
 def test_the_json_is_strict_and_holds_every_record() -> None:
     outcome = result(record(0, ttft_s=0.1, tpot_s=0.01), failed(1))
-    calm = report(record(0, ttft_s=0.1, tpot_s=0.01))
+    baseline = report(record(0, ttft_s=0.1, tpot_s=0.01))
     fault = Fault(kind="kill_mixed", at_s=3.0)
     found = to_json(
-        summarize(outcome, CLUSTER, SLO_), outcome, seed=7, faults=[fault], without_faults=calm, about={"model": "demo"}
+        summarize(outcome, CLUSTER, SLO_),
+        outcome,
+        seed=7,
+        faults=[fault],
+        without_faults=baseline,
+        about={"model": "demo"},
     )
     text = json.dumps(found, allow_nan=False)
     content = json.loads(text)
