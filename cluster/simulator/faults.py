@@ -139,14 +139,6 @@ def parse_fault(text: str) -> Fault:
     return fault
 
 
-def format_fault(fault: Fault) -> str:
-    """The text that `parse_fault` reads back."""
-    target = f":{fault.target}" if fault.target else ""
-    factor = f"*{fault.factor!r}" if KINDS[fault.kind].factor else ""
-    duration = f"/{fault.duration_s!r}s" if fault.duration_s else ""
-    return f"{fault.kind}{target}@{fault.at_s!r}s{factor}{duration}"
-
-
 def check_fault(fault: Fault) -> None:
     """Raises: ConfigError: unknown kind, or a field that does not fit it."""
     name, kind = fault.kind, KINDS.get(fault.kind)

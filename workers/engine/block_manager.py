@@ -69,14 +69,6 @@ class BlockManager:
     def num_quarantined_blocks(self) -> int:
         return self._num_quarantined
 
-    def match_prefix(self, token_ids: List[int], hashes: List[int]) -> int:
-        """Leading tokens of `token_ids` whose KV is here, in full blocks; < len(token_ids), so that one is computed.
-
-        Args:
-            hashes: Chained hashes of its full blocks, in order.
-        """
-        return len(self._matching(len(token_ids), hashes)) * self.block_size
-
     def admission_cost(self, seq: Sequence) -> tuple[int, int]:
         """For a sequence without blocks: its cached tokens, and what all its tokens would take of `num_free_blocks`."""
         matched = self._matching(seq.num_tokens, self._hashes(seq))

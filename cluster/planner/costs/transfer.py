@@ -1,4 +1,4 @@
-"""What moving KV between two workers takes, and what of it is left when the prompt has been read."""
+"""What moving KV between two workers takes."""
 
 from dataclasses import dataclass
 
@@ -22,16 +22,6 @@ class Path:
 
     def transfer_s(self, num_bytes: int) -> float:
         return self.latency_s + num_bytes / self.bandwidth
-
-    def exposed_s(self, num_bytes: int, *, prefill_s: float, num_layers: int) -> float:
-        """What is left of the transfer at the prompt's end, when each layer leaves as soon as it is computed.
-
-        Layers take equal shares of `prefill_s` and of the bytes, and leave in order: the last one always comes after
-        the end, and those before it too where the path is slower than the computation.
-        """
-        layer_s = num_bytes / num_layers / self.bandwidth
-        behind_s = layer_s - prefill_s / num_layers  # by each layer
-        return self.latency_s + layer_s + max(0.0, (num_layers - 1) * behind_s)
 
 
 def path_between(device: DeviceSpec, source: Parallelism, target: Parallelism, *, within_node: bool) -> Path:

@@ -53,15 +53,6 @@ def highest_rate(
     return low
 
 
-def md1_ttft_s(rate: float, service_s: float) -> float:
-    """Mean time to first token of Poisson arrivals at a server that takes `service_s` for each.
-
-    M/D/1; DistServe (OSDI '24), section 3.1. Infinite from saturation on.
-    """
-    load = rate * service_s
-    return service_s + rate * service_s**2 / (2 * (1 - load)) if load < 1 else inf
-
-
 def prompt_steps(num_tokens: Sequence[int], budget: int) -> Iterator[list[PromptChunk]]:
     """The steps that read these prompts in order, `budget` tokens each, as a saturated worker does."""
     chunks: list[PromptChunk] = []

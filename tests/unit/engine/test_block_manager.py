@@ -59,7 +59,7 @@ def test_a_prompt_finds_its_full_blocks_and_leaves_one_token_to_compute(num_toke
     blocks = make()
     blocks.free(compute(blocks, make_sequence(18)))
     seq = make_sequence(num_tokens)
-    assert blocks.match_prefix(seq.prompt_token_ids, block_hashes(seq.prompt_token_ids, 4)) == num_cached
+    assert blocks.admission_cost(seq)[0] == num_cached
     assert blocks.allocate(seq) == num_cached
     assert seq.num_computed_tokens == seq.num_cached_tokens == num_cached
     assert len(seq.block_ids) == num_cached // 4

@@ -77,9 +77,8 @@ class BlockManagerMachine(RuleBasedStateMachine):
         seq = make_sequence(prompt, name=f"r{self.count}")
         expected = self.model.matching(tuple(prompt))
         num_free = self.blocks.num_free_blocks
-        num_matched = self.blocks.match_prefix(prompt, block_hashes(prompt, SIZE))
         cost = self.blocks.admission_cost(seq)
-        assert self.blocks.allocate(seq) == num_matched == cost[0] == len(expected) * SIZE
+        assert self.blocks.allocate(seq) == cost[0] == len(expected) * SIZE
         assert seq.block_ids == expected
         self.model.cached = [one for one in self.model.cached if self.model.block_of[one] not in expected]
         num_new = self.blocks.num_missing_blocks(seq, seq.num_tokens)

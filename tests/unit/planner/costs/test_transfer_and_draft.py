@@ -1,8 +1,6 @@
 """Moving KV, and draft rounds, in numbers."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from baton.errors import ConfigError
 from cluster.contracts.latency import Parallelism
@@ -30,29 +28,6 @@ def draft(layer_parallel: int = 1, num_drafts: int = 4, acceptance: float = 0.8)
 def test_a_transfer_takes_its_latency_and_its_bytes() -> None:
     assert Path(bandwidth=1e9, latency_s=0.01).transfer_s(500_000_000) == pytest.approx(0.51)
     assert Path(bandwidth=1e9, latency_s=0.01).transfer_s(0) == 0.01
-
-
-def _simulated_exposed_s(layer_s: float, compute_s: float, num_layers: int) -> float:
-    free_s = 0.0
-    for layer in range(1, num_layers + 1):
-        free_s = max(free_s, layer * compute_s) + layer_s
-    return free_s - num_layers * compute_s
-
-
-@given(
-    num_bytes=st.integers(1, 10**10),
-    prefill_s=st.floats(0, 10),
-    num_layers=st.integers(1, 100),
-    gbps=st.floats(0.1, 100),
-)
-def test_layers_that_leave_early_hide_what_a_queue_of_them_would(
-    num_bytes: int, prefill_s: float, num_layers: int, gbps: float
-) -> None:
-    path = Path(bandwidth=gbps * 1e9)
-    exposed_s = path.exposed_s(num_bytes, prefill_s=prefill_s, num_layers=num_layers)
-    layer_s = num_bytes / num_layers / path.bandwidth
-    assert exposed_s == pytest.approx(_simulated_exposed_s(layer_s, prefill_s / num_layers, num_layers), abs=1e-6)
-    assert layer_s <= exposed_s <= path.transfer_s(num_bytes) * (1 + 1e-9)
 
 
 def test_a_path_has_a_lane_per_device_of_the_smaller_worker() -> None:

@@ -5,7 +5,6 @@ import pytest
 from cluster.contracts.latency import PromptChunk
 from cluster.planner.search.goodput import (
     highest_rate,
-    md1_ttft_s,
     prompt_s,
     prompt_steps,
     saturated_decode_batch,
@@ -57,11 +56,6 @@ def test_a_rate_known_to_pass_is_not_tried_again() -> None:
 
     assert highest_rate(attainment, target=0.9, guess=12.0, low=10.0, tolerance=0.05) == 10.0
     assert min(tried) > 10.0
-
-
-def test_the_queueing_check_is_m_d_1() -> None:
-    assert md1_ttft_s(5.0, 0.1) == pytest.approx(0.1 + 5 * 0.01 / (2 * 0.5))
-    assert md1_ttft_s(10.0, 0.1) == float("inf")
 
 
 def test_steps_of_a_saturated_worker_are_full_and_keep_the_order() -> None:
