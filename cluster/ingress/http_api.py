@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +22,6 @@ from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
 
 MAX_BODY_BYTES = 16 << 20  # parsed in one go, while streams wait: 0.1 s
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(service: Service) -> FastAPI:

@@ -43,7 +43,6 @@ def new_job(request: Request, submit: Submit, ingress_id: str, now_s: float) -> 
         arrived_s=now_s,
         deadline_s=now_s + submit.timeout_s,
         block_hashes=request.block_hashes,
-        num_started_outputs=len(outputs),
     )
     return SimJob(seq=seq, choices=[0], num_told=len(outputs))
 

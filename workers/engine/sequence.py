@@ -27,7 +27,10 @@ class FinishReason(enum.Enum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """Mutable; owned by one engine."""
+    """One choice of a request; until its prompt is read, for its `siblings` too. Changed by the engine's thread alone.
+
+    `arrived_s` and `deadline_s` are on the clock of the engine, or of the simulation.
+    """
 
     request_id: str
     choice: int
@@ -43,8 +46,7 @@ class Sequence:
     block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order; may run ahead of computed ones
     num_committed_blocks: int = 0  # of `block_ids`, offered to the prefix cache so far
     num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
-    num_cached_tokens: int = 0  # of them found in the prefix cache when it started
-    num_started_outputs: int = 0  # output tokens that earlier attempts or the prefill side sent
+    num_cached_tokens: int = 0  # leading ones found in the prefix cache when it was last admitted
     siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
 
     @property

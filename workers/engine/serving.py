@@ -286,7 +286,6 @@ class Serving:
             params=parent.params,
             arrived_s=parent.arrived_s,
             deadline_s=parent.deadline_s,
-            num_started_outputs=parent.num_started_outputs,
         )
         self.jobs.drop_choice(job, choice)
         self.jobs.add(Job(seq=child, choices=[choice], cached_reported=True))

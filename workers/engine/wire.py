@@ -43,7 +43,6 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         params=sampling_params(submit.sampling),
         arrived_s=now_s,
         deadline_s=now_s + submit.timeout_s,
-        num_started_outputs=len(first.output_token_ids),
         siblings=tuple(choice.choice for choice in submit.choices[1:]),
     )
 

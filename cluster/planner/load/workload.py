@@ -1,8 +1,7 @@
 """Makes the arrivals that a simulation plays: from a trace, or synthetic; and scales them to a rate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,21 +9,6 @@ from baton.errors import ConfigError
 from cluster.contracts.simulation import Arrival
 from cluster.planner.load.lengths import Shape
 from cluster.planner.load.traces import HASHED_TOKENS, TraceRow, spread_ticks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadSummary:
-    num_requests: int
-    rate: float  # requests/s
-    gap_cv: float  # of the gaps between arrivals: 1 is Poisson
-    prompt_mean: float
-    prompt_p50: float
-    prompt_p90: float
-    prompt_max: int
-    output_mean: float
-    output_p50: float
-    output_p90: float
-    output_max: int
 
 
 def from_trace(rows: Sequence[TraceRow], *, block_size: int, rng: np.random.Generator) -> list[Arrival]:
@@ -134,25 +118,6 @@ def _clipped(arrival: Arrival, max_model_len: int, block_size: int) -> Arrival:
         num_prompt_tokens=num_prompt_tokens,
         num_output_tokens=num_output_tokens,
         block_hashes=arrival.block_hashes[: num_prompt_tokens // block_size],
-    )
-
-
-def summarize(arrivals: Sequence[Arrival]) -> WorkloadSummary:
-    prompts = np.array([arrival.num_prompt_tokens for arrival in arrivals])
-    outputs = np.array([arrival.num_output_tokens for arrival in arrivals])
-    gaps_s = np.array([after.at_s - before.at_s for before, after in pairwise(arrivals)])
-    return WorkloadSummary(
-        num_requests=len(arrivals),
-        rate=mean_rate(arrivals),
-        gap_cv=float(gaps_s.std() / gaps_s.mean()),
-        prompt_mean=float(prompts.mean()),
-        prompt_p50=float(np.percentile(prompts, 50)),
-        prompt_p90=float(np.percentile(prompts, 90)),
-        prompt_max=int(prompts.max()),
-        output_mean=float(outputs.mean()),
-        output_p50=float(np.percentile(outputs, 50)),
-        output_p90=float(np.percentile(outputs, 90)),
-        output_max=int(outputs.max()),
     )
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from bench.fidelity.real_runs import prompt_of, run_for_real, set_ups
 from cluster.config.load import from_tree
 from cluster.contracts.simulation import Arrival
-from cluster.planner.load.workload import summarize
+from cluster.planner.load.workload import mean_rate
 
 FAKE = {"load_format": "fake", "device": "cpu", "fake_step_s": 0.001}
 
@@ -38,6 +38,6 @@ def test_the_set_ups_cover_both_layouts_from_light_to_saturated() -> None:
     assert len(found) >= 12
     assert len({set_up.name for set_up in found}) == len(found)
     assert {bool(set_up.config.pools.mixed.workers) for set_up in found} == {True, False}
-    rates = [summarize(set_up.arrivals).rate for set_up in found if set_up.name.startswith("split, ")][:4]
+    rates = [mean_rate(set_up.arrivals) for set_up in found if set_up.name.startswith("split, ")][:4]
     assert all(low < high for low, high in pairwise(rates))
     assert any(arrival.block_hashes for set_up in found for arrival in set_up.arrivals)
