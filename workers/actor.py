@@ -1,7 +1,7 @@
-"""The Ray shell of one rank: pins cores, builds the runner, serves gRPC beside the engine's thread.
+"""One worker in its process: pins cores, builds the runner, serves gRPC beside the engine's thread.
 
-A plain async class: the fleet wraps it with `ray.remote`. `ray` itself is not needed here, so that a worker also
-runs in any process (`Worker` in tests and benchmarks).
+A plain async class that knows nothing of Ray: `cluster.fleet.shell` makes it in a Ray actor, `workers.process` and
+`workers.profiled` in a process of their own.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ SWITCH_INTERVAL_S = 0.001  # of the interpreter: the loop must not wait 5 ms beh
 
 
 class WorkerActor:
-    """One worker of gang size 1. Call `start` once; then it serves until `stop`."""
+    """Call `start` once; then it serves until `stop`. It ends its process when its engine or its service fails."""
 
     def __init__(self, spec: WorkerSpec, incarnation: str) -> None:
         self.spec = spec
@@ -49,7 +49,8 @@ class WorkerActor:
     async def start(self) -> str:
         """Loads the model and serves. Returns host:port, the port from the OS.
 
-        Raises: ConfigError and what the loader raises; the worker is of no use then.
+        Raises: ConfigError, of the transport before the model is loaded, and what the loader raises; the worker is of
+            no use then.
         """
         pin(self.spec)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -155,7 +156,7 @@ def pin(spec: WorkerSpec) -> None:
 
 
 def build_runner(spec: WorkerSpec) -> "ModelRunner":
-    """The fake, or the torch runner, warmed up. Slow: seconds."""
+    """The fake runner at once, or torch's, loaded and warmed up: seconds to minutes, by the size of the weights."""
     if spec.fake:
         from workers.model.fake import FakeRunner
 

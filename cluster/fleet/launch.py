@@ -1,7 +1,7 @@
 """Makes, finds and ends worker actors in Ray: one detached named actor in one placement group per worker.
 
-A gang's ranks are bundles of its group. Actor `baton-worker-<worker id>-<incarnation>`, group `<namespace>/<actor>`:
-the names are all that a controller which came back needs.
+The group has one bundle. Actor `baton-worker-<worker id>-<incarnation>`, where a worker id is `<role>-<index>`, group
+`<namespace>/<actor>`: the names are all that a controller which came back needs.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Launched:
     """A worker's process, or the promise of one."""
 
     actor: Any
-    group: PlacementGroup | None
+    group: PlacementGroup | None  # None: found without one, so there is none to give back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """One stream to one worker: opens it, keeps it open, tells when it is gone.
 
-Invariant: `on_message` is called only between UP and the `on_down` that follows; each loss is told once, at once.
-What messages mean belongs to `cluster.router.dispatcher`.
+Invariant: `on_message` is called only between UP and the `on_down` that follows; each loss of a link that was UP is
+told once, at once. What messages mean, and when a silent link is dropped, belongs to `cluster.router.links`.
 """
 
 import asyncio
@@ -43,6 +43,8 @@ class LinkState(enum.Enum):
 
 
 class WorkerLink:
+    """To one incarnation at one address. `on_refused`: the worker turned the secret down; `refusal` says so."""
+
     def __init__(
         self,
         *,
@@ -57,7 +59,7 @@ class WorkerLink:
         self.address = entry.address
         self.state = LinkState.CONNECTING
         self.refusal: BatonError | None = None  # why the worker turned the last connection down
-        self.last_message_s = 0.0  # time.monotonic()
+        self.last_message_s = 0.0  # time.monotonic(); 0: nothing yet on this stream
         self.report_interval_s = 0.0  # as wished on this stream; 0: nothing yet
         self._ingress_id = ingress_id
         self._secret = secret
@@ -96,7 +98,7 @@ class WorkerLink:
             await asyncio.wait(tasks)
 
     async def _keep(self) -> None:
-        """Connects again and again, each time later, until closed."""
+        """Connects again and again until closed: soon after a stream that was UP, else each time later."""
         backoff_s = FIRST_BACKOFF_S
         while self.state is not LinkState.CLOSED:
             self.state = LinkState.CONNECTING

@@ -1,6 +1,7 @@
-"""What a model's config says: whether it can be served, how long a sequence may be, which tokens end an answer.
+"""What a model's folder says before anything is loaded.
 
-Every refusal names the model, the feature and the fix.
+Of its config: whether it can be served, how long a sequence may be, which tokens end an answer. Of its safetensors
+files: how many parameters there are. Every refusal names the model or the file, what is wrong with it, and the fix.
 """
 
 import json
@@ -18,7 +19,7 @@ def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> Non
     """Raises ConfigError for what the config alone shows; `workers.model.binding.probe` finds the rest.
 
     Args:
-        config: The transformers config as it came from the folder.
+        config: The transformers config as it came from the folder or the GGUF file.
         causal_types: The model types that have a causal language model class.
     """
     name = config.model_type
@@ -45,6 +46,9 @@ def max_positions(config: Any) -> int:
 
     `longrope` and `dynamic` change the frequencies of all keys once a sequence grows past the length they were
     trained at. Keys in shared blocks cannot follow; up to that length they are as any other.
+
+    Raises:
+        ConfigError: The config has no max_position_embeddings.
     """
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int):
@@ -111,7 +115,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def num_parameters(files: list[Path]) -> int:
-    """Counted from the headers alone."""
+    """Counted from the headers alone. Raises: ConfigError, as `_header` does."""
     return sum(_product(entry["shape"]) for path in files for entry in _header(path))
 
 
