@@ -9,7 +9,7 @@ from bench.goodput_probe import Curve, Probe, Search
 from cluster.commands.simulate.costs import from_profile
 from cluster.config.schema import BatonConfig
 from cluster.planner.search.goodput import highest_rate
-from cluster.profiling.measure import Progress
+from cluster.profiling.measure import MeasureProgress
 from cluster.profiling.profile import take_profile
 from cluster.simulator.report import is_finished
 from cluster.simulator.world import simulate
@@ -20,7 +20,7 @@ SEEDS = (1, 2)
 
 def profiled(config: BatonConfig, path: Path) -> Path:
     """`baton profile --quick`, written to `path`."""
-    progress = Progress(phase=lambda name, count: None, advance=lambda: None)
+    progress = MeasureProgress(phase=lambda name, count: None, advance=lambda: None)
     taken = take_profile(config, quick=True, progress=progress)
     path.write_text(taken.profile.to_text(), encoding="utf-8")
     for note in taken.notes:

@@ -12,7 +12,7 @@ from cluster.commands.files import check_outputs, check_picture, writing
 from cluster.commands.options import Overrides, load_config
 
 if TYPE_CHECKING:
-    from cluster.profiling.measure import Progress
+    from cluster.profiling.measure import MeasureProgress
     from cluster.profiling.profile import Taken
 
 
@@ -57,12 +57,12 @@ def command(
 
 
 @contextmanager
-def _progress(console: Any) -> Iterator["Progress"]:
+def _progress(console: Any) -> Iterator["MeasureProgress"]:
     """A bar per phase; a phase that ends early, because time was over, ends with what it has."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as ProgressBars
 
-    from cluster.profiling.measure import Progress
+    from cluster.profiling.measure import MeasureProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ProgressBars(*columns, console=console, transient=True, refresh_per_second=4) as bar:
@@ -72,7 +72,7 @@ def _progress(console: Any) -> Iterator["Progress"]:
                 bar.stop_task(task_id)
             bar.add_task(name, total=num_parts)
 
-        yield Progress(phase=phase, advance=lambda: bar.advance(bar.task_ids[-1]))
+        yield MeasureProgress(phase=phase, advance=lambda: bar.advance(bar.task_ids[-1]))
 
 
 def _print(console: Any, taken: "Taken", out: Path) -> None:

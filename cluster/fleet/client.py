@@ -13,7 +13,7 @@ from cluster.config.schema import BatonConfig
 from cluster.fleet.controller import Controller
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner
-from cluster.fleet.plan import Plan
+from cluster.fleet.plan import FleetPlan
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus
 from cluster.router.workers import WorkerEntry
@@ -90,9 +90,9 @@ class ControllerClient:
                 f"BATON_HOME={found.home}; use that home, `baton down` there first, or give another Ray cluster"
             )
 
-    def apply(self, config: BatonConfig, timeout_s: float = CALL_TIMEOUT_S) -> Plan:
+    def apply(self, config: BatonConfig, timeout_s: float = CALL_TIMEOUT_S) -> FleetPlan:
         """Raises: ConfigError: see `Controller.apply`."""
-        plan: Plan = _get(self.actor.apply.remote(config), timeout_s)
+        plan: FleetPlan = _get(self.actor.apply.remote(config), timeout_s)
         return plan
 
     def status(self, timeout_s: float = CALL_TIMEOUT_S) -> FleetStatus:

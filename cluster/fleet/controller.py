@@ -24,7 +24,7 @@ from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConf
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import share, thread_env
 from cluster.fleet.owner import Owner
-from cluster.fleet.plan import Plan
+from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord, first_line
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus
@@ -84,7 +84,7 @@ class Controller:
             self._adopt()
         self._spawn(self._run())
 
-    async def apply(self, config: BatonConfig) -> Plan:
+    async def apply(self, config: BatonConfig) -> FleetPlan:
         """Makes `config` what is wanted, at once; the workers follow (see `status`).
 
         Raises: ConfigError: no such model or device, or a change that needs `baton down` first.

@@ -38,7 +38,7 @@ class Launched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundWorker:
     """A worker that was here before this controller."""
 
     role: Role
@@ -84,7 +84,7 @@ def launch(
     return Launched(actor=actor, group=group)
 
 
-def find(namespace: str) -> Iterator[Found]:
+def find(namespace: str) -> Iterator[FoundWorker]:
     """The workers of this namespace that live. Groups whose worker is gone are removed."""
     groups = _groups(namespace)
     for entry in ray.util.list_named_actors(all_namespaces=True):
@@ -98,7 +98,7 @@ def find(namespace: str) -> Iterator[Found]:
             logger.info("worker ended while it was looked up name=%s", name)
             continue
         launched = Launched(actor=actor, group=groups.pop(name, None))
-        yield Found(role=Role(role), index=int(index), incarnation=incarnation, launched=launched)
+        yield FoundWorker(role=Role(role), index=int(index), incarnation=incarnation, launched=launched)
     for group in groups.values():
         remove_placement_group(group)
 

@@ -16,7 +16,7 @@ _KV_NAMESPACE = b"baton"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class FleetPlan:
     """`config` has no `auto` left in model, dtype and device; `model_path` is a folder on the head node."""
 
     config: BatonConfig
@@ -32,7 +32,7 @@ class Plan:
         return pool
 
 
-def check_change(old: Plan, new: Plan) -> None:
+def check_change(old: FleetPlan, new: FleetPlan) -> None:
     """Raises: ConfigError: `new` changes more than a running cluster can follow: the counts of its pools' workers."""
     before, after = flatten(old.config), flatten(new.config)
     changed = [key for key in before if before[key] != after[key] and not _may_change(key)]
@@ -51,30 +51,30 @@ def _may_change(key: str) -> bool:
     return key.startswith("pools.") and key.endswith((".workers", ".cores"))
 
 
-def save(key: str, plan: Plan) -> None:
+def save(key: str, plan: FleetPlan) -> None:
     text = json.dumps({"config": dump(plan.config), "model_path": plan.model_path})
     _internal_kv_put(key.encode(), text.encode(), overwrite=True, namespace=_KV_NAMESPACE)
 
 
-def load_saved(key: str) -> Plan | None:
+def load_saved(key: str) -> FleetPlan | None:
     raw = _internal_kv_get(key.encode(), namespace=_KV_NAMESPACE)
     if not raw:
         return None
     saved = json.loads(raw)
-    return Plan(config=loads(saved["config"]), model_path=saved["model_path"])
+    return FleetPlan(config=loads(saved["config"]), model_path=saved["model_path"])
 
 
 def forget(key: str) -> None:
     _internal_kv_del(key.encode(), namespace=_KV_NAMESPACE)
 
 
-def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str) -> Plan:
+def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str) -> FleetPlan:
     resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
-    return Plan(config=resolved, model_path=model_path)
+    return FleetPlan(config=resolved, model_path=model_path)
 
 
 def worker_spec(
-    plan: Plan, worker_id: str, role: Role, *, cores: tuple[int, ...], host: str, secret: str
+    plan: FleetPlan, worker_id: str, role: Role, *, cores: tuple[int, ...], host: str, secret: str
 ) -> WorkerSpec:
     config = plan.config
     return WorkerSpec(

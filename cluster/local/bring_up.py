@@ -30,7 +30,7 @@ from workers.model.gguf.folder import find_gguf
 
 if TYPE_CHECKING:
     from cluster.fleet.client import ControllerClient
-    from cluster.fleet.plan import Plan
+    from cluster.fleet.plan import FleetPlan
     from cluster.fleet.status import FleetStatus
 
 POLL_S = 0.1
@@ -103,7 +103,7 @@ class _Start:
         self._timings["in all"] = time.monotonic() - begin
         return self._running(plan, fresh=False)
 
-    def _running(self, plan: "Plan", *, fresh: bool) -> Running:
+    def _running(self, plan: "FleetPlan", *, fresh: bool) -> Running:
         return Running(
             cluster=_noted(),
             served_name=plan.config.served_name,
@@ -112,7 +112,7 @@ class _Start:
             timings=self._timings,
         )
 
-    def _all(self, cluster: ClusterState) -> "Plan":
+    def _all(self, cluster: ClusterState) -> "FleetPlan":
         serve_env = self._serve_env(cluster)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
@@ -136,7 +136,7 @@ class _Start:
     def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
 
-    def _fleet_and_ingress(self) -> "Plan":
+    def _fleet_and_ingress(self) -> "FleetPlan":
         from cluster.fleet.client import ControllerClient
 
         self._report("starting the controller")
@@ -163,7 +163,7 @@ class _Start:
         for name in ("ray", "ray.serve"):  # Serve sets its logger's level again when it starts; a filter stays
             logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)
 
-    def _deploy(self, plan: "Plan") -> None:
+    def _deploy(self, plan: "FleetPlan") -> None:
         from cluster.fleet.client import CONTROLLER_NAME, NAMESPACE
         from cluster.ingress.app import deploy
 

@@ -21,9 +21,9 @@ from baton.errors import UnavailableError
 from cluster.contracts.overheads import ALONE, Contention
 from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
 from cluster.profiling.neighbours import Beside, contention
-from cluster.profiling.points import Round, Step, StepPoint, TransferPoint, step_points, transfer_points
+from cluster.profiling.points import NotedStep, Round, StepPoint, TransferPoint, step_points, transfer_points
 from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
-from cluster.profiling.scenarios import Ask, Scenario, WorkerLimits, scenarios
+from cluster.profiling.scenarios import Scenario, ScenarioRequest, WorkerLimits, scenarios
 from cluster.profiling.side_by_side import beside_each_other, receiving
 from cluster.profiling.specs import available_cores
 from workers.spec import Role, WorkerSpec
@@ -38,7 +38,7 @@ MAX_BATCHED_TOKENS = 2048  # steps of up to so many tokens are measured, whateve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class MeasureEffort:
     """How much to measure: `num_rounds` of everything, fewer when `budget_s` is over before (the first is whole)."""
 
     quick: bool
@@ -46,12 +46,12 @@ class Effort:
     budget_s: float  # from the workers' start on
 
 
-QUICK = Effort(quick=True, num_rounds=3, budget_s=26.0)
-FULL = Effort(quick=False, num_rounds=5, budget_s=90.0)
+QUICK = MeasureEffort(quick=True, num_rounds=3, budget_s=26.0)
+FULL = MeasureEffort(quick=False, num_rounds=5, budget_s=90.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class MeasureProgress:
     """What a display is told, if there is one."""
 
     phase: Callable[[str, int], None]  # a phase of so many parts begins
@@ -75,7 +75,12 @@ class Measured:
 
 
 def measure(
-    spec: WorkerSpec, *, transports: Sequence[str], cores: Sequence[int], effort: Effort, progress: Progress
+    spec: WorkerSpec,
+    *,
+    transports: Sequence[str],
+    cores: Sequence[int],
+    effort: MeasureEffort,
+    progress: MeasureProgress,
 ) -> Measured:
     """Of workers like `spec`.
 
@@ -89,7 +94,11 @@ def measure(
 
 
 async def _measure(
-    spec: WorkerSpec, transports: Sequence[str], cores: tuple[int, ...], effort: Effort, progress: Progress
+    spec: WorkerSpec,
+    transports: Sequence[str],
+    cores: tuple[int, ...],
+    effort: MeasureEffort,
+    progress: MeasureProgress,
 ) -> Measured:
     engine = replace(
         spec.engine,
@@ -135,7 +144,9 @@ async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, Worke
 
 
 class _Session:
-    def __init__(self, workers: dict[str, WorkerProcess], progress: Progress, effort: Effort, start_s: float) -> None:
+    def __init__(
+        self, workers: dict[str, WorkerProcess], progress: MeasureProgress, effort: MeasureEffort, start_s: float
+    ) -> None:
         self._workers = workers
         self._worker = workers[MEASURED]
         self._progress = progress
@@ -202,7 +213,9 @@ class _Session:
             await _all_begun(begun, tasks)
         return sent_s, max(await asyncio.gather(*tasks))
 
-    async def _answer(self, cluster: LocalCluster, request: Ask, prefix: list[int], begun: asyncio.Event) -> float:
+    async def _answer(
+        self, cluster: LocalCluster, request: ScenarioRequest, prefix: list[int], begun: asyncio.Event
+    ) -> float:
         prompt = prefix[: request.num_prefix_tokens] + self._tokens(
             request.num_prompt_tokens - request.num_prefix_tokens
         )
@@ -269,7 +282,7 @@ class _Session:
         await ask(cluster, self._tokens(num_tokens), num_outputs)
         await asyncio.sleep(QUIET_S)
 
-    async def _taken(self) -> tuple[list[Step], float]:
+    async def _taken(self) -> tuple[list[NotedStep], float]:
         return await taken(self._worker)
 
     def _tokens(self, count: int) -> list[int]:

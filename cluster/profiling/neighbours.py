@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from cluster.contracts.overheads import Contention
-from cluster.profiling.points import OUTLIER, Step, mean
+from cluster.profiling.points import OUTLIER, NotedStep, mean
 
 SETTLING_S = 0.015  # after a prompt's step: the rest of its KV, and what taking it in costs
 
@@ -27,9 +27,9 @@ class Beside(NamedTuple):
     """Steps of one kind, noted alone and, a moment later, while another worker computed."""
 
     kind: StepKind
-    alone: Sequence[Step]
-    beside: Sequence[Step]
-    neighbour: Sequence[Step]  # the other worker's
+    alone: Sequence[NotedStep]
+    beside: Sequence[NotedStep]
+    neighbour: Sequence[NotedStep]  # the other worker's
 
 
 def contention(found: Sequence[Beside], workers_per_machine: int) -> Contention:
@@ -52,18 +52,18 @@ def _slowdown(found: Sequence[Beside]) -> float:
     return max(statistics.median(shares), 0.0) if shares else 0.0
 
 
-def _took_s(steps: Sequence[Step], kind: StepKind) -> list[float]:
+def _took_s(steps: Sequence[NotedStep], kind: StepKind) -> list[float]:
     """Of the steps with the most sequences or tokens of their kind: loads begin and end with smaller ones."""
     alike = [step for step in steps if kind_of(step) is kind]
     sizes = [step.num_decodes + sum(tokens for tokens, _ in step.prompts) for step in alike]
     return [step.ended_s - step.began_s for step, size in zip(alike, sizes, strict=True) if size == max(sizes)]
 
 
-def kind_of(step: Step) -> StepKind:
+def kind_of(step: NotedStep) -> StepKind:
     return StepKind.PROMPTS if step.prompts else StepKind.DECODES
 
 
-def _beside(steps: Sequence[Step], neighbour: Sequence[Step]) -> list[Step]:
+def _beside(steps: Sequence[NotedStep], neighbour: Sequence[NotedStep]) -> list[NotedStep]:
     """Those that began while the neighbour computed."""
     begins = [step.began_s for step in neighbour]
     found = []
@@ -74,7 +74,7 @@ def _beside(steps: Sequence[Step], neighbour: Sequence[Step]) -> list[Step]:
     return found
 
 
-def receive_s(decodes: Sequence[Step], prompts: Sequence[Step], slower: float) -> float:
+def receive_s(decodes: Sequence[NotedStep], prompts: Sequence[NotedStep], slower: float) -> float:
     """What each prompt that comes over takes of the decode worker's time, 0 or more.
 
     Args:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 BACK_TO_BACK_S = 1e-3  # the engine goes from one step to the next in less, or in a quarter of the step
 
 
-class Step(NamedTuple):
+class NotedStep(NamedTuple):
     """As `workers.profiled` prints it; times are of the machine's monotonic clock."""
 
     began_s: float
@@ -28,7 +28,7 @@ class Round:
     """One run of one scenario."""
 
     scenario: str
-    steps: tuple[Step, ...]
+    steps: tuple[NotedStep, ...]
     waited: float  # share of the time in steps that the engine's thread was ready and had no core
 
 
@@ -59,7 +59,7 @@ class TransferPoint:
     num_samples: int
 
 
-def costs_s(steps: Sequence[Step]) -> list[float]:
+def costs_s(steps: Sequence[NotedStep]) -> list[float]:
     """Of each step: until the next one begins, where that follows at once; reporting its tokens is part of it."""
     costs = []
     for i, step in enumerate(steps):

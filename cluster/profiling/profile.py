@@ -16,7 +16,7 @@ from cluster.contracts.latency import Parallelism
 from cluster.planner.costs.fitted import Profile
 from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer
 from cluster.planner.costs.transfer import Path as TransferPath
-from cluster.profiling.measure import FULL, QUICK, Measured, Progress, measure
+from cluster.profiling.measure import FULL, QUICK, Measured, MeasureProgress, measure
 from cluster.profiling.points import TransferPoint
 from cluster.profiling.specs import available_cores, worker_specs
 from workers.spec import Role, WorkerSpec
@@ -33,7 +33,7 @@ class Taken:
     notes: tuple[str, ...]  # in plain words
 
 
-def take_profile(config: BatonConfig, *, quick: bool, progress: Progress) -> Taken:
+def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress) -> Taken:
     """Of one worker of the config's pools.
 
     Raises:

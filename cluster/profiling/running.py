@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from cluster.config.schema import RouterConfig
 from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
-from cluster.profiling.points import Step
+from cluster.profiling.points import NotedStep
 
 REQUEST_TIMEOUT_S = 120.0
 
@@ -26,10 +26,10 @@ async def dispatching(
         await cluster.dispatcher.close()
 
 
-async def taken(worker: WorkerProcess) -> tuple[list[Step], float]:
+async def taken(worker: WorkerProcess) -> tuple[list[NotedStep], float]:
     """The worker's steps since it was asked last, and seconds for which its engine waited for a core."""
     answer = await asyncio.to_thread(worker.ask)
-    return [Step(*step) for step in answer["steps"]], answer["waited_s"]
+    return [NotedStep(*step) for step in answer["steps"]], answer["waited_s"]
 
 
 async def ask(cluster: LocalCluster, prompt: Sequence[int], num_outputs: int) -> None:

@@ -9,7 +9,7 @@ NUM_STEPS = 16  # decode steps per batch and round: their median is one sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class ScenarioRequest:
     """One request. The first `num_prefix_tokens` of its prompt are those of the scenario's other prompts."""
 
     num_prompt_tokens: int
@@ -22,7 +22,7 @@ class Scenario:
     """Waves of requests; each wave is sent when all before it have had their first token."""
 
     name: str
-    waves: tuple[tuple[Ask, ...], ...]
+    waves: tuple[tuple[ScenarioRequest, ...], ...]
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -69,13 +69,15 @@ def _powers(low: int, high: int, factor: int) -> list[int]:
 
 def _prompt(num_tokens: int, context: int) -> Scenario:
     """A chunk of `num_tokens` behind `context` tokens that are cached (one prompt to read those first)."""
-    ask = Ask(num_prompt_tokens=context + num_tokens, num_prefix_tokens=context)
-    before = ((Ask(num_prompt_tokens=context, num_prefix_tokens=context),),) if context else ()
+    ask = ScenarioRequest(num_prompt_tokens=context + num_tokens, num_prefix_tokens=context)
+    before = ((ScenarioRequest(num_prompt_tokens=context, num_prefix_tokens=context),),) if context else ()
     return Scenario(name=f"prompt {num_tokens} after {context}", waves=(*before, (ask,)))
 
 
 def _prompts(count: int, num_tokens: int) -> Scenario:
-    return Scenario(name=f"{count} prompts of {num_tokens}", waves=((Ask(num_prompt_tokens=num_tokens),) * count,))
+    return Scenario(
+        name=f"{count} prompts of {num_tokens}", waves=((ScenarioRequest(num_prompt_tokens=num_tokens),) * count,)
+    )
 
 
 def _decodes(batch: int, context: int) -> Scenario:
@@ -83,13 +85,15 @@ def _decodes(batch: int, context: int) -> Scenario:
     num_outputs = NUM_STEPS + 1
     num_tokens = max(context - num_outputs // 2, 1)
     outlast = -(-batch * num_tokens // 1024)  # about the steps until the last prompt is read
-    ask = Ask(num_prompt_tokens=num_tokens, num_outputs=num_outputs + outlast)
+    ask = ScenarioRequest(num_prompt_tokens=num_tokens, num_outputs=num_outputs + outlast)
     return Scenario(name=f"{batch} decodes at {context}", waves=((ask,) * batch,))
 
 
 def _mixed(batch: int, num_tokens: int) -> Scenario:
-    decodes = (Ask(num_prompt_tokens=32, num_outputs=10),) * batch
-    return Scenario(name=f"prompt {num_tokens} beside {batch}", waves=(decodes, (Ask(num_prompt_tokens=num_tokens),)))
+    decodes = (ScenarioRequest(num_prompt_tokens=32, num_outputs=10),) * batch
+    return Scenario(
+        name=f"prompt {num_tokens} beside {batch}", waves=(decodes, (ScenarioRequest(num_prompt_tokens=num_tokens),))
+    )
 
 
 def _fits(scenario: Scenario, limits: WorkerLimits, max_tokens: int) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 from cluster.config.schema import BatonConfig
 from cluster.fleet.cores import share
 from cluster.fleet.nodes import resolve_dtype
-from cluster.fleet.plan import Plan, resolve, worker_spec
+from cluster.fleet.plan import FleetPlan, resolve, worker_spec
 from cluster.models.find import Silent, resolve_config
 from workers.model.registry import resolve_model
 from workers.spec import Role, WorkerSpec
 
 
-def resolved(config: BatonConfig) -> Plan:
+def resolved(config: BatonConfig) -> FleetPlan:
     """No `auto` is left in device and dtype.
 
     Raises:
@@ -45,7 +45,7 @@ def available_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def _cores(plan: Plan, role: Role, index: int, taken: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _cores(plan: FleetPlan, role: Role, index: int, taken: Sequence[Sequence[int]]) -> tuple[int, ...]:
     wanted = plan.pool(role).cores
     if wanted is not None:
         return wanted[index]

@@ -27,7 +27,7 @@ Reply = Callable[[FromReceiver | None], None]  # thread-safe; None: end the stre
 Item = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-class Owner(Protocol):
+class OwningInbox(Protocol):
     """The inbox, as the threads from its peers see it."""
 
     store: KVStore
@@ -48,7 +48,7 @@ class Owner(Protocol):
 class FromPeer(threading.Thread):
     """All state but the inbox's book is the thread's own; others only `feed`, `post` and call `down`."""
 
-    def __init__(self, inbox: Owner, worker_id: str, payloads: PayloadsIn, reply: Reply) -> None:
+    def __init__(self, inbox: OwningInbox, worker_id: str, payloads: PayloadsIn, reply: Reply) -> None:
         super().__init__(name=f"kv-from-{worker_id}", daemon=True)
         self.worker_id = worker_id
         self.reply = reply

@@ -48,7 +48,7 @@ class Fence(Protocol):
         ...
 
 
-class Owner(Protocol):
+class OwningOutbox(Protocol):
     """The outbox, as the threads to its peers see it."""
 
     store: KVStore
@@ -71,7 +71,7 @@ class Owner(Protocol):
 class ToPeer(threading.Thread):
     """All state but the outbox's book is the thread's own; others only `post`."""
 
-    def __init__(self, outbox: Owner, route: DecodeRoute) -> None:
+    def __init__(self, outbox: OwningOutbox, route: DecodeRoute) -> None:
         super().__init__(name=f"kv-to-{route.worker_id}", daemon=True)
         self.worker_id: str = route.worker_id
         self._outbox = outbox

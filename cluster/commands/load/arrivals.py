@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from baton.errors import ConfigError
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.load.synthetic import describe, synthetic
 from cluster.contracts.simulation import Arrival
 from cluster.load.trace_file import read_trace
@@ -17,7 +17,7 @@ MAX_SPAN_S = 100 * DAY_S  # of a workload: idle workers report twice a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class ReadArrivals:
     arrivals: Sequence[Arrival]
     described: str
     notes: tuple[str, ...] = ()
@@ -29,15 +29,15 @@ class Requests:
             raise ConfigError(f"{self.described}: all come at one instant, which is no rate; give two instants or more")
         return workload.mean_rate(self.arrivals)
 
-    def at_rate(self, rate: float) -> "Requests":
+    def at_rate(self, rate: float) -> "ReadArrivals":
         """Stretched evenly; bursts stay bursts. Raises: ConfigError: see `rate`."""
         factor = self.rate / rate
         return replace(self, arrivals=[replace(one, at_s=one.at_s * factor) for one in self.arrivals])
 
 
 def read_requests(
-    load: LoadOptions, *, num_synthetic: int, seed: int, model: str, max_model_len: int, block_size: int
-) -> Requests:
+    load: ArrivalOptions, *, num_synthetic: int, seed: int, model: str, max_model_len: int, block_size: int
+) -> ReadArrivals:
     """
     Args:
         num_synthetic: How many to make up, without a trace.
@@ -50,10 +50,10 @@ def read_requests(
         arrivals = synthetic(
             load, num_requests=num_synthetic, max_model_len=max_model_len, block_size=block_size, rng=rng
         )
-        requests = Requests(arrivals=arrivals, described=describe(load))
+        requests = ReadArrivals(arrivals=arrivals, described=describe(load))
     else:
         arrivals = workload.from_trace(read_trace(load.trace, limit=load.limit), block_size=block_size, rng=rng)
-        requests = Requests(arrivals=arrivals, described=f"{len(arrivals)} requests of {load.trace.name}")
+        requests = ReadArrivals(arrivals=arrivals, described=f"{len(arrivals)} requests of {load.trace.name}")
         requests = requests.at_rate(load.rate) if load.rate is not None else requests
     _check_span(requests.arrivals)
     return _fitted(requests, load, model, max_model_len, block_size)
@@ -68,7 +68,7 @@ def _check_span(arrivals: Sequence[Arrival]) -> None:
         )
 
 
-def _fitted(requests: Requests, load: LoadOptions, model: str, limit: int, block_size: int) -> Requests:
+def _fitted(requests: ReadArrivals, load: ArrivalOptions, model: str, limit: int, block_size: int) -> ReadArrivals:
     """Synthetic lengths are drawn, so they are cut in any case; a trace's only when told to."""
     fitted, num_cut = workload.clip(requests.arrivals, limit, block_size=block_size)
     if not num_cut:
@@ -82,7 +82,7 @@ def _fitted(requests: Requests, load: LoadOptions, model: str, limit: int, block
     )
 
 
-def _too_long(load: LoadOptions, arrivals: Sequence[Arrival], num_cut: int, model: str, limit: int) -> str:
+def _too_long(load: ArrivalOptions, arrivals: Sequence[Arrival], num_cut: int, model: str, limit: int) -> str:
     prompt, output = next(
         (one.num_prompt_tokens, one.num_output_tokens)
         for one in arrivals

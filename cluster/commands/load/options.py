@@ -17,7 +17,7 @@ OF_SYNTHETIC = "it is for synthetic requests, --trace has its own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
+class ArrivalOptions:
     """As given; None where not."""
 
     trace: Annotated[Path | None, typer.Option(help="Azure .csv or Mooncake .jsonl.", rich_help_panel=PANEL)] = None

@@ -4,7 +4,7 @@ import numpy as np
 
 from baton.errors import ConfigError
 from cluster.commands.load.mix_option import read_mix
-from cluster.commands.load.options import INPUT_LEN, OUTPUT_LEN, LoadOptions
+from cluster.commands.load.options import INPUT_LEN, OUTPUT_LEN, ArrivalOptions
 from cluster.contracts.simulation import Arrival
 from cluster.load.trace_file import read_trace
 from cluster.planner.load import workload
@@ -14,13 +14,13 @@ MEDIAN_SHARE = 0.8  # of the mean: how long-tailed lengths are that are given by
 
 
 def synthetic(
-    load: LoadOptions, *, num_requests: int, max_model_len: int, block_size: int, rng: np.random.Generator
+    load: ArrivalOptions, *, num_requests: int, max_model_len: int, block_size: int, rng: np.random.Generator
 ) -> list[Arrival]:
     """
     Raises:
         ConfigError: A trace of lengths that is wrong, or a prefix that could not be shared.
     """
-    assert load.rate is not None, "LoadOptions.check asks for it"
+    assert load.rate is not None, "ArrivalOptions.check asks for it"
     if load.shared_prefix is not None:
         _check_prefix(load.shared_prefix, load.prefix_groups, num_requests, max_model_len, block_size)
     return workload.synthetic(
@@ -35,7 +35,7 @@ def synthetic(
     )
 
 
-def describe(load: LoadOptions) -> str:
+def describe(load: ArrivalOptions) -> str:
     """What is made up, in a few words."""
     if load.lengths_of is not None:
         lengths = f"with lengths of {load.lengths_of.name}"
@@ -53,7 +53,7 @@ def describe(load: LoadOptions) -> str:
     return f"synthetic requests {lengths} after {prefix} of {load.shared_prefix} tokens"
 
 
-def _shape(load: LoadOptions) -> Shape:
+def _shape(load: ArrivalOptions) -> Shape:
     if load.lengths_of is not None:
         rows = read_trace(load.lengths_of, limit=load.limit, flag="--lengths-of")
         return Empirical(pairs=[(row.input_len, row.output_len) for row in rows])

@@ -11,12 +11,12 @@ import typer
 
 from cluster.commands.cost_options import CostOptions
 from cluster.commands.files import check_outputs, check_picture, tell_written, writing
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.plan.options import MachineOptions, PlanOutput, SearchOptions, SLOOptions
 
 if TYPE_CHECKING:
-    from cluster.commands.plan.inputs import Inputs
+    from cluster.commands.plan.inputs import PlanInputs
     from cluster.planner.search.planning import PlanAnswer
 
 
@@ -27,7 +27,7 @@ def command(
     ],
     costs: CostOptions,
     machines: MachineOptions,
-    load: LoadOptions,
+    load: ArrivalOptions,
     slo: SLOOptions,
     search: SearchOptions,
     output: PlanOutput,
@@ -47,7 +47,7 @@ def command(
     _show(inputs, _answered(inputs, search.jobs), model, output)
 
 
-def _answered(inputs: "Inputs", jobs: int) -> "PlanAnswer":
+def _answered(inputs: "PlanInputs", jobs: int) -> "PlanAnswer":
     """With a line that says what is under way: moving on a terminal, one per change elsewhere."""
     from rich.console import Console
 
@@ -84,7 +84,7 @@ def _workers(jobs: int) -> Iterator[Any]:
             raise
 
 
-def _show(inputs: "Inputs", answer: "PlanAnswer", model: str, output: PlanOutput) -> None:
+def _show(inputs: "PlanInputs", answer: "PlanAnswer", model: str, output: PlanOutput) -> None:
     from rich.console import Console
 
     from cluster.commands.plan.file import plan_text

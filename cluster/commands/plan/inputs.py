@@ -6,7 +6,7 @@ import numpy as np
 
 from cluster.commands.cost_options import CostOptions
 from cluster.commands.load.arrivals import read_requests
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.plan.costs import read_costs
 from cluster.commands.plan.options import MachineOptions, SearchOptions, SLOOptions
 from cluster.config.schema import EngineConfig
@@ -27,13 +27,13 @@ class Asked:
     model: str
     costs: CostOptions
     machines: MachineOptions
-    load: LoadOptions
+    load: ArrivalOptions
     slo: SLOOptions
     search: SearchOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class PlanInputs:
     question: Question
     options: Options
     about: str  # where costs and requests come from, in a sentence
@@ -42,7 +42,7 @@ class Inputs:
     transport: str  # kv.transport, likewise
 
 
-def read_inputs(asked: Asked) -> Inputs:
+def read_inputs(asked: Asked) -> PlanInputs:
     """
     Raises:
         ConfigError: Options that contradict each other, a file that is wrong, an unknown name.
@@ -75,7 +75,7 @@ def read_inputs(asked: Asked) -> Inputs:
         seed=asked.search.seed,
     )
     search = asked.search
-    return Inputs(
+    return PlanInputs(
         question=question,
         options=Options(
             allow_pipeline=search.allow_pp,

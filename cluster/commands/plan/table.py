@@ -6,7 +6,7 @@ from math import inf, isfinite
 from rich.table import Table
 
 from cluster.planner.search.planning import PlanAnswer
-from cluster.planner.search.report import PERCENTS, Row, affinity, robustness_lines, row, verdict, verification
+from cluster.planner.search.report import PERCENTS, ReportRow, affinity, robustness_lines, row, verdict, verification
 from cluster.planner.search.trial import Question
 
 NAME_WIDTH, PLAN_WIDTH = 24, 16  # columns of a terminal that the names and a plan take at least
@@ -28,7 +28,7 @@ def plans_tables(question: Question, answer: PlanAnswer, *, width: int) -> list[
     return [_table(question, rows[start : start + size], start) for start in range(0, len(rows), size)]
 
 
-def _table(question: Question, rows: Sequence[Row], start: int) -> Table:
+def _table(question: Question, rows: Sequence[ReportRow], start: int) -> Table:
     table = Table()
     table.add_column("", no_wrap=True)
     for place, shown in enumerate(rows, start):
@@ -39,7 +39,7 @@ def _table(question: Question, rows: Sequence[Row], start: int) -> Table:
     return table
 
 
-def _lines(rows: Sequence[Row], device: str) -> list[tuple[str, list[str]]]:
+def _lines(rows: Sequence[ReportRow], device: str) -> list[tuple[str, list[str]]]:
     lines = [
         ("workers", [shown.layout for shown in rows]),
         ("devices (nodes)", [f"{shown.num_devices} ({shown.num_nodes})" for shown in rows]),
@@ -67,7 +67,7 @@ def _time(value: float) -> str:
     return f"{value:,.0f}" if 100 <= value < inf else f"{value:.1f}" if isfinite(value) else "-"
 
 
-def _kv(shown: Row) -> str:
+def _kv(shown: ReportRow) -> str:
     return f"{shown.kv_needed_gbps:.2f} of {shown.kv_available_gbps:,.0f}" if shown.kv_available_gbps else "-"
 
 

@@ -11,13 +11,13 @@ from cluster.commands.cost_options import PANEL as COSTS
 from cluster.commands.cost_options import CostOptions
 from cluster.commands.files import check_outputs, check_picture, tell_written, writing
 from cluster.commands.flag_checks import check_unread
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.option_groups import grouped
 from cluster.commands.options import ConfigPath, Overrides, load_config
 from cluster.commands.simulate.options import RunOptions, SimulateOutput
 
 if TYPE_CHECKING:
-    from cluster.commands.simulate.inputs import Inputs
+    from cluster.commands.simulate.inputs import SimulateInputs
     from cluster.contracts.simulation import SimResult
     from cluster.simulator.report import Report
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @grouped
 def command(
     costs: CostOptions,
-    load: LoadOptions,
+    load: ArrivalOptions,
     run: RunOptions,
     output: SimulateOutput,
     config: ConfigPath = None,
@@ -74,7 +74,7 @@ def command(
     tell_written((out, timeline))
 
 
-def _print(inputs: "Inputs", result: "SimResult", report: "Report", baseline: "Report | None") -> None:
+def _print(inputs: "SimulateInputs", result: "SimResult", report: "Report", baseline: "Report | None") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -103,7 +103,7 @@ def _number(value: float, num_digits: int = 2) -> str:
     return "-" if isnan(value) else f"{value:.{num_digits}f}"
 
 
-def _counts(report: "Report", baseline: "Report | None", inputs: "Inputs") -> Any:
+def _counts(report: "Report", baseline: "Report | None", inputs: "SimulateInputs") -> Any:
     from rich.table import Table
 
     shown = [report] if baseline is None else [report, baseline]

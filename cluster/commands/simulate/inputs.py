@@ -8,7 +8,7 @@ from typing import Any
 from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions, read_profile
 from cluster.commands.load.arrivals import read_requests
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.simulate.costs import from_hardware, from_profile
 from cluster.commands.simulate.options import NUM_REQUESTS, RunOptions
 from cluster.config.load import to_tree
@@ -22,7 +22,7 @@ from workers.spec import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class SimulateInputs:
     cluster: SimCluster
     arrivals: Sequence[Arrival]
     faults: Sequence[Fault]
@@ -32,7 +32,7 @@ class Inputs:
     about: dict[str, Any]  # for the result's file
 
 
-def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run: RunOptions) -> Inputs:
+def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, run: RunOptions) -> SimulateInputs:
     """
     Raises:
         ConfigError: Options that contradict each other, a file that is wrong, a request or fault that cannot be.
@@ -53,7 +53,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: LoadOptions, run:
     given = {
         name: str(value) if isinstance(value, Path) else value for name, value in (asdict(load) | asdict(run)).items()
     }
-    return Inputs(
+    return SimulateInputs(
         cluster=cluster,
         arrivals=requests.arrivals,
         faults=() if run.faults is None else _faults(run.faults, config, requests.arrivals),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.flag_checks import check_least, check_most, check_unread
-from cluster.commands.load.options import OF_SYNTHETIC, LoadOptions
+from cluster.commands.load.options import OF_SYNTHETIC, ArrivalOptions
 from cluster.commands.load.options import PANEL as LOAD
 
 NUM_REQUESTS, MAX_REQUESTS = 300, 10_000_000
@@ -24,7 +24,7 @@ class RunOptions:
     ] = None
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_RUN)] = 0
 
-    def check(self, load: LoadOptions) -> None:
+    def check(self, load: ArrivalOptions) -> None:
         """Raises: ConfigError: an option that nothing would read beside `load`."""
         check_least(1, {"--num-requests": self.num_requests})
         check_most({"--num-requests": self.num_requests}, MAX_REQUESTS)

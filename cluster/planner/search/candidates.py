@@ -110,7 +110,7 @@ class Sample:
 
 
 @dataclass(slots=True, kw_only=True)
-class Found:
+class FoundCandidates:
     """Attributes:
     too_large: Fits of the degrees that no device holds.
     """
@@ -123,9 +123,9 @@ class Found:
         return [candidate for candidate in self.candidates if candidate.bound > 0]
 
 
-def find(question: Question, options: Options, role: Role) -> Found:
+def find(question: Question, options: Options, role: Role) -> FoundCandidates:
     """Every candidate of a role; those that miss the SLO idle have bound 0."""
-    found = Found()
+    found = FoundCandidates()
     if options.colocated_because and role is not Role.MIXED:
         return found
     sample = Sample.of(question)

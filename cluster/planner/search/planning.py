@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from baton.errors import ConfigError
-from cluster.planner.search.candidates import Candidate, Found, Options, find
+from cluster.planner.search.candidates import Candidate, FoundCandidates, Options, find
 from cluster.planner.search.layouts import Map, Scored, colocated, high_affinity, low_affinity, search_phase
 from cluster.planner.search.placement import KVDemand, Layout, kv_demand, num_workers
 from cluster.planner.search.refine import Plan, confirm, measure_goodput, refine
@@ -114,7 +114,7 @@ def _search(question: Question, candidates: Sequence[Candidate], run: Map) -> li
 
 def _disaggregated(
     question: Question,
-    found: dict[Role, Found],
+    found: dict[Role, FoundCandidates],
     scored: dict[Role, list[Scored]],
     run: Map,
     note: Callable[[str], None],
@@ -153,7 +153,7 @@ def _chosen(layouts: Sequence[Layout]) -> list[Layout]:
     return list(chosen.values())
 
 
-def check_fits(question: Question, options: Options, found: Found) -> None:
+def check_fits(question: Question, options: Options, found: FoundCandidates) -> None:
     """Raises where no degree fits: weights, one step and the longest request are too much."""
     if found.candidates:
         return
@@ -170,7 +170,7 @@ def check_fits(question: Question, options: Options, found: Found) -> None:
     )
 
 
-def check_idle(question: Question, found: dict[Role, Found]) -> None:
+def check_idle(question: Question, found: dict[Role, FoundCandidates]) -> None:
     """Raises where even idle workers miss a limit: the limit, and the closest worker."""
     split = found[Role.PREFILL].promising and found[Role.DECODE].promising
     if split or found[Role.MIXED].promising:

@@ -15,7 +15,7 @@ PROBE_BYTES = 1 << 30  # the bandwidth of a link is read off what it takes for s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ReportRow:
     """One plan, in the units that people read: ms, GB/s, shares."""
 
     layout: str
@@ -42,11 +42,11 @@ class Row:
         return not self.missing
 
 
-def row(question: Question, plan: Plan) -> Row:
+def row(question: Question, plan: Plan) -> ReportRow:
     layout, outcome, price = plan.layout, plan.outcome, question.site.device_price_per_h
     kv_path, kv_needed, kv_available = _kv(question, plan)
     price_per_h = None if price is None else price * layout.num_devices
-    return Row(
+    return ReportRow(
         layout=str(layout),
         kind=kind(plan),
         num_devices=layout.num_devices,
@@ -215,13 +215,13 @@ def comments(question: Question, answer: PlanAnswer, *, command: str, about: str
     return lines
 
 
-def kv_text(shown: Row) -> str:
+def kv_text(shown: ReportRow) -> str:
     if shown.kv_path == "none":
         return "none moves"
     return f"{shown.kv_needed_gbps:.2f} of {shown.kv_available_gbps:,.0f} GB/s, {shown.kv_path}"
 
 
-def _cost(shown: Row, question: Question) -> str:
+def _cost(shown: ReportRow, question: Question) -> str:
     if shown.price_per_h is None or shown.price_per_1000_requests is None:
         return f"{question.site.named(shown.num_devices)}; no price is known, --price gives one"
     return f"US$ {shown.price_per_h:.2f} per hour, {shown.price_per_1000_requests:.4f} per 1,000 requests"

@@ -12,7 +12,7 @@ import pytest
 
 from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.plan.inputs import Asked
 from cluster.commands.plan.inputs import read_inputs as read_plan
 from cluster.commands.plan.options import MachineOptions, SearchOptions, SLOOptions
@@ -74,7 +74,7 @@ def of(group: Any, given: Values) -> Any:
 
 
 def plan(given: Values) -> bytes:
-    groups = (CostOptions, MachineOptions, LoadOptions, SLOOptions, SearchOptions)
+    groups = (CostOptions, MachineOptions, ArrivalOptions, SLOOptions, SearchOptions)
     costs, machines, load, slo, search = (of(group, given) for group in groups)
     read = read_plan(Asked(model="demo", costs=costs, machines=machines, load=load, slo=slo, search=search))
     return pickle.dumps(read)
@@ -83,7 +83,7 @@ def plan(given: Values) -> bytes:
 def simulation(given: Values) -> bytes:
     config = BatonConfig(kv=replace(BatonConfig().kv, transport="gloo"))
     run = of(RunOptions, given)
-    read = read_simulation(config, of(CostOptions, given), of(LoadOptions, given), run)
+    read = read_simulation(config, of(CostOptions, given), of(ArrivalOptions, given), run)
     return pickle.dumps((replace(read, about={}), run.seed))
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import build
 from cluster.commands.cost_options import CostOptions
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.option_groups import grouped
 
 
@@ -40,7 +40,7 @@ def test_a_dataclass_comes_whole_and_other_parameters_beside_it() -> None:
     assert "--width" in refused.output
 
 
-@pytest.mark.parametrize("group", [CostOptions, LoadOptions])
+@pytest.mark.parametrize("group", [CostOptions, ArrivalOptions])
 def test_plan_and_simulate_show_the_same_costs_and_load(group: Any) -> None:
     shown: list[list[Any]] = []
     for name in ("plan", "simulate"):

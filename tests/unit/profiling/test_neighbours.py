@@ -3,15 +3,15 @@
 import pytest
 
 from cluster.profiling.neighbours import Beside, StepKind, contention, receive_s
-from cluster.profiling.points import Step
+from cluster.profiling.points import NotedStep
 
 
-def decodes(begin_s: float, count: int, took_s: float, batch: int = 8) -> list[Step]:
-    return [Step(begin_s + i * took_s, begin_s + (i + 1) * took_s, [], batch, 100 * batch) for i in range(count)]
+def decodes(begin_s: float, count: int, took_s: float, batch: int = 8) -> list[NotedStep]:
+    return [NotedStep(begin_s + i * took_s, begin_s + (i + 1) * took_s, [], batch, 100 * batch) for i in range(count)]
 
 
-def prompts(begin_s: float, count: int, took_s: float) -> list[Step]:
-    return [Step(begin_s + i * took_s, begin_s + (i + 1) * took_s, [[256, 0]], 0, 0) for i in range(count)]
+def prompts(begin_s: float, count: int, took_s: float) -> list[NotedStep]:
+    return [NotedStep(begin_s + i * took_s, begin_s + (i + 1) * took_s, [[256, 0]], 0, 0) for i in range(count)]
 
 
 def test_a_step_counts_as_beside_while_the_neighbour_computes() -> None:

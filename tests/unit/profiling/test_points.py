@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster.profiling.points import Round, Step, costs_s, step_points, transfer_points
+from cluster.profiling.points import NotedStep, Round, costs_s, step_points, transfer_points
 
 
-def decodes(*times_s: tuple[float, float], num_decodes: int = 4, context: int = 100) -> tuple[Step, ...]:
-    return tuple(Step(began, ended, (), num_decodes, context) for began, ended in times_s)
+def decodes(*times_s: tuple[float, float], num_decodes: int = 4, context: int = 100) -> tuple[NotedStep, ...]:
+    return tuple(NotedStep(began, ended, (), num_decodes, context) for began, ended in times_s)
 
 
 def test_a_step_costs_what_passes_until_the_next_begins() -> None:
@@ -38,7 +38,7 @@ def test_the_rounds_in_which_the_worker_waited_for_its_core_do_not_count() -> No
 
 
 def test_what_came_about_once_in_several_rounds_is_left_out() -> None:
-    mixed = Step(9.0, 9.02, [[64, 0]], 4, 100)
+    mixed = NotedStep(9.0, 9.02, [[64, 0]], 4, 100)
     rounds = [Round(scenario="a", steps=(*decodes((1.0, 1.01)), mixed), waited=0.0)]
     rounds += [Round(scenario="a", steps=decodes((1.0, 1.01)), waited=0.0)]
     assert [point.kind for point in step_points(rounds)] == ["decode"]
@@ -47,8 +47,8 @@ def test_what_came_about_once_in_several_rounds_is_left_out() -> None:
 
 def test_chunks_of_one_make_up_are_one_point_whatever_their_order_and_scenario() -> None:
     rounds = [
-        Round(scenario="a", steps=(Step(0.0, 0.02, [[64, 0], [16, 32]], 0, 0),), waited=0.0),
-        Round(scenario="b", steps=(Step(0.0, 0.04, [[16, 32], [64, 0]], 0, 0),), waited=0.0),
+        Round(scenario="a", steps=(NotedStep(0.0, 0.02, [[64, 0], [16, 32]], 0, 0),), waited=0.0),
+        Round(scenario="b", steps=(NotedStep(0.0, 0.04, [[16, 32], [64, 0]], 0, 0),), waited=0.0),
     ]
     (point,) = step_points(rounds)
     assert (point.kind, point.prompts) == ("prefill", ((16, 32), (64, 0)))

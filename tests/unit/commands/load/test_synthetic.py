@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.commands.load.arrivals import Requests, read_requests
-from cluster.commands.load.options import LoadOptions
+from cluster.commands.load.arrivals import ReadArrivals, read_requests
+from cluster.commands.load.options import ArrivalOptions
 from cluster.planner.load.sampled import SampledWorkload
 from tests.unit.commands.simulate.test_command import PROFILE, write_trace
 from tests.unit.commands.typed import refusal, typed
@@ -17,8 +17,8 @@ from tests.unit.commands.typed import refusal, typed
 MIX = ["3:100:10", "1:1500:40"]
 
 
-def requests(num_synthetic: int = 2000, **given: Any) -> Requests:
-    load = LoadOptions(rate=5.0, **given)
+def requests(num_synthetic: int = 2000, **given: Any) -> ReadArrivals:
+    load = ArrivalOptions(rate=5.0, **given)
     load.check()
     return read_requests(load, num_synthetic=num_synthetic, seed=1, model="demo", max_model_len=100_000, block_size=16)
 
