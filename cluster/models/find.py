@@ -1,13 +1,15 @@
 """Which model a config means, and where its folder is; fetches what is fetched by name."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
-from baton.errors import BatonError
+from baton.errors import BatonError, ConfigError
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.models.download import Show
 from cluster.models.fetch import fetch
 from cluster.models.packages import PACKAGES
+from workers.model.cache_folder import CACHE_VARIABLE
 from workers.model.registry import FETCHED, is_path, resolve_model
 
 
@@ -62,6 +64,8 @@ def _default(config: BatonConfig, show: Show) -> str:
     try:
         fetch(DEFAULT_MODEL, show)
     except BatonError as error:
+        if isinstance(error, ConfigError) and CACHE_VARIABLE in os.environ:
+            raise  # the user chose that folder
         show.say(f"serving the small model {FALLBACK_MODEL} instead of {DEFAULT_MODEL}: {error.message}")
         return FALLBACK_MODEL
     return DEFAULT_MODEL

