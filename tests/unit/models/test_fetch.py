@@ -78,7 +78,7 @@ def test_a_cache_folder_that_the_user_chose_wrongly_is_an_error_and_no_smaller_m
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BATON_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="BATON_CACHE: .*cannot be made"):
+    with pytest.raises(ConfigError, match=r"BATON_CACHE: .*cannot be made"):
         models.resolve_config(BatonConfig(), Said())
 
 
