@@ -31,12 +31,14 @@ from rich.table import Table
 
 import baton
 from baton.errors import BatonError
+from bench.machine import Quick, announce
 
 CONFIG = "model: demo\nload_format: fake\nfake_step_s: 0.01\nhttp: {port: 0, replicas: 2}\ngrpc: {port: 0}\n"
 NUM_TOKENS = 30  # 0.3 s
 RATE = 10.0  # requests/s of each kind; connections at four times that
 BEFORE_S = 1.5
 AFTER_S = 10.0
+START_S = 20.0  # of the cluster, and its end, about
 BODY = {"model": "demo", "prompt": "Once", "max_tokens": NUM_TOKENS, "ignore_eos": True}
 TITLES = {"replica": "ray::ServeReplica", "manager": "ray::SteadyHAProxyManager"}
 KINDS = ("GET /health", "HTTP, whole", "HTTP, stream", "gRPC, stream")
@@ -221,14 +223,14 @@ async def measure(runs: int, after_s: float, console: Console) -> list[Round]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="One kill of each.")] = False,
+    quick: Quick = False,
     after_s: Annotated[float, typer.Option("--after", help="Seconds of requests after each kill.")] = AFTER_S,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write the counts.")] = None,
 ) -> None:
     """Kills HAProxy, its manager and an ingress replica of a real cluster under load."""
-    console = Console(width=120)
     runs = 1 if quick else 3
-    console.print(f"{3 * runs} kills, {BEFORE_S + after_s + 3:g} s each, after the start of a cluster")
+    announce("bench.gaps", about_s=START_S + 3 * runs * (BEFORE_S + after_s + 3))
+    console = Console(width=120)
     rounds = asyncio.run(measure(runs, after_s, console))
     if json_path:
         found = [
