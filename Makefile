@@ -27,11 +27,16 @@ $(STAMP): pyproject.toml
 serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml
 	@exec $(BIN)/baton serve $(CONFIG)
 
+# Tests of one process run side by side; those that start a cluster, one after the other. 5: PYTEST_ARGS leave none.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+
 test: install ## all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not cluster' $(PYTEST_ARGS) || test $$? = 5
+	$(BIN)/python -m pytest -m 'not slow and cluster' $(PYTEST_ARGS) || test $$? = 5
 
 test-all: install ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not cluster' $(PYTEST_ARGS) || test $$? = 5
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS) || test $$? = 5
 
 check: install ## format, lint, types, floors
 	$(BIN)/ruff format --check .

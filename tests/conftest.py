@@ -19,11 +19,18 @@ from cluster.host import state  # noqa: E402
 from cluster.local import ray_node as local_ray  # noqa: E402
 
 os.environ.update(local_ray.ray_env())
-
+CLUSTER_TESTS = Path(__file__).parent / "cluster"
 
 # A busy machine is no failure; `timeout` ends what hangs.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a cluster is marked: such tests run one after the other, all others side by side."""
+    for item in items:
+        if CLUSTER_TESTS in item.path.parents or "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
 
 
 def pytest_unconfigure() -> None:

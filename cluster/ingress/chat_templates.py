@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from baton.errors import ConfigError, InvalidRequestError
 from cluster.ingress.fields import shorten
+from cluster.ingress.model_json import read_json
 
 DEFAULT = "default"
 
@@ -23,12 +24,9 @@ DEFAULT = "default"
 class ChatTemplates:
     """Safe to share between requests."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """
-        Args:
-            settings: The folder's tokenizer_config.json.
-        Raises: ConfigError: A template does not compile, or the list of them is not what transformers writes.
-        """
+    def __init__(self, folder: Path) -> None:
+        """Raises: ConfigError: A template does not compile, or the list of them is not what transformers writes."""
+        settings = read_json(folder / "tokenizer_config.json")
         environment = _environment()
         sources = {**_of_settings(folder, settings), **dict(_of_files(folder))}
         self._templates = {name: _compiled(environment, folder, name, text) for name, text in sources.items()}

@@ -33,7 +33,7 @@ class Tokenizer:
         self.eos_token = _token_text(settings.get("eos_token"))
         self._bos_id = self._fast.token_to_id(self.bos_token) if self.bos_token else None
         self._add_bos: bool | None = settings.get("add_bos_token")
-        self._templates = ChatTemplates(Path(folder), settings)
+        self._templates = ChatTemplates(Path(folder))
         self._special_ids = frozenset(
             token_id for token_id, token in self._fast.get_added_tokens_decoder().items() if token.special
         )

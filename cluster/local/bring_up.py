@@ -4,7 +4,6 @@ Also applies a changed config to a cluster that runs. A first start that fails l
 """
 
 import logging
-import os
 import threading
 import time
 import urllib.error
@@ -21,11 +20,12 @@ from cluster.config.schema import AUTO, BatonConfig
 from cluster.host import ports, state
 from cluster.host.signals import uninterrupted
 from cluster.host.state import ClusterState
+from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.environment import serve_environment
-from cluster.ingress.generation_defaults import generation_defaults
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
-from cluster.models.find import find_model, has_chat_template
+from cluster.local.preflight import check_cores, check_device, check_model
+from cluster.models.find import find_model
 from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
 
@@ -63,10 +63,11 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         if config.model != AUTO:
             if find_gguf(Path(config.model).expanduser()) is not None:
                 report(f"reading the header of {config.model}")  # seconds, the first time
-            generation_defaults(str(find_model(config.model)), config.generation_defaults)
+            check_model(find_model(config.model), config)
         isa()  # a bad BATON_CPU_ISA would show when workers start
         if not local_ray.external_address():
-            _check_cores(config)
+            check_cores(config)
+            check_device(config)
         found = state.read()
         external_ray.check_address(found)
         if found is not None and local_ray.is_running(found):
@@ -109,7 +110,7 @@ class _Start:
         return Running(
             cluster=_noted(),
             served_name=plan.config.served_name,
-            chats=has_chat_template(Path(plan.model_path)),
+            chats=bool(ChatTemplates(Path(plan.model_path)).names),
             fresh=fresh,
             timings=self._timings,
         )
@@ -269,24 +270,6 @@ def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, st
 
 def _may_end(cluster: ClusterState | None, starter_pid: int | None) -> bool:
     return starter_pid is None or (cluster is not None and cluster.starter_pid == starter_pid)
-
-
-def _check_cores(config: BatonConfig) -> None:
-    """Raises: ConfigError: a core that this machine does not have; a worker would run on all cores instead."""
-    if not hasattr(os, "sched_getaffinity"):
-        return
-    available = os.sched_getaffinity(0)
-    for name, pool in (
-        ("prefill", config.pools.prefill),
-        ("decode", config.pools.decode),
-        ("mixed", config.pools.mixed),
-    ):
-        missing = sorted({core for cores in pool.cores or () for core in cores} - available)
-        if missing:
-            raise ConfigError(
-                f"pools.{name}.cores: {missing[0]} is no core of this machine; choose among "
-                f"{', '.join(map(str, sorted(available)))}, or leave it out"
-            )
 
 
 def _with_free_ports(config: BatonConfig) -> BatonConfig:

@@ -17,13 +17,15 @@ from typing import Any
 
 import psutil
 
-from baton.errors import ConfigError
+from baton.errors import BatonError, ConfigError
 from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
 from cluster.host import ports, state
 from cluster.ingress.environment import find_haproxy
-from cluster.ingress.generation_defaults import generation_defaults
 from cluster.local import ray_node as local_ray
+from cluster.local.preflight import check_model
 from cluster.models.packages import PACKAGES
+from workers.model.cache_folder import CACHE_VARIABLE, made_cache_folder
+from workers.model.cpu.native import isa
 from workers.model.gguf.folder import gguf_source
 from workers.model.registry import FETCHED, fetched_folder, resolve_model
 
@@ -60,6 +62,7 @@ def examine(config: BatonConfig) -> Iterator[Check]:
     yield from _ports(config)
     yield _cores(config)
     yield from _memory(config)
+    yield _cache()
     yield _compiler()
     yield _haproxy()
 
@@ -110,6 +113,10 @@ def _ask_torch() -> dict[str, Any] | str:
 def _ray() -> Check:
     address = local_ray.external_address()
     if address:
+        try:
+            local_ray.check_answers(address)
+        except BatonError as error:
+            return _bad("Ray cluster", error)
         return Check("Ray cluster", Verdict.GOOD, f"RAY_ADDRESS={address} is joined")
     cluster = state.read()
     if cluster is None:
@@ -132,10 +139,14 @@ def _ports(config: BatonConfig) -> Iterator[Check]:
         try:
             ports.check_port(config.http.host, port, key)
         except ConfigError as error:
-            found, _, fix = error.message.partition("; ")
-            yield Check(key, Verdict.BAD, found.removeprefix(f"{key}: "), fix)
+            yield _bad(key, error)
         else:
             yield Check(key, Verdict.GOOD, f"{port} is free on {config.http.host}")
+
+
+def _bad(subject: str, error: BatonError) -> Check:
+    found, _, fix = error.message.removeprefix(f"{subject}: ").partition("; ")
+    return Check(subject, Verdict.BAD, found, fix)
 
 
 def _num_workers(config: BatonConfig) -> int:
@@ -174,11 +185,11 @@ def _model(config: BatonConfig) -> tuple[Check, int]:
         return Check("model", Verdict.NOTE, f"{name}: not here yet, the first start fetches {size}", fix), 0
     try:
         folder = resolve_model(name)
-        generation_defaults(str(folder), config.generation_defaults)
         weights = _weight_bytes(folder)
+        if weights:
+            check_model(folder, config)
     except ConfigError as error:
-        found, _, fix = error.message.removeprefix("model: ").partition("; ")
-        return Check("model", Verdict.BAD, found, fix), 0
+        return _bad("model", error), 0
     if weights or config.load_format != "auto":
         return Check("model", Verdict.GOOD, f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"), weights
     fix = "give a folder with *.safetensors or a GGUF file, or set `load_format: dummy` for random weights"
@@ -192,7 +203,21 @@ def _weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def _cache() -> Check:
+    try:
+        folder = made_cache_folder("")
+    except ConfigError as error:
+        return _bad("cache", error)
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Check("cache", Verdict.GOOD, str(folder))
+    return Check("cache", Verdict.BAD, f"{folder} cannot be written", f"set {CACHE_VARIABLE} to a folder of yours")
+
+
 def _compiler() -> Check:
+    try:
+        isa()
+    except ConfigError as error:
+        return _bad("C compiler", error)
     path = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("cc")
     if path:
         return Check("C compiler", Verdict.GOOD, path)

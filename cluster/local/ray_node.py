@@ -114,7 +114,7 @@ def connect(cluster: ClusterState, namespace: str, actors_env: Mapping[str, str]
         ConfigError: RAY_ADDRESS is no address.
     """
     if not cluster.folder:
-        _check_answers(cluster.address)
+        check_answers(cluster.address)
     prepare(cluster)
     import ray
 
@@ -134,8 +134,11 @@ def connect(cluster: ClusterState, namespace: str, actors_env: Mapping[str, str]
         raise UnavailableError(f"Ray at {cluster.address} does not answer {_why(error, cluster)}") from error
 
 
-def _check_answers(address: str) -> None:
-    """Before Ray tries for two minutes, with words of its own."""
+def check_answers(address: str) -> None:
+    """Before Ray tries for two minutes, with words of its own.
+
+    Raises: ConfigError: RAY_ADDRESS is no address. UnavailableError: nothing answers there.
+    """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -50,14 +50,6 @@ def find_model(name: str) -> Path:
     return resolve_model(name)
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Of a model's folder; False where it is not on this machine."""
-    settings = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and '"chat_template"' in settings.read_text()
-    )
-
-
 def _default(config: BatonConfig, show: Show) -> str:
     if config.load_format == "fake":  # no weights are loaded: nothing to fetch
         return FALLBACK_MODEL

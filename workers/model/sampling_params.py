@@ -47,7 +47,8 @@ class Row:
         if self.kind is bool or not isinstance(value, int | float) or self._holds(value):
             return None
         shown = value if isinstance(value, int) else f"{value:g}"
-        return f"{name} is {shown}; it must be {self.allowed}"
+        finite = "" if math.isfinite(value) else "a finite number, "
+        return f"{name} is {shown}; it must be {finite}{self.allowed}"
 
     def _holds(self, value: float) -> bool:
         return math.isfinite(value) and self.low <= value <= self.high and value > self.above

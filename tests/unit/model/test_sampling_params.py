@@ -64,8 +64,8 @@ def test_what_a_model_may_set() -> None:
     [
         ("temperature", 0, None),
         ("temperature", -0.5, "t is -0.5; it must be 0 (greedy) or more"),
-        ("temperature", float("nan"), "t is nan; it must be 0 (greedy) or more"),
-        ("temperature", float("inf"), "t is inf; it must be 0 (greedy) or more"),
+        ("temperature", float("nan"), "t is nan; it must be a finite number, 0 (greedy) or more"),
+        ("temperature", float("inf"), "t is inf; it must be a finite number, 0 (greedy) or more"),
         ("top_p", 1.0, None),
         ("top_p", 0.0, "t is 0; it must be above 0 and at most 1; 1 turns it off"),
         ("top_k", -1, None),

@@ -1,0 +1,59 @@
+"""Looks at a model's folder and at the device before anything starts.
+
+What is wrong there would otherwise show when ingress and workers load it, a quarter of a minute later. Only what takes
+no torch is looked at: whether the architecture is known, transformers says in the workers.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from baton.errors import ConfigError
+from cluster.config.schema import BatonConfig
+from cluster.ingress.generation_defaults import generation_defaults
+from cluster.ingress.tokenizer import Tokenizer
+from workers.model import specs
+from workers.model.gguf.folder import gguf_source
+
+GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # the last: Windows' subsystem for Linux
+
+
+def check_model(folder: Path, config: BatonConfig) -> None:
+    """Raises: ConfigError: a file of `folder` is missing, cut short or not what it should be."""
+    generation_defaults(str(folder), config.generation_defaults)
+    Tokenizer(str(folder))
+    if config.load_format == "auto" and gguf_source(folder) is None:
+        specs.num_parameters(specs.weight_files(folder))
+
+
+def check_device(config: BatonConfig) -> None:
+    """Raises: ConfigError: a GPU is asked for on a machine that shows none."""
+    if config.device == "cuda" and not any(_gpus()):
+        raise ConfigError(
+            "device: cuda is asked for, but this machine shows no NVIDIA GPU; set `device: cpu` or auto, or install "
+            "the driver"
+        )
+
+
+def check_cores(config: BatonConfig) -> None:
+    """Raises: ConfigError: a core that this machine does not have; a worker would run on all cores instead."""
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    available = os.sched_getaffinity(0)
+    for name, pool in (
+        ("prefill", config.pools.prefill),
+        ("decode", config.pools.decode),
+        ("mixed", config.pools.mixed),
+    ):
+        missing = sorted({core for cores in pool.cores or () for core in cores} - available)
+        if missing:
+            raise ConfigError(
+                f"pools.{name}.cores: {missing[0]} is no core of this machine; choose among "
+                f"{', '.join(map(str, sorted(available)))}, or leave it out"
+            )
+
+
+def _gpus() -> Iterator[str]:
+    if os.name != "posix" or not Path("/dev").is_dir():
+        yield "unknown: torch in the workers will say"
+    yield from (path for path in GPU_DEVICES if Path(path).exists())

@@ -1,0 +1,78 @@
+"""What is wrong with a model's files or the device is told before anything starts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from baton.errors import ConfigError
+from cluster.config.schema import BatonConfig
+from cluster.local.preflight import check_device, check_model
+from workers.model.registry import resolve_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a model that can be served."""
+    return Path(shutil.copytree(resolve_model("demo"), tmp_path / "model"))
+
+
+def _break(folder: Path, name: str, content: str | bytes | None) -> None:
+    path = folder / name
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content)
+
+
+def test_a_model_that_can_be_served_passes(folder: Path) -> None:
+    check_model(folder, BatonConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "config.json is not JSON .* fetch the model again"),
+        ("config.json", "[]", "config.json is no JSON object; fetch the model again"),
+        ("tokenizer.json", None, "has no tokenizer.json"),
+        ("tokenizer.json", "{}", "tokenizer.json is not a readable tokenizer"),
+        ("tokenizer_config.json", "nothing", "tokenizer_config.json is not JSON"),
+        ("chat_template.jinja", "{% for %}", "the chat template 'default' in .* does not compile"),
+        ("generation_config.json", '{"temperature": 1e999}', "temperature is inf; it must be a finite number, 0 "),
+        ("model.safetensors", b"\x00", "is cut short or no safetensors file; fetch it again"),
+        ("model.safetensors", None, r"has no \*.safetensors"),
+    ],
+)
+def test_a_broken_file_is_named(folder: Path, name: str, content: str | bytes | None, message: str) -> None:
+    _break(folder, name, content)
+    with pytest.raises(ConfigError, match=f"^model: .*{message}"):
+        check_model(folder, BatonConfig())
+
+
+def test_weights_that_broke_off_are_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match="is cut short"):
+        check_model(folder, BatonConfig())
+
+
+def test_random_weights_need_no_file(folder: Path) -> None:
+    _break(folder, "model.safetensors", None)
+    check_model(folder, BatonConfig(load_format="dummy"))
+
+
+def test_a_named_template_that_does_not_compile_is_named(folder: Path) -> None:
+    settings = {"chat_template": [{"name": "tool_use", "template": "{{"}]}
+    _break(folder, "tokenizer_config.json", json.dumps(settings))
+    with pytest.raises(ConfigError, match="the chat template 'tool_use'"):
+        check_model(folder, BatonConfig())
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.local.preflight.GPU_DEVICES", ("/dev/no-such-gpu",))
+    with pytest.raises(ConfigError, match="device: cuda is asked for, but this machine shows no NVIDIA GPU; set"):
+        check_device(BatonConfig(device="cuda"))
+    check_device(BatonConfig(device="auto"))
