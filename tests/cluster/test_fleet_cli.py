@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from workers.model.registry import resolve_model
 
 CONFIG = """
 load_format: fake
@@ -141,13 +144,13 @@ def test_serve_beside_an_up_that_is_at_work_is_refused_and_ends_nothing(baton: B
 
 
 def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    model = Path(shutil.copytree(resolve_model("demo"), tmp_path / "model"))
+    (model / "config.json").write_text('{"model_type": "unheard-of"}')  # only workers know the architectures
     process = baton.start("up", "--set", f"model={tmp_path / 'model'}", "--set", "http.port=0", "--set", "grpc.port=0")
     state = wait_for_file(baton.home / "cluster.json", "keeper_pid")
     _, err = process.communicate(timeout=150)
     assert process.returncode in (1, 2)
-    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert err.strip().splitlines()[-1].startswith(f"error: model: {model}/config.json cannot be read: ")
     assert of_session(state["keeper_pid"]) == []
     assert not (baton.home / "cluster.json").exists()
 
