@@ -150,7 +150,9 @@ def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -
     state = wait_for_file(baton.home / "cluster.json", "keeper_pid")
     _, err = process.communicate(timeout=150)
     assert process.returncode in (1, 2)
-    assert err.strip().splitlines()[-1].startswith(f"error: model: {model}/config.json cannot be read: ")
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(("error: prefill-0 cannot start: ", "error: decode-0 cannot start: "))
+    assert f"model: {model}/config.json cannot be read: " in last
     assert of_session(state["keeper_pid"]) == []
     assert not (baton.home / "cluster.json").exists()
 
