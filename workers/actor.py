@@ -8,30 +8,33 @@ import asyncio
 import gc
 import logging
 import os
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from baton.errors import BatonError
 from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
 from workers.spec import WorkerSpec
+from workers.starting import build_runner, take_place
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
     from workers.kv_transfer.link import Inbox, Outbox
     from workers.model.contract import ModelRunner
+    from workers.parallel.gang import Gang
+    from workers.parallel.lobby import Lobby
     from workers.service import WorkerService
 
 logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 64 << 20
+FAULT_TIMEOUT_S = 1.0
 GRPC_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 ]
-SWITCH_INTERVAL_S = 0.001  # of the interpreter: the loop must not wait 5 ms behind the engine's thread
 
 
 class WorkerActor:
@@ -45,6 +48,9 @@ class WorkerActor:
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
         self._links: tuple[Outbox, Inbox] | None = None
+        self._lobby: Lobby | None = None
+        self._gang: Gang | None = None
+        self._fault: asyncio.Future[None] | None = None  # of the gang, while it starts
 
     async def start(self) -> str:
         """Loads the model and serves. Returns host:port, the port from the OS.
@@ -52,14 +58,13 @@ class WorkerActor:
         Raises: ConfigError, of the transport before the model is loaded, and what the loader raises; the worker is of
             no use then.
         """
-        pin(self.spec)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        take_place(self.spec)
         from workers.kv_transfer.grpc_link import check_transport, make_inbox, make_outbox
         from workers.kv_transfer.handshake import AUTO
 
         if self.spec.kv.transport != AUTO:
             check_transport(self.spec, self.spec.kv.transport)
-        runner = await asyncio.to_thread(build_runner, self.spec)
+        runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
         from workers.engine.engine import Engine
         from workers.service import SecretInterceptor, WorkerService
 
@@ -95,6 +100,48 @@ class WorkerActor:
         self._thread.start()
         logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
         return f"{self.spec.host}:{port}"
+
+    def lobby(self) -> str:
+        """Where the other ranks of this worker's gang come to: host:port, before `start` or while it runs.
+
+        Raises: ConfigError: this machine's torch cannot join ranks.
+        """
+        from workers.parallel.member import open_lobby
+
+        if self._lobby is None:
+            self._lobby = open_lobby(self.spec)
+        return self._lobby.address
+
+    async def _lead(self) -> "ModelRunner":
+        """The runner of a gang, once all ranks are there and have loaded. Raises: what any of them raises."""
+        from workers.parallel.member import lead
+
+        self.lobby()
+        assert self._lobby is not None
+        loop = asyncio.get_running_loop()
+        self._fault = loop.create_future()
+        loading = asyncio.ensure_future(
+            asyncio.to_thread(lead, self.spec, self._lobby, lambda error: self._gang_failed(error, loop))
+        )
+        either: list[asyncio.Future[Any]] = [loading, self._fault]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and not isinstance(loading.exception(), BatonError | None):
+            await asyncio.wait({self._fault}, timeout=FAULT_TIMEOUT_S)  # a rank that is gone breaks a collective first
+        if self._fault.done():
+            self._fault.result()
+        runner, self._gang = await loading
+        return runner
+
+    def _gang_failed(self, error: BatonError, loop: asyncio.AbstractEventLoop) -> None:
+        """From any thread."""
+        if self._thread is not None:
+            self._end(error)
+        loop.call_soon_threadsafe(self._fail_start, error)
+
+    def _fail_start(self, error: BatonError) -> None:
+        assert self._fault is not None
+        if not self._fault.done():
+            self._fault.set_exception(error)
 
     def _run_engine(self) -> None:
         assert self._engine is not None
@@ -142,32 +189,5 @@ class WorkerActor:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
             self._thread = None
-
-
-def pin(spec: WorkerSpec) -> None:
-    """Keeps every thread of this process, those yet to come too, on the worker's cores."""
-    if not spec.cores or not hasattr(os, "sched_setaffinity"):
-        return
-    try:
-        for task in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(task), spec.cores)
-    except OSError as error:  # none of them is this process's to have
-        logger.warning("not pinned cores=%s error=%s", spec.cores, error)
-
-
-def build_runner(spec: WorkerSpec) -> "ModelRunner":
-    """The fake runner at once, or torch's, loaded and warmed up: seconds to minutes, by the size of the weights."""
-    if spec.fake:
-        from workers.model.fake import FakeRunner
-
-        return FakeRunner(spec)
-    import torch
-
-    num_threads = spec.num_threads or len(spec.cores) or None
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    from workers.model.runner import TorchRunner
-
-    runner = TorchRunner(spec)
-    runner.warm_up()
-    return runner
+        if self._gang is not None:
+            self._gang.close()

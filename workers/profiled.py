@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers.actor import WorkerActor
 from workers.engine.scheduler import StepPlan
 from workers.engine.stats import EngineStats
+from workers.follower import Follower
 from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled, Unit
+from workers.process import rank_of, run
 from workers.spec import WorkerSpec
 from workers.spec_line import parse
 
@@ -82,8 +83,12 @@ def waited_s(schedstat: str) -> float:
 
 
 async def serve(spec: WorkerSpec, incarnation: str) -> None:
-    actor = WorkerActor(spec, incarnation)
+    actor = rank_of(spec, incarnation)
     address = await actor.start()
+    if isinstance(actor, Follower):
+        say({"address": address})
+        await asyncio.to_thread(sys.stdin.read)
+        return
     engine = actor._engine
     assert engine is not None
     stats = NotingStats()
@@ -104,7 +109,7 @@ def facts(runner: ModelRunner) -> dict[str, Any]:
         "max_model_len": runner.max_model_len,
         "vocab_size": runner.vocab_size,
         "num_layers": len(token_bytes),
-        "token_bytes": sum(token_bytes),
+        "token_bytes": sum(token_bytes) * runner.kv_shares,
     }
 
 
@@ -114,7 +119,7 @@ def say(message: object) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(serve(*parse(sys.stdin.readline())))
+    run(serve(*parse(sys.stdin.readline())))
 
 
 if __name__ == "__main__":

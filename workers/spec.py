@@ -41,6 +41,20 @@ class KVSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GangSpec:
+    """The ranks of one worker, a process each, and which of them this one is. A gang of one is the plain worker."""
+
+    tensor_parallel: int = 1
+    rank: int = 0  # 0 leads: it has the engine and the service; the others compute what it says
+    lobby: str = ""  # host:port where the leader waits for the others; the leader makes it
+    shares_device: bool = False  # the ranks are more than the GPUs
+
+    @property
+    def size(self) -> int:
+        return self.tensor_parallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
     worker_id: str  # unique in the cluster, e.g. "decode-0"
     role: Role
@@ -53,6 +67,7 @@ class WorkerSpec:
     seed: int = 0  # of dummy weights
     engine: EngineSpec = EngineSpec()
     kv: KVSpec = KVSpec()
+    gang: GangSpec = GangSpec()
     secret: str = ""
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned
     num_threads: int = 0  # of torch; 0: one per core

@@ -61,7 +61,15 @@ FLOOR_1 = (
     "cluster/planner",
     "cluster/simulator",
 )
-FLOOR_3 = ("workers/actor.py", "workers/process.py", "workers/profiled.py", "cluster/fleet", "cluster/profiling")
+FLOOR_3 = (
+    "workers/actor.py",
+    "workers/follower.py",
+    "workers/rank.py",
+    "workers/process.py",
+    "workers/profiled.py",
+    "cluster/fleet",
+    "cluster/profiling",
+)
 FLOOR_4 = (
     "cluster/ingress/app.py",
     "cluster/ingress/haproxy.py",

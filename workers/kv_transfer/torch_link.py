@@ -7,9 +7,7 @@ raises on both sides within milliseconds; a hung one after the timeout. Only thi
 gloo sends from and receives into CPU memory alone: on a GPU, payloads are staged there.
 """
 
-import os
 import secrets
-import socket
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
@@ -26,11 +24,10 @@ from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import MIN_PUSH_BYTES, Copied, TransportError, nbytes_of, read_into
 from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
+from workers.process_groups import host_store, make_group
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_IN_FLIGHT = 2  # messages handed to the group and not yet taken by the peer
-# By default NCCL's watchdog ends the whole process when a peer dies; so `wait` blocks, and raises.
-NCCL_ENVIRONMENT = {"TORCH_NCCL_BLOCKING_WAIT": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
 _SENDER, _RECEIVER = 0, 1
 
 
@@ -42,34 +39,6 @@ def check_available(name: str) -> None:
         )
     if name == "gloo" and not dist.is_gloo_available():
         raise ConfigError("kv.transport: 'gloo' needs a torch built with gloo; set kv.transport: grpc")
-
-
-def host_store(host: str, timeout: timedelta) -> tuple[TCPStore, str]:
-    """A rendezvous store on `host` alone (torch's own listener takes every interface), and its host:port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind((host, 0))
-        listener.listen(16)
-        port = listener.getsockname()[1]
-        store = TCPStore(
-            host, port, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=listener.detach()
-        )
-    return store, f"{host}:{port}"
-
-
-def _make_group(name: str, store: Store, prefix: str, rank: int, host: str, timeout: timedelta) -> Any:
-    prefixed = PrefixStore(prefix, store)
-    if name == "gloo":
-        gloo: Any = dist.ProcessGroupGloo  # its options are not in torch's type stubs
-        options = gloo._Options()
-        options._devices = [gloo.create_device(hostname=host)]
-        options._timeout = timeout
-        options._threads = 1
-        return gloo(prefixed, rank, 2, options)
-    os.environ.update(NCCL_ENVIRONMENT)  # read when a group is made
-    nccl_options = dist.ProcessGroupNCCL.Options()
-    nccl_options._timeout = timeout
-    return dist.ProcessGroupNCCL(prefixed, rank, 2, nccl_options)
 
 
 class _Group(Copied):
@@ -85,7 +54,9 @@ class _Group(Copied):
     def _join(self, store: Store, prefix: str, rank: int) -> None:
         self._store = store
         try:
-            self._group = _make_group(self.name, store, prefix, rank, self._host, self._timeout)
+            self._group = make_group(
+                self.name, store, prefix, rank=rank, size=2, host=self._host, timeout=self._timeout
+            )
         except RuntimeError as fault:  # torch's DistError is one
             raise TransportError(
                 f"{self.name}: no group within {self._timeout.total_seconds():g} s: {fault}"

@@ -10,7 +10,7 @@ Nothing here imports torch.
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from workers.model.sampling_params import SamplingParams
 
@@ -58,6 +58,13 @@ class SampleRow:
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]
     draft_token_ids: Sequence[int] = ()
+
+
+class Row(NamedTuple):
+    """Whose logits are wanted: of the last 1 + num_drafts tokens of chunk number `chunk`."""
+
+    chunk: int
+    num_drafts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +170,18 @@ class SharedKVStore(KVStore, Protocol):
         ...
 
 
+class Share(Protocol):
+    """A rank's part of a runner: what the leader's engine asks of its own runner, each follower is asked as well."""
+
+    def compute(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> Any:
+        """The chunks' KV into their blocks; logits of `rows` on rank 0, as [their tokens, vocab_size]."""
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None: ...
+
+
 class ModelRunner(Protocol):
     """Not thread-safe: one engine thread calls `run` and `copy_blocks`."""
 
@@ -174,6 +193,7 @@ class ModelRunner(Protocol):
     max_model_len: int
     eos_token_ids: frozenset[int]
     fingerprint: str  # of the weights, equal on two workers only if their weights are
+    kv_shares: int  # in how many the KV heads are divided, of which this rank's store holds one
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         """Computes the chunks' KV into their blocks and samples.
@@ -194,3 +214,7 @@ class ModelRunner(Protocol):
     def warm_up(self) -> None:
         """Runs what first calls pay for (packing, allocation, graphs)."""
         ...
+
+
+class RankRunner(ModelRunner, Share, Protocol):
+    """What each rank of a gang holds, and a gang of one alone."""

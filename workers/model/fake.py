@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from baton.errors import ConfigError
-from workers.model.contract import Batch, Chunk, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.sampling_params import SamplingParams
@@ -48,23 +48,30 @@ class FakeRunner:
                 "lower it or raise engine.memory"
             )
         self.max_model_len = engine.max_model_len or min(model_len, num_tokens)
+        self.kv_shares = 1
         self.fingerprint = f"fake/{self.vocab_size}/{spec.seed}"
         self.store = FakeStore(num_layers=NUM_LAYERS, num_blocks=self.num_blocks, block_size=engine.block_size)
         self._layer_s = spec.fake_step_s / NUM_LAYERS
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         """Raises: KVMismatchError, AssertionError on a batch that breaks the contract."""
-        self._check(batch.chunks)
+        self.compute(batch.chunks, (), on_layer)
+        verified = self._verified(batch)
+        sampled = [self._sample(row, verified[row.chunk]) for row in single_rows(batch.samples)]
+        return accept(batch.samples, sampled)
+
+    def compute(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> None:
+        """As a rank that does not lead: each has all of the KV. Raises: AssertionError, as `run`."""
+        self._check(chunks)
         for layer in range(NUM_LAYERS):
-            for chunk in batch.chunks:
+            for chunk in chunks:
                 self.store.compute(layer, chunk.block_ids, chunk.start, chunk.token_ids)
             if self._layer_s:
                 time.sleep(self._layer_s)
             if on_layer is not None:
                 on_layer(layer)
-        verified = self._verified(batch)
-        sampled = [self._sample(row, verified[row.chunk]) for row in single_rows(batch.samples)]
-        return accept(batch.samples, sampled)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:

@@ -3,25 +3,29 @@
 Model code is transformers' own. Weights come from safetensors, from a GGUF file, or from a seed (`load_format: dummy`).
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model import binding, specs
+from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
 from workers.model.kv_store import LayerShape
+from workers.model.tensor_parallel.build import build_share
+from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
+from workers.model.tensor_parallel.ranks import Ranks
+from workers.model.tensor_parallel.share import check_degree, num_kv_heads
 from workers.spec import WorkerSpec
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-NOT_IN_FINGERPRINT = frozenset({"_name_or_path", "transformers_version", "dtype", "architectures"})
-NUM_SAMPLED_VALUES = 64  # of each weight, in the fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,37 +33,74 @@ class LoadedModel:
     model: nn.Module  # a causal language model of transformers, in eval mode
     config: Any
     shapes: Sequence[LayerShape]
+    num_shares: int  # in how many the layers' KV heads are divided; 1: `shapes` are the whole model's
+    begin: Callable[[], None]  # from now on all ranks compute together
     eos_token_ids: frozenset[int]
     fingerprint: str
     dtype: torch.dtype
     device: torch.device
 
 
-def load_model(spec: WorkerSpec) -> LoadedModel:
-    """Loads `spec.model` on `spec.device`.
+def load_model(spec: WorkerSpec, ranks: Ranks | None = None) -> LoadedModel:
+    """Loads `spec.model` on `spec.device`, or what one of several ranks holds of it.
 
     Raises:
-        ConfigError: Names the file, feature, device or number of bytes that is missing or cannot be served.
+        ConfigError: Names the file, feature, device, degree or number of bytes that is missing or cannot be served.
     """
     folder = Path(spec.model)
     device = _device(spec.device)
     dtype = _dtype(spec.dtype)
     config = _config(folder)
+    check_degree(config, spec.gang.tensor_parallel)
     if spec.engine.max_model_len is not None:
         specs.check_length(config, spec.engine.max_model_len)
     binding.register()
-    make = _dummy if spec.load_format == "dummy" else _stored
-    model = make(config, spec, dtype, device)
-    model.eval().requires_grad_(False)
+    weights = _share(config, spec, dtype, device, ranks) if ranks is not None else _whole(config, spec, dtype, device)
+    model = weights.model.eval().requires_grad_(False)
     return LoadedModel(
         model=model,
         config=config,
         shapes=binding.probe(model, device),
+        num_shares=num_kv_heads(config) // num_kv_heads(model.config),
+        begin=weights.begin,
         eos_token_ids=specs.eos_token_ids(folder, config),
-        fingerprint=fingerprint(model, config, dtype),
+        fingerprint=fingerprint(config, dtype, weights.whole, weights.samples),
         dtype=dtype,
         device=device,
     )
+
+
+class _Weights(NamedTuple):
+    model: nn.Module
+    whole: nn.Module  # the same, or of a share the model on the device `meta`
+    samples: Tensor
+    begin: Callable[[], None]
+
+
+def _whole(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> _Weights:
+    make = _dummy if spec.load_format == "dummy" else _stored
+    model = make(config, spec, dtype, device)
+    return _Weights(model, model, samples_of(model), lambda: None)
+
+
+def _share(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> _Weights:
+    """What this rank holds."""
+    folder = Path(spec.model)
+    if gguf_source(folder):
+        raise ConfigError(
+            f"tensor_parallel: {ranks.size} is not supported for GGUF files, which are read whole; give a folder with "
+            "safetensors, or set tensor_parallel: 1"
+        )
+    files = specs.weight_files(folder) if spec.load_format != "dummy" else []
+    share = build_share(_auto_model(), config, ranks, dtype=dtype, device=device, attention=binding.ATTENTION)
+    num_shares = num_kv_heads(config) // num_kv_heads(share.model.config)
+    _check_memory(share.num_parameters * dtype.itemsize, spec, device, num_shares)
+    if spec.load_format == "dummy":
+        fill_dummy(share, spec.seed, device)
+    else:
+        num_bytes = fill_stored(share, folder, files)
+        logger.info("read this rank's weights rank=%d num_bytes=%d", ranks.rank, num_bytes)
+    return _Weights(share.model, share.whole, sampled_of_all(share, ranks, indices), share.total.begin)
 
 
 def _device(name: str) -> torch.device:
@@ -138,13 +179,17 @@ def _dequantized(folder: Path, config: Any, dtype: torch.dtype) -> tuple[nn.Modu
 
 def _dummy(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Random weights, the same on every worker that has the same config, seed and kind of device."""
+    from transformers.initialization import no_init_weights
+
     auto_model = _auto_model()
     with torch.device("meta"):
         empty = auto_model.from_config(config, dtype=dtype, attn_implementation=binding.ATTENTION)
     _check_memory(sum(p.numel() for p in empty.parameters()) * dtype.itemsize, spec, device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        torch.manual_seed(spec.seed)
+    with no_init_weights(), device:
         model: nn.Module = auto_model.from_config(config, dtype=dtype, attn_implementation=binding.ATTENTION)
+    model.tie_weights()  # type: ignore[operator]
+    for name, module in drawn_modules(model):
+        draw(model, name, module, spec.seed, device)
     return model
 
 
@@ -157,12 +202,14 @@ def _auto_model() -> Any:
     return AutoModelForCausalLM
 
 
-def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device) -> None:
+def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device, num_shares: int = 1) -> None:
+    """`num_shares`: in how many engine.memory is divided, of which this process takes one."""
     available = available_bytes(device)
-    needed = weights_bytes + spec.engine.memory_bytes
+    kv_bytes = spec.engine.memory_bytes // num_shares
+    needed = weights_bytes + kv_bytes
     if needed > available:
         raise ConfigError(
-            f"engine.memory: {_mib(spec.engine.memory_bytes)} of KV blocks and {_mib(weights_bytes)} of weights make "
+            f"engine.memory: {_mib(kv_bytes)} of KV blocks and {_mib(weights_bytes)} of weights make "
             f"{_mib(needed)}, but only {_mib(available)} are available on {device.type}; "
             "lower engine.memory, or give a smaller model"
         )
@@ -184,16 +231,3 @@ def available_bytes(device: torch.device) -> int:
         used = dict(line.split() for line in stat.read_text().splitlines())
         free = min(free, int(text) - int(used["anon"]) - int(used["shmem"]))  # the page cache gives way
     return free
-
-
-def fingerprint(model: nn.Module, config: Any, dtype: torch.dtype) -> str:
-    """A hash of the config, the dtype, and some values of each weight."""
-    told = {key: value for key, value in config.to_dict().items() if key not in NOT_IN_FINGERPRINT}
-    digest = hashlib.sha256(json.dumps([told, str(dtype)], sort_keys=True, default=str).encode())
-    values: list[Tensor] = []
-    for name, weight in model.named_parameters():
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        flat = weight.detach().reshape(-1)
-        values.append(flat[:: max(1, flat.numel() // NUM_SAMPLED_VALUES)][:NUM_SAMPLED_VALUES].float())
-    digest.update(torch.cat(values).cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]

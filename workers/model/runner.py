@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
-from workers.model.contract import Batch, Chunk, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
 from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
@@ -20,10 +20,11 @@ from workers.model.cpu import packed
 from workers.model.cuda import attention as attention_cuda
 from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
-from workers.model.kv_store import TorchKVStore, count_blocks
+from workers.model.kv_store import LayerShape, TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
+from workers.model.tensor_parallel.ranks import Ranks
 from workers.spec import EngineSpec, WorkerSpec
 
 # (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`
@@ -72,20 +73,32 @@ class Step:
         return self.attention(rows, k_cache, v_cache, self.meta, scoring)[None]
 
 
+def rows_of(batch: Batch) -> list[Row]:
+    return [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
+
+
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
-    def __init__(self, spec: WorkerSpec, *, native: bool = True) -> None:
-        """`native` False: torch's own ops alone, to compare with; no compiled kernels, packed weights or graphs."""
-        loaded = load_model(spec)
+    def __init__(self, spec: WorkerSpec, *, native: bool = True, ranks: Ranks | None = None) -> None:
+        """
+        Args:
+            native: False: torch's own ops alone, to compare with; no compiled kernels, packed weights or graphs.
+            ranks: Beside which this one holds a share of the model; None: it holds all of it.
+        """
+        loaded = load_model(spec, ranks)
+        self._ranks = ranks
         self.model: Any = loaded.model
         self.device = loaded.device
         self.vocab_size: int = int(loaded.config.vocab_size)
         self.eos_token_ids = loaded.eos_token_ids
         self.fingerprint = loaded.fingerprint
+        self.kv_shares = loaded.num_shares
         engine = spec.engine
+        # Of the whole model, so that blocks do not depend on how many ranks share them.
+        whole = [LayerShape(shape.num_kv_heads * loaded.num_shares, shape.head_dim) for shape in loaded.shapes]
         self.num_blocks = count_blocks(
-            loaded.shapes,
+            whole,
             block_size=engine.block_size,
             dtype=loaded.dtype,
             memory_bytes=engine.memory_bytes,
@@ -111,16 +124,26 @@ class TorchRunner:
             self._prepare_cuda(loaded, engine)
         elif native:
             self._prepare_cpu(loaded)
+        loaded.begin()
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
+        rows = rows_of(batch)
         try:
-            logits = self._replayed(batch, on_layer) if self.graphs is not None else None
-            if logits is None:
-                logits = self._computed(batch, on_layer)
-            if not batch.samples:
+            logits = self._logits(batch.chunks, rows, on_layer)
+            if not rows or logits is None:
                 return []
             return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+        finally:
+            self._synchronize()
+
+    @torch.inference_mode()
+    def compute(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> Tensor | None:
+        """Implements `workers.model.contract.Share`."""
+        try:
+            return self._logits(chunks, rows, on_layer)
         finally:
             self._synchronize()
 
@@ -129,29 +152,41 @@ class TorchRunner:
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 
-    def _computed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor:
-        """[num_samples + their draft tokens, vocab_size]"""
-        meta = build_meta(batch.chunks, self.store.block_size)
-        tokens = torch.tensor([[token for chunk in batch.chunks for token in chunk.token_ids]])
-        ends = [(meta.query_starts[row.chunk + 1], len(row.draft_token_ids)) for row in batch.samples]
-        places = [place for end, num_drafts in ends for place in range(end - num_drafts - 1, end)]
-        rows = torch.tensor(places, dtype=torch.int64)
+    def _logits(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
+    ) -> Tensor | None:
+        """[tokens of all rows, vocab_size]; None on a rank that does not lead."""
+        logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None else None
+        if logits is None:
+            logits = self._computed(chunks, rows, on_layer)
+        if self._ranks is None or not rows:
+            return logits
+        parts = self._ranks.gather(logits)  # each rank has the logits of some tokens of the vocabulary
+        return None if parts is None else torch.cat(parts, dim=1)[:, : self.vocab_size]
+
+    def _computed(self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None) -> Tensor:
+        meta = build_meta(chunks, self.store.block_size)
+        tokens = torch.tensor([[token for chunk in chunks for token in chunk.token_ids]])
+        ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
+        places = torch.tensor([at for end, drafts in ends for at in range(end - drafts - 1, end)], dtype=torch.int64)
         device = self.device
         if device.type != "cpu":
-            tokens, rows = tokens.to(device), rows.to(device)
+            tokens, places = tokens.to(device), places.to(device)
         positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
-        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, rows)
+        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places)
 
-    def _replayed(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Tensor | None:
+    def _replayed(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
+    ) -> Tensor | None:
         """The same from a CUDA graph; None when there is none for such a step."""
         assert self.graphs is not None
-        logits = self.graphs.run(batch.chunks) if batch.samples else None
+        logits = self.graphs.run(chunks) if rows else None
         if logits is not None and on_layer is not None:
             for layer in range(len(self._caches)):
                 on_layer(layer)
-        if logits is None or [row.chunk for row in batch.samples] == list(range(len(batch.chunks))):
+        if logits is None or [row.chunk for row in rows] == list(range(len(chunks))):
             return logits
-        return logits[torch.tensor([row.chunk for row in batch.samples], device=self.device)]
+        return logits[torch.tensor([row.chunk for row in rows], device=self.device)]
 
     def _forward(
         self,
@@ -212,6 +247,8 @@ class TorchRunner:
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
         head_dims = {shape.head_dim for shape in loaded.shapes}
         self.attention = attention_cuda.eager_path(self.device, head_dims, loaded.dtype)
+        if self._ranks is not None and not self._ranks.can_capture:
+            return
         is_flashinfer = isinstance(self.attention, attention_cuda.FlashInfer)
         self.graphs = DecodeGraphs(
             self._forward,

@@ -20,6 +20,7 @@ from workers.model.attention import Scoring
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import native
 from workers.model.cpu.panels import PanelLinear
+from workers.model.tensor_parallel.summed import like, plain_linear
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,9 @@ class FusedLayer(nn.Module):
         parts = [getattr(attention, name) for name in HEADS]
         self.num_heads, self.num_kv_heads, _ = (part.out_features // self.head_dim for part in parts)
         self.qkv = make_linear(*_joined(parts))
-        self.output = make_linear(*_joined([attention.o_proj]))
+        self.output = like(attention.o_proj, make_linear(*_joined([plain_linear(attention.o_proj)])))
         self.gate_up = make_linear(*_joined([mlp.gate_proj, mlp.up_proj]))
-        self.down = make_linear(*_joined([mlp.down_proj]))
+        self.down = like(mlp.down_proj, make_linear(*_joined([plain_linear(mlp.down_proj)])))
         first, second = (getattr(layer, name) for name in NORMS)
         self.norm, self.eps = first.weight.detach().float().contiguous(), float(first.variance_epsilon)
         self.mlp_norm, self.mlp_eps = second.weight.detach().float().contiguous(), float(second.variance_epsilon)
@@ -197,8 +198,8 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype, make_linear: MakeLinear) -
 
 def _fused(layer: nn.Module, dtype: torch.dtype, make_linear: MakeLinear) -> FusedLayer | PanelLayer | None:
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
-    linears = [getattr(attention, name, None) for name in (*HEADS, "o_proj")]
-    linears += [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    linears = [plain_linear(getattr(attention, name, None)) for name in (*HEADS, "o_proj")]
+    linears += [plain_linear(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
     norms = [getattr(layer, name, None) for name in NORMS]
     if not all(type(linear) is nn.Linear for linear in linears):
         return None
@@ -207,12 +208,12 @@ def _fused(layer: nn.Module, dtype: torch.dtype, make_linear: MakeLinear) -> Fus
     if not isinstance(getattr(attention, "head_dim", None), int) or len(list(layer.children())) != 4:
         return None
     assert isinstance(attention, nn.Module)
-    width, dim = linears[0].in_features, int(attention.head_dim)  # type: ignore[union-attr, arg-type]
+    width, dim = linears[0].in_features, int(attention.head_dim)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, width, generator=generator).to(dtype)
     angles = torch.randn(1, 3, dim, generator=generator)
     cos_sin = (angles.cos().to(dtype), angles.sin().to(dtype))
-    answer = torch.randn(1, 3, linears[3].in_features // dim, dim, generator=generator).to(dtype)  # type: ignore[union-attr]
+    answer = torch.randn(1, 3, linears[3].in_features // dim, dim, generator=generator).to(dtype)
     wanted, found = Recorder(answer), Recorder(answer)
     try:
         expected = layer(x.clone(), position_embeddings=cos_sin, step=wanted)

@@ -12,6 +12,7 @@ The two ops are private to torch (its own CPU compiler uses them); where they ar
 
 import functools
 import logging
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import fused, panels
 from workers.model.cpu.panels import PanelLinear
+from workers.model.tensor_parallel.summed import like, plain_linear
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +119,13 @@ class PackedGatedMLP(nn.Module):
     take them): 1.0 against 2.3 ms for 2,048 rows of 2,816.
     """
 
-    def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> None:
+    def __init__(self, gate: nn.Linear, up: nn.Linear, down: Any) -> None:
+        """`down`: a linear layer, or one that is summed over ranks."""
         super().__init__()
+        plain = plain_linear(down)
         bias = torch.cat([gate.bias, up.bias]) if gate.bias is not None else None
         self.gate_up_proj = make_linear(torch.cat([gate.weight, up.weight]), bias)
-        self.down_proj = make_linear(down.weight, down.bias)
+        self.down_proj = like(down, make_linear(plain.weight, plain.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.down_proj(cpu_elementwise.silu_mul(self.gate_up_proj(x)))
@@ -164,7 +168,7 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
 
 def _is_gated_mlp(module: nn.Module) -> bool:
     """Whether `module` computes down(silu(gate(x)) * up(x)): by its parts, and by what it answers to random input."""
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    parts = [plain_linear(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(type(part) is nn.Linear for part in parts) or len(list(module.parameters())) > 6:
         return False
     gate, up, down = parts

@@ -1,0 +1,46 @@
+"""A step as the followers are told it is the step that the leader computes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.model.contract import Chunk, ChunkKind, Row
+from workers.parallel.steps import Compute, Copy, decode, encode
+
+BLOCK = 4
+number = st.integers(0, 2**31 - 1)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> Chunk:
+    tokens = draw(st.lists(number, min_size=1, max_size=9))
+    start = draw(st.integers(0, 40))
+    num_blocks = -(-(start + len(tokens)) // BLOCK)
+    return Chunk(
+        token_ids=tokens,
+        start=start,
+        block_ids=draw(st.lists(number, min_size=num_blocks, max_size=num_blocks)),
+        num_sequence_tokens=start + len(tokens) + draw(st.integers(0, 9)),
+        kind=draw(st.sampled_from(ChunkKind)),
+    )
+
+
+@given(
+    st.lists(chunks(), min_size=1, max_size=5),
+    st.lists(st.tuples(number, st.integers(0, 8)), max_size=4),
+    st.binary(max_size=9),
+)
+def test_what_is_decoded_is_what_was_encoded(batch: list[Chunk], rows: list[tuple[int, int]], note: bytes) -> None:
+    step = Compute(chunks=batch, rows=[Row(*row) for row in rows], note=note)
+    assert decode(encode(step, BLOCK)) == step
+
+
+@given(st.lists(st.tuples(number, number), max_size=9))
+def test_copies_too(pairs: list[tuple[int, int]]) -> None:
+    assert decode(encode(Copy(pairs=pairs), BLOCK)) == Copy(pairs=pairs)
+
+
+def test_blocks_that_no_token_of_the_chunk_reaches_stay_behind() -> None:
+    chunk = Chunk(token_ids=(1, 2), start=3, block_ids=(7, 8, 9, 10), num_sequence_tokens=20)
+    found = decode(encode(Compute(chunks=[chunk], rows=[]), BLOCK))
+    assert isinstance(found, Compute)
+    assert list(found.chunks[0].block_ids) == [7, 8]

@@ -1,0 +1,89 @@
+"""How a model is split over the ranks of a gang: which degrees go, and the config of one rank's share.
+
+Query heads and the width of every MLP (of every expert, too) are divided by the degree. KV heads are as well; where
+there are fewer of them than ranks, each is held by several ranks. The rest is whole on every rank, but for the
+output head, whose rows are divided. So the config of a share is the model's own with fewer heads and less width, and
+transformers' code makes a share of it as it makes the whole.
+"""
+
+import copy
+from typing import Any
+
+from baton.errors import ConfigError
+
+# Tested token for token at several degrees: how a family's weights are fused is nowhere written down.
+FAMILIES = frozenset(
+    {
+        "gemma2",
+        "gemma3_text",
+        "gpt_oss",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    }
+)
+WIDTHS = ("intermediate_size", "moe_intermediate_size")
+
+
+def check_degree(config: Any, degree: int) -> None:
+    """Raises: ConfigError: the model cannot be split over `degree` ranks; names what does not divide."""
+    if degree == 1:
+        return
+    name = config.model_type
+    if name not in FAMILIES:
+        raise ConfigError(
+            f"tensor_parallel: {degree} is not supported for {name!r} models (those that are: "
+            f"{', '.join(sorted(FAMILIES))}); set tensor_parallel: 1"
+        )
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"tensor_parallel: {degree} is not supported for quantized weights; give a model in bfloat16, or set "
+            "tensor_parallel: 1"
+        )
+    good = [one for one in range(1, config.num_attention_heads + 1) if not _obstacles(config, one)]
+    obstacles = _obstacles(config, degree)
+    if obstacles:
+        raise ConfigError(
+            f"tensor_parallel: {degree} does not divide {' and '.join(obstacles)} of the {name!r} model; set one of "
+            f"{', '.join(map(str, good))}"
+        )
+
+
+def _obstacles(config: Any, degree: int) -> list[str]:
+    heads, kv_heads = config.num_attention_heads, num_kv_heads(config)
+    found = []
+    if heads % degree:
+        found.append(f"the {heads} attention heads")
+    if kv_heads % degree and degree % kv_heads:
+        found.append(f"the {kv_heads} KV heads (nor they it)")
+    found += [f"the {width} {getattr(config, width)}" for width in _widths(config) if getattr(config, width) % degree]
+    return found
+
+
+def num_kv_heads(config: Any) -> int:
+    """Of the whole model."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def num_holders(config: Any, degree: int) -> int:
+    """How many ranks hold each KV head: 1, or more where there are fewer heads than ranks."""
+    return max(1, degree // num_kv_heads(config))
+
+
+def local_config(config: Any, degree: int) -> Any:
+    """Of one rank's share; `config` is left as it is. Call `check_degree` before."""
+    local = copy.deepcopy(config)
+    local.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    local.num_attention_heads = config.num_attention_heads // degree
+    local.num_key_value_heads = max(1, num_kv_heads(config) // degree)
+    for width in _widths(config):
+        setattr(local, width, getattr(config, width) // degree)
+    return local
+
+
+def _widths(config: Any) -> list[str]:
+    return [width for width in WIDTHS if isinstance(getattr(config, width, None), int)]

@@ -1,0 +1,51 @@
+"""Framed messages over a socket: a kind, a length, that many bytes. No pickle, nothing is interpreted here."""
+
+import enum
+import socket
+import struct
+
+HEADER = struct.Struct("<BI")
+MAX_FRAME_BYTES = 256 << 20
+
+
+class Kind(enum.IntEnum):
+    HELLO = 0  # the first of a connection
+    BEAT = 1  # a sign of life
+    MESSAGE = 2
+    FAULT = 3  # the sender cannot go on, and says why
+    BYE = 4  # the sender ends as wanted
+
+
+class ConnectionLost(Exception):
+    """The other side is gone, or sends what is no frame."""
+
+
+def send(connection: socket.socket, kind: Kind, payload: bytes | bytearray = b"") -> None:
+    """Blocks while the other side is slow. One thread at a time. Raises: ConnectionLost."""
+    try:
+        connection.sendall(HEADER.pack(kind, len(payload)) + payload)
+    except OSError as error:
+        raise ConnectionLost(str(error)) from error
+
+
+def receive(connection: socket.socket) -> tuple[Kind, bytearray]:
+    """Blocks until a frame is there. Raises: ConnectionLost."""
+    kind, length = HEADER.unpack(_exactly(connection, HEADER.size))
+    if length > MAX_FRAME_BYTES or kind not in iter(Kind):
+        raise ConnectionLost(f"a frame of kind {kind} and {length} bytes is none of ours")
+    return Kind(kind), _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    found = bytearray(size)
+    view = memoryview(found)
+    at = 0
+    while at < size:
+        try:
+            count = connection.recv_into(view[at:])
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
+        if count == 0:
+            raise ConnectionLost("the connection is closed")
+        at += count
+    return found

@@ -1,0 +1,191 @@
+"""How the ranks of a gang find each other: the leader opens a `Lobby`, each follower joins with its address.
+
+A follower connects twice (messages, steps) and shows the cluster's secret; once all are there, each is told where the
+store of the process group is and under which prefix, which nobody can guess.
+"""
+
+import hmac
+import json
+import logging
+import secrets
+import socket
+import time
+from datetime import timedelta
+from typing import Any, Self
+
+from baton.errors import ConfigError, UnavailableError
+from workers.parallel import frames
+from workers.parallel.frames import ConnectionLost, Kind
+from workers.parallel.gang import LEADER, SILENCE_S, Fail, Gang
+
+logger = logging.getLogger(__name__)
+CONTROL, STEPS = "control", "steps"
+HELLO_TIMEOUT_S = 5.0
+RETRY_S = 0.05
+NO_GROUP = "none"  # of ranks that compute nothing, for tests of all that is around them
+COLLECTIVE_TIMEOUT_S = 600.0  # of one all-reduce: a rank may still compute, a dead or silent one is seen elsewhere
+
+
+class Lobby:
+    """The leader's listener; its port is the OS's choice.
+
+    Args:
+        host: The address to listen on, and of the process group.
+        backend: gloo, nccl or `NO_GROUP`.
+    """
+
+    def __init__(self, *, host: str, size: int, secret: str, backend: str = "gloo") -> None:
+        self._host, self._size, self._secret, self._backend = host, size, secret, backend
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=2 * size)
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
+
+    def gather(self, *, timeout_s: float, fail: Fail) -> Gang:
+        """Waits for all followers. See `Gang` for `fail`.
+
+        Raises: UnavailableError: not all of them came in time; whoever came is let go.
+        """
+        found: dict[str, dict[int, socket.socket]] = {CONTROL: {}, STEPS: {}}
+        deadline = time.monotonic() + timeout_s
+        try:
+            while sum(map(len, found.values())) < 2 * (self._size - 1):
+                self._admit(found, deadline)
+            group = self._make_group(found[STEPS], timeout_s)
+        except BaseException:
+            for connection in (*found[CONTROL].values(), *found[STEPS].values()):
+                connection.close()
+            raise
+        finally:
+            self.close()
+        return Gang(rank=LEADER, size=self._size, controls=found[CONTROL], steps=found[STEPS], group=group, fail=fail)
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _admit(self, found: dict[str, dict[int, socket.socket]], deadline: float) -> None:
+        self._listener.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            connection, _ = self._listener.accept()
+        except TimeoutError as error:
+            here = sorted({LEADER, *found[CONTROL]} & {LEADER, *found[STEPS]})
+            raise UnavailableError(
+                f"of a gang of {self._size}, ranks {here} came in time; the others did not"
+            ) from error
+        _tune(connection, HELLO_TIMEOUT_S)
+        try:
+            kind, payload = frames.receive(connection)
+            hello = json.loads(payload) if kind is Kind.HELLO else {}
+            self._check(hello, found)
+        except (ConnectionLost, ValueError) as error:
+            logger.warning("a connection to the gang was refused: %s", error)
+            connection.close()
+            return
+        _tune(connection, SILENCE_S if hello["channel"] == CONTROL else None)
+        found[hello["channel"]][hello["rank"]] = connection
+
+    def _check(self, hello: dict[str, Any], found: dict[str, dict[int, socket.socket]]) -> None:
+        """Raises: ValueError: no rank of this gang, or one that is here already."""
+        if not hmac.compare_digest(str(hello.get("secret", "")), self._secret):
+            raise ValueError("its secret is missing or wrong")
+        rank, channel = hello.get("rank"), hello.get("channel")
+        if channel not in found or not isinstance(rank, int) or not LEADER < rank < self._size:
+            raise ValueError(f"rank {rank!r}, channel {channel!r} is none of a gang of {self._size}")
+        if hello.get("size") != self._size or rank in found[channel]:
+            raise ValueError(f"rank {rank} is here already, or counts {hello.get('size')} ranks and not {self._size}")
+
+    def _make_group(self, steps: dict[int, socket.socket], timeout_s: float) -> Any:
+        where = {"store": "", "prefix": secrets.token_hex(16), "backend": self._backend}
+        store = None
+        if self._backend != NO_GROUP:
+            from workers.process_groups import host_store
+
+            store, where["store"] = host_store(self._host, timedelta(seconds=timeout_s))
+        for connection in steps.values():
+            frames.send(connection, Kind.HELLO, json.dumps(where).encode())
+        return _group(where, LEADER, self._size, self._host, timeout_s, store)
+
+
+def join(address: str, *, rank: int, size: int, secret: str, host: str, timeout_s: float, fail: Fail) -> Gang:
+    """A follower's way in. See `Gang` for `fail`.
+
+    Args:
+        address: Of the leader's lobby.
+        host: This rank's address.
+    Raises: UnavailableError: the leader is not there, or lets this rank not in.
+    """
+    deadline = time.monotonic() + timeout_s
+    opened = {}
+    try:
+        for channel in (CONTROL, STEPS):
+            opened[channel] = _connect(address, deadline)
+            hello = {"channel": channel, "rank": rank, "size": size, "secret": secret}
+            frames.send(opened[channel], Kind.HELLO, json.dumps(hello).encode())
+        opened[STEPS].settimeout(max(0.001, deadline - time.monotonic()))
+        where = json.loads(frames.receive(opened[STEPS])[1])
+        group = _group(where, rank, size, host, timeout_s)
+    except (ConnectionLost, OSError, RuntimeError) as error:
+        for connection in opened.values():
+            connection.close()
+        raise UnavailableError(f"rank {rank} did not get into the gang at {address}: {error}") from error
+    _tune(opened[CONTROL], SILENCE_S)
+    _tune(opened[STEPS], None)
+    return Gang(
+        rank=rank, size=size, controls={LEADER: opened[CONTROL]}, steps={LEADER: opened[STEPS]}, group=group, fail=fail
+    )
+
+
+def choose_backend(device: str, *, shares_device: bool) -> str:
+    """gloo or nccl: NCCL takes one rank per GPU.
+
+    Raises: ConfigError: this torch has none for `device`.
+    """
+    import torch.distributed as dist
+
+    if device == "cuda" and not shares_device and dist.is_nccl_available():
+        return "nccl"
+    if not dist.is_gloo_available():
+        raise ConfigError("tensor_parallel: needs a torch built with gloo; set tensor_parallel: 1")
+    return "gloo"
+
+
+def _connect(address: str, deadline: float) -> socket.socket:
+    """Tries until the deadline: the leader may be on its way still. Raises: OSError."""
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            connection = socket.create_connection((host, int(port)), max(0.001, deadline - time.monotonic()))
+        except OSError:
+            if time.monotonic() + RETRY_S > deadline:
+                raise
+            time.sleep(RETRY_S)
+        else:
+            _tune(connection, HELLO_TIMEOUT_S)
+            return connection
+
+
+def _tune(connection: socket.socket, timeout_s: float | None) -> None:
+    connection.settimeout(timeout_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _group(where: dict[str, str], rank: int, size: int, host: str, timeout_s: float, store: Any = None) -> Any:
+    """`store`: the leader's own; None: it is at `where`."""
+    if where["backend"] == NO_GROUP:
+        return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    from workers.process_groups import make_group
+
+    if store is None:
+        address, _, port = where["store"].rpartition(":")
+        patience = timedelta(seconds=timeout_s)
+        store = TCPStore(address, int(port), is_master=False, timeout=patience, wait_for_workers=False)
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    backend, prefix = where["backend"], where["prefix"]
+    return make_group(backend, store, prefix, rank=rank, size=size, host=host, timeout=timeout, waits=False)

@@ -1,0 +1,93 @@
+"""A gang as the engine sees it: one runner, whose steps every rank computes together.
+
+The leader's engine has a `GangRunner`; beside it each follower is in `follow`. The leader samples; what the others need
+of it, the tokens, is in the next step that they are told.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from baton.errors import BatonError, InternalError
+from workers.model.contract import Batch, KVStore, ModelRunner, Row, Sampled, Share
+from workers.parallel.gang import Gang
+from workers.parallel.steps import Compute, Copy, Step, decode, encode
+
+logger = logging.getLogger(__name__)
+OnLayer = Callable[[int], None]
+T = TypeVar("T")
+
+
+class Notes(Protocol):
+    """What travels with a step for others than the runners: who hands over what of it."""
+
+    def note(self, on_layer: OnLayer | None) -> bytes:
+        """On the leader, of a step that `on_layer` is called in."""
+        ...
+
+    def on_layer(self, note: bytes) -> OnLayer | None:
+        """On a follower: what to call after each layer of that step."""
+        ...
+
+
+class GangRunner:
+    """Implements `workers.model.contract.ModelRunner` on rank 0. Not thread-safe.
+
+    Args:
+        runner: This rank's share.
+        fail: Ends this rank's process. Called when a step fails here: where the others are in it is not known then.
+    """
+
+    def __init__(
+        self, runner: ModelRunner, gang: Gang, *, fail: Callable[[BatonError], None], notes: Notes | None = None
+    ) -> None:
+        self._runner = runner
+        self._gang = gang
+        self._fail = fail
+        self._notes = notes
+        self.num_blocks = runner.num_blocks
+        self.vocab_size = runner.vocab_size
+        self.max_model_len = runner.max_model_len
+        self.eos_token_ids = runner.eos_token_ids
+        self.fingerprint = runner.fingerprint
+        self.kv_shares = runner.kv_shares
+
+    @property
+    def store(self) -> KVStore:
+        """Of this rank."""
+        return self._runner.store
+
+    def run(self, batch: Batch, on_layer: OnLayer | None = None) -> list[list[Sampled]]:
+        note = self._notes.note(on_layer) if self._notes is not None else b""
+        rows = [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
+        step = Compute(chunks=batch.chunks, rows=rows, note=note)
+        return self._together(step, lambda: self._runner.run(batch, on_layer))
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        if pairs:
+            self._together(Copy(pairs=pairs), lambda: self._runner.copy_blocks(pairs))
+
+    def warm_up(self) -> None:
+        """Nothing: each rank warms its own runner up before the gang takes steps."""
+
+    def _together(self, step: Step, mine: Callable[[], T]) -> T:
+        try:
+            self._gang.send_step(encode(step, self.store.block_size))
+            return mine()
+        except Exception as error:
+            logger.exception("a step of the gang failed")
+            self._fail(error if isinstance(error, BatonError) else InternalError(f"a step of the gang failed: {error}"))
+            raise
+
+
+def follow(share: Share, gang: Gang, notes: Notes | None = None) -> None:
+    """A follower's life: computes the leader's steps until the leader ends.
+
+    Raises: what a step raises; the gang is of no use then.
+    """
+    while (message := gang.wait_step()) is not None:
+        step = decode(message)
+        if isinstance(step, Copy):
+            share.copy_blocks(step.pairs)
+        else:
+            share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)

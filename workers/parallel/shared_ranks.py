@@ -1,0 +1,95 @@
+"""What shares of a model ask of each other where all ranks are on one machine: sums in shared memory.
+
+One core each of a Xeon (Sapphire Rapids), two ranks: see `bench.tensor_parallel` for what a sum costs here and over
+gloo, whose threads have to be woken.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.model import shared_memory
+from workers.model.cpu import reduce
+from workers.model.shared_memory import SharedMemory
+from workers.parallel.collectives import GroupRanks
+
+logger = logging.getLogger(__name__)
+SLOT_BYTES = 256 << 10  # stays in the second-level cache
+HANDLE_BYTES = 128
+
+
+class SharedRanks:
+    """Implements `workers.model.tensor_parallel.ranks.Ranks`; what the kernel does not do is the group's."""
+
+    def __init__(self, group: GroupRanks, reducer: reduce.Reducer, memories: list[Any]) -> None:
+        self.rank, self.size = group.rank, group.size
+        self._group = group
+        self._reducer = reducer
+        self._memories = memories  # keeps what the reducer points to
+
+    @property
+    def can_capture(self) -> bool:
+        return self._group.can_capture
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        if tensor.dtype in reduce.DTYPES and tensor.device.type == "cpu":
+            self._reducer.all_reduce(tensor)
+        else:
+            self._group.all_reduce(tensor)
+
+    def gather(self, tensor: Tensor) -> list[Tensor] | None:
+        if tensor.device.type != "cpu":
+            return self._group.gather(tensor)
+        found = self._reducer.gather(tensor.contiguous())
+        return None if found is None else list(found)
+
+    def abort(self) -> None:
+        self._reducer.abort()
+
+
+def share_memory(group: GroupRanks) -> SharedRanks | None:
+    """Every rank calls it at once; None, on all of them, where one cannot see another's memory."""
+    own = _own_memory()
+    handles = _exchange(group, own.handle if own is not None else "")
+    found = _attach(handles, group.rank, own) if own is not None and all(handles) else None
+    agreed = torch.tensor([0.0 if found is None else 1.0])
+    group.all_reduce(agreed)
+    if found is None or agreed.item() != group.size:
+        logger.info("ranks add up through their process group rank=%d", group.rank)
+        return None
+    memories, addresses = found
+    return SharedRanks(group, reduce.Reducer(addresses, rank=group.rank, slot_bytes=SLOT_BYTES), memories)
+
+
+def _own_memory() -> SharedMemory | None:
+    if not (shared_memory.is_available() and reduce.available()):
+        return None
+    try:
+        return SharedMemory(reduce.segment_bytes(SLOT_BYTES))
+    except OSError as error:
+        logger.warning("no memory to share with the ranks beside this one error=%s", error)
+        return None
+
+
+def _exchange(group: GroupRanks, handle: str) -> list[str]:
+    """Every rank's, in order; a sum of rows of which each rank fills its own."""
+    rows = torch.zeros(group.size, HANDLE_BYTES)
+    said = handle.encode()
+    rows[group.rank, : len(said)] = torch.tensor(list(said), dtype=torch.float32)
+    group.all_reduce(rows)
+    return [bytes(row.to(torch.uint8).tolist()).rstrip(b"\0").decode() for row in rows]
+
+
+def _attach(handles: list[str], rank: int, own: SharedMemory) -> tuple[list[Any], list[int]] | None:
+    memories: list[Any] = []
+    for number, handle in enumerate(handles):
+        try:
+            view = own.view if number == rank else shared_memory.attach(handle, reduce.segment_bytes(SLOT_BYTES))
+        except (OSError, ValueError) as error:
+            logger.info("rank %d is not on this machine: %s", number, error)
+            return None
+        memories.append(view)
+    return [own, *memories], [np.frombuffer(view, dtype=np.uint8).ctypes.data for view in memories]

@@ -1,0 +1,86 @@
+"""A step as the leader tells it to the followers: what to compute, without what only the leader needs to sample.
+
+Numbers are int32 in this machine's byte order; a gang's machines are of one kind.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from workers.model.contract import Chunk, ChunkKind, Row
+
+HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
+COMPUTE, COPY = 0, 1
+KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """
+    Attributes:
+        note: Of whoever gives it to the leader's runner, for its counterparts beside the followers' runners.
+    """
+
+    chunks: Sequence[Chunk]
+    rows: Sequence[Row]
+    note: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Of block `source` to `target` in every layer, for each (source, target)."""
+
+    pairs: Sequence[tuple[int, int]]
+
+
+Step = Compute | Copy
+
+
+def encode(step: Step, block_size: int) -> bytes:
+    """Of a chunk's blocks, those that its tokens reach."""
+    if isinstance(step, Copy):
+        numbers = array("i", [number for pair in step.pairs for number in pair])
+        return HEADER.pack(COPY, 0, len(step.pairs), len(numbers), 0) + numbers.tobytes()
+    numbers = array("i")
+    for chunk in step.chunks:
+        num_tokens = len(chunk.token_ids)
+        num_blocks = -(-(chunk.start + num_tokens) // block_size)
+        numbers.extend(
+            (chunk.start, num_tokens, num_blocks, chunk.num_sequence_tokens, KINDS.index(chunk.kind)),
+        )
+        numbers.extend(chunk.token_ids)
+        numbers.extend(chunk.block_ids[:num_blocks])
+    for row in step.rows:
+        numbers.extend(row)
+    head = HEADER.pack(COMPUTE, len(step.chunks), len(step.rows), len(numbers), len(step.note))
+    return head + numbers.tobytes() + step.note
+
+
+def decode(message: bytes | bytearray) -> Step:
+    kind, num_chunks, num_rows, num_numbers, num_note = HEADER.unpack_from(message)
+    end = HEADER.size + num_numbers * array("i").itemsize
+    packed = array("i")
+    packed.frombytes(memoryview(message)[HEADER.size : end])
+    numbers = packed.tolist()
+    if kind == COPY:
+        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)))
+    chunks = list(_chunks(numbers, num_chunks))
+    tail = numbers[len(numbers) - 2 * num_rows :]
+    rows = [Row(chunk, drafts) for chunk, drafts in zip(tail[::2], tail[1::2], strict=True)]
+    return Compute(chunks=chunks, rows=rows, note=bytes(message[end : end + num_note]))
+
+
+def _chunks(numbers: list[int], count: int) -> Iterator[Chunk]:
+    at = 0
+    for _ in range(count):
+        start, num_tokens, num_blocks, num_sequence_tokens, kind = numbers[at : at + 5]
+        tokens_end = at + 5 + num_tokens
+        yield Chunk(
+            token_ids=numbers[at + 5 : tokens_end],
+            start=start,
+            block_ids=numbers[tokens_end : tokens_end + num_blocks],
+            num_sequence_tokens=num_sequence_tokens,
+            kind=KINDS[kind],
+        )
+        at = tokens_end + num_blocks

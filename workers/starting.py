@@ -1,0 +1,56 @@
+"""What every rank's process does before it computes: takes its cores, and loads its runner."""
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from workers.spec import WorkerSpec
+
+if TYPE_CHECKING:
+    from workers.model.contract import RankRunner
+    from workers.model.runner import TorchRunner
+    from workers.model.tensor_parallel.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+SWITCH_INTERVAL_S = 0.001  # of the interpreter: the loop must not wait 5 ms behind the engine's thread
+
+
+def take_place(spec: WorkerSpec) -> None:
+    """Pins the process to its cores and sets how often its threads take turns."""
+    pin(spec)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def pin(spec: WorkerSpec) -> None:
+    """Keeps every thread of this process, those yet to come too, on the worker's cores."""
+    if not spec.cores or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        for task in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(task), spec.cores)
+    except OSError as error:  # none of them is this process's to have
+        logger.warning("not pinned cores=%s error=%s", spec.cores, error)
+
+
+def build_runner(spec: WorkerSpec) -> "RankRunner":
+    """The fake runner at once, or torch's, loaded and warmed up: seconds to minutes, by the size of the weights."""
+    if spec.fake:
+        from workers.model.fake import FakeRunner
+
+        return FakeRunner(spec)
+    return build_share(spec, None)
+
+
+def build_share(spec: WorkerSpec, ranks: "Ranks | None") -> "TorchRunner":
+    """Torch's runner, loaded and warmed up, which every rank does at once; of the whole model where `ranks` is None."""
+    import torch
+
+    num_threads = spec.num_threads or len(spec.cores) or None
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    from workers.model.runner import TorchRunner
+
+    runner = TorchRunner(spec, ranks=ranks)
+    runner.warm_up()
+    return runner
