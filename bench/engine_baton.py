@@ -11,7 +11,7 @@ from baton.v1 import worker_pb2
 from bench.engine_sides import MAX_BATCHED_TOKENS, NUM_THREADS, num_decode_outputs, prompt_of
 from cluster.profiling.local_cluster import greedy
 from workers.engine.engine import Engine, StepReport
-from workers.model.contract import Batch, ChunkKind, Sampled
+from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, WorkerSpec
 
@@ -25,7 +25,7 @@ class Skipping:
     Steps take as long as after real ones: the KV is there, and what is in it does not matter.
     """
 
-    def __init__(self, runner: TorchRunner) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self.is_skipping = False
 
@@ -39,10 +39,10 @@ class Skipping:
 
 
 class Baton:
-    def __init__(self, spec: WorkerSpec) -> None:
-        runner = TorchRunner(spec)
-        runner.warm_up()
-        for layer in runner.store.layers:
+    def __init__(self, spec: WorkerSpec, runner: ModelRunner) -> None:
+        """`runner`: warmed up."""
+        store: Any = runner.store
+        for layer in store.layers:
             layer.fill_(FILL)
         self._vocab = runner.vocab_size
         self._runner: Any = Skipping(runner)
@@ -110,4 +110,6 @@ def start(settings: dict[str, Any]) -> Baton:
             prefix_cache=False,
         ),
     )
-    return Baton(spec)
+    runner = TorchRunner(spec)
+    runner.warm_up()
+    return Baton(spec, runner)

@@ -34,6 +34,7 @@ def command(
     baton status --json | jq '.workers[].num_running'
 
     blocks: in use of all; preempt: sequences preempted so far; KV out, KV in: bytes so far; transfers: under way now.
+    A worker of several ranks shows the node and the cores of each.
 
     Exit code 1 where nothing runs.
     """
@@ -72,7 +73,7 @@ def _find() -> "tuple[ClusterState, ControllerClient]":
 
 
 def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
-    """A heading, a row per worker, and a line for each worker that had trouble.
+    """A heading, a row per worker (of several ranks: and one per rank), and a line for each worker that had trouble.
 
     A row fits 80 columns for a worker of few cores; where it does not, cells are folded, never cut.
     """
@@ -90,6 +91,9 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
         table.add_column(heading, justify="right", overflow="fold")
     for worker in status.workers:
         table.add_row(*_row(worker))
+        if len(worker.ranks) > 1:
+            for number, rank in enumerate(worker.ranks):
+                table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
     trouble = [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *trouble)

@@ -10,14 +10,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "generation_defaults": ("model", "neutral"),
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
+    **{f"pools.{pool}.placement": ("pack", "spread") for pool in ("prefill", "decode", "mixed")},
 }
 
 MAX_WORKERS = 1024  # per pool
+MAX_RANKS = 64  # per worker
 BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "fake_step_s": (0, 60),
     "pools.prefill.workers": (0, MAX_WORKERS),
     "pools.decode.workers": (0, MAX_WORKERS),
     "pools.mixed.workers": (0, MAX_WORKERS),
+    "pools.mixed.tensor_parallel": (1, MAX_RANKS),
     "engine.block_size": (1, 1024),
     "engine.memory": (1 << 16, 1 << 50),
     "engine.max_model_len": (1, 1 << 30),
@@ -58,5 +61,6 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         f"pools.{pool}.{degree}": (_is_one, "leave it out or set 1")
         for pool in ("prefill", "decode", "mixed")
         for degree in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")
+        if (pool, degree) != ("mixed", "tensor_parallel")  # between unequal halves nothing is handed over yet
     },
 }

@@ -13,6 +13,7 @@ EngineConfig = EngineSpec
 KVConfig = KVSpec
 
 AUTO = "auto"
+PACK, SPREAD = "pack", "spread"
 DEFAULT_MODEL = "smollm2"  # of a config that names none
 FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
 
@@ -22,7 +23,13 @@ class PoolConfig:
     workers: int = 0
     tensor_parallel: int = 1
     sequence_parallel: int = 1
-    cores: tuple[tuple[int, ...], ...] | None = None  # per worker; None: the machine's cores shared out
+    placement: str = PACK  # pack: the ranks of a worker on one node; spread: on as many nodes as there are
+    cores: tuple[tuple[int, ...], ...] | None = None  # per worker, all its ranks; None: the machine's cores shared out
+
+    @property
+    def num_ranks(self) -> int:
+        """Of one worker."""
+        return self.tensor_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

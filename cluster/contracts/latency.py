@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from workers.spec import Role
+
 
 class PromptChunk(NamedTuple):
     """Prompt tokens of one sequence that one step computes."""
@@ -28,10 +30,9 @@ class Parallelism:
     def num_devices(self) -> int:
         return self.tensor * self.pipeline * self.sequence
 
-    @property
-    def is_runnable(self) -> bool:
-        """Whether the runtime of this version can start such a worker."""
-        return self.num_devices == 1
+    def runs_as(self, role: Role) -> bool:
+        """Whether this version starts such workers of a pool: of several ranks, those that hand nothing over."""
+        return self.num_devices == 1 or (role is Role.MIXED and self.num_devices == self.tensor)
 
     def __str__(self) -> str:
         parts = (("tp", self.tensor), ("pp", self.pipeline), ("sp", self.sequence))

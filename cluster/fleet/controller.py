@@ -20,14 +20,15 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.config.load import dump
-from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
+from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, SPREAD, BatonConfig
 from cluster.fleet import launch, nodes, plan
-from cluster.fleet.cores import share, thread_env
+from cluster.fleet.cores import thread_env
 from cluster.fleet.owner import Owner
+from cluster.fleet.places import Ground, Taken
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord, first_line
 from cluster.fleet.shell import WORKER_CLASS
-from cluster.fleet.status import FleetStatus, PoolStatus
+from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus
 from cluster.fleet.tick import (
     LIVE,
     Action,
@@ -237,37 +238,54 @@ class Controller:
 
     def _launch(self, worker: WorkerRecord) -> None:
         assert self._plan is not None
-        config, around = self._plan.config, self._nodes
-        placed = [(other.node_id, other.role.value) for other in self._live()]
-        node = nodes.choose(around, placed, worker.role.value, config.device)
-        worker.node_id = node.node_id
-        worker.cores, exclusive = self._cores_for(worker, node.node_id, len(around))
-        spec = plan.worker_spec(
-            self._plan, worker.worker_id, worker.role, cores=worker.cores, host=node.address, secret=self._secret
-        )
-        num_workers = sum(self._plan.desired.values())
+        pool, ground = self._plan.pool(worker.role), self._ground()
+        worker.ranks = ground.places(worker.worker_id, worker.role.value, worker.index, pool)
         worker.launched = launch.launch(
-            spec,
+            [self._rank(worker, rank, ground) for rank in range(pool.num_ranks)],
             worker.incarnation,
             namespace=self._namespace,
-            node_id=node.node_id,
-            num_gpus=nodes.gpu_share(around, num_workers) if config.device == "cuda" else 0.0,
-            env=thread_env(len(worker.cores), exclusive=exclusive) | self._worker_env,
+            spread=pool.placement == SPREAD and pool.num_ranks > 1,
             worker_class=self._worker_class,
         )
         logger.info("starting worker_id=%s incarnation=%s cores=%s", worker.worker_id, worker.incarnation, worker.cores)
 
-    def _cores_for(self, worker: WorkerRecord, node_id: str, num_nodes: int) -> tuple[tuple[int, ...], bool]:
-        """The cores of a new worker, and whether no other worker holds one of them."""
+    def _ground(self) -> Ground:
         assert self._plan is not None
-        taken = [other.cores for other in self._live() if other.node_id == node_id]
-        wanted = self._plan.pool(worker.role).cores
-        if wanted is not None:
-            cores = wanted[worker.index]
-        else:
-            num_here = -(-sum(self._plan.desired.values()) // num_nodes)
-            cores = share(self._cores.get(node_id) or (0,), taken, max(num_here, len(taken) + 1))
-        return cores, all(set(cores).isdisjoint(other) for other in taken)
+        return Ground(
+            nodes=self._nodes,
+            cores=self._cores,
+            taken=[
+                Taken(worker_id=worker.worker_id, role=worker.role.value, rank=rank)
+                for worker in self._live()
+                for rank in worker.ranks
+            ],
+            num_ranks=self._plan.num_ranks,
+            device=self._plan.config.device,
+        )
+
+    def _rank(self, worker: WorkerRecord, rank: int, ground: Ground) -> launch.RankPlace:
+        assert self._plan is not None
+        place = worker.ranks[rank]
+        others = (*worker.ranks[:rank], *worker.ranks[rank + 1 :])
+        node = next(node for node in ground.nodes if node.node_id == place.node_id)
+        num_gpus = nodes.gpu_share(ground.nodes, ground.num_ranks) if ground.device == "cuda" else 0.0
+        spec = plan.worker_spec(
+            self._plan,
+            worker.worker_id,
+            worker.role,
+            cores=place.cores,
+            host=node.address,
+            secret=self._secret,
+            rank=rank,
+            shares_device=num_gpus < 1.0,
+        )
+        return launch.RankPlace(
+            spec=spec,
+            node_id=node.node_id,
+            address=node.address,
+            num_gpus=num_gpus,
+            env=thread_env(len(place.cores), exclusive=ground.is_exclusive(place, others)) | self._worker_env,
+        )
 
     def _adopt(self) -> None:
         """Takes over the workers that an earlier controller started."""
@@ -286,27 +304,41 @@ class Controller:
                 entered_s=now,
                 heard_s=now,
                 launched=found.launched,
+                ranks=tuple(RankStatus() for _ in found.launched.actors),
             )
             self._workers[name] = worker
             self._spawn(self._attend(worker))
         logger.info("adopted workers=%s", sorted(self._workers))
 
     async def _attend(self, worker: WorkerRecord) -> None:
-        """From its start to its end: a call is always under way, so that its death is known at once."""
+        """From its start to its end: a call to each rank is always under way, so that its death is known at once."""
         assert worker.launched is not None
-        actor = worker.launched.actor
+        leader, *others = worker.launched.actors
+        for number, actor in enumerate(others, 1):
+            self._spawn(self._attend_rank(worker, number, actor))
         try:
-            worker.facts = await actor.start.remote()
-            worker.node_id, worker.cores = worker.facts.node_id, worker.facts.cores
+            worker.facts = await leader.start.remote()
+            worker.take(0, worker.facts)
             if worker.phase is WorkerPhase.STARTING:
                 self._move(worker, WorkerPhase.READY)
             while worker.phase in LIVE:
-                await self._ping(worker, actor)
+                await self._ping(worker, leader)
                 await asyncio.sleep(PING_S)
         except RayError as error:
+            self._fail(worker, error)
+
+    async def _attend_rank(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
+        try:
+            worker.take(rank, await actor.start.remote())
+            await actor.ended.remote()
+        except RayError as error:
+            self._fail(worker, error, f"rank {rank}: ")
+
+    def _fail(self, worker: WorkerRecord, error: RayError, prefix: str = "") -> None:
+        if worker.phase in LIVE:
             cause = getattr(error, "cause", None) or error
             worker.error_is_final = isinstance(cause, BatonError) and not cause.retryable
-            self._end(worker, WorkerPhase.FAILED, first_line(cause))
+            self._end(worker, WorkerPhase.FAILED, prefix + first_line(cause))
 
     async def _ping(self, worker: WorkerRecord, actor: Any) -> None:
         try:
@@ -320,7 +352,7 @@ class Controller:
     async def _drain(self, worker: WorkerRecord) -> None:
         assert worker.launched is not None
         try:
-            await worker.launched.actor.drain.remote(self._limits().drain_timeout_s)
+            await worker.launched.actors[0].drain.remote(self._limits().drain_timeout_s)
         except RayError as error:
             self._end(worker, WorkerPhase.FAILED, first_line(error))
         else:
@@ -342,7 +374,7 @@ class Controller:
     async def _stop(self, launched: launch.Launched) -> None:
         """Lets the process close its connections, then ends it."""
         try:
-            await asyncio.wait_for(_answer(launched.actor.stop.remote()), STOP_TIMEOUT_S)
+            await asyncio.wait_for(_answer(launched.actors[0].stop.remote()), STOP_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
             logger.info("worker did not stop by itself error=%s", first_line(error))
         finally:

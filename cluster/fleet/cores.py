@@ -9,20 +9,29 @@ from collections.abc import Iterable, Sequence
 SPIN_COUNT = "1000000"  # about 20 ms on an EPYC; without it libgomp spins on while the worker is idle
 
 
-def share(available: Sequence[int], taken: Iterable[Sequence[int]], num_workers: int) -> tuple[int, ...]:
+def share(available: Sequence[int], taken: Iterable[Sequence[int]], num_ranks: int, size: int = 1) -> tuple[int, ...]:
     """Cores for one more worker.
 
     Args:
         available: The node's cores, at least one.
         taken: The cores of each worker that runs there already.
-        num_workers: Workers that the node is to hold in all, this one included, >= 1.
+        num_ranks: Of all workers that the node is to hold, this one included, >= 1.
+        size: This worker's ranks.
     Returns:
-        len(available) // num_workers cores, at least one, in ascending order.
+        len(available) // num_ranks cores for each rank, at least one for all, in ascending order.
     """
     use = Counter(core for cores in taken for core in cores)
-    size = max(1, len(available) // max(1, num_workers))
+    size = min(len(available), size * max(1, len(available) // max(1, num_ranks)))
     least = sorted(available, key=lambda core: (use[core], core))
     return tuple(sorted(least[:size]))
+
+
+def split(cores: Sequence[int], num_ranks: int) -> list[tuple[int, ...]]:
+    """A worker's cores among its ranks: as many each, and none twice where there are enough."""
+    size = len(cores) // num_ranks
+    if not size:
+        return [(cores[rank % len(cores)],) for rank in range(num_ranks)]
+    return [tuple(cores[rank * size : (rank + 1) * size]) for rank in range(num_ranks)]
 
 
 def thread_env(num_threads: int, *, exclusive: bool) -> dict[str, str]:

@@ -10,7 +10,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from baton.errors import ConfigError
 from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import BatonConfig, PoolConfig
-from workers.spec import SERVING_ROLES, Role, WorkerSpec
+from workers.spec import SERVING_ROLES, GangSpec, Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"
 
@@ -26,6 +26,11 @@ class FleetPlan:
     def desired(self) -> dict[Role, int]:
         pools = self.config.pools
         return {role: getattr(pools, role.value).workers for role in SERVING_ROLES}
+
+    @property
+    def num_ranks(self) -> int:
+        """Of all workers that are wanted."""
+        return sum(count * self.pool(role).num_ranks for role, count in self.desired.items())
 
     def pool(self, role: Role) -> PoolConfig:
         pool: PoolConfig = getattr(self.config.pools, role.value)
@@ -74,8 +79,21 @@ def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str) ->
 
 
 def worker_spec(
-    plan: FleetPlan, worker_id: str, role: Role, *, cores: tuple[int, ...], host: str, secret: str
+    plan: FleetPlan,
+    worker_id: str,
+    role: Role,
+    *,
+    cores: tuple[int, ...],
+    host: str,
+    secret: str,
+    rank: int = 0,
+    shares_device: bool = False,
 ) -> WorkerSpec:
+    """Of one rank, with its own cores and its own node's address.
+
+    Args:
+        shares_device: There are fewer GPUs than ranks.
+    """
     config = plan.config
     return WorkerSpec(
         worker_id=worker_id,
@@ -88,6 +106,7 @@ def worker_spec(
         load_format="auto" if config.load_format == "fake" else config.load_format,
         engine=config.engine,
         kv=config.kv,
+        gang=GangSpec(tensor_parallel=plan.pool(role).tensor_parallel, rank=rank, shares_device=shares_device),
         secret=secret,
         cores=cores,
         num_threads=len(cores),

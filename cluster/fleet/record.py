@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.launch import Launched
 from cluster.fleet.shell import WorkerFacts
-from cluster.fleet.status import COUNTS, WorkerStatus
+from cluster.fleet.status import COUNTS, RankStatus, WorkerStatus
 from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
@@ -29,12 +29,21 @@ class WorkerRecord:
     heard_s: float
     phase: WorkerPhase = WorkerPhase.STARTING
     launched: Launched | None = None
-    node_id: str = ""
-    cores: tuple[int, ...] = ()
+    ranks: tuple[RankStatus, ...] = ()
     facts: WorkerFacts | None = None
     state: WorkerState | None = None
     error: str = ""
     error_is_final: bool = False
+
+    @property
+    def cores(self) -> tuple[int, ...]:
+        """Of all ranks."""
+        return tuple(sorted({core for rank in self.ranks for core in rank.cores}))
+
+    def take(self, rank: int, facts: WorkerFacts) -> None:
+        """What a rank that is ready says of itself."""
+        said = RankStatus(node_id=facts.node_id, node=facts.node, pid=facts.pid, cores=facts.cores)
+        self.ranks = (*self.ranks[:rank], said, *self.ranks[rank + 1 :])
 
     def observed(self) -> Observed:
         return Observed(
@@ -85,9 +94,10 @@ class WorkerRecord:
             phase=self.phase,
             phase_s=now_s - self.entered_s,
             address=self.facts.address if self.facts else "",
-            node_id=self.node_id,
+            node_id=self.ranks[0].node_id if self.ranks else "",
             pid=self.facts.pid if self.facts else 0,
             cores=self.cores,
+            ranks=self.ranks,
             error=self.error,
             error_is_final=self.error_is_final,
             num_failures=self.num_failures,

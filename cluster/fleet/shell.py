@@ -1,4 +1,4 @@
-"""The Ray actor around one worker: makes a `workers.actor.WorkerActor` in its process, and nobody else imports it.
+"""The Ray actor around one worker, or one rank of it: makes it in its process, and nobody else imports that.
 
 `start` may be called again: a controller that came back asks for the same facts.
 """
@@ -15,29 +15,37 @@ from typing import Any
 from cluster.models.find import find_model
 from workers.spec import WorkerSpec
 
-WORKER_CLASS = "workers.actor:WorkerActor"
+WORKER_CLASS = "workers.rank:make_rank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerFacts:
     """What the controller cannot know before the process runs."""
 
-    address: str  # host:port of its gRPC server
+    address: str  # host:port of its gRPC server; empty: a rank that does not lead
     pid: int
     node_id: str
+    node: str  # its address
     cores: tuple[int, ...]
 
 
 class WorkerShell:
-    """Every method but `start` needs `start` to have returned."""
+    """Every method but `start`, `lobby` and `ended` needs `start` to have returned.
 
-    def __init__(self, worker_class: str, spec: WorkerSpec, incarnation: str) -> None:
+    Args:
+        worker_class: module:name of what makes a worker of spec and incarnation.
+        leader: The shell of the gang's leader, which the other ranks ask for its lobby.
+    """
+
+    def __init__(self, worker_class: str, spec: WorkerSpec, incarnation: str, leader: Any = None) -> None:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         module, _, name = worker_class.partition(":")
         self._spec = spec
         self._incarnation = incarnation
         self._class: Any = getattr(importlib.import_module(module), name)
+        self._leader = leader
         self._worker: Any = None
+        self._making: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[WorkerFacts] | None = None
 
     async def start(self) -> WorkerFacts:
@@ -48,11 +56,32 @@ class WorkerShell:
     async def _start(self) -> WorkerFacts:
         import ray
 
-        spec = await asyncio.to_thread(on_this_machine, self._spec)
-        self._worker = self._class(spec, self._incarnation)
+        await self._made()
         address = await self._worker.start()
         node_id = ray.get_runtime_context().get_node_id()
-        return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, cores=self._spec.cores)
+        node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, node=node, cores=self._spec.cores)
+
+    async def lobby(self) -> str:
+        """Of a gang's leader: where the others come to."""
+        await self._made()
+        address: str = self._worker.lobby()
+        return address
+
+    async def ended(self) -> None:
+        """Never returns: whoever waits for it learns at once when this process dies."""
+        await asyncio.Event().wait()
+
+    async def _made(self) -> None:
+        if self._making is None:
+            self._making = asyncio.create_task(self._make())
+        await asyncio.shield(self._making)
+
+    async def _make(self) -> None:
+        spec = await asyncio.to_thread(on_this_machine, self._spec)
+        if self._leader is not None:
+            spec = replace(spec, gang=replace(spec.gang, lobby=await self._leader.lobby.remote()))
+        self._worker = self._class(spec, self._incarnation)
 
     async def state(self) -> bytes:
         """A serialized worker_pb2.WorkerState."""

@@ -6,6 +6,16 @@ from cluster.fleet.tick import WorkerPhase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankStatus:
+    """One process of a worker, and where it is."""
+
+    node_id: str = ""
+    node: str = ""  # its address; empty until the rank is ready
+    pid: int = 0
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """Counts are of the worker's last report; 0 before the first."""
 
@@ -15,12 +25,13 @@ class WorkerStatus:
     phase: WorkerPhase
     phase_s: float  # for so long in this phase
     address: str
-    node_id: str
+    node_id: str  # of the leader, as the next
     pid: int
-    cores: tuple[int, ...]
+    cores: tuple[int, ...]  # of all ranks
     error: str  # why the slot's last worker failed; empty: it did not
     error_is_final: bool  # a wrong config: another start cannot help
     num_failures: int  # in a row
+    ranks: tuple[RankStatus, ...] = ()
     num_blocks: int = 0
     num_free_blocks: int = 0
     num_quarantined_blocks: int = 0

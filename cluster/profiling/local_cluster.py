@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,47 @@ def greedy(num_outputs: int) -> SamplingParams:
 
 
 class WorkerProcess:
-    """One worker in its own process. Not thread-safe.
+    """One worker in its own process, or one each for the ranks of a gang. Not thread-safe.
 
     Args:
+        spec: Of the leader.
         module: What runs; it speaks as `workers.process` does.
+        others: Of the other ranks. They start when the leader says where it waits for them.
     """
 
-    def __init__(self, spec: WorkerSpec, log: Path | None = None, module: str = "workers.process") -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        log: Path | None = None,
+        module: str = "workers.process",
+        others: Sequence[WorkerSpec] = (),
+    ) -> None:
         self.spec = spec
+        self.others: list[subprocess.Popen[bytes]] = []
+        self._other_specs = others
+        self._module = module
         self.facts: dict[str, Any] = {}  # what it said of itself when it was ready
         self.incarnation = uuid.uuid4().hex[:8]
         self.address = ""
         self._log_path = log or Path(tempfile.gettempdir()) / f"baton-bench-{os.getpid()}-{spec.worker_id}.log"
+        self._process = self._spawn(spec)
+
+    def _spawn(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
         env = dict(os.environ)
         if spec.cores or spec.num_threads:
             env["OMP_NUM_THREADS"] = str(spec.num_threads or len(spec.cores))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+        process = subprocess.Popen(
+            [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_path.open("ab"),
             env=env,
             cwd=Path(__file__).resolve().parent.parent,
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write((dump(spec, self.incarnation) + "\n").encode())
-        self._process.stdin.flush()
+        assert process.stdin is not None
+        process.stdin.write((dump(spec, self.incarnation) + "\n").encode())
+        process.stdin.flush()
+        return process
 
     def wait_ready(self) -> WorkerEntry:
         """Blocks until the worker serves.
@@ -70,6 +85,11 @@ class WorkerProcess:
         timer = threading.Timer(START_TIMEOUT_S, self._process.kill)
         timer.start()
         line = self._process.stdout.readline()
+        if line and self._other_specs:
+            lobby = json.loads(line)["lobby"]
+            for spec in self._other_specs:
+                self.others.append(self._spawn(replace(spec, gang=replace(spec.gang, lobby=lobby))))
+            line = self._process.stdout.readline()
         timer.cancel()
         if not line:
             raise RuntimeError(f"worker {self.spec.worker_id} ended while it started; see {self._log_path}")
@@ -77,11 +97,11 @@ class WorkerProcess:
         self.address = self.facts["address"]
         return self.entry
 
-    def ask(self) -> Any:
-        """What the process answers to a line; blocks. Only for modules that do."""
+    def ask(self, question: Any = None) -> Any:
+        """What the process answers to a line, empty or JSON; blocks. Only for modules that do."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write(b"\n" if question is None else json.dumps(question).encode() + b"\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
@@ -103,16 +123,34 @@ class WorkerProcess:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def wait(self, timeout_s: float) -> int:
+        """Until the leader's process has ended; its exit status. Raises: subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
+
     def stop(self) -> None:
-        if self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        """The other ranks end with the leader."""
+        for process in (self._process, *self.others):
+            _stop(process)
+
+
+def by_worker(specs: Sequence[WorkerSpec]) -> list[list[WorkerSpec]]:
+    """The specs of each worker's ranks, the leader first."""
+    found: dict[str, list[WorkerSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: spec.gang.rank):
+        found.setdefault(spec.worker_id, []).append(spec)
+    return list(found.values())
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 @dataclass(slots=True)
@@ -144,8 +182,12 @@ class LocalCluster:
     async def start(
         self, specs: Sequence[WorkerSpec], log: Path | None = None, module: str = "workers.process"
     ) -> None:
-        """Starts workers side by side; the dispatcher sees each once it serves."""
-        started = [WorkerProcess(spec, log, module) for spec in specs]
+        """Starts workers side by side; the dispatcher sees each once it serves.
+
+        Args:
+            specs: Of all ranks; those of one worker have its id.
+        """
+        started = [WorkerProcess(leader, log, module, others) for leader, *others in by_worker(specs)]
         self.workers |= {worker.spec.worker_id: worker for worker in started}  # `close` ends all, whichever fails
         for worker in started:
             await asyncio.to_thread(worker.wait_ready)

@@ -19,14 +19,14 @@ import numpy as np
 
 from baton.errors import UnavailableError
 from cluster.contracts.overheads import ALONE, Contention
-from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
+from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, by_worker, greedy
 from cluster.profiling.neighbours import Beside, contention
 from cluster.profiling.points import NotedStep, Round, StepPoint, TransferPoint, step_points, transfer_points
 from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
 from cluster.profiling.scenarios import Scenario, ScenarioRequest, WorkerLimits, scenarios
 from cluster.profiling.side_by_side import beside_each_other, receiving
 from cluster.profiling.specs import available_cores
-from workers.spec import Role, WorkerSpec
+from workers.spec import GangSpec, Role, WorkerSpec
 
 MODULE = "workers.profiled"
 MEASURED = "decode-0"
@@ -75,48 +75,51 @@ class Measured:
 
 
 def measure(
-    spec: WorkerSpec,
+    ranks: Sequence[WorkerSpec],
     *,
     transports: Sequence[str],
     cores: Sequence[int],
     effort: MeasureEffort,
     progress: MeasureProgress,
 ) -> Measured:
-    """Of workers like `spec`.
+    """Of workers like the one of `ranks`.
 
     Args:
+        ranks: Of the measured worker, the leader first.
         cores: Of the other workers, which hand over, or compute beside the measured one; empty: there are none.
 
     Raises:
         UnavailableError: A worker did not start, or failed a request.
     """
-    return asyncio.run(_measure(spec, transports, tuple(cores), effort, progress))
+    return asyncio.run(_measure(ranks, transports, tuple(cores), effort, progress))
 
 
 async def _measure(
-    spec: WorkerSpec,
+    ranks: Sequence[WorkerSpec],
     transports: Sequence[str],
     cores: tuple[int, ...],
     effort: MeasureEffort,
     progress: MeasureProgress,
 ) -> Measured:
+    spec = ranks[0]
     engine = replace(
         spec.engine,
         max_batched_tokens=max(spec.engine.max_batched_tokens, MAX_BATCHED_TOKENS),
         chunked_prefill=True,
         prefix_cache=True,
     )
-    measured = replace(spec, worker_id=MEASURED, role=Role.DECODE, engine=engine)
-    sender = replace(measured, role=Role.PREFILL, cores=cores, num_threads=len(cores))
+    measured = [replace(rank, worker_id=MEASURED, role=Role.DECODE, engine=engine) for rank in ranks]
+    plain = replace(measured[0], gang=GangSpec(), cores=cores, num_threads=len(cores))
+    sender = replace(plain, role=Role.PREFILL)
     senders = [
         replace(sender, worker_id=f"prefill-{name}", kv=replace(spec.kv, transport=name, push="bulk"))
         for name in transports
     ]
     progress.phase("starting workers", 1)
     began_s = time.monotonic()
-    beside = replace(measured, worker_id=NEIGHBOUR, role=Role.MIXED, cores=cores, num_threads=len(cores))
+    beside = replace(plain, worker_id=NEIGHBOUR, role=Role.MIXED)
     shares_machine = bool(cores) and spec.device == "cpu"
-    async with _workers([measured, *senders, *([beside] if shares_machine else [])]) as workers:
+    async with _workers([*measured, *senders, *([beside] if shares_machine else [])]) as workers:
         session = _Session(workers, progress, effort, start_s=time.monotonic() - began_s)
         await session.steps()
         for name in transports:
@@ -130,7 +133,9 @@ async def _measure(
 
 @contextlib.asynccontextmanager
 async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, WorkerProcess]]:
-    started = {spec.worker_id: WorkerProcess(spec, module=MODULE) for spec in specs}
+    started = {
+        leader.worker_id: WorkerProcess(leader, module=MODULE, others=others) for leader, *others in by_worker(specs)
+    }
     try:
         for worker in started.values():
             try:

@@ -20,7 +20,7 @@ def draw(profile: Profile, steps: Sequence[StepPoint], transfers: Sequence[Trans
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    latency = profile.latencies["1"]
+    (latency,) = profile.latencies.values()
     _prefill(axes[0, 0], latency, [point for point in steps if point.kind == "prefill" and len(point.prompts) == 1])
     _decode(axes[0, 1], latency, [point for point in steps if point.kind == "decode"])
     _all(axes[1, 0], latency, steps, profile)

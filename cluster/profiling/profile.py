@@ -16,6 +16,7 @@ from cluster.contracts.latency import Parallelism
 from cluster.planner.costs.fitted import Profile
 from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer
 from cluster.planner.costs.transfer import Path as TransferPath
+from cluster.profiling.local_cluster import by_worker
 from cluster.profiling.measure import FULL, QUICK, Measured, MeasureProgress, measure
 from cluster.profiling.points import TransferPoint
 from cluster.profiling.specs import available_cores, worker_specs
@@ -40,18 +41,21 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress)
         ConfigError: Pools whose workers have different numbers of cores, or what a worker says of the config.
         UnavailableError: A worker did not start, or failed.
     """
-    specs = worker_specs(config)
-    sizes = {spec.worker_id: len(spec.cores) for spec in specs}
+    workers = by_worker(worker_specs(config))
+    specs = [leader for leader, *_ in workers]
+    sizes = {leader.worker_id: num_cores(ranks) for ranks in workers for leader in ranks[:1]}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{worker_id} {size}" for worker_id, size in sizes.items())
         raise ConfigError(
             f"pools.*.cores: workers have different numbers of cores ({told}); profile one size at a time"
         )
     measured_spec = _of(specs, Role.DECODE) or specs[0]
+    ranks = next(ranks for ranks in workers if ranks[0] is measured_spec)
+    taken = {core for rank in ranks for core in rank.cores}
     sender = _of(specs, Role.PREFILL)
-    other = sender or next((spec for spec in specs if not set(spec.cores) & set(measured_spec.cores)), None)
+    other = sender or next((spec for spec in specs if not set(spec.cores) & taken), None)
     measured = measure(
-        measured_spec,
+        ranks,
         transports=_transports(config, measured_spec, quick=quick) if sender is not None else (),
         cores=other.cores if other is not None else (),
         effort=QUICK if quick else FULL,
@@ -59,12 +63,21 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress)
     )
     transfers, notes = fit_transfers(measured.transfers)
     return Taken(
-        profile=fitted(config, measured_spec, measured, transfers), measured=measured, notes=(*notes, *_busy(measured))
+        profile=fitted(config, ranks, measured, transfers), measured=measured, notes=(*notes, *_busy(measured))
     )
 
 
-def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured, transfers: Mapping[str, TransferPath]) -> Profile:
+def num_cores(ranks: Sequence[WorkerSpec]) -> int:
+    """Of one worker; ranks that share a core count it once."""
+    return len({core for rank in ranks for core in rank.cores})
+
+
+def fitted(
+    config: BatonConfig, ranks: Sequence[WorkerSpec], measured: Measured, transfers: Mapping[str, TransferPath]
+) -> Profile:
     """
+    Args:
+        ranks: Of the measured worker.
     Raises:
         ConfigError: Too few points to fit.
     """
@@ -73,13 +86,13 @@ def fitted(config: BatonConfig, spec: WorkerSpec, measured: Measured, transfers:
     return Profile(
         model=config.model,
         fingerprint=facts["fingerprint"],
-        dtype=spec.dtype,
+        dtype=ranks[0].dtype,
         machine=machine(),
-        num_cores=len(spec.cores),
+        num_cores=num_cores(ranks),
         token_bytes=facts["token_bytes"],
         num_layers=facts["num_layers"],
         max_model_len=facts["max_model_len"],
-        latencies={str(Parallelism()): latency},
+        latencies={str(Parallelism(tensor=len(ranks))): latency},
         transfers=transfers,
         errors=fit_errors(latency, measured.steps),
         to_worker_s=measured.to_worker_s,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config.schema import BatonConfig
-from cluster.fleet.cores import share
+from cluster.fleet.cores import share, split
 from cluster.fleet.nodes import resolve_dtype
 from cluster.fleet.plan import FleetPlan, resolve, worker_spec
 from cluster.models.find import Silent, resolve_config
@@ -28,14 +28,16 @@ def resolved(config: BatonConfig) -> FleetPlan:
 
 
 def worker_specs(config: BatonConfig, *, secret: str = "s3cret") -> list[WorkerSpec]:
-    """Every worker of every pool; cores are shared out as by the controller on one node."""
+    """Every rank of every worker of every pool; cores are shared out as by the controller on one node."""
     plan = resolved(config)
     specs: list[WorkerSpec] = []
     for role in (Role.PREFILL, Role.DECODE, Role.MIXED):
         for index in range(plan.desired[role]):
             cores = _cores(plan, role, index, [spec.cores for spec in specs])
-            spec = worker_spec(plan, f"{role}-{index}", role, cores=cores, host="127.0.0.1", secret=secret)
-            specs.append(spec)
+            specs += [
+                worker_spec(plan, f"{role}-{index}", role, cores=mine, host="127.0.0.1", secret=secret, rank=rank)
+                for rank, mine in enumerate(split(cores, plan.pool(role).num_ranks))
+            ]
     return specs
 
 
@@ -49,4 +51,4 @@ def _cores(plan: FleetPlan, role: Role, index: int, taken: Sequence[Sequence[int
     wanted = plan.pool(role).cores
     if wanted is not None:
         return wanted[index]
-    return share(available_cores(), taken, sum(plan.desired.values()))
+    return share(available_cores(), taken, plan.num_ranks, plan.pool(role).num_ranks)

@@ -1,10 +1,11 @@
 """The simulated cluster that a config describes: the same YAML as `baton up`, with latency models for its workers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig, PoolConfig
-from cluster.contracts.latency import LatencyModel, TransferModel
+from cluster.contracts.latency import LatencyModel, Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
 from cluster.contracts.simulation import SimCluster, SimPool
 from workers.spec import SERVING_ROLES, Role
@@ -23,14 +24,14 @@ class KVShape:
 def sim_cluster(
     config: BatonConfig,
     *,
-    latency: LatencyModel,
+    latency: Callable[[Parallelism], LatencyModel],
     transfer: TransferModel | None,
     shape: KVShape,
     overheads: Overheads,
 ) -> SimCluster:
     """
     Args:
-        latency: Of every worker.
+        latency: Of a worker of such degrees.
         transfer: None: hand-overs take no time.
     Raises:
         ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
@@ -40,7 +41,7 @@ def sim_cluster(
         SimPool(
             role=role,
             num_workers=pool_of(config, role).workers,
-            latency=latency,
+            latency=latency(degrees_of(pool_of(config, role))),
             num_blocks=blocks,
         )
         for role in SERVING_ROLES
@@ -63,6 +64,10 @@ def sim_cluster(
         start_s=overheads.start_s,
         contention=overheads.contention,
     )
+
+
+def degrees_of(pool: PoolConfig) -> Parallelism:
+    return Parallelism(tensor=pool.tensor_parallel)
 
 
 def pool_of(config: BatonConfig, role: Role) -> PoolConfig:

@@ -18,6 +18,7 @@ class GroupRanks:
     def __init__(self, group: Any, *, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        self.num_begun = 0  # calls of this rank so far
         self._group = group
         self._is_nccl = bool(group.name() == "nccl")
 
@@ -26,12 +27,14 @@ class GroupRanks:
         return self._is_nccl
 
     def all_reduce(self, tensor: Tensor) -> None:
+        self.num_begun += 1
         there = self._there(tensor)
         self._group.allreduce([there]).wait()
         if there is not tensor:
             tensor.copy_(there)
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:
+        self.num_begun += 1
         there = self._there(tensor.contiguous())
         options = dist.GatherOptions()
         options.rootRank = LEADER

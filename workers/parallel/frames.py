@@ -10,7 +10,7 @@ MAX_FRAME_BYTES = 256 << 20
 
 class Kind(enum.IntEnum):
     HELLO = 0  # the first of a connection
-    BEAT = 1  # a sign of life
+    BEAT = 1  # a sign of life, with how many collectives the sender has begun
     MESSAGE = 2
     FAULT = 3  # the sender cannot go on, and says why
     BYE = 4  # the sender ends as wanted

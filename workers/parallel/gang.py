@@ -7,9 +7,9 @@ Rank 0 leads. Three ways join the ranks, each with its own connections:
   reaches every rank, a follower the leader alone
 * collectives: the process group `group`, from the thread that runs the model
 
-A gang fails as one. Whatever a rank learns first (a connection that closes, a rank that is silent for `SILENCE_S`, a
-fault that a rank tells), it calls `fail` once, which in a worker ends the process; with it its connections close, so
-that the others learn of it within milliseconds.
+A gang fails as one. Whatever a rank learns first (a connection that closes, a rank that is silent for `SILENCE_S` or
+keeps this one waiting in a collective for so long, a fault that a rank tells), it calls `fail` once, which in a worker
+ends the process; with it its connections close, so that the others learn of it within milliseconds.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import logging
 import queue
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 LEADER = 0
 BEAT_S = 0.5
 SILENCE_S = 4.0
+COUNT = struct.Struct("=q")
 
 OnMessage = Callable[[int, bytes], None]
 Fail = Callable[[BatonError], None]
@@ -63,6 +65,8 @@ class Gang:
         self._steps = dict(steps)
         self._locks = {other: threading.Lock() for other in controls}
         self._heard_s = dict.fromkeys(controls, time.monotonic())
+        self._counts = dict.fromkeys(controls, (-1, time.monotonic()))  # of collectives, and since when it is so
+        self._count: Callable[[], int] | None = None
         self._fail = fail
         self._failing = threading.Lock()
         self._ended = False  # as wanted, or failed: what happens to connections now is no news
@@ -119,6 +123,14 @@ class Gang:
         self._deliverer.start()
 
     # The end.
+
+    def watch_progress(self, count: Callable[[], int]) -> None:
+        """From now on a rank that others wait for in a collective fails the gang after `SILENCE_S`.
+
+        Args:
+            count: Of the collectives that this rank has begun; asked from any thread.
+        """
+        self._count = count
 
     def on_end(self, free: Callable[[], None]) -> None:
         """`free` is called, from any thread, when the gang fails: for what else waits for the other ranks."""
@@ -191,7 +203,9 @@ class Gang:
             self._lost(other, error)
             return False
         self._heard_s[other] = time.monotonic()
-        if kind is Kind.MESSAGE:
+        if kind is Kind.BEAT:
+            self._note_progress(other, payload)
+        elif kind is Kind.MESSAGE:
             self._messages.put((other, bytes(payload)))
         elif kind is Kind.FAULT:
             self._end(decode_fault(bytes(payload)))
@@ -199,6 +213,15 @@ class Gang:
             self._heard_s[other] = float("inf")
             self._ended |= other == LEADER
         return kind is not Kind.BYE
+
+    def _note_progress(self, other: int, payload: bytearray) -> None:
+        (count,) = COUNT.unpack(payload)
+        before, since_s = self._counts[other]
+        mine, now_s = self._count() if self._count is not None else -1, time.monotonic()
+        if count != before or count < 0 or mine <= count:
+            self._counts[other] = (count, now_s)
+        elif now_s - since_s > SILENCE_S - BEAT_S:
+            self._end(UnavailableError(f"rank {other} of the gang kept the others waiting for {now_s - since_s:.1f} s"))
 
     def _judge_silence(self) -> None:
         """What came while this thread had no turn is heard first: `_watch` calls this when nothing is left to read."""
@@ -214,7 +237,8 @@ class Gang:
             for other in self._controls:
                 if self._locks[other].acquire(blocking=False):  # else something is being sent, which is as good
                     try:
-                        frames.send(self._controls[other], Kind.BEAT)
+                        count = self._count() if self._count is not None else -1
+                        frames.send(self._controls[other], Kind.BEAT, COUNT.pack(count))
                     except ConnectionLost as error:
                         self._lost(other, error)
                     finally:

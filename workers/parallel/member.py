@@ -1,17 +1,19 @@
 """From a spec to a rank that is ready: the gang is gathered, its shares are loaded, all at the same time."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from baton.errors import BatonError
 from workers.model.contract import ModelRunner, RankRunner, Share
-from workers.model.tensor_parallel.ranks import Ranks
-from workers.parallel.collectives import GroupRanks
 from workers.parallel.gang import Gang
 from workers.parallel.lobby import NO_GROUP, Lobby, choose_backend, join
 from workers.parallel.runner import GangRunner
-from workers.parallel.shared_ranks import share_memory
 from workers.spec import WorkerSpec
 from workers.starting import build_runner, build_share
+
+if TYPE_CHECKING:
+    from workers.parallel.collectives import GroupRanks
+    from workers.parallel.shared_ranks import SharedRanks
 
 GATHER_TIMEOUT_S = 240.0  # ranks may wait for their places; the controller's patience ends later
 Fail = Callable[[BatonError], None]
@@ -54,14 +56,20 @@ def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
     try:
         if spec.fake:
             return build_runner(spec)
-        return build_share(spec, _ranks(spec, gang))
+        ranks = _ranks(spec, gang)
+        runner = build_share(spec, ranks)
     except BatonError as error:
         gang.fault(error)
         raise
+    gang.watch_progress(lambda: ranks.num_begun)
+    return runner
 
 
-def _ranks(spec: WorkerSpec, gang: Gang) -> Ranks:
+def _ranks(spec: WorkerSpec, gang: Gang) -> "GroupRanks | SharedRanks":
     """The fastest way of this gang's ranks to add up."""
+    from workers.parallel.collectives import GroupRanks
+    from workers.parallel.shared_ranks import share_memory
+
     group = GroupRanks(gang.group, rank=gang.rank, size=gang.size)
     shared = share_memory(group) if spec.device == "cpu" else None
     if shared is None:

@@ -26,6 +26,7 @@ class SharedRanks:
 
     def __init__(self, group: GroupRanks, reducer: reduce.Reducer, memories: list[Any]) -> None:
         self.rank, self.size = group.rank, group.size
+        self.num_begun = 0  # calls of this rank so far
         self._group = group
         self._reducer = reducer
         self._memories = memories  # keeps what the reducer points to
@@ -35,12 +36,14 @@ class SharedRanks:
         return self._group.can_capture
 
     def all_reduce(self, tensor: Tensor) -> None:
+        self.num_begun += 1
         if tensor.dtype in reduce.DTYPES and tensor.device.type == "cpu":
             self._reducer.all_reduce(tensor)
         else:
             self._group.all_reduce(tensor)
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:
+        self.num_begun += 1
         if tensor.device.type != "cpu":
             return self._group.gather(tensor)
         found = self._reducer.gather(tensor.contiguous())

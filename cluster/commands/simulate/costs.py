@@ -4,16 +4,16 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 from cluster.commands.cost_options import check_profile, read_profile
-from cluster.config.schema import BatonConfig
+from cluster.config.schema import BatonConfig, PoolConfig
 from cluster.contracts.latency import Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
 from cluster.contracts.simulation import SimCluster
 from cluster.models.model_file import read_model_spec
 from cluster.planner.costs.devices import known_device
-from cluster.planner.costs.fitted import Profile
+from cluster.planner.costs.fitted import FittedLatency, Profile
 from cluster.planner.costs.roofline import RooflineLatency
 from cluster.planner.costs.transfer import path_between
-from cluster.simulator.from_config import KVShape, sim_cluster
+from cluster.simulator.from_config import KVShape, degrees_of, sim_cluster
 
 # From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
 # dispatcher and worker on a small CPU machine.
@@ -42,9 +42,16 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
             "run `baton profile` with the config"
         )
     _check_cores(config, profile)
-    latency = profile.latencies.get(str(Parallelism()))
-    if latency is None:
-        raise ConfigError("the profile has no latencies of parallelism 1; run `baton profile` again")
+
+    def latency(degrees: Parallelism) -> FittedLatency:
+        found = profile.latencies.get(str(degrees))
+        if found is None:
+            raise ConfigError(
+                f"pools: the profile holds workers of degree {', '.join(profile.latencies)}, the config asks for "
+                f"{degrees}; run `baton profile` with the config"
+            )
+        return found
+
     return sim_cluster(
         config,
         latency=latency,
@@ -84,7 +91,7 @@ def _transfer(config: BatonConfig, profile: Profile) -> TransferModel | None:
 
 
 def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
-    """One device per worker, as the runtime has it; KV goes over the link between two devices of a node.
+    """One device per rank; KV goes over the link between two devices of a node.
 
     Raises:
         ConfigError: Unknown hardware or model, or weights and blocks that the device cannot hold.
@@ -93,17 +100,19 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
     model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
     state_bytes = model.state_bytes * config.engine.max_sequences
     needed = model.weight_bytes + config.engine.memory_bytes + state_bytes
-    if needed > device.memory_bytes:
+    num_devices = min(degrees_of(pool).num_devices for pool in _pools(config))
+    if needed > device.memory_bytes * num_devices:
+        several = f"{num_devices} x " if num_devices > 1 else ""
         raise ConfigError(
             f"engine.memory: {config.engine.memory_bytes} bytes and {model.weight_bytes} bytes of {config.model}'s "
-            f"weights{_and_states(state_bytes, config.engine.max_sequences)} are {needed}, {device.name} has "
-            f"{device.memory_bytes}; lower engine.memory, or give larger hardware"
+            f"weights{_and_states(state_bytes, config.engine.max_sequences)} are {needed}, {several}{device.name} has "
+            f"{device.memory_bytes * num_devices}; lower engine.memory, or give larger hardware"
         )
-    parallelism = Parallelism()
+    sender, receiver = degrees_of(config.pools.prefill), degrees_of(config.pools.decode)
     cluster = sim_cluster(
         config,
-        latency=RooflineLatency.of(model, device, parallelism),
-        transfer=path_between(device, parallelism, parallelism, within_node=True),
+        latency=lambda degrees: RooflineLatency.of(model, device, degrees),
+        transfer=path_between(device, sender, receiver, within_node=True),
         shape=KVShape(
             token_bytes=model.kv_bytes_per_token,
             state_bytes=model.state_bytes,
@@ -113,6 +122,11 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
         overheads=Overheads(ingress_s=INGRESS_S),
     )
     return cluster, f"data sheet of {device.name}"
+
+
+def _pools(config: BatonConfig) -> list[PoolConfig]:
+    pools = (config.pools.prefill, config.pools.decode, config.pools.mixed)
+    return [pool for pool in pools if pool.workers]
 
 
 def _and_states(state_bytes: int, max_sequences: int) -> str:

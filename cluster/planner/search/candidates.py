@@ -61,7 +61,7 @@ class Candidate:
     @property
     def is_runnable(self) -> bool:
         """Whether the runtime of this version can start such a worker."""
-        return self.shape.parallelism.is_runnable and self.shape.draft is None
+        return self.shape.parallelism.runs_as(self.role) and self.shape.draft is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def find(question: Question, options: Options, role: Role) -> FoundCandidates:
         question.costs,
         allow_pipeline=options.allow_pipeline,
         allow_sequence=allow_sequence,
-        runnable_only=options.runnable_only,
+        runnable_as=role if options.runnable_only else None,
     ):
         for draft in drafts:
             latency = _latency(question.costs, degrees, draft)

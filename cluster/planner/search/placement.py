@@ -156,7 +156,7 @@ class Layout:
         missing = []
         for pool in self.pools:
             degrees = pool.shape.parallelism
-            if not degrees.is_runnable:
+            if not degrees.runs_as(pool.role):
                 missing.append(f"{pool.role} workers of {degrees.num_devices} devices ({degrees})")
             if pool.shape.draft:
                 missing.append(f"draft workers ({pool.shape.draft})")
@@ -168,9 +168,13 @@ class Layout:
 
 
 def parallelisms(
-    site: Site, costs: Costs, *, allow_pipeline: bool, allow_sequence: bool, runnable_only: bool
+    site: Site, costs: Costs, *, allow_pipeline: bool, allow_sequence: bool, runnable_as: Role | None
 ) -> Iterator[Parallelism]:
-    """Every degree that the model allows; a pipeline's stage never spans nodes."""
+    """Every degree that the model allows; a pipeline's stage never spans nodes.
+
+    Args:
+        runnable_as: Only those of which this version starts workers of that role; None: all.
+    """
     pipelines = range(1, min(MAX_PIPELINE, site.num_devices) + 1) if allow_pipeline else (1,)
     for pipeline in pipelines:
         if costs.num_layers % pipeline:
@@ -178,9 +182,8 @@ def parallelisms(
         for tensor in range(1, site.devices_per_node + 1):
             for sequence in _powers(site.devices_per_node // tensor) if allow_sequence else (1,):
                 degrees = Parallelism(tensor=tensor, pipeline=pipeline, sequence=sequence)
-                if degrees.num_devices > site.num_devices or (runnable_only and not degrees.is_runnable):
-                    continue
-                if costs.allows(degrees):
+                is_runnable = runnable_as is None or degrees.runs_as(runnable_as)
+                if degrees.num_devices <= site.num_devices and is_runnable and costs.allows(degrees):
                     yield degrees
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
-PROCESSES = {"engine_sides", "handoff_link", "ingress_worker", "many_workers_side", "rates"}  # which entries start
+PROCESSES = {
+    "engine_sides",
+    "handoff_link",
+    "ingress_worker",
+    "many_workers_side",
+    "rates",
+    "tensor_parallel_rank",
+    "tensor_parallel_sums",
+}  # which entries start
 
 
 def is_entry(path: Path) -> bool:

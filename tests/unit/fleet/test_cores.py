@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.fleet.cores import share, thread_env
+from cluster.fleet.cores import share, split, thread_env
 
 
 def place(cores: list[int], num_workers: int) -> list[tuple[int, ...]]:
@@ -42,3 +42,11 @@ def test_waiting_threads_do_not_spin_on_a_shared_core() -> None:
     assert thread_env(4, exclusive=True)["OMP_WAIT_POLICY"] == "ACTIVE"
     assert 0 < int(thread_env(4, exclusive=True)["GOMP_SPINCOUNT"]) < 10**7  # an idle worker must not hold its cores
     assert thread_env(1, exclusive=True)["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_of_several_ranks_takes_cores_for_each_and_gives_each_its_own() -> None:
+    assert share(range(8), [], 3, 2) == (0, 1, 2, 3)
+    assert share([0, 1], [], 4, 4) == (0, 1)
+    assert split((0, 1, 2, 3), 2) == [(0, 1), (2, 3)]
+    assert split((4, 5, 6), 3) == [(4,), (5,), (6,)]
+    assert split((4, 5), 3) == [(4,), (5,), (4,)]

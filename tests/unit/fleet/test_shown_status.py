@@ -9,7 +9,7 @@ from rich.console import Console
 
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.status import worker_table
-from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
+from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus, WorkerStatus
 from cluster.fleet.tick import WorkerPhase
 from cluster.host.state import ClusterState
 from cluster.local.bring_up import MAX_FAILURES, _raise_failure
@@ -92,6 +92,20 @@ def test_a_busy_worker_fits_80_columns_with_every_figure_whole() -> None:
     figures = ["12345/12345", "256", "1024", "99", "1023MiB", "1023GiB", "17"]
     assert lines[2].split() == ["prefill-12", "draining", "0-1", *figures]
     assert len(lines) == 3
+
+
+def test_a_worker_of_several_ranks_shows_where_each_is() -> None:
+    ranks = (
+        RankStatus(node_id="a", node="10.0.0.1", pid=1, cores=(0,)),
+        RankStatus(node_id="b", node="10.0.0.2", pid=2, cores=(0, 1)),
+        RankStatus(node_id="b", cores=(2,)),
+    )
+    lines = shown(status(ranks=ranks))
+    assert [line.split() for line in lines[3:]] == [
+        ["rank", "0", "10.0.0.1", "0"],
+        ["rank", "1", "10.0.0.2", "0-1"],
+        ["rank", "2", "-", "2"],
+    ]
 
 
 def test_what_is_too_wide_is_folded_and_never_cut() -> None:

@@ -134,3 +134,15 @@ def test_a_lobby_lets_only_ranks_with_the_secret_in_and_says_who_is_missing() ->
             join(lobby.address, rank=1, size=2, secret="wrong", host="127.0.0.1", timeout_s=2.0, fail=print)
         with pytest.raises(UnavailableError, match=r"of a gang of 2, ranks \[0\] came in time"):
             leading.result()
+
+
+def test_a_rank_that_lives_and_keeps_the_others_waiting_fails_the_gang_within_five_seconds(threads: Ranks) -> None:
+    counts = [5, 5, 5]
+    for gang in threads.gangs:
+        gang.watch_progress(lambda rank=gang.rank: counts[rank])  # type: ignore[misc]
+    time.sleep(0.6)
+    begin = time.monotonic()
+    counts[0] = counts[2] = 6  # both are in a collective that rank 1 has not come to
+    assert threads.failed.wait(8)
+    assert 3 < time.monotonic() - begin < 5
+    assert "rank 1 of the gang kept the others waiting" in threads.failures[0].message

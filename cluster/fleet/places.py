@@ -1,0 +1,63 @@
+"""Which nodes and cores the ranks of a new worker get. Pure: nothing is asked, nothing is started."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.config.schema import SPREAD, PoolConfig
+from cluster.fleet.cores import share, split
+from cluster.fleet.nodes import Node, choose
+from cluster.fleet.status import RankStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A rank that is there already."""
+
+    worker_id: str
+    role: str
+    rank: RankStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """
+    Attributes:
+        cores: Of each node, by its id.
+        num_ranks: Of all workers that are wanted.
+    """
+
+    nodes: Sequence[Node]
+    cores: Mapping[str, tuple[int, ...]]
+    taken: Sequence[Taken]
+    num_ranks: int
+    device: str
+
+    def places(self, worker_id: str, role: str, index: int, pool: PoolConfig) -> tuple[RankStatus, ...]:
+        """For each rank of worker number `index` of `pool`, the leader first."""
+        if pool.placement == SPREAD:
+            return self._spread(worker_id, index, pool)
+        placed = [(taken.rank.node_id, taken.role) for taken in self.taken]
+        node = choose(self.nodes, placed, role, self.device)
+        cores = pool.cores[index] if pool.cores is not None else self._cores(node.node_id, self.taken, pool.num_ranks)
+        return tuple(RankStatus(node_id=node.node_id, cores=mine) for mine in split(cores, pool.num_ranks))
+
+    def is_exclusive(self, rank: RankStatus, beside: Sequence[RankStatus]) -> bool:
+        """Whether nobody else holds one of the rank's cores; `beside`: the other ranks of its worker."""
+        others = [*beside, *(taken.rank for taken in self.taken)]
+        return all(set(rank.cores).isdisjoint(other.cores) for other in others if other.node_id == rank.node_id)
+
+    def _spread(self, worker_id: str, index: int, pool: PoolConfig) -> tuple[RankStatus, ...]:
+        wanted = split(pool.cores[index], pool.num_ranks) if pool.cores is not None else None
+        taken = list(self.taken)
+        for number in range(pool.num_ranks):
+            placed = [(one.rank.node_id, one.worker_id) for one in taken]
+            node_id = choose(self.nodes, placed, worker_id, self.device).node_id
+            cores = wanted[number] if wanted is not None else self._cores(node_id, taken, 1)
+            rank = RankStatus(node_id=node_id, cores=cores)
+            taken.append(Taken(worker_id=worker_id, role="", rank=rank))
+        return tuple(one.rank for one in taken[len(self.taken) :])
+
+    def _cores(self, node_id: str, taken: Sequence[Taken], size: int) -> tuple[int, ...]:
+        here = [one.rank.cores for one in taken if one.rank.node_id == node_id]
+        num_here = max(-(-self.num_ranks // len(self.nodes)), len(here) + size)
+        return share(self.cores.get(node_id) or (0,), here, num_here, size)

@@ -1,0 +1,101 @@
+"""A worker of two ranks under `baton up`: the tokens of one, `baton status`, and what happens when a rank is killed."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import baton
+from tests.cluster.served import ServedCluster, all_free
+from tests.models import tiny
+from workers.model.registry import BUNDLED
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not (BUNDLED / "demo" / "model.safetensors").is_file(), reason="the demo model is not there"),
+]
+LONG = "It was a dark night, and the old house stood alone upon the hill. " * 12
+GANG = "pools: {mixed: {workers: 1, tensor_parallel: 2}}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model, whose heads two ranks divide, with the demo model's tokenizer."""
+    made = tmp_path_factory.mktemp("model") / "tiny"
+    shutil.copytree(tiny("llama", vocab_size=4096, max_position_embeddings=512), made)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUNDLED / "demo" / name, made / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[ServedCluster]:
+    cluster = ServedCluster(str(folder), extra=GANG)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def expected(served: ServedCluster, folder: Path) -> list[int]:
+    """What transformers writes after LONG, greedy, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with baton.Client(served.grpc) as sdk:
+        ids = list(sdk.tokenize(LONG))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = model.generate(torch.tensor([ids]), max_new_tokens=64, min_new_tokens=64, do_sample=False)
+    return [int(token) for token in found[0, len(ids) :]]
+
+
+def test_a_worker_of_two_ranks_serves_the_tokens_of_generate_and_is_shown_with_them(
+    served: ServedCluster, expected: list[int]
+) -> None:
+    with baton.Client(served.grpc) as sdk:
+        answer = sdk.generate(LONG, max_tokens=64, temperature=0, ignore_eos=True)
+    assert list(answer.choices[0].token_ids) == expected
+    ranks = served.workers()["mixed-0"]["ranks"]
+    assert len({rank["pid"] for rank in ranks}) == 2
+    assert all(psutil.pid_exists(rank["pid"]) for rank in ranks)
+    assert len({tuple(rank["cores"]) for rank in ranks}) == min(2, len(os.sched_getaffinity(0)))
+    shown = served.baton("status").stdout
+    assert "rank 0" in shown
+    assert "rank 1" in shown
+
+
+def test_a_killed_rank_is_replaced_with_its_gang_and_what_ran_runs_again(
+    served: ServedCluster, expected: list[int]
+) -> None:
+    before = served.workers()["mixed-0"]
+    answers: list[list[int]] = []
+
+    def ask() -> None:
+        with baton.Client(served.grpc) as sdk:
+            answer = sdk.generate(LONG, max_tokens=64, temperature=0, ignore_eos=True)
+        answers.append(list(answer.choices[0].token_ids))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    served.wait("work", lambda workers: workers["mixed-0"]["num_running"] > 0)
+    os.kill(before["ranks"][1]["pid"], signal.SIGKILL)
+    killed_s = time.monotonic()
+    while psutil.pid_exists(before["ranks"][0]["pid"]):
+        assert time.monotonic() - killed_s < 5, "the leader outlived its rank"
+        time.sleep(0.02)
+    for thread in asking:
+        thread.join(120)
+    assert answers == [expected] * 4
+    served.wait("blocks", all_free)
+    after = served.workers()["mixed-0"]
+    assert after["incarnation"] != before["incarnation"]
+    assert not {rank["pid"] for rank in after["ranks"]} & {rank["pid"] for rank in before["ranks"]}

@@ -1,0 +1,58 @@
+"""Nodes and cores of workers of several ranks."""
+
+from collections.abc import Sequence
+
+from cluster.config.schema import PoolConfig
+from cluster.fleet.nodes import Node
+from cluster.fleet.places import Ground, Taken
+from cluster.fleet.status import RankStatus
+
+PACKED = PoolConfig(workers=2, tensor_parallel=2)
+SPREAD = PoolConfig(workers=2, tensor_parallel=2, placement="spread")
+
+
+def ground(num_nodes: int, taken: Sequence[Taken] = (), num_ranks: int = 4) -> Ground:
+    return Ground(
+        nodes=[Node(node_id=f"n{number}", address=f"10.0.0.{number}", num_gpus=0) for number in range(num_nodes)],
+        cores={f"n{number}": (0, 1, 2, 3) for number in range(num_nodes)},
+        taken=taken,
+        num_ranks=num_ranks,
+        device="cpu",
+    )
+
+
+def both(num_nodes: int, pool: PoolConfig) -> list[list[tuple[str, tuple[int, ...]]]]:
+    """(node, cores) of each rank of two workers, placed one after the other."""
+    taken: list[Taken] = []
+    found = []
+    for index in range(2):
+        ranks = ground(num_nodes, taken).places(f"mixed-{index}", "mixed", index, pool)
+        taken += [Taken(worker_id=f"mixed-{index}", role="mixed", rank=rank) for rank in ranks]
+        found.append([(rank.node_id, rank.cores) for rank in ranks])
+    return found
+
+
+def test_the_ranks_of_a_packed_worker_are_on_one_node_and_workers_on_different_ones() -> None:
+    assert both(1, PACKED) == [[("n0", (0,)), ("n0", (1,))], [("n0", (2,)), ("n0", (3,))]]
+    assert both(2, PACKED) == [[("n0", (0, 1)), ("n0", (2, 3))], [("n1", (0, 1)), ("n1", (2, 3))]]
+
+
+def test_the_ranks_of_a_spread_worker_are_on_as_many_nodes_as_there_are() -> None:
+    assert both(2, SPREAD) == [[("n0", (0, 1)), ("n1", (0, 1))], [("n0", (2, 3)), ("n1", (2, 3))]]
+    assert both(1, SPREAD) == both(1, PACKED)
+
+
+def test_cores_of_the_config_are_divided_among_the_ranks() -> None:
+    pool = PoolConfig(workers=1, tensor_parallel=2, cores=((4, 5, 6, 7),))
+    assert [rank.cores for rank in ground(1).places("mixed-0", "mixed", 0, pool)] == [(4, 5), (6, 7)]
+    spread = PoolConfig(workers=1, tensor_parallel=2, placement="spread", cores=((4, 5, 6, 7),))
+    assert [rank.cores for rank in ground(2).places("mixed-0", "mixed", 0, spread)] == [(4, 5), (6, 7)]
+
+
+def test_a_core_that_two_ranks_have_is_not_exclusive() -> None:
+    mine, beside = RankStatus(node_id="n0", cores=(0,)), RankStatus(node_id="n0", cores=(1,))
+    other = Taken(worker_id="mixed-1", role="mixed", rank=RankStatus(node_id="n0", cores=(0, 2)))
+    elsewhere = Taken(worker_id="mixed-1", role="mixed", rank=RankStatus(node_id="n1", cores=(0, 2)))
+    assert ground(2, [elsewhere]).is_exclusive(mine, [beside])
+    assert not ground(2, [other]).is_exclusive(mine, [beside])
+    assert not ground(2).is_exclusive(mine, [mine])
