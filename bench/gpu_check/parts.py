@@ -24,6 +24,9 @@ PARTS = (
     Part(name="paths", limit_s=90, shows="FlashInfer, gathered attention and CUDA graphs against plain torch"),
     Part(name="handoff", limit_s=120, shows="KV arrives bit for bit in another process, over every transport"),
     Part(name="served", limit_s=90, shows="a prefill and a decode worker answer what generate answers"),
+    Part(
+        name="gang", limit_s=120, shows="workers of two and four ranks that share the GPU answer what generate answers"
+    ),
     Part(name="speed", limit_s=150, shows="decode and prefill of an 8 B model, as shares of what the card can do"),
     Part(name="speed_transformers", limit_s=120, shows="the same points by transformers"),
     Part(name="speed_vllm", limit_s=240, shows="the same points by vLLM, where it is installed"),

@@ -24,7 +24,7 @@ from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, SPREAD, B
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import thread_env
 from cluster.fleet.owner import Owner
-from cluster.fleet.places import Ground, Taken
+from cluster.fleet.places import Ground, Taken, check_gpus
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord, first_line
 from cluster.fleet.shell import WORKER_CLASS
@@ -43,7 +43,7 @@ from cluster.fleet.tick import (
 )
 from cluster.models.find import Silent, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 TICK_S = 0.25
 PING_S = 0.5
@@ -101,6 +101,8 @@ class Controller:
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
+        for role in SERVING_ROLES if device == "cuda" else ():
+            check_gpus(around, role.value, new.pool(role), nodes.gpu_share(around, new.num_ranks))
         plan.save(self._namespace, new)
         self._plan = new
         self._stopping = False

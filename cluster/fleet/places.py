@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from baton.errors import ConfigError
 from cluster.config.schema import SPREAD, PoolConfig
 from cluster.fleet.cores import share, split
 from cluster.fleet.nodes import Node, choose
@@ -61,3 +62,18 @@ class Ground:
         here = [one.rank.cores for one in taken if one.rank.node_id == node_id]
         num_here = max(-(-self.num_ranks // len(self.nodes)), len(here) + size)
         return share(self.cores.get(node_id) or (0,), here, num_here, size)
+
+
+def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: float) -> None:
+    """Raises: ConfigError: no node has the GPUs for all ranks of a worker of pool `name`, which are to be on one.
+
+    Args:
+        per_rank: GPUs that each rank takes.
+    """
+    largest = max((node.num_gpus for node in nodes), default=0.0)
+    wanted = pool.num_ranks * per_rank
+    if pool.placement != SPREAD and wanted > largest:
+        raise ConfigError(
+            f"pools.{name}.tensor_parallel: {pool.num_ranks} ranks take {wanted:g} GPUs of one node, the largest has "
+            f"{largest:g}; lower it, or set pools.{name}.placement: spread"
+        )

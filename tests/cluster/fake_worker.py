@@ -18,6 +18,9 @@ class FakeWorker:
         self.folder = Path(os.environ["FAKE_WORKERS"])
         self.draining = False
 
+    def lobby(self) -> str:
+        return "127.0.0.1:1"
+
     async def start(self) -> str:
         if (self.folder / "broken").exists():
             raise ConfigError("model: no weights in the folder; give another")

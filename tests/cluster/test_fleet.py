@@ -151,6 +151,23 @@ def test_a_new_controller_adopts_the_workers_of_the_last_one(controller: Control
     )
 
 
+def test_the_ranks_of_a_worker_are_adopted_together_and_replaced_together(controller: ControllerClient) -> None:
+    pools = loads("pools: {mixed: {workers: 1, tensor_parallel: 2}}").pools
+    controller.apply(replace(config(), pools=pools))
+    before = worker(controller.wait_for(is_ready, READY_S), "mixed-0")
+    assert len({rank.pid for rank in before.ranks}) == 2
+    ray.kill(controller.actor, no_restart=False)
+    time.sleep(0.5)
+    adopted = worker(controller.wait_for(is_ready, READY_S), "mixed-0")
+    assert adopted.ranks == before.ranks
+    os.kill(before.ranks[1].pid, signal.SIGKILL)
+    controller.wait_for(lambda status: worker(status, "mixed-0").incarnation != before.incarnation, READY_S)
+    after = worker(controller.wait_for(is_ready, READY_S), "mixed-0")
+    assert after.error.startswith("rank 1: its process ended by itself")
+    assert not any(psutil.pid_exists(rank.pid) for rank in before.ranks)
+    assert {rank.pid for rank in after.ranks}.isdisjoint(rank.pid for rank in before.ranks)
+
+
 def test_a_shutdown_leaves_no_worker_and_no_placement_group(ray_cluster: ClusterState, switches: Path) -> None:
     client = start("shutdown", switches)
     client.apply(config())

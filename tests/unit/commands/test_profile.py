@@ -54,6 +54,20 @@ def test_a_profile_of_mixed_workers_says_that_it_holds_no_kv_transfers(tmp_path:
     assert "note: no KV transfers, as the config has no prefill workers" in result.output
 
 
+def test_a_profile_of_a_gang_is_of_its_degree_and_simulates_such_workers_alone(tmp_path: Path) -> None:
+    out, alike, unlike = tmp_path / "profile.json", tmp_path / "gang.yaml", tmp_path / "plain.yaml"
+    gang = ("pools.mixed.workers=1", "pools.mixed.tensor_parallel=2")
+    result = run(profile, "--quick", "--out", out, *settings(*FAKE, *gang))
+    assert result.exit_code == 0, result.output
+    assert list(Profile.from_text(out.read_text()).latencies) == ["tp2"]
+    alike.write_text("model: demo\npools: {mixed: {workers: 2, tensor_parallel: 2}}")
+    unlike.write_text("model: demo\npools: {mixed: {workers: 2}}")
+    load = ("--profile", out, "--rate", "4", "--num-requests", "20", "--input-len", "60")
+    assert run(simulate, alike, *load).exit_code == 0
+    refused = run(simulate, unlike, *load)
+    assert "pools: the profile holds workers of degree tp2, the config asks for 1" in str(refused.exception)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,10 +1,14 @@
 """Nodes and cores of workers of several ranks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import pytest
+
+from baton.errors import ConfigError
 from cluster.config.schema import PoolConfig
 from cluster.fleet.nodes import Node
-from cluster.fleet.places import Ground, Taken
+from cluster.fleet.places import Ground, Taken, check_gpus
 from cluster.fleet.status import RankStatus
 
 PACKED = PoolConfig(workers=2, tensor_parallel=2)
@@ -56,3 +60,15 @@ def test_a_core_that_two_ranks_have_is_not_exclusive() -> None:
     assert ground(2, [elsewhere]).is_exclusive(mine, [beside])
     assert not ground(2, [other]).is_exclusive(mine, [beside])
     assert not ground(2).is_exclusive(mine, [mine])
+
+
+def test_ranks_that_no_node_has_the_gpus_for_are_refused_by_name_unless_they_are_spread() -> None:
+    nodes = [Node(node_id=f"n{number}", address=f"10.0.0.{number}", num_gpus=2) for number in range(2)]
+    four = PoolConfig(workers=1, tensor_parallel=4)
+    with pytest.raises(
+        ConfigError, match=r"pools\.mixed\.tensor_parallel: 4 ranks take 4 GPUs of one node, the largest"
+    ):
+        check_gpus(nodes, "mixed", four, 1.0)
+    check_gpus(nodes, "mixed", replace(four, placement="spread"), 1.0)
+    check_gpus(nodes, "mixed", four, 0.5)
+    check_gpus(nodes, "mixed", replace(four, tensor_parallel=2), 1.0)

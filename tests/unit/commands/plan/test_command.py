@@ -129,8 +129,8 @@ def test_a_model_that_fits_no_device_says_the_bytes() -> None:
     said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "l4", *SMALL)
     assert "fits no l4 at any degree: at tp4 a device needs " in said
     assert "has 24,000,000,000" in said
-    said = error("--model", "meta-llama/Llama-3.1-70B", "--hardware", "h100", "--runnable-only", *SMALL)
-    assert "with --runnable-only: at 1 a device needs " in said
+    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "h100", "--runnable-only", *SMALL)
+    assert "with --runnable-only: at tp4 a device needs " in said
 
 
 def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
