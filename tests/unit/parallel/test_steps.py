@@ -12,13 +12,13 @@ number = st.integers(0, 2**31 - 1)
 
 @st.composite
 def chunks(draw: st.DrawFn) -> Chunk:
-    tokens = draw(st.lists(number, min_size=1, max_size=9))
+    tokens = tuple(draw(st.lists(number, min_size=1, max_size=9)))
     start = draw(st.integers(0, 40))
     num_blocks = -(-(start + len(tokens)) // BLOCK)
     return Chunk(
         token_ids=tokens,
         start=start,
-        block_ids=draw(st.lists(number, min_size=num_blocks, max_size=num_blocks)),
+        block_ids=tuple(draw(st.lists(number, min_size=num_blocks, max_size=num_blocks))),
         num_sequence_tokens=start + len(tokens) + draw(st.integers(0, 9)),
         kind=draw(st.sampled_from(ChunkKind)),
     )
