@@ -316,31 +316,36 @@ class Controller:
         """From its start to its end: a call to each rank is always under way, so that its death is known at once."""
         assert worker.launched is not None
         leader, *others = worker.launched.actors
-        for number, actor in enumerate(others, 1):
-            self._spawn(self._attend_rank(worker, number, actor))
         try:
-            worker.facts = await leader.start.remote()
-            worker.take(0, worker.facts)
+            await asyncio.gather(*(self._started(worker, *ranked) for ranked in enumerate((leader, *others))))
+            for rank, actor in enumerate(others, 1):
+                self._spawn(self._watch(worker, rank, actor))
             if worker.phase is WorkerPhase.STARTING:
                 self._move(worker, WorkerPhase.READY)
             while worker.phase in LIVE:
                 await self._ping(worker, leader)
                 await asyncio.sleep(PING_S)
         except RayError as error:
-            self._fail(worker, error)
+            self._fail(worker, 0, error)
 
-    async def _attend_rank(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
+    async def _started(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
         try:
             worker.take(rank, await actor.start.remote())
+        except RayError as error:
+            self._fail(worker, rank, error)
+            raise
+
+    async def _watch(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
+        try:
             await actor.ended.remote()
         except RayError as error:
-            self._fail(worker, error, f"rank {rank}: ")
+            self._fail(worker, rank, error)
 
-    def _fail(self, worker: WorkerRecord, error: RayError, prefix: str = "") -> None:
+    def _fail(self, worker: WorkerRecord, rank: int, error: RayError) -> None:
         if worker.phase in LIVE:
             cause = getattr(error, "cause", None) or error
             worker.error_is_final = isinstance(cause, BatonError) and not cause.retryable
-            self._end(worker, WorkerPhase.FAILED, prefix + first_line(cause))
+            self._end(worker, WorkerPhase.FAILED, (f"rank {rank}: " if rank else "") + first_line(cause))
 
     async def _ping(self, worker: WorkerRecord, actor: Any) -> None:
         try:

@@ -41,7 +41,9 @@ class WorkerRecord:
         return tuple(sorted({core for rank in self.ranks for core in rank.cores}))
 
     def take(self, rank: int, facts: WorkerFacts) -> None:
-        """What a rank that is ready says of itself."""
+        """What a rank that is ready says of itself; of the leader, the worker."""
+        if not rank:
+            self.facts = facts
         said = RankStatus(node_id=facts.node_id, node=facts.node, pid=facts.pid, cores=facts.cores)
         self.ranks = (*self.ranks[:rank], said, *self.ranks[rank + 1 :])
 

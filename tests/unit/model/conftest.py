@@ -6,7 +6,7 @@ import pytest
 
 from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
-from workers.model.cpu import fused, native, panels
+from workers.model.cpu import fused, native, panels, reduce
 from workers.model.cpu import sampling as cpu_sampling
 
 CACHES: tuple[Any, ...] = (
@@ -17,6 +17,7 @@ CACHES: tuple[Any, ...] = (
     cpu_sampling._library,
     fused._library,
     panels._library,
+    reduce._library,
 )
 ISAS = [name for name in native.MARCH if name == "native" or platform.machine() in ("x86_64", "AMD64")]
 
