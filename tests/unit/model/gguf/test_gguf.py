@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from cluster.ingress.tokenizer import Tokenizer
 from cluster.models.model_file import read_model_spec
 from tests.gguf_files import write
 from tests.unit.model.driver import Driver, Expected, make_spec, prompts_of
+from tests.unit.parallel.lone_ranks import LoneRanks
 from workers.model.gguf.convert import convert
 from workers.model.gguf.folder import gguf_source
+from workers.model.loader import load_model
 from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
+from workers.spec import GangSpec
 
 PROMPTS = prompts_of(random.Random(5), (1, 7, 16, 33), 256)
 NUM_OUTPUTS = 8
@@ -134,3 +138,9 @@ def test_a_folder_with_several_files_asks_for_one(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused() -> None:
     with pytest.raises(ConfigError, match="is no file; give the path of a GGUF file that is there"):
         resolve_model("/nowhere/model.gguf")
+
+
+def test_a_file_is_refused_by_name_where_ranks_would_divide_it(tmp_path: Path) -> None:
+    folder = converted(write(tmp_path / "model.gguf"))
+    with pytest.raises(ConfigError, match=r"tensor_parallel: 2 is not supported for GGUF files, .* give a folder with"):
+        load_model(replace(make_spec(folder), gang=GangSpec(tensor_parallel=2)), LoneRanks(0, 2))
