@@ -27,6 +27,10 @@ pools:
   decode: {workers: 1, cores: [[0]]}
 http: {host: 0.0.0.0, port: 0}
 """
+SPREAD = """
+pools: {mixed: {workers: 1, tensor_parallel: 3, placement: spread}}
+http: {host: 0.0.0.0, port: 0}
+"""
 KNOCK = """
 import grpc
 from baton.v1.worker_pb2 import Hello, ToWorker
@@ -181,3 +185,13 @@ def test_a_transport_that_is_named_crosses_hosts_too(hosts: Hosts, served: Serve
     served.up()
     assert answer(served) == wanted
     served.wait("reports", lambda workers: workers["decode-0"]["kv_bytes_received"] > 0)
+
+
+def test_the_ranks_of_a_gang_may_be_on_different_hosts(hosts: Hosts, served: ServedCluster) -> None:
+    wanted = answer(served)
+    served.down()
+    served.extra = SPREAD
+    served.up()
+    assert answer(served) == wanted
+    ranks = served.workers()["mixed-0"]["ranks"]
+    assert sorted(rank["node"] for rank in ranks) == [HEAD, HEAD, OTHER]

@@ -79,7 +79,7 @@ def read_inputs(asked: Asked) -> PlanInputs:
         question=question,
         options=Options(
             allow_pipeline=search.allow_pp,
-            runnable_only=search.runnable_only,
+            runnable_only=not search.hypothetical,
             drafts=DRAFTS if search.draft else (),
             colocated_because=priced.colocated_because,
         ),

@@ -60,12 +60,15 @@ class SLOOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     allow_pp: Annotated[
-        bool, typer.Option("--allow-pp", help="Pipelines too; not runnable yet.", rich_help_panel=_SEARCH)
+        bool, typer.Option("--allow-pp", help="Pipelines too, with --hypothetical.", rich_help_panel=_SEARCH)
     ] = False
-    runnable_only: Annotated[
-        bool, typer.Option("--runnable-only", help="Only what this version starts.", rich_help_panel=_SEARCH)
+    hypothetical: Annotated[
+        bool,
+        typer.Option("--hypothetical", help="Workers that this version does not start, too.", rich_help_panel=_SEARCH),
     ] = False
-    draft: Annotated[str | None, typer.Option(help="A draft model to try.", rich_help_panel=_SEARCH)] = None
+    draft: Annotated[
+        str | None, typer.Option(help="A draft model to try, with --hypothetical.", rich_help_panel=_SEARCH)
+    ] = None
     draft_acceptance: Annotated[
         float | None, typer.Option(help="Of its tokens, measured.", rich_help_panel=_SEARCH)
     ] = None
@@ -83,8 +86,8 @@ class SearchOptions:
                 f"--draft-acceptance {self.draft_acceptance:g} must be a share in [0, 1], for example 0.7"
             )
         more = {"--allow-pp": self.allow_pp, "--draft": self.draft}
-        if self.runnable_only:
-            check_unread(more, "this version starts no such workers, and --runnable-only was given")
+        if not self.hypothetical:
+            check_unread(more, "this version starts no such workers; add --hypothetical to plan with them")
         if costs.profile is not None:
             check_unread(more, "--profile holds no costs of such workers, --hardware does")
 

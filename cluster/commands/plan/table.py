@@ -82,7 +82,7 @@ def sentences(question: Question, answer: PlanAnswer) -> list[str]:
     lines.append(f"  {verification(answer.best)}")
     missing = answer.best.layout.missing_features
     if missing:
-        lines.append(f"  not yet runnable: this version cannot start {'; '.join(missing)}; see --runnable-only")
+        lines.append(f"  not yet runnable: this version cannot start {'; '.join(missing)}; leave --hypothetical out")
     lines.append("")
     if question.site.device_price_per_h is None:
         lines.append("No price of a device is known: give --price for the cost in US$.")

@@ -161,7 +161,7 @@ def check_fits(question: Question, options: Options, found: FoundCandidates) -> 
         raise ConfigError("the model divides by no degree that the nodes allow; give nodes with more devices")
     degrees, fitted = min(found.too_large, key=lambda pair: pair[1].needed_bytes)
     footprint = fitted.footprint
-    which = "with --runnable-only" if options.runnable_only else "at any degree"
+    which = "at any degree that this version starts" if options.runnable_only else "at any degree"
     raise ConfigError(
         f"the model fits no {question.site.device_name} {which}: at {degrees} a device needs "
         f"{fitted.needed_bytes:,} bytes ({footprint.weight_bytes:,} of weights, {footprint.activation_bytes:,} for a "

@@ -208,7 +208,7 @@ def comments(question: Question, answer: PlanAnswer, *, command: str, about: str
     ]
     if shown.missing:
         lines += ["", "NOT YET RUNNABLE: this version cannot start " + "; ".join(shown.missing) + "."]
-        lines.append("`baton up` refuses this file; `baton plan --runnable-only` finds the best that it starts.")
+        lines.append("`baton up` refuses this file; `baton plan` without --hypothetical finds the best that it starts.")
     if best.layout.num_replicas > 1:
         count = best.layout.num_replicas
         lines += ["", f"Start {count} such clusters, each on devices of one node, and share the requests out evenly."]

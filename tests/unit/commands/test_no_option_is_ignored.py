@@ -52,7 +52,7 @@ PLAN_OPTIONS: Values = {
     "slo_tpot": 90.0,
     "attainment": 0.8,
     "allow_pp": True,
-    "runnable_only": True,
+    "hypothetical": True,
     "draft": "demo-draft",
     "draft_acceptance": 0.7,
     "seed": 5,

@@ -36,7 +36,7 @@ def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path
     out, plot, data = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "plan.json"
     words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "l4", "--slo-ttft", "2000", "--slo-tpot", "150")
     files = ("--out", str(out), "--plot", str(plot), "--json", str(data))
-    result = plan(*words, *SMALL, "--runnable-only", "--price", "0.7", *files)
+    result = plan(*words, *SMALL, "--price", "0.7", *files)
     assert result.code == 0, result
     for shown in (
         "goodput per l4",
@@ -126,11 +126,11 @@ def test_an_unknown_model_says_what_to_give() -> None:
 
 
 def test_a_model_that_fits_no_device_says_the_bytes() -> None:
-    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "l4", *SMALL)
+    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "l4", "--hypothetical", *SMALL)
     assert "fits no l4 at any degree: at tp4 a device needs " in said
     assert "has 24,000,000,000" in said
-    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "h100", "--runnable-only", *SMALL)
-    assert "with --runnable-only: at tp4 a device needs " in said
+    said = error("--model", "meta-llama/Llama-3.1-405B", "--hardware", "h100", *SMALL)
+    assert "at any degree that this version starts: at tp4 a device needs " in said
 
 
 def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
@@ -178,15 +178,18 @@ def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
         ("--hardware h200 --rate 3 --kv-memory 2GiB", "--kv-memory 2GiB: --hardware has its own memory"),
         ("--hardware h200 --rate 3 --draft demo-draft", "--draft MODEL and --draft-acceptance"),
         ("--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 2", "--draft-acceptance 2 must be a share"),
-        ("--hardware h200 --rate 3 --allow-pp --runnable-only", "--allow-pp: this version starts no such workers"),
+        ("--hardware h200 --rate 3 --allow-pp", "--allow-pp: this version starts no such workers; add --hypothetical"),
         (
-            "--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 0.7 --runnable-only",
+            "--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 0.7",
             "--draft demo-draft: this version starts no such workers",
         ),
         ("--profile p.json --rate 3", "--gpus-per-node is needed with --profile"),
-        ("--profile p.json --gpus-per-node 2 --rate 3 --allow-pp", "--allow-pp: --profile holds no costs of such"),
         (
-            "--profile p.json --gpus-per-node 2 --rate 3 --draft demo-draft --draft-acceptance 0.7",
+            "--profile p.json --gpus-per-node 2 --rate 3 --allow-pp --hypothetical",
+            "--allow-pp: --profile holds no costs of such",
+        ),
+        (
+            "--profile p.json --gpus-per-node 2 --rate 3 --draft demo-draft --draft-acceptance 0.7 --hypothetical",
             "--draft demo-draft: --profile holds no costs of such",
         ),
         ("--hardware h200 --rate 3 --out /nowhere/plan.yaml", "--out /nowhere/plan.yaml"),
@@ -208,7 +211,7 @@ def test_requests_of_one_instant_have_no_rate(tmp_path: Path) -> None:
 
 def test_a_plan_for_a_processor_does_not_ask_for_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "plan.yaml"
-    ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--runnable-only", "--out", out)
+    ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--out", out)
     assert ended.code == 0, ended
     assert load(out).device == "cpu"
 
