@@ -28,10 +28,10 @@ def send(connection: socket.socket, kind: Kind, payload: bytes | bytearray = b""
         raise ConnectionLost(str(error)) from error
 
 
-def receive(connection: socket.socket) -> tuple[Kind, bytearray]:
+def receive(connection: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[Kind, bytearray]:
     """Blocks until a frame is there. Raises: ConnectionLost."""
     kind, length = HEADER.unpack(_exactly(connection, HEADER.size))
-    if length > MAX_FRAME_BYTES or kind not in iter(Kind):
+    if length > max_bytes or kind not in iter(Kind):
         raise ConnectionLost(f"a frame of kind {kind} and {length} bytes is none of ours")
     return Kind(kind), _exactly(connection, length)
 

@@ -190,10 +190,19 @@ class Gang:
         beating.start()
         with self._selector as selector:
             while not self._ended:
-                for key, _ in selector.select(BEAT_S):
+                begun_s = time.monotonic()
+                found = selector.select(BEAT_S)
+                self._forgive(time.monotonic() - begun_s - BEAT_S)
+                for key, _ in found:
                     if not self._hear(key.data, self._controls[key.data]):
                         selector.unregister(key.fileobj)
                 self._judge_silence()
+
+    def _forgive(self, late_s: float) -> None:
+        """Time for which this rank itself had no turn (a paused machine) is no silence of the others."""
+        if late_s > BEAT_S:
+            self._heard_s = {other: heard_s + late_s for other, heard_s in self._heard_s.items()}
+            self._counts = {other: (count, since_s + late_s) for other, (count, since_s) in self._counts.items()}
 
     def _hear(self, other: int, connection: socket.socket) -> bool:
         """Takes one frame; whether more may come."""

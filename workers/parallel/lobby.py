@@ -21,6 +21,7 @@ from workers.parallel.gang import LEADER, SILENCE_S, Fail, Gang
 logger = logging.getLogger(__name__)
 CONTROL, STEPS = "control", "steps"
 HELLO_TIMEOUT_S = 5.0
+MAX_HELLO_BYTES = 64 << 10  # of a peer that has not shown the secret yet
 RETRY_S = 0.05
 NO_GROUP = "none"  # of ranks that compute nothing, for tests of all that is around them
 COLLECTIVE_TIMEOUT_S = 600.0  # of one all-reduce: a rank may still compute, a dead or silent one is seen elsewhere
@@ -79,7 +80,7 @@ class Lobby:
             ) from error
         _tune(connection, HELLO_TIMEOUT_S)
         try:
-            kind, payload = frames.receive(connection)
+            kind, payload = frames.receive(connection, MAX_HELLO_BYTES)
             hello = json.loads(payload) if kind is Kind.HELLO else {}
             self._check(hello, found)
         except (ConnectionLost, ValueError) as error:

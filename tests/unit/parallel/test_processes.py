@@ -1,5 +1,6 @@
 """A gang as worker processes: it serves as one worker, and ends as one, whichever rank dies or hangs."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -65,6 +66,18 @@ def test_the_whole_gang_ends_within_five_seconds_of_one_rank(tmp_path: Path, num
         assert rest.wait(6) == 1
         assert process.wait(6) == 1
         assert time.monotonic() - begin < 5
+
+
+@pytest.mark.slow
+def test_a_gang_that_was_paused_as_a_whole_goes_on(tmp_path: Path) -> None:
+    with gang(fake_spec(), 3, tmp_path) as process:
+        process.wait_ready()
+        pids = [process.pid, *(other.pid for other in process.others)]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(6)
+        assert [other.poll() for other in process.others] == [None, None]
 
 
 def test_the_ranks_end_with_their_leader(tmp_path: Path) -> None:
