@@ -18,8 +18,13 @@ from tests.models import tiny
 from tests.unit.model.driver import make_spec
 from tests.unit.parallel.lone_ranks import LoneRanks
 from workers.model import loader
+from workers.model.cpu.fused import FusedLayer, PanelLayer
+from workers.model.cpu.packed import PackedLinear, TwiceLinear
+from workers.model.cpu.panels import PanelLinear
 from workers.model.loader import load_model
+from workers.model.runner import TorchRunner
 from workers.model.tensor_parallel.shard import Shard, shard_of
+from workers.model.tensor_parallel.summed import SummedLinear
 from workers.spec import GangSpec, WorkerSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -142,3 +147,16 @@ def _config_only(folder: Path, family: str) -> Path:
 
     AutoConfig.for_model(family).save_pretrained(folder)
     return folder
+
+
+def test_the_layers_of_a_share_are_fused_as_those_of_the_whole_are() -> None:
+    folder = tiny("llama")
+    whole, share = (
+        TorchRunner(make_spec(folder)),
+        TorchRunner(rank_spec(folder, 0, 2), ranks=LoneRanks(0, 2)),
+    )
+    if not any(type(layer) in (FusedLayer, PanelLayer) for layer in whole.model.model.layers):
+        pytest.skip("no layer is fused on this machine")
+    assert [type(layer) for layer in share.model.model.layers] == [FusedLayer] * 3
+    assert {type(layer.down) for layer in share.model.model.layers} == {SummedLinear}
+    assert {type(layer.down.inner) for layer in share.model.model.layers} <= {PackedLinear, PanelLinear, TwiceLinear}
