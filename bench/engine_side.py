@@ -21,7 +21,7 @@ class Side:
         """Starts it, and waits until it is ready.
 
         Args:
-            settings: As `bench.engine_sides` takes them.
+            settings: As `bench.engine_sides` takes them; the ranks that `tensor_parallel` asks for have a core each.
             folder: Of its log.
             kv_gib: What vLLM may hold of KV.
         Raises:
@@ -36,7 +36,7 @@ class Side:
             stderr=self._log.open("w"),
             text=True,
             cwd=ROOT,
-            env=_environment(cores, kv_gib),
+            env=_environment(cores, kv_gib, settings.get("tensor_parallel", 1)),
             start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
@@ -81,12 +81,12 @@ class Side:
             os.killpg(self._process.pid, number)
 
 
-def _environment(cores: Sequence[int], kv_gib: int) -> dict[str, str]:
+def _environment(cores: Sequence[int], kv_gib: int, num_ranks: int) -> dict[str, str]:
     return {
         **os.environ,
-        "OMP_NUM_THREADS": str(len(cores)),
+        "OMP_NUM_THREADS": str(len(cores) // num_ranks),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_OMP_THREADS_BIND": ("," if num_ranks == 1 else "|").join(map(str, cores)),
     }

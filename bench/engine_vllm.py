@@ -46,5 +46,6 @@ def start(settings: dict[str, Any]) -> VLLM:
         max_num_batched_tokens=MAX_BATCHED_TOKENS,
         enable_prefix_caching=True,
         skip_tokenizer_init=True,
+        tensor_parallel_size=settings.get("tensor_parallel", 1),
     )
     return VLLM(llm, settings["vocab"])

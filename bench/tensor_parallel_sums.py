@@ -24,6 +24,7 @@ WIDTH = 1024
 ROWS = (1, 16, 512, 2048)
 SIZES = (1, 16, 64)  # sequences of a decode step
 CONTEXT, BLOCK = 1000, 16
+VOCAB = 49_152
 BUDGET_S = 0.4  # of one figure
 
 
@@ -49,6 +50,13 @@ def sums(found: dict[str, float], name: str, ranks: Ranks) -> None:
             tensor = torch.zeros(1, rows, WIDTH, dtype=dtype)
             kind = str(dtype).removeprefix("torch.")
             found[f"sum {rows} {kind} {name}"] = timed(lambda: ranks.all_reduce(tensor), ranks)  # noqa: B023
+
+
+def gathers(found: dict[str, float], ranks: Ranks) -> None:
+    """Of logits for the leader, which samples: each rank has those of its part of the vocabulary."""
+    for rows in SIZES:
+        part = torch.zeros(rows, VOCAB // ranks.size)
+        found[f"logits {rows}"] = timed(lambda: ranks.gather(part), ranks)  # noqa: B023
 
 
 def broadcasts(found: dict[str, float], gang: Gang, ranks: Ranks) -> None:
@@ -80,6 +88,7 @@ def measure(gang: Gang) -> dict[str, float]:
     shared = share_memory(group)
     found: dict[str, float] = {}
     broadcasts(found, gang, shared or group)
+    gathers(found, shared or group)
     sums(found, "gloo", group)
     if shared is not None:
         sums(found, "shared", shared)
