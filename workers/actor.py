@@ -21,20 +21,16 @@ from workers.starting import build_runner, take_place
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
-    from workers.kv_transfer.link import Inbox, Outbox
+    from workers.kv_transfer.gang_links import LeaderLinks
     from workers.model.contract import ModelRunner
     from workers.parallel.gang import Gang
     from workers.parallel.lobby import Lobby
+    from workers.parallel.runner import GangRunner
     from workers.service import WorkerService
 
 logger = logging.getLogger(__name__)
-MAX_MESSAGE_BYTES = 64 << 20
 FAULT_TIMEOUT_S = 1.0
-GRPC_OPTIONS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),
-]
+ADDRESSES_TIMEOUT_S = 20.0  # for the other ranks' servers: they have loaded when this is waited for
 
 
 class WorkerActor:
@@ -47,9 +43,10 @@ class WorkerActor:
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
-        self._links: tuple[Outbox, Inbox] | None = None
+        self._links: LeaderLinks | None = None
         self._lobby: Lobby | None = None
         self._gang: Gang | None = None
+        self._gang_runner: GangRunner | None = None
         self._fault: asyncio.Future[None] | None = None  # of the gang, while it starts
 
     async def start(self) -> str:
@@ -59,14 +56,15 @@ class WorkerActor:
             no use then.
         """
         take_place(self.spec)
-        from workers.kv_transfer.grpc_link import check_transport, make_inbox, make_outbox
+        from workers.kv_transfer.grpc_link import check_transport
         from workers.kv_transfer.handshake import AUTO
 
         if self.spec.kv.transport != AUTO:
             check_transport(self.spec, self.spec.kv.transport)
         runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
         from workers.engine.engine import Engine
-        from workers.service import SecretInterceptor, WorkerService
+        from workers.server import make_server
+        from workers.service import WorkerService
 
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it during steps
@@ -74,32 +72,42 @@ class WorkerActor:
             runner=runner, spec=self.spec, emit=lambda report: service.on_step(report), clock=time.monotonic
         )
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
-        store, fingerprint = runner.store, runner.fingerprint
-        outbox = make_outbox(
-            runner_store=store,
-            spec=self.spec,
-            incarnation=self.incarnation,
-            fingerprint=fingerprint,
-            notify=engine.wake,
-        )
-        inbox, kv_servicer = make_inbox(
-            runner_store=store,
-            spec=self.spec,
-            incarnation=self.incarnation,
-            fingerprint=fingerprint,
-            notify=engine.wake,
-        )
-        engine.connect(outbox, inbox)
-        server = grpc.aio.server(interceptors=[SecretInterceptor(self.spec.secret)], options=GRPC_OPTIONS)
+        links = self._links = self._make_links(runner, engine)
+        engine.connect(links.outbox, links.inbox)
+        server = make_server(self.spec)
         worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
-        kv_pb2_grpc.add_KVTransferServicer_to_server(kv_servicer, server)
+        kv_pb2_grpc.add_KVTransferServicer_to_server(links.servicer, server)
         port = server.add_insecure_port(f"{self.spec.host}:0")
         await server.start()
-        self._engine, self._service, self._server, self._links = engine, service, server, (outbox, inbox)
+        self._engine, self._service, self._server = engine, service, server
+        if self._gang is not None:
+            others = await asyncio.to_thread(links.wait_for_addresses, ADDRESSES_TIMEOUT_S)
+            service.say_ranks([f"{self.spec.host}:{port}", *others])
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._thread.start()
         logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
         return f"{self.spec.host}:{port}"
+
+    def _make_links(self, runner: "ModelRunner", engine: "Engine") -> "LeaderLinks":
+        """And joins them with those of the other ranks."""
+        from workers.kv_transfer.gang_links import LeaderLinks, Life
+
+        life = Life(spec=self.spec, incarnation=self.incarnation, fingerprint=runner.fingerprint)
+        if self._gang is None or self._gang_runner is None:
+            return LeaderLinks(life, runner.store, notify=engine.wake, fail=self._end)
+        gang, gang_runner = self._gang, self._gang_runner
+        links = LeaderLinks(
+            life,
+            runner.store,
+            notify=engine.wake,
+            fail=self._end,
+            degree=gang.size,
+            tell=gang.tell,
+            num_steps=lambda: gang_runner.num_steps,
+        )
+        gang.on_message(links.on_message)
+        gang_runner.notes = links.outbox
+        return links
 
     def lobby(self) -> str:
         """Where the other ranks of this worker's gang come to: host:port, before `start` or while it runs.
@@ -129,8 +137,8 @@ class WorkerActor:
             await asyncio.wait({self._fault}, timeout=FAULT_TIMEOUT_S)  # a rank that is gone breaks a collective first
         if self._fault.done():
             self._fault.result()
-        runner, self._gang = await loading
-        return runner
+        self._gang_runner, self._gang = await loading
+        return self._gang_runner
 
     def _gang_failed(self, error: BatonError, loop: asyncio.AbstractEventLoop) -> None:
         """From any thread."""
@@ -180,8 +188,7 @@ class WorkerActor:
         if self._service is not None:
             await self._service.close()
         if self._links is not None:
-            for link in self._links:
-                await asyncio.to_thread(link.close)
+            await asyncio.to_thread(self._links.close)
             self._links = None
         if self._server is not None:
             await self._server.stop(grace=0.2)

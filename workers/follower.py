@@ -8,16 +8,26 @@ import gc
 import logging
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
+import grpc
+import grpc.aio
+
 from baton.errors import BatonError, InternalError
+from baton.v1 import kv_pb2_grpc
+from workers.model.places import Place
+from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
+from workers.server import make_server
 from workers.spec import WorkerSpec
 from workers.starting import take_place
 
 if TYPE_CHECKING:
-    from workers.model.contract import Share
+    from workers.kv_transfer.gang_links import FollowerLinks
+    from workers.kv_transfer.rank_agent import RankAgent
+    from workers.model.contract import RankRunner
     from workers.parallel.gang import Gang
 
 logger = logging.getLogger(__name__)
@@ -30,6 +40,7 @@ class Follower:
         self.spec = spec
         self.incarnation = incarnation
         self._gang: Gang | None = None
+        self._server: grpc.aio.Server | None = None  # held: gRPC stops one that is let go
 
     async def start(self) -> str:
         """Loads this rank's share. Returns "": nobody but the leader calls here.
@@ -37,12 +48,29 @@ class Follower:
         Raises: What the loader raises, which the leader is told too.
         """
         take_place(self.spec)
-        share, self._gang = await asyncio.to_thread(enter, self.spec, self._end)
+        share, gang = await asyncio.to_thread(enter, self.spec, self._end)
+        self._gang = gang
         gc.collect()
         gc.freeze()
-        threading.Thread(target=self._follow, args=(share, self._gang), name="follow", daemon=True).start()
+        links = await self._serve_links(share, gang)
+        args = (share, gang, links.agent)
+        threading.Thread(target=self._follow, args=args, name="follow", daemon=True).start()
         logger.info("rank ready worker_id=%s rank=%d", self.spec.worker_id, self.spec.gang.rank)
         return ""
+
+    async def _serve_links(self, share: "RankRunner", gang: "Gang") -> "FollowerLinks":
+        """Takes links of this rank's lanes, and tells the leader where."""
+        from workers.kv_transfer.gang_links import FollowerLinks, Life
+
+        life = Life(spec=self.spec, incarnation=self.incarnation, fingerprint=share.fingerprint)
+        links = FollowerLinks(life, share.store, Place(gang.rank, gang.size), tell=partial(gang.tell, LEADER))
+        self._server = make_server(self.spec)
+        kv_pb2_grpc.add_KVTransferServicer_to_server(links.servicer, self._server)
+        port = self._server.add_insecure_port(f"{self.spec.host}:0")
+        await self._server.start()
+        gang.on_message(links.on_message)
+        links.agent.introduce(f"{self.spec.host}:{port}")
+        return links
 
     async def state(self) -> bytes:
         """Empty: the leader's tells of the whole gang."""
@@ -55,9 +83,9 @@ class Follower:
         if self._gang is not None:
             self._gang.close()
 
-    def _follow(self, share: "Share", gang: "Gang") -> None:
+    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent") -> None:
         try:
-            follow(share, gang)
+            follow(share, gang, agent)
         except BatonError as error:
             self._end(error)
         except BaseException as error:

@@ -6,11 +6,9 @@ Invariant: of the engine's state only the frozen load reports are read here.
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 
@@ -22,29 +20,6 @@ from workers.sessions import HEARTBEAT_S, MAX_QUEUED_MESSAGES, IngressSession
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
-SECRET_METADATA = "baton-secret"
-
-
-class SecretInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses every call whose metadata does not carry the cluster's secret."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-
-        async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"metadata {SECRET_METADATA}: missing or wrong")
-
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        given = dict(handler_call_details.invocation_metadata or ()).get(SECRET_METADATA, "")
-        if not hmac.compare_digest(str(given).encode(), self._secret):
-            return self._refusal
-        return await continuation(handler_call_details)
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -77,6 +52,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._loop = asyncio.get_running_loop()
         self._reporter = asyncio.create_task(self._report_states())
         self._reporter.add_done_callback(self._reporter_ended)
+
+    def say_ranks(self, addresses: Sequence[str]) -> None:
+        """Where the ranks of this gang take KV, the leader first; before anybody asks."""
+        self._states.say_ranks(addresses)
 
     def on_step(self, report: StepReport) -> None:
         """From the engine's thread."""

@@ -36,7 +36,7 @@ class FromReceiver(_message.Message):
     def __init__(self, handshake: _Optional[_Union[HandshakeReply, _Mapping]] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., failed: _Optional[_Union[TransferFailed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "payloads", "block_size", "transport", "store_address", "store_prefix", "device", "host", "auto_transport")
+    __slots__ = ("worker_id", "incarnation", "fingerprint", "dtype", "payloads", "block_size", "transport", "store_address", "store_prefix", "device", "host", "auto_transport", "lane")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class Handshake(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     AUTO_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     fingerprint: str
@@ -61,21 +62,36 @@ class Handshake(_message.Message):
     device: str
     host: str
     auto_transport: bool
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., block_size: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ...) -> None: ...
+    lane: Lane
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., block_size: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ..., lane: _Optional[_Union[Lane, _Mapping]] = ...) -> None: ...
+
+class Lane(_message.Message):
+    __slots__ = ("sender", "receiver")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    sender: Place
+    receiver: Place
+    def __init__(self, sender: _Optional[_Union[Place, _Mapping]] = ..., receiver: _Optional[_Union[Place, _Mapping]] = ...) -> None: ...
+
+class Place(_message.Message):
+    __slots__ = ("rank", "degree")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    degree: int
+    def __init__(self, rank: _Optional[int] = ..., degree: _Optional[int] = ...) -> None: ...
 
 class Payload(_message.Message):
-    __slots__ = ("layer", "rank", "unit", "layout", "unit_nbytes")
+    __slots__ = ("layer", "unit", "layout", "unit_nbytes")
     LAYER_FIELD_NUMBER: _ClassVar[int]
-    RANK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     UNIT_NBYTES_FIELD_NUMBER: _ClassVar[int]
     layer: int
-    rank: int
     unit: str
     layout: str
     unit_nbytes: int
-    def __init__(self, layer: _Optional[int] = ..., rank: _Optional[int] = ..., unit: _Optional[str] = ..., layout: _Optional[str] = ..., unit_nbytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, layer: _Optional[int] = ..., unit: _Optional[str] = ..., layout: _Optional[str] = ..., unit_nbytes: _Optional[int] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
     __slots__ = ("worker_id", "incarnation", "refusal", "transport")
@@ -184,3 +200,133 @@ class TransferFailed(_message.Message):
     key: TransferKey
     error: _worker_pb2.WorkerError
     def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., error: _Optional[_Union[_worker_pb2.WorkerError, _Mapping]] = ...) -> None: ...
+
+class ToLane(_message.Message):
+    __slots__ = ("lane", "key", "offer", "complete", "withdraw", "grant", "refuse", "abort")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAW_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    REFUSE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    lane: Lane
+    key: TransferKey
+    offer: OfferLane
+    complete: CompleteLane
+    withdraw: Empty
+    grant: GrantLane
+    refuse: _worker_pb2.WorkerError
+    abort: EndedLane
+    def __init__(self, lane: _Optional[_Union[Lane, _Mapping]] = ..., key: _Optional[_Union[TransferKey, _Mapping]] = ..., offer: _Optional[_Union[OfferLane, _Mapping]] = ..., complete: _Optional[_Union[CompleteLane, _Mapping]] = ..., withdraw: _Optional[_Union[Empty, _Mapping]] = ..., grant: _Optional[_Union[GrantLane, _Mapping]] = ..., refuse: _Optional[_Union[_worker_pb2.WorkerError, _Mapping]] = ..., abort: _Optional[_Union[EndedLane, _Mapping]] = ...) -> None: ...
+
+class Empty(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OfferLane(_message.Message):
+    __slots__ = ("ingress_id", "submit", "route", "num_tokens")
+    INGRESS_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ingress_id: str
+    submit: _worker_pb2.Submit
+    route: _worker_pb2.DecodeRoute
+    num_tokens: int
+    def __init__(self, ingress_id: _Optional[str] = ..., submit: _Optional[_Union[_worker_pb2.Submit, _Mapping]] = ..., route: _Optional[_Union[_worker_pb2.DecodeRoute, _Mapping]] = ..., num_tokens: _Optional[int] = ...) -> None: ...
+
+class CompleteLane(_message.Message):
+    __slots__ = ("num_tokens", "first_tokens", "num_steps")
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    first_tokens: _containers.RepeatedCompositeFieldContainer[FirstToken]
+    num_steps: int
+    def __init__(self, num_tokens: _Optional[int] = ..., first_tokens: _Optional[_Iterable[_Union[FirstToken, _Mapping]]] = ..., num_steps: _Optional[int] = ...) -> None: ...
+
+class GrantLane(_message.Message):
+    __slots__ = ("block_ids", "num_cached_tokens", "state_ids", "num_steps")
+    BLOCK_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STATE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    block_ids: _containers.RepeatedScalarFieldContainer[int]
+    num_cached_tokens: int
+    state_ids: _containers.RepeatedScalarFieldContainer[int]
+    num_steps: int
+    def __init__(self, block_ids: _Optional[_Iterable[int]] = ..., num_cached_tokens: _Optional[int] = ..., state_ids: _Optional[_Iterable[int]] = ..., num_steps: _Optional[int] = ...) -> None: ...
+
+class FromLane(_message.Message):
+    __slots__ = ("lane", "key", "ticketed", "acked", "ended", "offered", "arrived", "lost")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TICKETED_FIELD_NUMBER: _ClassVar[int]
+    ACKED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    lane: Lane
+    key: TransferKey
+    ticketed: int
+    acked: Empty
+    ended: EndedLane
+    offered: Offer
+    arrived: ArrivedLane
+    lost: EndedLane
+    def __init__(self, lane: _Optional[_Union[Lane, _Mapping]] = ..., key: _Optional[_Union[TransferKey, _Mapping]] = ..., ticketed: _Optional[int] = ..., acked: _Optional[_Union[Empty, _Mapping]] = ..., ended: _Optional[_Union[EndedLane, _Mapping]] = ..., offered: _Optional[_Union[Offer, _Mapping]] = ..., arrived: _Optional[_Union[ArrivedLane, _Mapping]] = ..., lost: _Optional[_Union[EndedLane, _Mapping]] = ...) -> None: ...
+
+class EndedLane(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: _worker_pb2.WorkerError
+    def __init__(self, error: _Optional[_Union[_worker_pb2.WorkerError, _Mapping]] = ...) -> None: ...
+
+class ArrivedLane(_message.Message):
+    __slots__ = ("num_tokens", "first_tokens")
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    first_tokens: _containers.RepeatedCompositeFieldContainer[FirstToken]
+    def __init__(self, num_tokens: _Optional[int] = ..., first_tokens: _Optional[_Iterable[_Union[FirstToken, _Mapping]]] = ...) -> None: ...
+
+class ToRank(_message.Message):
+    __slots__ = ("command",)
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    command: ToLane
+    def __init__(self, command: _Optional[_Union[ToLane, _Mapping]] = ...) -> None: ...
+
+class FromRank(_message.Message):
+    __slots__ = ("address", "events", "bytes_sent", "bytes_received")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    events: _containers.RepeatedCompositeFieldContainer[FromLane]
+    bytes_sent: int
+    bytes_received: int
+    def __init__(self, address: _Optional[str] = ..., events: _Optional[_Iterable[_Union[FromLane, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ...) -> None: ...
+
+class StepHandover(_message.Message):
+    __slots__ = ("num_commands", "chunks")
+    NUM_COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    num_commands: _containers.RepeatedScalarFieldContainer[int]
+    chunks: _containers.RepeatedCompositeFieldContainer[HandoverChunk]
+    def __init__(self, num_commands: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[HandoverChunk, _Mapping]]] = ...) -> None: ...
+
+class HandoverChunk(_message.Message):
+    __slots__ = ("key", "num_tokens", "block_ids", "state_ids")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_IDS_FIELD_NUMBER: _ClassVar[int]
+    STATE_IDS_FIELD_NUMBER: _ClassVar[int]
+    key: TransferKey
+    num_tokens: int
+    block_ids: _containers.RepeatedScalarFieldContainer[int]
+    state_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, key: _Optional[_Union[TransferKey, _Mapping]] = ..., num_tokens: _Optional[int] = ..., block_ids: _Optional[_Iterable[int]] = ..., state_ids: _Optional[_Iterable[int]] = ...) -> None: ...

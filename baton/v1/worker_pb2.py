@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import inference_pb2 as baton_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x18\x62\x61ton/v1/inference.proto\"\xa6\x01\n\x08ToWorker\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12\"\n\x06submit\x18\x02 \x01(\x0b\x32\x10.baton.v1.SubmitH\x00\x12 \n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x0f.baton.v1.AbortH\x00\x12\'\n\x07reports\x18\x04 \x01(\x0b\x32\x14.baton.v1.ReportWishH\x00\x42\t\n\x07message\"Z\n\nFromWorker\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.baton.v1.WorkerState\x12&\n\x07outputs\x18\x02 \x01(\x0b\x32\x15.baton.v1.StepOutputs\"2\n\nReportWish\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"\x1b\n\x05Hello\x12\x12\n\ningress_id\x18\x01 \x01(\t\"F\n\x0b\x44\x65\x63odeRoute\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"7\n\x0b\x43hoiceStart\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\"\xd5\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.baton.v1.ChoiceStart\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x06 \x01(\x01\x12%\n\x06\x64\x65\x63ode\x18\x07 \x01(\x0b\x32\x15.baton.v1.DecodeRoute\"=\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\r\"\x94\x02\n\x0bTokenOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12)\n\x08logprobs\x18\x06 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\x12-\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12$\n\x05\x65rror\x18\t \x01(\x0b\x32\x15.baton.v1.WorkerError\x12\x19\n\x11num_cached_tokens\x18\n \x01(\r\"?\n\x0bWorkerError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"5\n\x0bStepOutputs\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\x11\n\x0fGetStateRequest\"\xef\x05\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x12\n\nnum_blocks\x18\n \x01(\r\x12\x17\n\x0fnum_free_blocks\x18\x0b \x01(\r\x12\x1e\n\x16num_quarantined_blocks\x18\x0c \x01(\r\x12\x13\n\x0bnum_running\x18\r \x01(\r\x12\x13\n\x0bnum_waiting\x18\x0e \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x0f \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x10 \x01(\x01\x12\x18\n\x10since_progress_s\x18\x11 \x01(\x01\x12\x11\n\tnum_steps\x18\x12 \x01(\x04\x12\x1a\n\x12\x61\x64\x64\x65\x64_block_hashes\x18! \x03(\x06\x12\x1c\n\x14removed_block_hashes\x18\" \x03(\x06\x12\x15\n\rreport_number\x18  \x01(\x04\x12\x1d\n\x15num_referenced_blocks\x18\x15 \x01(\r\x12\x17\n\x0fnum_preemptions\x18\x16 \x01(\r\x12\x0e\n\x06step_s\x18\x17 \x01(\x01\x12\x15\n\rkv_bytes_sent\x18\x18 \x01(\x04\x12\x19\n\x11kv_bytes_received\x18\x19 \x01(\x04\x12\x15\n\rnum_transfers\x18\x1a \x01(\r\x12\x1c\n\x14num_failed_transfers\x18\x1b \x01(\x04\x12\x1d\n\x15num_prefix_hit_tokens\x18\x1c \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x1d \x01(\x04\x12\x19\n\x11num_output_tokens\x18\x1e \x01(\x04\x12\x15\n\rmax_sequences\x18\x1f \x01(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x12\x0e\n\nROLE_MIXED\x10\x03\x12\x0e\n\nROLE_DRAFT\x10\x04\x32\x7f\n\x06Worker\x12\x37\n\x07Session\x12\x12.baton.v1.ToWorker\x1a\x14.baton.v1.FromWorker(\x01\x30\x01\x12<\n\x08GetState\x12\x19.baton.v1.GetStateRequest\x1a\x15.baton.v1.WorkerStateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x18\x62\x61ton/v1/inference.proto\"\xa6\x01\n\x08ToWorker\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12\"\n\x06submit\x18\x02 \x01(\x0b\x32\x10.baton.v1.SubmitH\x00\x12 \n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x0f.baton.v1.AbortH\x00\x12\'\n\x07reports\x18\x04 \x01(\x0b\x32\x14.baton.v1.ReportWishH\x00\x42\t\n\x07message\"Z\n\nFromWorker\x12$\n\x05state\x18\x01 \x01(\x0b\x32\x15.baton.v1.WorkerState\x12&\n\x07outputs\x18\x02 \x01(\x0b\x32\x15.baton.v1.StepOutputs\"2\n\nReportWish\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"\x1b\n\x05Hello\x12\x12\n\ningress_id\x18\x01 \x01(\t\"^\n\x0b\x44\x65\x63odeRoute\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x16\n\x0erank_addresses\x18\x04 \x03(\t\"7\n\x0b\x43hoiceStart\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\"\xd5\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.baton.v1.ChoiceStart\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x06 \x01(\x01\x12%\n\x06\x64\x65\x63ode\x18\x07 \x01(\x0b\x32\x15.baton.v1.DecodeRoute\"=\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\r\"\x94\x02\n\x0bTokenOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05index\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12)\n\x08logprobs\x18\x06 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\x12-\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12$\n\x05\x65rror\x18\t \x01(\x0b\x32\x15.baton.v1.WorkerError\x12\x19\n\x11num_cached_tokens\x18\n \x01(\r\"?\n\x0bWorkerError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"5\n\x0bStepOutputs\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.baton.v1.TokenOutput\"\x11\n\x0fGetStateRequest\"\x87\x06\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x1c\n\x04role\x18\x03 \x01(\x0e\x32\x0e.baton.v1.Role\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x12\n\nnum_blocks\x18\n \x01(\r\x12\x17\n\x0fnum_free_blocks\x18\x0b \x01(\r\x12\x1e\n\x16num_quarantined_blocks\x18\x0c \x01(\r\x12\x13\n\x0bnum_running\x18\r \x01(\r\x12\x13\n\x0bnum_waiting\x18\x0e \x01(\r\x12\x1a\n\x12num_waiting_tokens\x18\x0f \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x10 \x01(\x01\x12\x18\n\x10since_progress_s\x18\x11 \x01(\x01\x12\x11\n\tnum_steps\x18\x12 \x01(\x04\x12\x1a\n\x12\x61\x64\x64\x65\x64_block_hashes\x18! \x03(\x06\x12\x1c\n\x14removed_block_hashes\x18\" \x03(\x06\x12\x15\n\rreport_number\x18  \x01(\x04\x12\x1d\n\x15num_referenced_blocks\x18\x15 \x01(\r\x12\x17\n\x0fnum_preemptions\x18\x16 \x01(\r\x12\x0e\n\x06step_s\x18\x17 \x01(\x01\x12\x15\n\rkv_bytes_sent\x18\x18 \x01(\x04\x12\x19\n\x11kv_bytes_received\x18\x19 \x01(\x04\x12\x15\n\rnum_transfers\x18\x1a \x01(\r\x12\x1c\n\x14num_failed_transfers\x18\x1b \x01(\x04\x12\x1d\n\x15num_prefix_hit_tokens\x18\x1c \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x1d \x01(\x04\x12\x19\n\x11num_output_tokens\x18\x1e \x01(\x04\x12\x15\n\rmax_sequences\x18\x1f \x01(\r\x12\x16\n\x0erank_addresses\x18# \x03(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x12\x0e\n\nROLE_MIXED\x10\x03\x12\x0e\n\nROLE_DRAFT\x10\x04\x32\x7f\n\x06Worker\x12\x37\n\x07Session\x12\x12.baton.v1.ToWorker\x1a\x14.baton.v1.FromWorker(\x01\x30\x01\x12<\n\x08GetState\x12\x19.baton.v1.GetStateRequest\x1a\x15.baton.v1.WorkerStateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1983
-  _globals['_ROLE']._serialized_end=2078
+  _globals['_ROLE']._serialized_start=2031
+  _globals['_ROLE']._serialized_end=2126
   _globals['_TOWORKER']._serialized_start=62
   _globals['_TOWORKER']._serialized_end=228
   _globals['_FROMWORKER']._serialized_start=230
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=374
   _globals['_HELLO']._serialized_end=401
   _globals['_DECODEROUTE']._serialized_start=403
-  _globals['_DECODEROUTE']._serialized_end=473
-  _globals['_CHOICESTART']._serialized_start=475
-  _globals['_CHOICESTART']._serialized_end=530
-  _globals['_SUBMIT']._serialized_start=533
-  _globals['_SUBMIT']._serialized_end=746
-  _globals['_ABORT']._serialized_start=748
-  _globals['_ABORT']._serialized_end=809
-  _globals['_TOKENOUTPUT']._serialized_start=812
-  _globals['_TOKENOUTPUT']._serialized_end=1088
-  _globals['_WORKERERROR']._serialized_start=1090
-  _globals['_WORKERERROR']._serialized_end=1153
-  _globals['_STEPOUTPUTS']._serialized_start=1155
-  _globals['_STEPOUTPUTS']._serialized_end=1208
-  _globals['_GETSTATEREQUEST']._serialized_start=1210
-  _globals['_GETSTATEREQUEST']._serialized_end=1227
-  _globals['_WORKERSTATE']._serialized_start=1230
-  _globals['_WORKERSTATE']._serialized_end=1981
-  _globals['_WORKER']._serialized_start=2080
-  _globals['_WORKER']._serialized_end=2207
+  _globals['_DECODEROUTE']._serialized_end=497
+  _globals['_CHOICESTART']._serialized_start=499
+  _globals['_CHOICESTART']._serialized_end=554
+  _globals['_SUBMIT']._serialized_start=557
+  _globals['_SUBMIT']._serialized_end=770
+  _globals['_ABORT']._serialized_start=772
+  _globals['_ABORT']._serialized_end=833
+  _globals['_TOKENOUTPUT']._serialized_start=836
+  _globals['_TOKENOUTPUT']._serialized_end=1112
+  _globals['_WORKERERROR']._serialized_start=1114
+  _globals['_WORKERERROR']._serialized_end=1177
+  _globals['_STEPOUTPUTS']._serialized_start=1179
+  _globals['_STEPOUTPUTS']._serialized_end=1232
+  _globals['_GETSTATEREQUEST']._serialized_start=1234
+  _globals['_GETSTATEREQUEST']._serialized_end=1251
+  _globals['_WORKERSTATE']._serialized_start=1254
+  _globals['_WORKERSTATE']._serialized_end=2029
+  _globals['_WORKER']._serialized_start=2128
+  _globals['_WORKER']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

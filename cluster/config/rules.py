@@ -20,7 +20,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "pools.prefill.workers": (0, MAX_WORKERS),
     "pools.decode.workers": (0, MAX_WORKERS),
     "pools.mixed.workers": (0, MAX_WORKERS),
-    "pools.mixed.tensor_parallel": (1, MAX_RANKS),
+    **{f"pools.{pool}.tensor_parallel": (1, MAX_RANKS) for pool in ("prefill", "decode", "mixed")},
     "engine.block_size": (1, 1024),
     "engine.memory": (1 << 16, 1 << 50),
     "engine.max_model_len": (1, 1 << 30),
@@ -60,7 +60,6 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **{
         f"pools.{pool}.{degree}": (_is_one, "leave it out or set 1")
         for pool in ("prefill", "decode", "mixed")
-        for degree in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")
-        if (pool, degree) != ("mixed", "tensor_parallel")  # between unequal halves nothing is handed over yet
+        for degree in ("sequence_parallel", "pipeline_parallel")
     },
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 
 class PromptChunk(NamedTuple):
@@ -31,8 +31,8 @@ class Parallelism:
         return self.tensor * self.pipeline * self.sequence
 
     def runs_as(self, role: Role) -> bool:
-        """Whether this version starts such workers of a pool: of several ranks, those that hand nothing over."""
-        return self.num_devices == 1 or (role is Role.MIXED and self.num_devices == self.tensor)
+        """Whether this version starts such workers of a pool."""
+        return role in SERVING_ROLES and self.num_devices == self.tensor
 
     def __str__(self) -> str:
         parts = (("tp", self.tensor), ("pp", self.pipeline), ("sp", self.sequence))

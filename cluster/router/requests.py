@@ -10,7 +10,7 @@ from random import Random
 from typing import Generic, TypeVar
 
 from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, UnavailableError
-from baton.v1.worker_pb2 import Abort, DecodeRoute, Submit, TokenOutput
+from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Alarm, Timer
 from cluster.router.admission import Admission
@@ -200,9 +200,9 @@ class Requests(Generic[A]):
 
     def _send(self, active: A, launch: Launch, route: Route, now_s: float) -> None:
         table = self._table
-        decode, entry = table.key(route.decode_id), table.entry(route.decode_id)
+        decode = table.key(route.decode_id)
         prefill = table.key(route.prefill_id) if route.prefill_id is not None else None
-        target = DecodeRoute(worker_id=entry.worker_id, incarnation=entry.incarnation, address=entry.address)
+        target = table.route(route.decode_id)
         submit = active.lifecycle.dispatch(launch, prefill=prefill, route=target, now_s=now_s)
         reader = prefill or decode
         self._submit(active, reader, submit)

@@ -9,7 +9,7 @@ drain nor are wedged. No I/O: rows come from the controller, reports from `clust
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, DecodeRoute, WorkerState
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
@@ -73,8 +73,15 @@ class WorkerTable:
     def key(self, worker_id: str) -> WorkerKey:
         return self._rows[worker_id].key
 
-    def entry(self, worker_id: str) -> WorkerEntry:
-        return self._rows[worker_id].entry
+    def route(self, worker_id: str) -> DecodeRoute:
+        """Where prefill hands over to this worker; with all ranks of a gang, which it has reported itself."""
+        row = self._rows[worker_id]
+        return DecodeRoute(
+            worker_id=worker_id,
+            incarnation=row.entry.incarnation,
+            address=row.entry.address,
+            rank_addresses=row.state.rank_addresses if row.state is not None else (),
+        )
 
     def load(self, key: WorkerKey) -> WorkerLoad | None:
         row = self._rows.get(key.worker_id)

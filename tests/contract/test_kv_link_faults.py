@@ -284,9 +284,9 @@ MISMATCHES: dict[str, tuple[dict[str, object], str]] = {
         {"receiver": TorchStore(payloads=(*MIXED[:2], tokens(1, 100), *MIXED[3:]))},
         "payloads[2].unit: 'state' on the sender, 'token' on the receiver",
     ),
-    "rank": (
-        {"receiver": TorchStore(payloads=(MIXED[0], tokens(0, 20, rank=2), *MIXED[2:]))},
-        "payloads[1].rank: 1 on the sender, 2 on the receiver",
+    "layer": (
+        {"receiver": TorchStore(payloads=(MIXED[0], tokens(4, 20), *MIXED[2:]))},
+        "payloads[1].layer: 0 on the sender, 4 on the receiver",
     ),
     "transport": ({"receiver_kv": KVSpec(transport="gloo")}, "kv.transport: 'grpc' proposed, 'gloo' wanted"),
 }

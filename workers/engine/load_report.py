@@ -4,6 +4,7 @@ Invariant: a LoadReport is made by whoever owns the engine's state and never cha
 `WorkerStates` alone makes WorkerState messages, for workers and for the simulator's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
@@ -103,6 +104,10 @@ class WorkerStates:
             max_model_len=max_model_len,
             max_sequences=max_sequences,
         )
+
+    def say_ranks(self, addresses: Sequence[str]) -> None:
+        """Of a gang: host:port of each rank, the leader's first. Before the first message."""
+        self._constants.rank_addresses.extend(addresses)
 
     def of(self, load: LoadReport, now_s: float) -> WorkerState:
         """Without the cache's changes.

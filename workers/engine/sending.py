@@ -4,14 +4,14 @@ Invariant: from `begin` on, the job's blocks stay referenced until the link says
 A job that loses its blocks to preemption is aborted first: what is read then is never completed, so never used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from baton.errors import BatonError
 from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job
 from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import Status
-from workers.kv_transfer.link import Acked, Ended, Outbox, TransferKey
+from workers.kv_transfer.link import Acked, Ended, Going, Outbox, Push, TransferKey
 
 
 class Sending:
@@ -36,22 +36,14 @@ class Sending:
         self._jobs[job.handover] = job
         self._outbox.offer(job.handover, job.submit, job.seq.ingress_id, job.submit.decode, job.seq.num_tokens)
 
-    def on_layer(self, chunks: Sequence[ScheduledChunk], jobs: Sequence[Job]) -> Callable[[int], None] | None:
+    def on_layer(self, chunks: Sequence[ScheduledChunk], jobs: Sequence[Job]) -> Push | None:
         """What to call after each layer of this step; None when nothing of it is handed over."""
         going = [
-            (job.handover, chunk.seq.num_computed_tokens + chunk.num_tokens, tuple(chunk.seq.block_ids))
+            Going(job.handover, chunk.seq.num_computed_tokens + chunk.num_tokens, tuple(chunk.seq.block_ids))
             for chunk, job in zip(chunks, jobs, strict=True)
             if job.handover is not None and job.handover in self._jobs
         ]
-        if not going:
-            return None
-        computed = self._outbox.computed
-
-        def push(layer: int) -> None:
-            for key, num_tokens, block_ids in going:
-                computed(key, layer, num_tokens, block_ids)
-
-        return push
+        return Push(going, self._outbox.computed) if going else None
 
     def complete(self, job: Job, first_tokens: Sequence[tuple[int, int]]) -> None:
         """The prompt is computed and `first_tokens` are out; nothing left to decode cancels the ticket."""

@@ -1,7 +1,7 @@
 """Links between workers in different processes: one gRPC stream per pair carries control, a transport the payloads.
 
-`make_outbox` and `make_inbox` are what a worker calls. Every call carries the cluster's secret; checking it is the
-server's business.
+`make_outbox` and `make_inbox` make the links of a worker, or of one lane of a gang (`gang_links`). Every call
+carries the cluster's secret; checking it is the server's business.
 """
 
 import asyncio
@@ -10,19 +10,19 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
 
 from baton.errors import ConfigError
-from baton.v1.kv_pb2 import FromReceiver, FromSender, Handshake
+from baton.v1.kv_pb2 import FromReceiver, FromSender, Handshake, HandshakeReply
 from baton.v1.kv_pb2_grpc import KVTransferServicer
 from baton.v1.worker_pb2 import DecodeRoute
-from workers.kv_transfer.from_peer import FromPeer
+from workers.kv_transfer.from_peer import FromPeer, Reply
 from workers.kv_transfer.handshake import identify
 from workers.kv_transfer.inbox import ThreadedInbox
-from workers.kv_transfer.link import Inbox, Outbox
+from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.kv_transfer.stream import LinkDownError
 from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, ToPeer
@@ -36,9 +36,20 @@ _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries
 
 
 def make_outbox(
-    *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
-) -> Outbox:
-    """The prefill side of a worker; links are made at the first offer to a route. `notify` may come from any thread."""
+    *,
+    runner_store: KVStore,
+    spec: WorkerSpec,
+    incarnation: str,
+    fingerprint: str,
+    notify: Callable[[], None],
+    lane: Lane | None = None,
+) -> ThreadedOutbox:
+    """The prefill side of a worker, or of one lane of a gang; links are made at the first offer to a route.
+
+    Args:
+        runner_store: Of a lane: the part that it moves.
+        notify: May come from any thread.
+    """
     on_device: dict[str, Any] = {}
     if _is_cuda(spec):
         from workers.kv_transfer.cuda import CudaFence, cuda_scope
@@ -46,7 +57,7 @@ def make_outbox(
         on_device = {"fence": CudaFence, "scope": cuda_scope}
     return ThreadedOutbox(
         store=runner_store,
-        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
+        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint, lane=lane),
         kv=spec.kv,
         dial=partial(GrpcWire, secret=spec.secret),
         make_payloads=partial(_payloads_out, spec, runner_store),
@@ -56,9 +67,15 @@ def make_outbox(
 
 
 def make_inbox(
-    *, runner_store: KVStore, spec: WorkerSpec, incarnation: str, fingerprint: str, notify: Callable[[], None]
-) -> tuple[Inbox, KVTransferServicer]:
-    """The decode side of a worker, and the servicer to add to its grpc.aio server."""
+    *,
+    runner_store: KVStore,
+    spec: WorkerSpec,
+    incarnation: str,
+    fingerprint: str,
+    notify: Callable[[], None],
+    lane: Lane | None = None,
+) -> tuple[ThreadedInbox, KVTransferServicer]:
+    """The decode side of a worker, or of one lane of a gang, and the servicer to add to its grpc.aio server."""
     on_device: dict[str, Any] = {}
     if _is_cuda(spec):
         from workers.kv_transfer.cuda import cuda_flush, cuda_scope
@@ -66,7 +83,7 @@ def make_inbox(
         on_device = {"flush": cuda_flush, "scope": cuda_scope}
     inbox = ThreadedInbox(
         store=runner_store,
-        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint),
+        identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint, lane=lane),
         kv=spec.kv,
         make_payloads=partial(_payloads_in, spec, runner_store),
         notify=notify,
@@ -196,10 +213,16 @@ class GrpcWire:
             self._changed.notify_all()
 
 
+class Accepting(Protocol):
+    """Who takes links in: an inbox, or all those of a rank (`rank_lanes`)."""
+
+    def accept(self, handshake: Handshake, reply: Reply) -> tuple[HandshakeReply, FromPeer | None]: ...
+
+
 class LinkServicer(KVTransferServicer):
     """The receiver's end of every stream, on the worker's own loop."""
 
-    def __init__(self, inbox: ThreadedInbox) -> None:
+    def __init__(self, inbox: Accepting) -> None:
         self._inbox = inbox
 
     async def Link(self, requests: AsyncIterator[FromSender], context: Any) -> AsyncIterator[FromReceiver]:

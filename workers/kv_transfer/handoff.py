@@ -73,6 +73,11 @@ def is_failure(error: BatonError | None) -> bool:
     return error is not None and not isinstance(error, CancelledError)
 
 
+def graver(a: BatonError | None, b: BatonError | None) -> BatonError | None:
+    """Of what two lanes of one transfer told: a failure before an abort, else the first."""
+    return b if b is not None and (a is None or (is_failure(b) and not is_failure(a))) else a
+
+
 def link_is_down(way: str, peer: Peer, reason: str = "") -> UnavailableError:
     """`way`: "to" or "from" the peer."""
     return UnavailableError(f"the link {way} {peer.worker_id} is down{reason and ': '}{reason}")

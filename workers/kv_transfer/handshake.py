@@ -1,6 +1,7 @@
 """Who two workers are, whether they may link, and over which transport.
 
-Invariant: workers link only when weights, dtype, payloads (of every layer and rank) and block size are equal.
+Invariant: workers link only when weights, dtype, payloads (of every layer) and block size are equal. Each lane of two
+gangs is a link of its own, with the payloads that it moves.
 The sender proposes a transport; a receiver that knows better says so in its refusal, and the sender proposes once more.
 """
 
@@ -8,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baton.v1.kv_pb2 import Handshake, HandshakeReply, Payload
+from workers.kv_transfer.lane_wire import wire_lane
+from workers.kv_transfer.lanes import Lane
 from workers.model.contract import KVStore, PayloadSpec
 from workers.spec import WorkerSpec
 
@@ -27,9 +30,12 @@ class Identity:
     host: str
     transport: str  # as configured: auto, or one by name
     shares_memory: bool = False  # others on this machine can read the store's blocks
+    lane: Lane | None = None  # None: the worker is no gang, nor those that it links with
 
 
-def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint: str) -> Identity:
+def identify(
+    spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint: str, lane: Lane | None = None
+) -> Identity:
     return Identity(
         worker_id=spec.worker_id,
         incarnation=incarnation,
@@ -41,6 +47,7 @@ def identify(spec: WorkerSpec, store: KVStore, *, incarnation: str, fingerprint:
         host=spec.host,
         transport=spec.kv.transport,
         shares_memory=getattr(store, "memory", None) is not None,
+        lane=lane,
     )
 
 
@@ -88,6 +95,7 @@ def propose(own: Identity, *, transport: str, store_address: str, store_prefix: 
         device=own.device,
         host=own.host,
         auto_transport=own.transport == AUTO,
+        lane=wire_lane(own.lane) if own.lane is not None else None,
     )
 
 
@@ -123,7 +131,7 @@ def _difference(own: Identity, offered: Handshake) -> str:
 
 
 def _payload_difference(theirs: Sequence[Payload], ours: Sequence[Payload]) -> str:
-    fix = "load the same model, with the same parallelism, on both"
+    fix = "load the same model on both"
     if len(theirs) != len(ours):
         return f"payloads: {len(theirs)} on the sender, {len(ours)} on the receiver; {fix}"
     for index, (a, b) in enumerate(zip(theirs, ours, strict=True)):
@@ -135,6 +143,4 @@ def _payload_difference(theirs: Sequence[Payload], ours: Sequence[Payload]) -> s
 
 
 def _wire_payload(spec: PayloadSpec) -> Payload:
-    return Payload(
-        layer=spec.layer, rank=spec.rank, unit=spec.unit.value, layout=spec.layout, unit_nbytes=spec.unit_nbytes
-    )
+    return Payload(layer=spec.layer, unit=spec.unit.value, layout=spec.layout, unit_nbytes=spec.unit_nbytes)

@@ -86,7 +86,7 @@ class ThreadedInbox:
         with self.lock:
             self._peers.append(peer)
             is_closed = self._is_closed
-        peer.start()
+            peer.start()  # before `close` can find it: only what runs can be joined
         if is_closed:
             peer.down(SHUTTING_DOWN)  # no refusal: the sender shall try another worker
         return told, peer
@@ -105,10 +105,11 @@ class ThreadedInbox:
             if (peer := self.book.refuse(key)) is not None:
                 peer.reply(failed_message(key, error))
 
-    def abort(self, key: TransferKey) -> None:
+    def abort(self, key: TransferKey, error: BatonError | None = None) -> None:
+        """`error`: what the sender is told; None: that the request was aborted here."""
         with self.lock:
             if (peer := self.book.abort(key, time.monotonic())) is not None:
-                peer.reply(failed_message(key, CancelledError(ABORTED_HERE)))
+                peer.reply(failed_message(key, error or CancelledError(ABORTED_HERE)))
                 peer.post(peer.lose, key)  # queued behind what was announced before
 
     def poll(self) -> list[InboxEvent]:

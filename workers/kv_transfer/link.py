@@ -13,7 +13,7 @@ What both sides keep of transfers is in two books without I/O, `outgoing` and `i
 are thread-safe and never block on the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,15 @@ class TransferKey(NamedTuple):
     request_id: str
     attempt: int
     choice: int  # first choice of the Submit
+
+
+class Going(NamedTuple):
+    """What of a step is handed over: `key` holds [0, num_tokens) after it, in every layer."""
+
+    key: TransferKey
+    num_tokens: int
+    block_ids: Sequence[int]
+    state_ids: Sequence[int] = ()
 
 
 # Events of the prefill side.
@@ -53,7 +62,8 @@ OutboxEvent = Ticketed | Acked | Ended
 
 
 class Outbox(Protocol):
-    bytes_sent: int
+    @property
+    def bytes_sent(self) -> int: ...
 
     @property
     def num_failed(self) -> int:
@@ -88,6 +98,26 @@ class Outbox(Protocol):
     def close(self) -> None: ...
 
 
+class Push:
+    """What to call after each layer of a step: tells the link of it.
+
+    Attributes:
+        going: What of the step is handed over: the ranks of a gang are told with the step.
+    """
+
+    def __init__(
+        self,
+        going: Sequence[Going],
+        computed: Callable[[TransferKey, int, int, Sequence[int], Sequence[int]], None],
+    ) -> None:
+        self.going = going
+        self._computed = computed
+
+    def __call__(self, layer: int) -> None:
+        for key, num_tokens, block_ids, state_ids in self.going:
+            self._computed(key, layer, num_tokens, block_ids, state_ids)
+
+
 # Events of the decode side.
 @dataclass(frozen=True, slots=True)
 class Offered:
@@ -113,7 +143,8 @@ InboxEvent = Offered | Arrived | Lost
 
 
 class Inbox(Protocol):
-    bytes_received: int
+    @property
+    def bytes_received(self) -> int: ...
 
     @property
     def num_failed(self) -> int: ...

@@ -120,12 +120,12 @@ class Outgoing(Generic[P]):
         block_ids: Sequence[int],
         state_ids: Sequence[int] = (),
     ) -> None:
-        """On every rank. Unknown keys are ignored: their transfer has ended."""
+        """Unknown keys are ignored: their transfer has ended. So are layers that hand nothing over here."""
         transfer = self._transfers.get(key)
         if transfer is None:
             return
         assert state_ids or not self._has_states, f"{key}: a model with states, and no place of this one's"
-        for index in self._of_layer[layer]:
+        for index in self._of_layer.get(layer, ()):
             spec, have = self._payloads[index], transfer.computed[index]
             num_final = spec.num_final(num_tokens, transfer.num_tokens)
             if num_final > have:

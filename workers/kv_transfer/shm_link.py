@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
+from workers.kv_transfer.lane_wire import own_lane
 from workers.kv_transfer.link import TransferKey
 from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import Plain, TransportError
@@ -21,6 +22,7 @@ from workers.kv_transfer.wire import wire_range
 from workers.model import shared_memory
 from workers.model.contract import SharedKVStore
 from workers.model.cpu.kv_copy import ForeignRange
+from workers.model.places import PLAIN
 
 NAME = "shm"
 NUM_SEALS = 4096  # transfers of one link that may wait for their acks
@@ -40,7 +42,7 @@ class ShmOut(Plain):
         self._seal_table = memoryview(self._seals.view).cast("Q")
         self._seal_of: dict[TransferKey, int] = {}
         self._num_sealed = 0
-        self.store_address = f"{store.memory.handle}/{store.num_blocks}/{self._seals.handle}"
+        self.store_address = f"{store.memory.handle}/{store.num_blocks}/{store.num_states}/{self._seals.handle}"
 
     def pack(self, spans: Sequence[Span]) -> FromSender:
         ranges = []
@@ -70,14 +72,15 @@ class ShmIn(Plain):
     def __init__(self, store: SharedKVStore, handshake: Handshake) -> None:
         """Raises: ConfigError: the sender's memory cannot be mapped here."""
         try:
-            handle, count, seals = handshake.store_address.split("/")
-            num_blocks = int(count)
-            _, nbytes = store.foreign_caches(None, num_blocks)
+            handle, num_blocks, num_states, seals = handshake.store_address.split("/")
+            counts = int(num_blocks), int(num_states)
+            place = own_lane(handshake.lane).sender if handshake.HasField("lane") else PLAIN
+            _, nbytes = store.foreign_caches(None, *counts, place)
             self._memory: mmap.mmap = shared_memory.attach(handle, nbytes)  # stays mapped when the sender is gone
             self._seal_table = memoryview(shared_memory.attach(seals, NUM_SEALS * 8)).cast("Q")
         except (OSError, ValueError) as fault:
             raise ConfigError(f"kv.transport: 'shm' cannot map the sender's memory here: {fault}; use gloo") from fault
-        self._caches, _ = store.foreign_caches(memoryview(self._memory), num_blocks)
+        self._caches, _ = store.foreign_caches(memoryview(self._memory), *counts, place)
 
     def unpack(self, message: Ranges) -> Iterable[ForeignRange]:
         for range_ in message.ranges:

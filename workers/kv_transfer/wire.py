@@ -98,8 +98,11 @@ def ack_message(key: TransferKey) -> FromReceiver:
 
 
 def failed_message(key: TransferKey, error: BatonError) -> FromReceiver:
-    told = WorkerError(code=error.code, message=error.message, retryable=error.retryable)
-    return FromReceiver(failed=TransferFailed(key=wire_key(key), error=told))
+    return FromReceiver(failed=TransferFailed(key=wire_key(key), error=wire_error(error)))
+
+
+def wire_error(error: BatonError) -> WorkerError:
+    return WorkerError(code=error.code, message=error.message, retryable=error.retryable)
 
 
 def own_error(error: WorkerError) -> BatonError:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from workers.model.places import PLAIN, HeadsOf, Place
 from workers.model.sampling_params import SamplingParams
 
 
@@ -91,24 +92,23 @@ class Unit(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadSpec:
-    """What one rank hands over of one layer of a sequence.
+    """What one link hands over of one layer of a sequence; of a state with several parts, one part.
 
     Attributes:
         layer: The model's, from 0.
-        rank: Whose share it is: of the gang, from 0.
         unit_nbytes: Bytes of a token, or of the state.
-        layout: What those bytes are, in one canonical text, e.g. "kv/heads=4/dim=32/float32".
+        layout: What those bytes are, in one canonical text: "kv/heads=4/dim=32/float32", or where only some heads of
+            the model are meant "kv/heads=2-3of4/dim=32/float32".
     """
 
     layer: int
-    rank: int = 0
     unit: Unit = Unit.TOKEN
     unit_nbytes: int
     layout: str
 
     @property
     def name(self) -> str:
-        return f"layer {self.layer} of rank {self.rank}" if self.rank else f"layer {self.layer}"
+        return f"layer {self.layer}"
 
     def num_units(self, num_tokens: int) -> int:
         """Of a sequence of `num_tokens`."""
@@ -139,6 +139,19 @@ class KVStore(Protocol):
     payloads: tuple[PayloadSpec, ...]
     block_size: int  # tokens
 
+    @property
+    def head_counts(self) -> frozenset[int]:
+        """How many heads the whole model has in its layers: what the ranks of a gang divide between them."""
+        ...
+
+    def part(self, heads: HeadsOf) -> "KVStore":
+        """The same blocks, of which only these heads are handed over; layers without any have no payload there.
+
+        Args:
+            heads: Which of a layer's heads, by how many the whole model has there. What is not held is left out.
+        """
+        ...
+
     def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         """A copy of units [start, end) of the sequence whose blocks are `block_ids` (from its first unit).
 
@@ -164,9 +177,13 @@ class SharedKVStore(KVStore, Protocol):
 
     memory: Any  # workers.model.shared_memory.SharedMemory; None: not shared
     num_blocks: int
+    num_states: int  # slots for states; 0: no layer has one
 
-    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[Any], int]:
-        """How the payloads of a worker with the same ones lie in its `memory`, mapped here as `view`; and its size."""
+    def foreign_caches(
+        self, view: memoryview | None, num_blocks: int, num_states: int, place: Place = PLAIN
+    ) -> tuple[list[Any], int]:
+        """How these payloads lie in the `memory`, mapped here as `view`, of the rank at `place` of another gang with
+        the same model; and its size."""
         ...
 
 

@@ -3,12 +3,14 @@
 So a block that was lost, overwritten, left stale or put in the wrong place is seen when it is read. No torch.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from workers.model.contract import PayloadSpec
+from workers.model.places import HeadsOf
 
 TOKEN_NBYTES = 8  # per layer: token id (24 bits), position (24 bits), layer + 1; 0 where nothing was written
 POSITION_SHIFT = 24
@@ -31,6 +33,18 @@ class FakeStore:
         )
         self._kv = np.zeros((num_layers, num_blocks, block_size), dtype=np.int64)
         self._layers = (np.arange(num_layers, dtype=np.int64)[:, None] + 1) << LAYER_SHIFT  # [num_layers, 1]
+
+    @property
+    def head_counts(self) -> frozenset[int]:
+        """One that every rank of a gang holds."""
+        return frozenset({1})
+
+    def part(self, heads: HeadsOf) -> "FakeStore":
+        if heads(1):
+            return self
+        none = copy.copy(self)
+        none.payloads = ()
+        return none
 
     def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         found = self._kv[index][self._slots(block_ids, start, end)].tobytes()

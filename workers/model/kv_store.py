@@ -9,14 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from baton.errors import ConfigError
 from workers.model import shared_memory
-from workers.model.contract import PayloadSpec
 from workers.model.cpu import kv_copy
+from workers.model.kv_rows import HeldHeads, KVRows, lay_out
+from workers.model.places import PLAIN, Place
 from workers.model.shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)
@@ -33,16 +32,13 @@ class LayerShape:
         return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
-def _payload(layer: int, shape: LayerShape, dtype: torch.dtype) -> PayloadSpec:
-    name = str(dtype).removeprefix("torch.")
-    layout = f"kv/heads={shape.num_kv_heads}/dim={shape.head_dim}/{name}"
-    return PayloadSpec(layer=layer, unit_nbytes=shape.token_nbytes(dtype), layout=layout)
+class TorchKVStore(KVRows):
+    """What `KVRows` reads and writes, with the memory for it.
 
-
-class TorchKVStore:
-    """Implements `workers.model.contract.KVStore`: one payload per layer, of tokens; K of the range, then V.
-
-    Reads and writes run on the caller's current stream of the store's device.
+    Args:
+        shapes: Of what this rank holds.
+        place: The rank's, whose store this is.
+        num_parts: In how many the model's KV heads are divided between the ranks of the gang.
     """
 
     def __init__(
@@ -53,102 +49,32 @@ class TorchKVStore:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        place: Place = PLAIN,
+        num_parts: int = 1,
     ) -> None:
         self.shapes = tuple(shapes)
-        self.num_blocks = num_blocks
-        self.block_size = block_size
         self.dtype = dtype
-        self.device = device
-        self.payloads = tuple(_payload(layer, shape, dtype) for layer, shape in enumerate(self.shapes))
-        self._has_kernel = device.type == "cpu" and kv_copy.available()
-        self.memory = self._share() if self._has_kernel and shared_memory.is_available() else None
+        held = [_held(layer, shape, block_size, dtype, place, num_parts) for layer, shape in enumerate(self.shapes)]
+        has_kernel = device.type == "cpu" and kv_copy.available()
+        caches, nbytes = lay_out(held, num_blocks, 0, 0)
+        memory = _share(nbytes) if has_kernel and shared_memory.is_available() else None
         # each: [2, num_blocks, block_size, num_kv_heads, head_dim]
+        sizes = [(PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim) for shape in self.shapes]
         self.layers = [
-            torch.zeros(self._layer_shape(layer), dtype=dtype, device=device)
-            if self.memory is None
-            else self._mapped(layer, self.memory)
-            for layer in range(len(self.shapes))
+            torch.zeros(size, dtype=dtype, device=device)
+            if memory is None
+            else torch.frombuffer(memory.view, dtype=dtype, count=math.prod(size), offset=cache.address).view(size)
+            for size, cache in zip(sizes, caches, strict=True)
         ]
-        self._caches = [
-            kv_copy.Cache(cache.data_ptr(), PLANES, num_blocks, self._block_nbytes(layer))
-            for layer, cache in enumerate(self.layers)
-        ]
-        self._rows = [layer.view(2, num_blocks * block_size, -1) for layer in self.layers]
-
-    def read(
-        self, index: int, block_ids: Sequence[int], start: int, end: int, out: Tensor | memoryview | None = None
-    ) -> Tensor | memoryview:
-        if out is None:
-            out = self.empty_payload(self.payloads[index].unit_nbytes * (end - start))
-        self._check_size(index, start, end, len(out))
-        if self._has_kernel:
-            kv_copy.copy_flat(self._caches[index], self.block_size, block_ids, start, end, out, to_blocks=False)
-            return out
-        rows, slots = self._rows[index], self._slots(block_ids, start, end)
-        found = rows[:, slots] if isinstance(slots, slice) else rows.index_select(1, slots)
-        flat = found.contiguous().view(-1).view(torch.uint8)
-        (out if isinstance(out, Tensor) else torch.frombuffer(out, dtype=torch.uint8)).copy_(flat)
-        return out
-
-    def write(
-        self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Tensor | bytes | kv_copy.ForeignRange
-    ) -> None:
-        if isinstance(payload, kv_copy.ForeignRange):
-            kv_copy.copy_blocks(payload, self._caches[index], self.block_size, block_ids, start, end)
-            return
-        self._check_size(index, start, end, len(payload))
-        if self._has_kernel:
-            kv_copy.copy_flat(self._caches[index], self.block_size, block_ids, start, end, payload, to_blocks=True)
-            return
-        if not isinstance(payload, Tensor):
-            payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        if payload.storage_offset() % self.dtype.itemsize:
-            payload = payload.clone()
-        rows, slots = self._rows[index], self._slots(block_ids, start, end)
-        values = payload.view(self.dtype).view(2, end - start, rows.shape[2]).to(self.device)
-        if isinstance(slots, slice):
-            rows[:, slots] = values
-        else:
-            rows.index_copy_(1, slots, values)
-
-    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
-        """How the layers of another worker with the same payloads and `num_blocks` blocks lie in its `memory`.
-
-        Args:
-            view: That memory, mapped here; None: only to learn how many bytes of it there are.
-        """
-        address = np.frombuffer(view, dtype=np.uint8).ctypes.data if view is not None else 0
-        block_nbytes = [self._block_nbytes(layer) for layer in range(len(self.shapes))]
-        return kv_copy.lay_out(block_nbytes, PLANES, num_blocks, address)
-
-    def _share(self) -> SharedMemory | None:
-        """Memory for all layers; None where the system gives none (it is anonymous memory all the same)."""
-        try:
-            return SharedMemory(self.foreign_caches(None, self.num_blocks)[1])
-        except OSError as error:
-            logger.warning("KV cannot be shared with workers beside this one error=%s", error)
-            return None
-
-    def _mapped(self, layer: int, memory: SharedMemory) -> Tensor:
-        shape = self._layer_shape(layer)
-        at = self.foreign_caches(None, self.num_blocks)[0][layer].address
-        return torch.frombuffer(memory.view, dtype=self.dtype, count=math.prod(shape), offset=at).view(shape)
-
-    def _layer_shape(self, layer: int) -> tuple[int, ...]:
-        shape = self.shapes[layer]
-        return PLANES, self.num_blocks, self.block_size, shape.num_kv_heads, shape.head_dim
-
-    def _block_nbytes(self, layer: int) -> int:
-        """Of one plane."""
-        return self.payloads[layer].unit_nbytes * self.block_size // PLANES
-
-    def _check_size(self, layer: int, start: int, end: int, nbytes: int) -> None:
-        needed = self.payloads[layer].unit_nbytes * (end - start)
-        if nbytes != needed or end <= start:
-            raise ValueError(f"payload has {nbytes} bytes; layer {layer}, [{start}, {end}) takes {needed}")
-
-    def empty_payload(self, nbytes: int) -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        super().__init__(
+            held,
+            [layer.view(PLANES, num_blocks * block_size, -1) for layer in self.layers],
+            num_blocks=num_blocks,
+            num_states=0,
+            block_size=block_size,
+            has_kernel=has_kernel,
+            memory=memory,
+        )
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies every source before any target is written."""
@@ -157,17 +83,33 @@ class TorchKVStore:
         for layer in self.layers:
             layer.index_copy_(1, target, layer.index_select(1, source))
 
-    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> slice | Tensor:
-        """Rows of tokens [start, end): a slice when their blocks lie one after the other."""
-        size = self.block_size
-        first = start // size
-        used = block_ids[first : -(-end // size)]
-        offset = start - first * size
-        if all(b == used[0] + i for i, b in enumerate(used)):
-            head = used[0] * size + offset if used else 0
-            return slice(head, head + end - start)
-        rows = torch.tensor(used)[:, None] * size + torch.arange(size)  # [len(used), size]
-        return rows.view(-1)[offset : offset + end - start].to(self.device)
+
+def _held(
+    layer: int, shape: LayerShape, block_size: int, dtype: torch.dtype, place: Place, num_parts: int
+) -> HeldHeads:
+    num_heads = shape.num_kv_heads * num_parts
+    heads = place.heads(num_heads)
+    assert len(heads) == shape.num_kv_heads, f"layer {layer}: {place} holds {heads}, not {shape.num_kv_heads} heads"
+    name = str(dtype).removeprefix("torch.")
+    return HeldHeads(
+        layer=layer,
+        num_heads=num_heads,
+        held=heads,
+        shown=heads,
+        head_nbytes=shape.head_dim * dtype.itemsize,
+        planes=PLANES,
+        block_units=block_size,
+        layout=f"kv/heads={{heads}}/dim={shape.head_dim}/{name}",
+    )
+
+
+def _share(nbytes: int) -> SharedMemory | None:
+    """Memory for all layers; None where the system gives none (it is anonymous memory all the same)."""
+    try:
+        return SharedMemory(nbytes)
+    except OSError as error:
+        logger.warning("KV cannot be shared with workers beside this one error=%s", error)
+        return None
 
 
 def count_blocks(

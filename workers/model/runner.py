@@ -22,6 +22,7 @@ from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
 from workers.model.kv_store import LayerShape, TorchKVStore, count_blocks
 from workers.model.loader import LoadedModel, load_model
+from workers.model.places import PLAIN, Place
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
 from workers.model.tensor_parallel.ranks import Ranks
@@ -113,6 +114,8 @@ class TorchRunner:
             block_size=engine.block_size,
             dtype=loaded.dtype,
             device=self.device,
+            place=Place(ranks.rank, ranks.size) if ranks is not None else PLAIN,
+            num_parts=loaded.num_shares,
         )
         self._caches = [
             (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for layer in self.store.layers

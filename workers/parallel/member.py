@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from baton.errors import BatonError
-from workers.model.contract import ModelRunner, RankRunner, Share
+from workers.model.contract import RankRunner
 from workers.parallel.gang import Gang
 from workers.parallel.lobby import NO_GROUP, Lobby, choose_backend, join
 from workers.parallel.runner import GangRunner
@@ -25,7 +25,7 @@ def open_lobby(spec: WorkerSpec) -> Lobby:
     return Lobby(host=spec.host, size=spec.gang.size, secret=spec.secret, backend=backend)
 
 
-def lead(spec: WorkerSpec, lobby: Lobby, fail: Fail) -> tuple[ModelRunner, Gang]:
+def lead(spec: WorkerSpec, lobby: Lobby, fail: Fail) -> tuple[GangRunner, Gang]:
     """Blocks until every rank has loaded its share.
 
     Args:
@@ -38,7 +38,7 @@ def lead(spec: WorkerSpec, lobby: Lobby, fail: Fail) -> tuple[ModelRunner, Gang]
     return GangRunner(_load(spec, gang), gang, fail=fail), gang
 
 
-def enter(spec: WorkerSpec, fail: Fail) -> tuple[Share, Gang]:
+def enter(spec: WorkerSpec, fail: Fail) -> tuple[RankRunner, Gang]:
     """A follower's: the same, to be followed by `workers.parallel.runner.follow`."""
     gang = join(
         spec.gang.lobby,

@@ -19,14 +19,22 @@ T = TypeVar("T")
 
 
 class Notes(Protocol):
-    """What travels with a step for others than the runners: who hands over what of it."""
+    """What travels with a step for others than the runners: who hands over what of it. On the leader."""
 
     def note(self, on_layer: OnLayer | None) -> bytes:
-        """On the leader, of a step that `on_layer` is called in."""
+        """Of a step that `on_layer` is called in."""
         ...
 
+
+class NoteReader(Protocol):
+    """Its counterpart on a follower."""
+
     def on_layer(self, note: bytes) -> OnLayer | None:
-        """On a follower: what to call after each layer of that step."""
+        """What to call after each layer of that step."""
+        ...
+
+    def step_done(self) -> None:
+        """One more of the leader's steps is done here, with or without a note."""
         ...
 
 
@@ -44,7 +52,8 @@ class GangRunner:
         self._runner = runner
         self._gang = gang
         self._fail = fail
-        self._notes = notes
+        self.notes = notes  # may be given later, before the first step
+        self.num_steps = 0  # that the other ranks were told
         self.num_blocks = runner.num_blocks
         self.vocab_size = runner.vocab_size
         self.max_model_len = runner.max_model_len
@@ -58,7 +67,7 @@ class GangRunner:
         return self._runner.store
 
     def run(self, batch: Batch, on_layer: OnLayer | None = None) -> list[list[Sampled]]:
-        note = self._notes.note(on_layer) if self._notes is not None else b""
+        note = self.notes.note(on_layer) if self.notes is not None else b""
         rows = [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
         step = Compute(chunks=batch.chunks, rows=rows, note=note)
         return self._together(step, lambda: self._runner.run(batch, on_layer))
@@ -72,6 +81,7 @@ class GangRunner:
 
     def _together(self, step: Step, mine: Callable[[], T]) -> T:
         try:
+            self.num_steps += 1
             self._gang.send_step(encode(step, self.store.block_size))
             return mine()
         except Exception as error:
@@ -80,7 +90,7 @@ class GangRunner:
             raise
 
 
-def follow(share: Share, gang: Gang, notes: Notes | None = None) -> None:
+def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
     """A follower's life: computes the leader's steps until the leader ends.
 
     Raises: what a step raises; the gang is of no use then.
@@ -91,3 +101,5 @@ def follow(share: Share, gang: Gang, notes: Notes | None = None) -> None:
             share.copy_blocks(step.pairs)
         else:
             share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
+        if notes is not None:
+            notes.step_done()

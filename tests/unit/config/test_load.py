@@ -67,7 +67,7 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
             "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",
         ),
         ("pools: {draft: {workers: 1}}", "pools.draft: {'workers': 1} is not supported yet; leave it out"),
-        ("pools: {decode: {tensor_parallel: 2}}", "pools.decode.tensor_parallel: 2 is not supported yet"),
+        ("pools: {decode: {tensor_parallel: 65}}", "pools.decode.tensor_parallel: 65 is out of range; give 1 to 64"),
         ("pools: {mixed: {tensor_parallel: 0}}", "pools.mixed.tensor_parallel: 0 is out of range; give 1 to 64"),
         ("pools: {mixed: {sequence_parallel: 2}}", "pools.mixed.sequence_parallel: 2 is not supported yet"),
         ("pools: {mixed: {placement: near}}", "pools.mixed.placement: 'near' is unknown; choose one of pack, spread"),

@@ -49,7 +49,10 @@ class Driver:
         specs: Sequence[WorkerSpec],
         make_runner: Callable[[WorkerSpec], ModelRunner] = FakeRunner,
         drafter: Drafter | None = None,
+        links: tuple[Outbox, Inbox] | None = None,
     ) -> None:
+        """`links`: between the two engines, closed by whoever made them; None: in-process ones."""
+        self.route = worker_pb2.DecodeRoute(worker_id="decode-0")
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
@@ -61,9 +64,10 @@ class Driver:
         self.links: list[Outbox | Inbox] = []
         if len(self.engines) == 2:
             prefill, decode = self.engines
-            outbox, inbox = local_pair(prefill.runner.store, decode.runner.store, kv=specs[0].kv)
-            self.links = [outbox, inbox]
-            OPEN.append(self)
+            outbox, inbox = links or local_pair(prefill.runner.store, decode.runner.store, kv=specs[0].kv)
+            if links is None:
+                self.links = [outbox, inbox]
+                OPEN.append(self)
             prefill.connect(outbox, None)
             decode.connect(None, inbox)
 
@@ -93,7 +97,7 @@ class Driver:
             timeout_s=1000.0,
         )
         if len(self.engines) == 2:
-            submit.decode.worker_id = "decode-0"
+            submit.decode.CopyFrom(self.route)
         self.engines[0].submit(INGRESS, submit)
 
     def abort(self, request_id: str, choices: Sequence[int] = ()) -> None:

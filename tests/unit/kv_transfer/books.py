@@ -9,7 +9,7 @@ KEY = TransferKey("r", 0, 0)
 TOKENS = tuple(PayloadSpec(layer=layer, unit_nbytes=10 * (layer + 1), layout="kv") for layer in range(2))
 HYBRID = (
     PayloadSpec(layer=0, unit_nbytes=3, layout="kv"),
-    PayloadSpec(layer=0, rank=1, unit_nbytes=5, layout="kv"),
+    PayloadSpec(layer=0, unit_nbytes=5, layout="kv"),
     PayloadSpec(layer=1, unit=Unit.STATE, unit_nbytes=40, layout="state"),
 )
 

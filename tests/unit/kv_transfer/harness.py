@@ -20,6 +20,7 @@ from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered
 from workers.kv_transfer.local_link import local_pair
 from workers.model.contract import PayloadSpec, Unit
 from workers.model.cpu import kv_copy
+from workers.model.places import PLAIN, HeadsOf, Place
 from workers.model.shared_memory import SharedMemory
 from workers.spec import KVSpec, Role, WorkerSpec
 
@@ -28,24 +29,24 @@ TRANSPORTS = ("inproc", "grpc", "gloo", "shm")
 WAIT_S = 20.0
 
 
-def tokens(layer: int, nbytes: int, *, rank: int = 0) -> PayloadSpec:
-    return PayloadSpec(layer=layer, rank=rank, unit_nbytes=nbytes, layout=f"test/width={nbytes}")
+def tokens(layer: int, nbytes: int) -> PayloadSpec:
+    return PayloadSpec(layer=layer, unit_nbytes=nbytes, layout=f"test/width={nbytes}")
 
 
-def state(layer: int, nbytes: int, *, rank: int = 0) -> PayloadSpec:
-    return PayloadSpec(layer=layer, rank=rank, unit=Unit.STATE, unit_nbytes=nbytes, layout=f"test/state={nbytes}")
+def state(layer: int, nbytes: int) -> PayloadSpec:
+    return PayloadSpec(layer=layer, unit=Unit.STATE, unit_nbytes=nbytes, layout=f"test/state={nbytes}")
 
 
-# A gang of two, with layers of tokens and of states; unequal sizes, so that a mistaken offset shows.
+# Layers of tokens and of states, of two payloads each; unequal sizes, so that a mistaken offset shows.
 MIXED = (
     tokens(0, 24),
-    tokens(0, 20, rank=1),
+    tokens(0, 20),
     state(1, 100),
-    state(1, 60, rank=1),
+    state(1, 60),
     tokens(2, 40),
-    tokens(2, 16, rank=1),
+    tokens(2, 16),
     state(3, 7),
-    state(3, 1, rank=1),
+    state(3, 1),
 )
 
 
@@ -63,7 +64,8 @@ class TorchStore:
     def __init__(self, *, num_blocks: int = 64, block_size: int = 4, payloads: Sequence[PayloadSpec] = MIXED) -> None:
         self.block_size = block_size
         self.payloads = tuple(payloads)
-        caches, nbytes = self.foreign_caches(None, num_blocks)
+        self.num_blocks = self.num_states = num_blocks
+        caches, nbytes = self.foreign_caches(None, num_blocks, num_blocks)
         self.memory = SharedMemory(nbytes)
         self.rows = [
             torch.frombuffer(self.memory.view, dtype=torch.uint8, count=cache.plane_nbytes, offset=cache.address).view(
@@ -73,8 +75,15 @@ class TorchStore:
         ]
         self.free_blocks = list(range(num_blocks))[::-1]
         self.free_states = list(range(num_blocks))
-        self.num_blocks = num_blocks
         self.write_delay_s = 0.0
+
+    @property
+    def head_counts(self) -> frozenset[int]:
+        return frozenset({1})
+
+    def part(self, heads: HeadsOf) -> "TorchStore":
+        assert heads(1), "a store whose layers have no heads to divide"
+        return self
 
     def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         out = self.empty_payload(self.payloads[index].unit_nbytes * (end - start)) if out is None else out
@@ -96,10 +105,14 @@ class TorchStore:
     def empty_payload(self, nbytes: int) -> Any:
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    def foreign_caches(self, view: memoryview | None, num_blocks: int) -> tuple[list[kv_copy.Cache], int]:
+    def foreign_caches(
+        self, view: memoryview | None, num_blocks: int, num_states: int, place: Place = PLAIN
+    ) -> tuple[list[kv_copy.Cache], int]:
+        assert place == PLAIN, "a store whose layers have no heads to divide"
         address = np.frombuffer(view, dtype=np.uint8).ctypes.data if view is not None else 0
         block_nbytes = [spec.unit_nbytes * self._block_units(index) for index, spec in enumerate(self.payloads)]
-        return kv_copy.lay_out(block_nbytes, 1, num_blocks, address)
+        counts = [num_blocks if spec.unit is Unit.TOKEN else num_states for spec in self.payloads]
+        return kv_copy.lay_out([(size, 1, count) for size, count in zip(block_nbytes, counts, strict=True)], address)
 
     def allocate(self, num_tokens: int) -> Held:
         blocks = [self.free_blocks.pop() for _ in range(-(-num_tokens // self.block_size))]

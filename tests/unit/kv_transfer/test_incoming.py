@@ -58,7 +58,7 @@ def test_what_a_rank_has_not_sent_is_missed_by_its_name() -> None:
     book = granted(0, HYBRID)
     book.receive(KEY, 0, 0, 5)
     book.receive(KEY, 2, 0, 1)
-    with pytest.raises(HandoffError, match="layer 0 of rank 1 has 0 of 5 tokens"):
+    with pytest.raises(HandoffError, match="layer 0 has 0 of 5 tokens"):
         book.complete(KEY, 5, 2, ())
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from workers.model import shared_memory
+from workers.model.contract import Unit
 from workers.model.cpu import kv_copy
 from workers.model.cpu.kv_copy import ForeignRange
+from workers.model.kv_rows import HeldHeads, KVRows
 from workers.model.kv_store import LayerShape, TorchKVStore
+from workers.model.places import Place
 
 torch.set_num_threads(1)
 SHAPES = (LayerShape(num_kv_heads=2, head_dim=3), LayerShape(num_kv_heads=1, head_dim=8))
@@ -64,9 +67,9 @@ def test_a_range_is_read_into_a_buffer_and_written_to_other_blocks(start: int, e
 def test_a_range_is_copied_from_the_mapped_blocks_of_a_larger_worker(start: int, end: int) -> None:
     source, target = make_store(num_blocks=13), make_store(seed=1)
     assert source.memory is not None
-    _, nbytes = target.foreign_caches(None, 13)
+    _, nbytes = target.foreign_caches(None, 13, 0)
     view = memoryview(shared_memory.attach(source.memory.handle, nbytes))
-    caches, _ = target.foreign_caches(view, 13)
+    caches, _ = target.foreign_caches(view, 13, 0)
     blocks, other = [12, 2, 3, 4, 0], [5, 1, 8, 6, 3]
     for layer, cache in enumerate(caches):
         payload = ForeignRange(cache, blocks[start // 4 : -(-end // 4)])
@@ -117,3 +120,95 @@ def test_a_handle_that_names_another_file_is_refused() -> None:
         os.close(fd)
     with pytest.raises(ValueError, match="invalid literal"):
         shared_memory.attach("nothing", 1)
+
+
+def make_part(
+    place: Place, heads: range, *, seed: int, num_blocks: int, has_kernel: bool
+) -> tuple[TorchKVStore, KVRows]:
+    """A rank's store of a model with 6 heads, and the part of it with `heads`."""
+    held = place.heads(6)
+    shapes = [LayerShape(num_kv_heads=len(held), head_dim=dim) for dim in (3, 8)]
+    store = TorchKVStore(
+        shapes,
+        num_blocks=num_blocks,
+        block_size=4,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        place=place,
+        num_parts=6 // len(held),
+    )
+    store._has_kernel = store._has_kernel and has_kernel
+    generator = torch.Generator().manual_seed(seed)
+    for layer in store.layers:
+        layer.copy_(torch.randn(layer.shape, generator=generator))
+    return store, store.part(lambda _: heads)
+
+
+@pytest.mark.parametrize("has_kernel", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize(("start", "end"), RANGES)
+def test_some_heads_are_read_and_written_and_no_others_touched(start: int, end: int, has_kernel: bool) -> None:
+    heads, other = range(2, 3), [5, 1, 8, 6, 3]
+    source, source_part = make_part(Place(0, 2), heads, seed=0, num_blocks=9, has_kernel=has_kernel)
+    target, target_part = make_part(Place(1, 3), heads, seed=1, num_blocks=11, has_kernel=has_kernel)  # holds 2 and 3
+    assert source_part.payloads == target_part.payloads
+    assert source_part.payloads[0].layout == "kv/heads=2-2of6/dim=3/bfloat16"
+    for layer in range(2):
+        wanted = expected(source, layer, BLOCKS, start, end)[:, :, 2:3]
+        before = target.layers[layer].clone()
+        payload = source_part.read(layer, BLOCKS, start, end)
+        target_part.write(layer, other, start, end, payload)
+        assert expected(target, layer, other, start, end)[:, :, :1].equal(wanted)
+        assert target.layers[layer][..., 1, :].equal(before[..., 1, :]), "another head was written"
+        if has_kernel and source.memory is not None:
+            target.layers[layer].copy_(before)
+            _, nbytes = target_part.foreign_caches(None, 9, 0, Place(0, 2))
+            view = memoryview(shared_memory.attach(source.memory.handle, nbytes))
+            cache = target_part.foreign_caches(view, 9, 0, Place(0, 2))[0][layer]
+            target_part.write(layer, other, start, end, ForeignRange(cache, BLOCKS[start // 4 : -(-end // 4)]))
+            assert expected(target, layer, other, start, end)[:, :, :1].equal(wanted)
+            assert target.layers[layer][..., 1, :].equal(before[..., 1, :]), "another head was written"
+
+
+def test_a_part_without_heads_has_no_payloads_and_all_heads_are_the_store_itself() -> None:
+    store = make_store()
+    assert store.part(lambda _: range(0)).payloads == ()
+    assert store.part(lambda count: range(count)).payloads == store.payloads
+    assert store.head_counts == {1, 2}
+    assert store.part(lambda count: range(1, 2)).payloads[0].layout == "kv/heads=1-1of2/dim=3/bfloat16"
+
+
+@pytest.mark.parametrize("has_kernel", [pytest.param(True, marks=needs_kernel), False])
+def test_states_are_handed_over_head_by_head_beside_tokens(has_kernel: bool) -> None:
+    """From one of two ranks to one of four; what a head has of a token and of a state are of unlike sizes."""
+
+    def rank(place: Place, num_slots: int, seed: int) -> tuple[KVRows, torch.Tensor, torch.Tensor]:
+        heads = place.heads(4)
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randn((2, 8 * 4, len(heads) * 3), generator=generator)
+        states = torch.randn((1, num_slots, len(heads) * 10), generator=generator)
+        common = {"layer": 0, "num_heads": 4, "held": heads, "shown": heads}
+        held = [
+            HeldHeads(**common, head_nbytes=12, planes=2, block_units=4, layout="kv/heads={heads}"),
+            HeldHeads(**common, unit=Unit.STATE, head_nbytes=40, planes=1, block_units=1, layout="state/heads={heads}"),
+        ]
+        rows = KVRows(
+            held,
+            [tokens, states],
+            num_blocks=8,
+            num_states=num_slots,
+            block_size=4,
+            has_kernel=has_kernel,
+            memory=None,
+        )
+        return rows, tokens, states
+
+    source, _, states = rank(Place(0, 2), 3, seed=0)  # heads 0 and 1
+    target, tokens_there, states_there = rank(Place(1, 4), 5, seed=1)  # head 1
+    before = tokens_there.clone(), states_there.clone()
+    out, into = source.part(lambda _: range(1, 2)), target.part(lambda _: range(1, 2))
+    assert out.payloads == into.payloads
+    assert [spec.unit for spec in out.payloads] == [Unit.TOKEN, Unit.STATE]
+    into.write(1, [4], 0, 1, out.read(1, [2], 0, 1))
+    assert states_there[0, 4].equal(states[0, 2, 10:])
+    assert states_there[0, :4].equal(before[1][0, :4])
+    assert tokens_there.equal(before[0])

@@ -13,3 +13,12 @@ def ranks() -> Iterator[RankProcesses]:
     made = RankProcesses()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def other_ranks() -> Iterator[RankProcesses]:
+    """For a second gang at the same time."""
+    torch.set_num_threads(1)
+    made = RankProcesses()
+    yield made
+    made.close()

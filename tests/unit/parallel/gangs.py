@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from baton.errors import BatonError
-from workers.model.contract import ModelRunner
 from workers.parallel.gang import Gang
 from workers.parallel.member import lead, open_lobby
+from workers.parallel.runner import GangRunner
 from workers.spec import GangSpec, WorkerSpec
 from workers.spec_line import dump
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass(slots=True)
 class Led:
-    runner: ModelRunner
+    runner: GangRunner
     gang: Gang
     processes: list[subprocess.Popen[str]]
     failed: threading.Event

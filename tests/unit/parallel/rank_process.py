@@ -4,28 +4,40 @@ Reads a worker's spec per line, is that rank until its gang ends, and prints a l
 """
 
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 
 from baton.errors import BatonError
+from tests.unit.kv_transfer.harness import Server
+from workers.kv_transfer.gang_links import FollowerLinks, Life
+from workers.model.places import Place
+from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
 from workers.spec_line import parse
 
 
 def be_rank(line: str) -> str:
-    spec, _ = parse(line)
+    spec, incarnation = parse(line)
     try:
         share, gang = enter(spec, lambda error: None)
     except BatonError as error:
         return f"refused: {error.message}"
+    life = Life(spec=spec, incarnation=incarnation, fingerprint=share.fingerprint)
+    links = FollowerLinks(life, share.store, Place(gang.rank, gang.size), tell=partial(gang.tell, LEADER))
+    server = Server(links.servicer)
     try:
-        follow(share, gang)
+        gang.on_message(links.on_message)
+        links.agent.introduce(server.address)
+        follow(share, gang, links.agent)
     except (BatonError, RuntimeError) as error:
         return f"lost: {str(error).splitlines()[0]}"
     finally:
         gang.close()
+        links.close()
+        server.stop()
     runner: Any = share
     return f"ended: {getattr(runner, 'num_blocks', 0)} blocks"
 

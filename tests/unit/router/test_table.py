@@ -173,3 +173,12 @@ def test_a_worker_that_left_the_table_and_came_back_has_to_tell_all_again() -> N
     _report(table, "d0", Role.DECODE, report_number=9, added_block_hashes=[1])
     assert table.lacks_cache(key)
     assert table.unchanged(key, now_s=4.0)
+
+
+def test_a_route_names_the_ranks_that_a_gang_has_reported() -> None:
+    table = _table(_entry("d0", Role.DECODE), _entry("d1", Role.DECODE))
+    _report(table, "d0", Role.DECODE)
+    _report(table, "d1", Role.DECODE, rank_addresses=["a:1", "b:2"])
+    plain, gang = table.route("d0"), table.route("d1")
+    assert (plain.worker_id, plain.incarnation, plain.address, list(plain.rank_addresses)) == ("d0", "x", "a:1", [])
+    assert (gang.worker_id, list(gang.rank_addresses)) == ("d1", ["a:1", "b:2"])

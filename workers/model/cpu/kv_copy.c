@@ -84,3 +84,36 @@ void baton_copy_blocks(const char *source, int64_t source_plane_nbytes, const in
     }
     settle();
 }
+
+/* As `baton_copy_flat`, of a part of each row alone (some of its heads): rows of `row_nbytes` of which `part_nbytes`
+ * from `cache` on are meant, `rows_per_block` to a block; rows [first, first + count) counted from the block `ids[0]`.
+ * flat: count * part_nbytes for each plane. */
+void baton_copy_flat_part(char *cache, int64_t plane_nbytes, int64_t planes, int64_t rows_per_block, int64_t row_nbytes,
+                          int64_t part_nbytes, const int64_t *ids, int64_t first, int64_t count, char *flat,
+                          int32_t to_blocks) {
+    for (int64_t plane = 0; plane < planes; plane++) {
+        for (int64_t row = first; row < first + count; row++, flat += part_nbytes) {
+            int64_t at = ids[row / rows_per_block] * rows_per_block + row % rows_per_block;
+            char *part = cache + plane * plane_nbytes + at * row_nbytes;
+            if (to_blocks)
+                memcpy(part, flat, part_nbytes);
+            else
+                memcpy(flat, part, part_nbytes);
+        }
+    }
+}
+
+/* The same from blocks of one cache to blocks of another, whose rows may be longer or shorter. */
+void baton_copy_blocks_part(const char *source, int64_t source_plane_nbytes, int64_t source_row_nbytes,
+                            const int64_t *source_ids, char *target, int64_t target_plane_nbytes,
+                            int64_t target_row_nbytes, const int64_t *target_ids, int64_t planes,
+                            int64_t rows_per_block, int64_t part_nbytes, int64_t first, int64_t count) {
+    for (int64_t plane = 0; plane < planes; plane++) {
+        for (int64_t row = first; row < first + count; row++) {
+            int64_t block = row / rows_per_block, offset = row % rows_per_block;
+            memcpy(target + plane * target_plane_nbytes + (target_ids[block] * rows_per_block + offset) * target_row_nbytes,
+                   source + plane * source_plane_nbytes + (source_ids[block] * rows_per_block + offset) * source_row_nbytes,
+                   part_nbytes);
+        }
+    }
+}

@@ -100,7 +100,6 @@ def test_the_router_of_a_busy_plan_lets_as_many_requests_run_as_stay_at_once() -
 @pytest.mark.parametrize(
     ("parallelism", "draft", "named"),
     [
-        (Parallelism(tensor=2), None, "pools.decode.tensor_parallel"),
         (Parallelism(sequence=2), None, "pools.decode.sequence_parallel"),
         (Parallelism(pipeline=2), None, "pools.decode.pipeline_parallel"),
         (Parallelism(), DraftShape(layer_parallel=2, num_drafts=4), "pools.draft"),
@@ -112,6 +111,11 @@ def test_a_plan_that_cannot_be_started_is_refused_by_name(
     text = text_of(layout_of(parallelism, draft))
     with pytest.raises(ConfigError, match=f"^{named}: .* is not supported yet"):
         loads(text)
+
+
+def test_a_plan_with_ranks_that_divide_the_heads_is_one_that_up_takes() -> None:
+    pools = loads(text_of(layout_of(Parallelism(tensor=2)))).pools
+    assert (pools.prefill.tensor_parallel, pools.decode.tensor_parallel) == (1, 2)
 
 
 def test_unknown_hardware_lists_the_known() -> None:

@@ -88,17 +88,17 @@ def test_the_kv_that_nodes_cannot_send_keeps_both_phases_inside_a_node() -> None
     assert affinity(strong, high).startswith("High node affinity")
 
 
-def test_a_tensor_parallel_worker_wins_where_it_is_worth_its_devices_and_runs_where_it_hands_nothing_over() -> None:
+def test_a_tensor_parallel_worker_wins_where_it_is_worth_its_devices_and_runs() -> None:
     asked = question(
         costs=ToyCosts(gain=1.0), rate=8.0, slo=SLO(ttft_s=0.06, tpot_s=0.1), simulate=simulate, **SHORT_TRIALS
     )
     found = answer(asked, Options())
     shapes = {str(pool.role): pool.shape.parallelism for pool in found.best.layout.pools}
     assert Parallelism(tensor=2) in shapes.values()  # 100 tokens take 100 ms on one device
-    assert (Parallelism(tensor=2).runs_as(Role.MIXED), Parallelism(tensor=2).runs_as(Role.DECODE)) == (True, False)
-    startable = answer(asked, Options(runnable_only=True)).best.layout
-    assert startable.missing_features == []
-    assert [(str(pool.role), str(pool.shape.parallelism)) for pool in startable.pools] == [("mixed", "tp2")]
+    assert Parallelism(tensor=2).runs_as(Role.MIXED)
+    assert Parallelism(tensor=2).runs_as(Role.DECODE)
+    assert found.best.layout.missing_features == []
+    assert answer(asked, Options(runnable_only=True)).best.layout == found.best.layout
 
 
 def test_drafts_are_tried_and_not_runnable() -> None:
