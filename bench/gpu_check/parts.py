@@ -22,6 +22,9 @@ PARTS = (
         name="logits", limit_s=120, shows="bfloat16 logits are at most twice as far from float32 as eager attention's"
     ),
     Part(name="paths", limit_s=90, shows="FlashInfer, gathered attention and CUDA graphs against plain torch"),
+    Part(
+        name="linear", limit_s=120, shows="linear attention, and flash-linear-attention's kernels, are the recurrences"
+    ),
     Part(name="handoff", limit_s=120, shows="KV arrives bit for bit in another process, over every transport"),
     Part(name="served", limit_s=90, shows="a prefill and a decode worker answer what generate answers"),
     Part(

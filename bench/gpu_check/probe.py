@@ -7,7 +7,17 @@ import platform
 import sys
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "flashinfer-python", "vllm", "triton", "grpcio", "protobuf", "pytest")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "flashinfer-python",
+    "flash-linear-attention",
+    "vllm",
+    "triton",
+    "grpcio",
+    "protobuf",
+    "pytest",
+)
 
 
 def probe() -> dict[str, Any]:

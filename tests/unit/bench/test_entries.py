@@ -12,6 +12,7 @@ PROCESSES = {
     "ingress_worker",
     "many_workers_side",
     "rates",
+    "sequence_rank",
     "tensor_parallel_rank",
     "tensor_parallel_sums",
 }  # which entries start

@@ -16,7 +16,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["tokens", "logits", "paths", "speed", "speed_transformers"])
+@pytest.mark.parametrize("name", ["tokens", "logits", "paths", "linear", "speed", "speed_transformers"])
 def test_a_part_finds_nothing_wrong_on_a_cpu(name: str) -> None:
     findings: list[Finding] = []
     part: Any = importlib.import_module(f"bench.gpu_check.{name}")

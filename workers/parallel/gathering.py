@@ -1,0 +1,67 @@
+"""All-gathers among the ranks that read a prompt together, started at once and waited for where the result is needed.
+
+Every rank starts the same gathers in the same order. A rank that needs no other's part need not wait for it.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(slots=True)
+class Traffic:
+    """What a rank's gathers moved: bytes of all ranks' parts together, its own too."""
+
+    num_gathers: int = 0
+    num_bytes: int = 0
+
+    def add(self, num_bytes: int) -> None:
+        self.num_gathers += 1
+        self.num_bytes += num_bytes
+
+
+class Gathering:
+    """A gather under way; holds its tensors until it ends."""
+
+    def __init__(self, work: Any, parts: Tensor) -> None:
+        self._work, self._parts = work, parts
+
+    def wait(self) -> Tensor:
+        """[ranks, ...]: every rank's part. Raises RuntimeError when a rank is gone, or silent for the timeout."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return self._parts
+
+
+class SequenceRanks:
+    """The ranks that hold the pieces of a prompt, in order.
+
+    Args:
+        group: A torch process group (gloo or NCCL) of `size` ranks; None for one rank alone.
+
+    Attributes:
+        states: What states of linear layers moved.
+        inputs: What convolutions' inputs moved.
+        keys: What keys and values of softmax layers moved.
+        group: As given.
+    """
+
+    def __init__(self, group: Any, *, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.states, self.inputs, self.keys = Traffic(), Traffic(), Traffic()
+        self.group = group
+
+    def gather(self, part: Tensor, traffic: Traffic) -> Gathering:
+        """Starts it. `part` has the same shape and dtype on every rank."""
+        part = part.contiguous()
+        parts = part.new_empty((self.size, *part.shape))
+        traffic.add(parts.numel() * parts.element_size())
+        if self.size == 1:
+            parts[0] = part
+            return Gathering(None, parts)
+        # As bytes: gloo knows few types.
+        sent, received = part.view(-1).view(torch.uint8), parts.view(self.size, -1).view(torch.uint8)
+        return Gathering(self.group.allgather([list(received.unbind(0))], [sent]), parts)

@@ -1,0 +1,46 @@
+"""Sequence-parallel prefill of linear attention (LASP-2): each rank runs the recurrence over its piece of a prompt.
+
+What a piece makes of the state before it is gathered once per layer, in float32, its size independent of the prompt's
+length. While it travels, each rank does what does not depend on it. Then each folds what the ranks before it sent; and
+all of it for the state after the prompt, which every rank knows without a further message.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from workers.model.linear import Effect, fold, make_piece, scan
+from workers.parallel.gathering import SequenceRanks
+
+# Gives the state after the prompt, [H, d_k, d_v], the same on every rank. It waits for the ranks after this one, which
+# nothing else does: ask for it when all layers have run.
+LastState = Callable[[], Tensor]
+
+
+def linear_attention(
+    ranks: SequenceRanks, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, state: Tensor
+) -> tuple[Tensor, LastState]:
+    """This rank's outputs; takes what `workers.model.linear.scan` takes, of this rank's piece, which may be empty.
+
+    Args:
+        state: [H, d_k, d_v] float32, before the prompt, or before this chunk of it; the same on every rank.
+    """
+    if ranks.size == 1:
+        out, after = scan(q, k, v, log_decay, beta, state)
+        return out, lambda: after
+    piece = make_piece(q, k, v, log_decay, beta, state)
+    knows = ranks.rank == 0 and beta is not None
+    effect = _known(piece.advance(state)) if knows else piece.effect()
+    gathering = ranks.gather(effect.packed(), ranks.states)
+    piece.prepare()
+    if not knows:
+        piece.advance(fold(map(effect.unpacked, gathering.wait()[: ranks.rank]), state) if ranks.rank else state)
+    return piece.outputs(), lambda: fold(map(effect.unpacked, gathering.wait()), state)
+
+
+def _known(after: Tensor) -> Effect:
+    """The first rank knows the state before its piece, and tells the state after, whatever was before: so it is spared
+    the delta rule's transition, which costs as much as the recurrence.
+    """
+    heads, d_k, _ = after.shape
+    return Effect(contribution=after, transition=after.new_zeros(heads, d_k, d_k))
