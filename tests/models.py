@@ -59,15 +59,63 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+MAMBA2: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_expand": 2,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 8,
+    "mamba_d_conv": 4,
+    "mamba_chunk_size": 8,
+}
+GATED_DELTA: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 4,
+}
+HYBRIDS: dict[str, dict[str, Any]] = {  # with layers of linear attention
+    "minimax": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "block_size": 8,
+    },
+    "qwen3_next": {**EXPERTS, **GATED_DELTA, "shared_expert_intermediate_size": 48, "decoder_sparse_step": 2},
+    "qwen3_5_text": {**GATED_DELTA},
+    "bamba": {**{key: value for key, value in MAMBA2.items() if key != "layer_types"}, "attn_layer_indices": [1]},
+    "granitemoehybrid": {**MAMBA2, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64},
+    "kimi_linear": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "linear_num_heads": 4,
+        "linear_head_dim": 12,
+        "linear_conv_kernel_dim": 4,
+        "kv_lora_rank": 24,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+}
+
 
 def tiny(family: str, **overrides: Any) -> Path:
     """The folder of a tiny float32 model; made once per machine for the same arguments.
 
     Args:
-        family: A key of `FAMILIES`, which is also the `model_type`.
+        family: A key of `FAMILIES` or `HYBRIDS`, which is also the `model_type`.
         overrides: Fields of its config.
     """
-    fields = {**COMMON, **FAMILIES[family], **overrides}
+    fields = {**COMMON, **{**FAMILIES, **HYBRIDS}[family], **overrides}
     key = hashlib.sha256(json.dumps([family, fields, 1], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"baton-tiny-{family}-{key}"
     if not folder.is_dir():

@@ -3,6 +3,7 @@
     python -m tools.train_demo tokenizer --books BOOKS --run RUN
     python -m tools.train_demo target    --books BOOKS --run RUN --minutes 90
     python -m tools.train_demo draft     --books BOOKS --run RUN --minutes 20
+    python -m tools.train_demo hybrid    --books BOOKS --run RUN --minutes 240
     python -m tools.train_demo export    --run RUN --out workers/model/bundled
 
 Every stage checkpoints into RUN once a minute and resumes from there; the learning rate follows the share of the
@@ -22,7 +23,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
 
 VOCAB_SIZE = 4096
 END = "<|endoftext|>"
@@ -44,12 +52,21 @@ class Shape:
     heads: int
     kv_heads: int
     mlp: int
+    linear_heads: int = 0  # of three layers in four, which are linear attention by the gated delta rule; 0: none is
 
 
 # Read on a dozen prompts: at 1 words fall apart, at 0.5 or with min_p texts turn in circles ("a good deal of").
 DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
 TARGET = Shape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768)
 DRAFT = Shape(hidden=128, layers=6, heads=4, kv_heads=2, mlp=384)
+HYBRID = Shape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768, linear_heads=8)
+SHAPES = {"target": TARGET, "draft": DRAFT, "hybrid": HYBRID}
+KINDS = {
+    "target": "A Llama-shaped model",
+    "draft": "A Llama-shaped model",
+    "hybrid": "A model as Qwen3.5, three of whose four layers are linear attention (gated delta rule),",
+}
+NAMES = {"target": "demo", "draft": "demo-draft", "hybrid": "demo-hybrid"}
 
 
 def read_books(folder: Path) -> list[str]:
@@ -93,25 +110,37 @@ def train_tokenizer(texts: list[str], run: Path) -> None:
     print(f"{len(train):,} training tokens, {len(held_out):,} held out")
 
 
-def build(shape: Shape) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        intermediate_size=shape.mlp,
-        max_position_embeddings=MAX_POSITIONS,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=None,
-        attn_implementation="sdpa",
+def build(shape: Shape) -> PreTrainedModel:
+    common = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.mlp,
+        "max_position_embeddings": MAX_POSITIONS,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        "attn_implementation": "sdpa",
+    }
+    if not shape.linear_heads:
+        return LlamaForCausalLM(LlamaConfig(**common))
+    dim = shape.hidden // shape.heads
+    config = Qwen3_5TextConfig(
+        **common,
+        head_dim=dim,
+        linear_num_key_heads=shape.linear_heads // 2,
+        linear_num_value_heads=shape.linear_heads,
+        linear_key_head_dim=dim,
+        linear_value_head_dim=dim,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     )
-    return LlamaForCausalLM(config)
+    return Qwen3_5ForCausalLM(config)
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon on the matrices of the layers, AdamW on embeddings and norms (Jordan et al., 2024)."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -134,7 +163,7 @@ def windows(tokens: np.ndarray, length: int, rng: np.random.Generator) -> torch.
 
 
 @torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, tokens: np.ndarray, length: int = 512) -> float:
+def held_out_loss(model: PreTrainedModel, tokens: np.ndarray, length: int = 512) -> float:
     """Mean negative log likelihood in nats per token over all of the held-out text."""
     model.eval()
     total, count = 0.0, 0
@@ -149,10 +178,10 @@ def held_out_loss(model: LlamaForCausalLM, tokens: np.ndarray, length: int = 512
     return total / count
 
 
-def train(stage: str, run: Path, minutes: float, teacher: LlamaForCausalLM | None) -> None:
+def train(stage: str, run: Path, minutes: float, teacher: PreTrainedModel | None) -> None:
     torch.manual_seed(0)
     tokens, held_out = np.load(run / "train.npy"), np.load(run / "held_out.npy")
-    model = build(TARGET if stage == "target" else DRAFT)
+    model = build(SHAPES[stage])
     model.train()
     opts = optimizers(model)
     base_lrs = [[g["lr"] for g in opt.param_groups] for opt in opts]
@@ -209,16 +238,16 @@ def train(stage: str, run: Path, minutes: float, teacher: LlamaForCausalLM | Non
             saved_at = last = time.monotonic()
 
 
-def load(stage: str, run: Path) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
+def load(stage: str, run: Path) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     state = torch.load(run / f"{stage}.pt", weights_only=True)
-    model = build(TARGET if stage == "target" else DRAFT)
+    model = build(SHAPES[stage])
     model.load_state_dict(state["model"])
     return model.eval(), state["log"]
 
 
 def export(run: Path, out: Path) -> None:
     """Writes Hub-shaped folders: config, bfloat16 safetensors, tokenizer, loss curve and model card."""
-    for stage, name in (("target", "demo"), ("draft", "demo-draft")):
+    for stage, name in NAMES.items():
         if not (run / f"{stage}.pt").exists():
             print(f"{stage}: not trained yet, left out")
             continue
@@ -242,7 +271,7 @@ def export(run: Path, out: Path) -> None:
         plot(log, folder / "loss.png")
         last = [e for e in log if "held_out" in e][-1]
         card = (
-            f"# {name}\n\nA Llama-shaped model of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
+            f"# {name}\n\n{KINDS[stage]} of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
             f"{'distilled from `demo`' if stage == 'draft' else 'trained from scratch'} on public-domain books by "
             f"`tools/train_demo.py`: {last['tokens'] / 1e6:.1f} M tokens in {last['minutes']:.0f} minutes on two CPU "
             f"cores.\nHeld-out loss {last['held_out']:.3f} nats per token (perplexity "
@@ -280,21 +309,21 @@ def sample(run: Path, stage: str, prompt: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["tokenizer", "target", "draft", "export", "sample"])
+    parser.add_argument("stage", choices=["tokenizer", *SHAPES, "export", "sample"])
     parser.add_argument("--books", type=Path)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("workers/model/bundled"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--prompt", default="Once upon a time")
-    parser.add_argument("--of", default="target", choices=["target", "draft"])
+    parser.add_argument("--of", default="target", choices=list(SHAPES))
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     if args.stage == "tokenizer":
         if args.books is None:
             parser.error("--books is needed: a folder of .md or .txt files")
         train_tokenizer(read_books(args.books), args.run)
-    elif args.stage == "target":
-        train("target", args.run, args.minutes, None)
+    elif args.stage in ("target", "hybrid"):
+        train(args.stage, args.run, args.minutes, None)
     elif args.stage == "draft":
         train("draft", args.run, args.minutes, load("target", args.run)[0])
     elif args.stage == "export":

@@ -24,11 +24,12 @@ SERVING_ROLES = (Role.PREFILL, Role.DECODE, Role.MIXED)  # whose workers take re
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     block_size: int = 16
-    memory_bytes: int = 1 << 30  # of KV blocks; YAML key: memory
+    memory_bytes: int = 1 << 30  # of KV blocks and of states; YAML key: memory
     max_model_len: int | None = None  # YAML: auto; the model's own limit, or what `memory_bytes` holds if that is less
     max_batched_tokens: int = 512
     max_sequences: int = 64
     prefix_cache: bool = True
+    state_cache_spacing: int | None = None  # tokens between the states that it keeps of linear attention; YAML: auto
     chunked_prefill: bool = True
 
 

@@ -33,8 +33,8 @@ def command(
 
     baton status --json | jq '.workers[].num_running'
 
-    blocks: in use of all; preempt: sequences preempted so far; KV out, KV in: bytes so far; transfers: under way now.
-    A worker of several ranks shows the node and the cores of each.
+    blocks: in use of all, and slots of models with states; preempt: sequences preempted so far; KV out, KV in: bytes
+    so far; transfers: under way now. A worker of several ranks shows the node and the cores of each.
 
     Exit code 1 where nothing runs.
     """
@@ -87,10 +87,12 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("worker", "state", "cores"):
         table.add_column(heading, overflow="fold")
-    for heading in ("blocks", "run", "wait", "preempt", "KV out", "KV in", "transfers"):
+    has_states = any(worker.num_states for worker in status.workers)
+    states = ("states",) if has_states else ()
+    for heading in ("blocks", *states, "run", "wait", "preempt", "KV out", "KV in", "transfers"):
         table.add_column(heading, justify="right", overflow="fold")
     for worker in status.workers:
-        table.add_row(*_row(worker))
+        table.add_row(*_row(worker, has_states=has_states))
         if len(worker.ranks) > 1:
             for number, rank in enumerate(worker.ranks):
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
@@ -112,7 +114,7 @@ def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":
         yield Text(f"{worker.worker_id}: {worker.num_failed_transfers} KV {noun} failed so far", style="yellow")
 
 
-def _row(worker: "WorkerStatus") -> list[str]:
+def _row(worker: "WorkerStatus", *, has_states: bool) -> list[str]:
     phase = str(worker.phase)
     has_role_of_its_name = worker.worker_id.startswith(f"{worker.role}-")
     return [
@@ -120,6 +122,7 @@ def _row(worker: "WorkerStatus") -> list[str]:
         f"[{PHASE_COLOURS[phase]}]{phase}[/]",
         _ranges(worker.cores),
         f"{worker.num_blocks - worker.num_free_blocks}/{worker.num_blocks}",
+        *([f"{worker.num_states - worker.num_free_states}/{worker.num_states}"] if has_states else []),
         str(worker.num_running),
         str(worker.num_waiting),
         str(worker.num_preemptions),

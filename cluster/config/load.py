@@ -20,7 +20,10 @@ from cluster.config.schema import BatonConfig, PoolConfig, PoolsConfig
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
-_AUTO_IS_NONE = {"engine.max_model_len", "pools.prefill.cores", "pools.decode.cores", "pools.mixed.cores"}
+_AUTO_IS_NONE = {
+    *("engine.max_model_len", "engine.state_cache_spacing"),
+    *("pools.prefill.cores", "pools.decode.cores", "pools.mixed.cores"),
+}
 
 
 def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> BatonConfig:
@@ -254,6 +257,17 @@ def _check_together(config: BatonConfig) -> None:
     if length is not None and length < config.engine.block_size:
         raise ConfigError(
             f"engine.max_model_len: {length} is below engine.block_size {config.engine.block_size}; use auto"
+        )
+    spacing = config.engine.state_cache_spacing
+    if spacing is not None and spacing % config.engine.block_size:
+        raise ConfigError(
+            f"engine.state_cache_spacing: {spacing} tokens are no multiple of engine.block_size "
+            f"{config.engine.block_size}; give one, or auto"
+        )
+    if spacing is not None and not config.engine.prefix_cache:
+        raise ConfigError(
+            f"engine.state_cache_spacing: {spacing} is of the prefix cache, which engine.prefix_cache turns off; leave "
+            "one of them out"
         )
     budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
     if budget <= sequences:

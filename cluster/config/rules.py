@@ -26,6 +26,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "engine.max_model_len": (1, 1 << 30),
     "engine.max_batched_tokens": (1, 1 << 20),
     "engine.max_sequences": (1, 1 << 16),
+    "engine.state_cache_spacing": (1, 1 << 30),
     "kv.lease_s": (0.1, 3600),
     "kv.max_pending": (1, 1 << 16),
     "slo.ttft_ms": (0.001, 1e9),

@@ -35,6 +35,8 @@ class WorkerStatus:
     num_blocks: int = 0
     num_free_blocks: int = 0
     num_quarantined_blocks: int = 0
+    num_states: int = 0
+    num_free_states: int = 0
     num_running: int = 0
     num_waiting: int = 0
     num_preemptions: int = 0
@@ -52,6 +54,8 @@ COUNTS = (
     "num_blocks",
     "num_free_blocks",
     "num_quarantined_blocks",
+    "num_states",
+    "num_free_states",
     "num_running",
     "num_waiting",
     "num_preemptions",

@@ -27,6 +27,8 @@ _GAUGES: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
         "KV blocks an aborted write may still touch",
         lambda s: s.num_quarantined_blocks,
     ),
+    "baton_worker_states": ("Slots for states of linear attention", lambda s: s.num_states),
+    "baton_worker_states_free": ("Slots free, or of the prefix cache", lambda s: s.num_free_states),
     "baton_worker_requests_running": ("Sequences in the batch", lambda s: s.num_running),
     "baton_worker_requests_waiting": ("Sequences that wait", lambda s: s.num_waiting),
     "baton_worker_waiting_tokens": ("Prompt tokens still to compute", lambda s: s.num_waiting_tokens),

@@ -8,6 +8,7 @@ from cluster.config.schema import BatonConfig, PoolConfig
 from cluster.contracts.latency import LatencyModel, Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
 from cluster.contracts.simulation import SimCluster, SimPool
+from workers.memory_shares import share_memory
 from workers.spec import SERVING_ROLES, Role
 
 
@@ -83,13 +84,14 @@ def worker_roles(config: BatonConfig) -> dict[str, Role]:
 def num_blocks(config: BatonConfig, shape: KVShape) -> int:
     """As a worker counts them."""
     engine = config.engine
-    block_bytes = engine.block_size * shape.token_bytes
-    found = engine.memory_bytes // block_bytes
+    found = share_memory(engine, token_nbytes=shape.token_bytes, state_nbytes=shape.state_bytes).num_blocks
     needed = -(-engine.max_model_len // engine.block_size) if engine.max_model_len is not None else 1
     if found < needed:
+        states = f"beside {shape.state_bytes} bytes of states for each of engine.max_sequences {engine.max_sequences}, "
         raise ConfigError(
-            f"engine.memory: {engine.memory_bytes} bytes hold {found} KV blocks of {block_bytes} bytes, "
-            f"{needed} are needed; raise engine.memory or lower engine.max_model_len"
+            f"engine.memory: {engine.memory_bytes} bytes hold {found} KV blocks of "
+            f"{engine.block_size * shape.token_bytes} bytes, {states if shape.state_bytes else ''}{needed} are needed; "
+            f"raise engine.memory or lower engine.{'max_sequences' if shape.state_bytes else 'max_model_len'}"
         )
     return found
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from tests.models import FAMILIES, tiny
+from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
 from workers.model.cuda.attention import FlashInfer, flashinfer_available
 from workers.model.runner import TorchRunner
@@ -19,7 +19,7 @@ def _exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
 def test_tokens_and_logprobs_are_those_of_generate(family: str) -> None:
     given = prompts_of(random.Random(5), LENGTHS, 160)
     driver = Driver(TorchRunner(make_spec(tiny(family), device="cuda")), seed=1)

@@ -39,6 +39,7 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[i
                 block_ids=seq.block_ids,
                 num_sequence_tokens=num_tokens + len(draft),
                 kind=scheduled.kind,
+                state_id=seq.state_ids[0] if seq.state_ids else None,
             )
         )
         if end < num_tokens:

@@ -7,11 +7,11 @@ no block is free. No tensors here: those belong to the runner. Which sequence ge
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from collections.abc import Sequence as List
 from typing import ClassVar
 
 from baton.errors import BatonError
 from workers.engine.block_hash import ROOT, next_hash
+from workers.engine.cache_changes import CacheChanges
 from workers.engine.free_blocks import FreeBlocks
 from workers.engine.sequence import Sequence
 
@@ -48,8 +48,7 @@ class BlockManager:
         self._quarantined: dict[Hashable, list[int]] = {}
         self._num_quarantined = 0
         self._num_referenced = 0
-        self._added: dict[int, None] = {}
-        self._removed: dict[int, None] = {}
+        self._changes = CacheChanges()
 
     @property
     def num_free_blocks(self) -> int:
@@ -69,20 +68,40 @@ class BlockManager:
     def num_quarantined_blocks(self) -> int:
         return self._num_quarantined
 
-    def admission_cost(self, seq: Sequence) -> tuple[int, int]:
+    @property
+    def num_states(self) -> int:
+        return 0  # slots that sequences hold beside blocks: here they need none
+
+    @property
+    def num_free_states(self) -> int:
+        return 0
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether one more sequence may hold what it needs beside blocks."""
+        return True
+
+    def is_known(self, block_hash: int) -> bool:
+        """To the prefix cache, referenced or not."""
+        return block_hash in self._block_of
+
+    def admission_cost(self, seq: Sequence, *, brings_state: bool = False) -> tuple[int, int]:
         """For a sequence without blocks: its cached tokens, and what all its tokens would take of `num_free_blocks`."""
-        matched = self._matching(seq.num_tokens, self._hashes(seq))
+        matched = self._cached_prefix(seq, brings_state=brings_state)
         num_referenced = sum(1 for block_id in matched if self._num_references[block_id])
         num_blocks = -(-seq.num_tokens // self.block_size)
         return len(matched) * self.block_size, num_blocks - num_referenced
 
-    def allocate(self, seq: Sequence) -> int:
+    def allocate(self, seq: Sequence, *, brings_state: bool = False) -> int:
         """References the cached prefix of a sequence without blocks, takes no other block.
 
         Sets its blocks, hashes and cursors. Returns the number of cached tokens, a multiple of the block size.
+
+        Args:
+            brings_state: Another worker sends the state that some models keep of a sequence.
         """
         assert not seq.block_ids, f"{seq.key} holds {len(seq.block_ids)} blocks already"
-        matched = self._matching(seq.num_tokens, self._hashes(seq))
+        matched = self._cached_prefix(seq, brings_state=brings_state)
         for block_id in matched:
             self._reference(block_id)
         seq.block_ids = matched
@@ -116,10 +135,7 @@ class BlockManager:
             if block_hash not in self._block_of and block_id not in self._hash_of:
                 self._hash_of[block_id] = block_hash
                 self._block_of[block_hash] = block_id
-                if block_hash in self._removed:
-                    del self._removed[block_hash]
-                else:
-                    self._added[block_hash] = None
+                self._tell_added(block_hash)
         seq.num_committed_blocks = num_full
 
     def fork(self, parent: Sequence, child: Sequence) -> list[tuple[int, int]]:
@@ -180,10 +196,7 @@ class BlockManager:
 
     def drain_cache_events(self) -> tuple[list[int], list[int]]:
         """Hashes that the cache (referenced or not) has gained and lost since the last call, net."""
-        added, removed = list(self._added), list(self._removed)
-        self._added.clear()
-        self._removed.clear()
-        return added, removed
+        return self._changes.drain()
 
     def check_integrity(self, sequences: Iterable[Sequence] | None = None) -> None:
         """Raises AssertionError that names what is off.
@@ -226,11 +239,13 @@ class BlockManager:
             hashes.append(next_hash(hashes[-1] if hashes else ROOT, seq.tokens(index * size, (index + 1) * size)))
         return hashes
 
-    def _matching(self, num_tokens: int, hashes: List[int]) -> list[int]:
+    def _cached_prefix(self, seq: Sequence, *, brings_state: bool) -> list[int]:
+        """The blocks of a sequence's first tokens, but for its last token, that the cache knows."""
         matched: list[int] = []
         if not self.prefix_cache:
             return matched
-        for index in range(min(len(hashes), (num_tokens - 1) // self.block_size)):
+        hashes = self._hashes(seq)
+        for index in range(min(len(hashes), (seq.num_tokens - 1) // self.block_size)):
             block_id = self._block_of.get(hashes[index])
             if block_id is None:
                 break
@@ -253,11 +268,14 @@ class BlockManager:
         block_id, _ = self._lru.popitem(last=False)
         block_hash = self._hash_of.pop(block_id)
         del self._block_of[block_hash]
-        if block_hash in self._added:
-            del self._added[block_hash]
-        else:
-            self._removed[block_hash] = None
+        self._tell_removed(block_hash)
         self._free.add(block_id)
+
+    def _tell_added(self, block_hash: int) -> None:
+        self._changes.add(block_hash)
+
+    def _tell_removed(self, block_hash: int) -> None:
+        self._changes.remove(block_hash)
 
     def _reference(self, block_id: int) -> None:
         if self._num_references[block_id] == 0:

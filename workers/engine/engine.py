@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from baton.errors import BatonError, InternalError
+from baton.errors import BatonError, ConfigError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.batching import cut, make_batch, unservable
@@ -25,9 +25,10 @@ from workers.engine.scheduler import Drafts, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
+from workers.engine.stateful_blocks import StatefulBlocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.model.contract import ModelRunner, Sampled
-from workers.spec import WorkerSpec
+from workers.spec import EngineSpec, WorkerSpec
 
 logger = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.5
@@ -65,14 +66,15 @@ class Engine:
         engine = spec.engine
         self.runner = runner
         self.spec = spec
-        self.blocks = BlockManager(
-            num_blocks=runner.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
-        )
+        if drafter is not None and runner.num_states:
+            raise ConfigError("drafts: the model keeps a state that a rejected token cannot be taken out of; use none")
+        self.blocks = _blocks(runner, engine)
         self.scheduler = Scheduler(
             blocks=self.blocks,
             max_batched_tokens=engine.max_batched_tokens,
             max_sequences=engine.max_sequences,
             chunked_prefill=engine.chunked_prefill,
+            state_spacing=runner.state_spacing,
         )
         self.serving = Serving(
             worker_id=spec.worker_id,
@@ -259,3 +261,18 @@ class Engine:
             self.load = load
             outputs, self._outputs = self._outputs, defaultdict(list)
             self._emit(StepReport(outputs, added, removed, load))
+
+
+def _blocks(runner: ModelRunner, engine: EngineSpec) -> BlockManager:
+    if not runner.num_states:
+        return BlockManager(
+            num_blocks=runner.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
+        )
+    return StatefulBlocks(
+        num_blocks=runner.num_blocks,
+        block_size=engine.block_size,
+        prefix_cache=engine.prefix_cache,
+        num_states=runner.num_states,
+        state_spacing=runner.state_spacing,
+        copy_states=runner.copy_states,
+    )

@@ -26,6 +26,8 @@ class LoadReport:
     num_free_blocks: int
     num_referenced_blocks: int
     num_quarantined_blocks: int
+    num_states: int
+    num_free_states: int
     num_running: int
     num_waiting: int
     num_waiting_tokens: int
@@ -62,6 +64,8 @@ def load_report(
         num_free_blocks=blocks.num_free_blocks,
         num_referenced_blocks=blocks.num_referenced_blocks,
         num_quarantined_blocks=blocks.num_quarantined_blocks,
+        num_states=blocks.num_states,
+        num_free_states=blocks.num_free_states,
         num_running=len(scheduler.running) + num_in_flight,
         num_waiting=len(scheduler.waiting) + num_pending,
         num_waiting_tokens=scheduler.num_waiting_tokens,

@@ -73,13 +73,14 @@ class Receiving:
             job = self._pending.popleft()
             assert job.handover is not None
             self._granted[job.handover] = job
-            self._inbox.grant(job.handover, tuple(job.seq.block_ids), job.seq.num_cached_tokens)
+            seq = job.seq
+            self._inbox.grant(job.handover, tuple(seq.block_ids), seq.num_cached_tokens, tuple(seq.state_ids))
 
     def _reserve(self, job: Job) -> bool:
         """Blocks for the prompt and one token more, if the scheduler has room; or nothing."""
         if not self._scheduler.can_receive(job.seq, len(self._granted)):
             return False
-        self._blocks.allocate(job.seq)
+        self._blocks.allocate(job.seq, brings_state=True)
         self._blocks.grow(job.seq, job.seq.num_tokens + 1)
         return True
 

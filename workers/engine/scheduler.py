@@ -60,10 +60,17 @@ class Scheduler:
         max_sequences: Running sequences up to which prompts are admitted, choices still to be forked included.
         chunked_prefill: False: prompts run whole, in steps of their own, before decodes; one longer than the budget
             runs alone. For comparison: decodes pause meanwhile.
+        state_spacing: Chunks end at its multiples, so that the state of the tokens before can be kept; None: anywhere.
     """
 
     def __init__(
-        self, *, blocks: BlockManager, max_batched_tokens: int, max_sequences: int, chunked_prefill: bool
+        self,
+        *,
+        blocks: BlockManager,
+        max_batched_tokens: int,
+        max_sequences: int,
+        chunked_prefill: bool,
+        state_spacing: int | None = None,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -71,6 +78,7 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._max_sequences = max_sequences
         self._chunked_prefill = chunked_prefill
+        self._state_spacing = state_spacing if chunked_prefill else None
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -109,9 +117,9 @@ class Scheduler:
         num_busy = len(self.running) + num_receiving
         if num_busy and num_busy + 1 + len(seq.siblings) > self._max_sequences:
             return False
-        if self.waiting and self.waiting[0].arrived_s < seq.arrived_s:
+        if (self.waiting and self.waiting[0].arrived_s < seq.arrived_s) or not self._blocks.has_slot:
             return False
-        _, num_blocks = self._blocks.admission_cost(seq)
+        _, num_blocks = self._blocks.admission_cost(seq, brings_state=True)
         if seq.num_tokens % self._blocks.block_size == 0:
             num_blocks += 1
         return num_blocks + (len(self.running) if num_busy else 0) <= self._blocks.num_free_blocks
@@ -148,7 +156,7 @@ class Scheduler:
         index = -1
         while (index := index + 1) < len(running):  # preemption takes from the end
             seq = running[index]
-            num_tokens = 1 if are_decodes[index] else min(seq.num_uncomputed_tokens, budget)
+            num_tokens = 1 if are_decodes[index] else self._num_next(seq, budget)
             if num_tokens <= 0:
                 continue
             num_held = len(seq.block_ids) * block_size
@@ -210,7 +218,7 @@ class Scheduler:
                 break
             # A block to grow for each that runs and for this one: else it would be preempted right away.
             reserve = len(self.running) + 1 if self.running else 0
-            if num_blocks + reserve > self._blocks.num_free_blocks:
+            if num_blocks + reserve > self._blocks.num_free_blocks or not self._blocks.has_slot:
                 break
             self._start(plan, self.waiting.popleft(), budget if self._chunked_prefill else num_uncomputed)
             num_places -= _num_places(seq)
@@ -223,7 +231,14 @@ class Scheduler:
         self.add_running(seq)
         plan.admitted.append(seq)
         kind = ChunkKind.DECODE if is_decode(seq) else ChunkKind.PREFILL
-        plan.chunks.append(ScheduledChunk(seq, min(seq.num_uncomputed_tokens, budget), kind))
+        plan.chunks.append(ScheduledChunk(seq, self._num_next(seq, budget), kind))
+
+    def _num_next(self, seq: Sequence, budget: int) -> int:
+        """Tokens of the next chunk of a prompt."""
+        num_tokens = min(seq.num_uncomputed_tokens, budget)
+        if self._state_spacing is None:
+            return num_tokens
+        return min(num_tokens, self._state_spacing - seq.num_computed_tokens % self._state_spacing)
 
     def _lengthen(self, plan: StepPlan, drafts: Drafts) -> None:
         """Adds draft tokens to decodes, oldest first, while budget and blocks last.

@@ -39,7 +39,12 @@ class Sending:
     def on_layer(self, chunks: Sequence[ScheduledChunk], jobs: Sequence[Job]) -> Push | None:
         """What to call after each layer of this step; None when nothing of it is handed over."""
         going = [
-            Going(job.handover, chunk.seq.num_computed_tokens + chunk.num_tokens, tuple(chunk.seq.block_ids))
+            Going(
+                job.handover,
+                chunk.seq.num_computed_tokens + chunk.num_tokens,
+                tuple(chunk.seq.block_ids),
+                tuple(chunk.seq.state_ids),
+            )
             for chunk, job in zip(chunks, jobs, strict=True)
             if job.handover is not None and job.handover in self._jobs
         ]

@@ -44,6 +44,9 @@ class Sequence:
     status: Status = Status.WAITING
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order; may run ahead of computed ones
+    state_ids: list[int] = field(
+        default_factory=list
+    )  # slot of its state, with its blocks; none where no layer has one
     num_committed_blocks: int = 0  # of `block_ids`, offered to the prefix cache so far
     num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
     num_cached_tokens: int = 0  # leading ones found in the prefix cache when it was last admitted

@@ -4,19 +4,24 @@ One function is registered in transformers' attention interface; models pass it 
 caller of the model gave. A `Probe` as step learns the layers' shapes, a `workers.model.runner.Step` computes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model.attention import Scoring
-from workers.model.kv_store import LayerShape
+from workers.model.hybrid.families import MIXERS, take_over
+from workers.model.hybrid.mixer import Recurrence
+from workers.model.kv_store import LayerShape, Shape
+from workers.model.state_shape import StateShape
 
 ATTENTION = "baton_paged"
 # What models hand through to attention and what does not change it.
 HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"})
+WIDER_KEYS = frozenset({"KimiLinearAttention"})  # of all layers, few have them: values are stored as wide as keys
 
 
 class AttentionStep(Protocol):
@@ -61,14 +66,24 @@ def forward(
         step.check(module, key, value, attention_mask, others)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return step.attend(layer, query, key, value, Scoring(scale, sliding_window, softcap, s_aux)), None
+    scoring = Scoring(scale, sliding_window, softcap, s_aux)
+    width, key_width = value.shape[-1], key.shape[-1]
+    if width == key_width:
+        return step.attend(layer, query, key, value, scoring), None
+    widened = F.pad(value, (0, key_width - width))  # blocks hold keys and values of one size
+    return step.attend(layer, query, key, widened, scoring)[..., :width], None
 
 
 class Probe:
-    """Sees one token go through the model; attends to nothing."""
+    """Sees one token go through the model; attends to nothing, and keeps nothing.
 
-    def __init__(self) -> None:
-        self.shapes: list[LayerShape] = []
+    Args:
+        states: Of the layers of linear attention, by layer.
+    """
+
+    def __init__(self, states: Mapping[int, StateShape]) -> None:
+        self.shapes: list[Shape] = []
+        self._states = states
 
     def check(
         self, module: nn.Module, key: Tensor, value: Tensor, attention_mask: Tensor | None, others: dict[str, Any]
@@ -76,7 +91,7 @@ class Probe:
         name = type(module).__name__
         if attention_mask is not None:
             raise ConfigError(f"model: {name} builds an attention mask of its own, which would be lost")
-        if key.shape != value.shape:
+        if key.shape != value.shape and name not in WIDER_KEYS:
             raise ConfigError(f"model: {name} has keys of {key.shape[-1]} and values of {value.shape[-1]} dimensions")
         if not getattr(module, "is_causal", True):
             raise ConfigError(f"model: {name} attends in both directions; give a decoder-only model")
@@ -97,23 +112,33 @@ class Probe:
         self.shapes.append(LayerShape(num_kv_heads=key.shape[1], head_dim=key.shape[3]))
         return torch.zeros_like(query).transpose(1, 2)
 
+    def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
+        return x
+
+    def recur(self, layer: int, recurrence: Recurrence) -> Tensor:
+        if layer != len(self.shapes):
+            raise ConfigError(f"model: layer {layer} of linear attention is not called once, in order")
+        self.shapes.append(self._states[layer])
+        return torch.zeros_like(recurrence.v)
+
 
 @torch.inference_mode()
-def probe(model: nn.Module, device: torch.device) -> Sequence[LayerShape]:
-    """Runs one token through `model`.
+def probe(model: nn.Module, device: torch.device) -> Sequence[Shape]:
+    """Takes over the layers of linear attention, and runs one token through `model`.
 
     Returns:
-        The KV shape of each layer.
+        What each layer keeps: the KV of tokens, or a state.
     Raises:
         ConfigError: Some layer keeps its state elsewhere, or asks for what the paged attention does not do.
     """
-    seen = Probe()
+    seen = Probe(take_over(model))
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     model(input_ids=token, position_ids=token, use_cache=False, step=seen)
     num_layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
     if len(seen.shapes) != num_layers:
         raise ConfigError(
             f"model: {type(model).__name__} has {num_layers} layers, {len(seen.shapes)} of which go through "
-            "transformers' attention interface; give a model whose layers all do"
+            f"transformers' attention interface or are linear attention as in {', '.join(sorted(MIXERS))}; give a "
+            "model whose layers all do"
         )
     return tuple(seen.shapes)

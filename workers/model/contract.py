@@ -32,6 +32,8 @@ class Chunk:
         num_sequence_tokens: Tokens the sequence has in all so far (prompt, output and this chunk's drafts), >= start +
             len(token_ids). RoPE variants that depend on the length use this, so that chunking does not change a result.
         kind: What the tokens are; a runner may compute both kinds alike.
+        state_id: The slot of the sequence's state, which is that after `start` tokens (whatever is there when `start`
+            is 0), and is that after this chunk when the step has run. None: the model keeps no states.
     """
 
     token_ids: Sequence[int]
@@ -39,6 +41,7 @@ class Chunk:
     block_ids: Sequence[int]
     num_sequence_tokens: int
     kind: ChunkKind = ChunkKind.PREFILL
+    state_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,14 +201,18 @@ class Share(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None: ...
 
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None: ...
+
 
 class ModelRunner(Protocol):
-    """Not thread-safe: one engine thread calls `run` and `copy_blocks`."""
+    """Not thread-safe: one engine thread calls `run`, `copy_blocks` and `copy_states`."""
 
     @property
     def store(self) -> KVStore: ...
 
     num_blocks: int
+    num_states: int  # slots for the states of sequences; 0: the model keeps none
+    state_spacing: int | None  # tokens between the states that the prefix cache keeps; None: it keeps none
     vocab_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]
@@ -226,6 +233,10 @@ class ModelRunner(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies block `source` to `target` in every layer, for each (source, target)."""
+        ...
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copies the state in slot `source` to slot `target`, for each (source, target)."""
         ...
 
     def warm_up(self) -> None:

@@ -34,6 +34,9 @@ TOKEN_ID_NBYTES = 4
 class FakeRunner:
     """A ModelRunner. Vocabulary, EOS and length are those of `spec.model`/config.json where that file exists."""
 
+    num_states = 0
+    state_spacing: int | None = None
+
     def __init__(self, spec: WorkerSpec) -> None:
         engine = spec.engine
         block_nbytes = NUM_LAYERS * engine.block_size * TOKEN_NBYTES
@@ -76,6 +79,9 @@ class FakeRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:
             self.store.copy(source, target)
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """There are none."""
 
     def warm_up(self) -> None:
         """Nothing to pay for: there are no weights and no kernels."""

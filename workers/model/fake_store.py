@@ -76,7 +76,7 @@ class FakeStore:
         """
         num_tokens = len(token_ids)
         blocks = np.array(block_ids[: -(-num_tokens // self.block_size)], dtype=np.int64)
-        found = self._kv[:, blocks].reshape(len(self.payloads), -1)[:, :num_tokens]
+        found = self._kv[:, blocks].reshape(len(self._kv), -1)[:, :num_tokens]
         expected = _entries(token_ids, 0) | self._layers
         if not np.array_equal(found, expected):
             layer, position = (int(index) for index in np.argwhere(found != expected)[0])

@@ -184,7 +184,7 @@ class KVRows:
         spec = self.payloads[index]
         needed = spec.unit_nbytes * (end - start)
         if nbytes != needed or end <= start:
-            raise ValueError(f"{nbytes} bytes of {spec.name}; [{start}, {end}) takes {needed}")
+            raise ValueError(f"payload has {nbytes} bytes; {spec.name}, [{start}, {end}) takes {needed}")
 
     def _slots(self, index: int, block_ids: Sequence[int], start: int, end: int) -> slice | Tensor:
         """Rows of units [start, end): a slice when their blocks lie one after the other."""

@@ -1,7 +1,8 @@
-"""The KV blocks of one worker in torch memory, one tensor per layer.
+"""The KV blocks of one worker in torch memory, one tensor per layer; and beside them slots for the states of layers of
+linear attention, one tensor per part.
 
 Invariant: the tensors are made once and never move, so that views, CUDA graphs and registered memory stay valid.
-Which block belongs to whom is the business of `workers.engine`.
+Which block or slot belongs to whom is the business of `workers.engine`.
 """
 
 import logging
@@ -10,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from baton.errors import ConfigError
 from workers.model import shared_memory
+from workers.model.contract import Unit
 from workers.model.cpu import kv_copy
 from workers.model.kv_rows import HeldHeads, KVRows, lay_out
 from workers.model.places import PLAIN, Place
 from workers.model.shared_memory import SharedMemory
+from workers.model.state_shape import StatePart, StateShape
 
 logger = logging.getLogger(__name__)
 PLANES = 2  # keys and values
@@ -32,18 +36,27 @@ class LayerShape:
         return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
+Shape = LayerShape | StateShape  # of a layer that attends, or of one of linear attention
+
+
 class TorchKVStore(KVRows):
     """What `KVRows` reads and writes, with the memory for it.
+
+    Of a layer that attends one payload, of tokens; of a layer of linear attention one for each part of its state.
 
     Args:
         shapes: Of what this rank holds.
         place: The rank's, whose store this is.
         num_parts: In how many the model's KV heads are divided between the ranks of the gang.
+        num_states: Slots for states.
+    Attributes:
+        layers: Of the layers that attend, in order: [2, num_blocks, block_size, num_kv_heads, head_dim].
+        states: Of the other layers, in order, their parts: [num_states, heads, ...] each.
     """
 
     def __init__(
         self,
-        shapes: Sequence[LayerShape],
+        shapes: Sequence[Shape],
         *,
         num_blocks: int,
         block_size: int,
@@ -51,26 +64,38 @@ class TorchKVStore(KVRows):
         device: torch.device,
         place: Place = PLAIN,
         num_parts: int = 1,
+        num_states: int = 0,
     ) -> None:
         self.shapes = tuple(shapes)
         self.dtype = dtype
-        held = [_held(layer, shape, block_size, dtype, place, num_parts) for layer, shape in enumerate(self.shapes)]
+        pools: list[_Pool] = []
+        for layer, shape in enumerate(self.shapes):
+            if isinstance(shape, StateShape):
+                pools += [_state_pool(layer, part, num_states) for part in shape.parts]
+            else:
+                held = _held(layer, shape, block_size, dtype, place, num_parts)
+                pools.append(_Pool(held, (PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim), dtype))
         has_kernel = device.type == "cpu" and kv_copy.available()
-        caches, nbytes = lay_out(held, num_blocks, 0, 0)
+        caches, nbytes = lay_out([pool.held for pool in pools], num_blocks, num_states, 0)
         memory = _share(nbytes) if has_kernel and shared_memory.is_available() else None
-        # each: [2, num_blocks, block_size, num_kv_heads, head_dim]
-        sizes = [(PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim) for shape in self.shapes]
-        self.layers = [
-            torch.zeros(size, dtype=dtype, device=device)
+        tensors = [
+            torch.zeros(pool.sizes, dtype=pool.dtype, device=device)
             if memory is None
-            else torch.frombuffer(memory.view, dtype=dtype, count=math.prod(size), offset=cache.address).view(size)
-            for size, cache in zip(sizes, caches, strict=True)
+            else torch.frombuffer(
+                memory.view, dtype=pool.dtype, count=math.prod(pool.sizes), offset=cache.address
+            ).view(pool.sizes)
+            for pool, cache in zip(pools, caches, strict=True)
         ]
+        self.layers = [tensor for tensor, pool in zip(tensors, pools, strict=True) if pool.held.unit is Unit.TOKEN]
+        self.states = _by_layer(pools, tensors)
         super().__init__(
-            held,
-            [layer.view(PLANES, num_blocks * block_size, -1) for layer in self.layers],
+            [pool.held for pool in pools],
+            [
+                tensor.view(pool.held.planes, -1, len(pool.held.held) * pool.held.head_nbytes // pool.dtype.itemsize)
+                for pool, tensor in zip(pools, tensors, strict=True)
+            ],
             num_blocks=num_blocks,
-            num_states=0,
+            num_states=num_states,
             block_size=block_size,
             has_kernel=has_kernel,
             memory=memory,
@@ -82,6 +107,23 @@ class TorchKVStore(KVRows):
         target = torch.tensor([t for _, t in pairs], device=self.device)
         for layer in self.layers:
             layer.index_copy_(1, target, layer.index_select(1, source))
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """The same of slots: (source, target)."""
+        source = torch.tensor([s for s, _ in pairs], device=self.device)
+        target = torch.tensor([t for _, t in pairs], device=self.device)
+        for parts in self.states:
+            for part in parts:
+                part.index_copy_(0, target, part.index_select(0, source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """One payload's memory."""
+
+    held: HeldHeads
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
 
 
 def _held(
@@ -110,6 +152,31 @@ def _share(nbytes: int) -> SharedMemory | None:
     except OSError as error:
         logger.warning("KV cannot be shared with workers beside this one error=%s", error)
         return None
+
+
+def _state_pool(layer: int, part: StatePart, num_states: int) -> _Pool:
+    heads = range(part.num_heads)
+    held = HeldHeads(
+        layer=layer,
+        unit=Unit.STATE,
+        num_heads=part.num_heads,
+        held=heads,
+        shown=heads,
+        head_nbytes=part.nbytes // part.num_heads,
+        planes=1,
+        block_units=1,
+        layout=part.layout,
+    )
+    return _Pool(held, (num_states, part.num_heads, *part.shape), part.dtype)
+
+
+def _by_layer(pools: Sequence[_Pool], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The parts of states, layer by layer."""
+    found: dict[int, list[Tensor]] = {}
+    for pool, tensor in zip(pools, tensors, strict=True):
+        if pool.held.unit is Unit.STATE:
+            found.setdefault(pool.held.layer, []).append(tensor)
+    return list(found.values())
 
 
 def count_blocks(

@@ -16,7 +16,7 @@ from baton.errors import ConfigError
 from workers.model import binding, specs
 from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
-from workers.model.kv_store import LayerShape
+from workers.model.kv_store import Shape
 from workers.model.tensor_parallel.build import build_share
 from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
 from workers.model.tensor_parallel.ranks import Ranks
@@ -32,7 +32,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class LoadedModel:
     model: nn.Module  # a causal language model of transformers, in eval mode
     config: Any
-    shapes: Sequence[LayerShape]
+    shapes: Sequence[Shape]
     num_shares: int  # in how many the layers' KV heads are divided; 1: `shapes` are the whole model's
     begin: Callable[[], None]  # from now on all ranks compute together
     eos_token_ids: frozenset[int]
@@ -127,12 +127,13 @@ def _config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: {folder} has no config.json; give a bundled name, a model folder, or a Hub id")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = specs.text_config(AutoConfig.from_pretrained(folder, local_files_only=True))
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"model: {folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
     specs.check_supported(config, set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not getattr(model_class, "_supports_attention_backend", False):
+    is_known = getattr(model_class, "_supports_attention_backend", False) or config.model_type in specs.LINEAR_FAMILIES
+    if not is_known:
         raise ConfigError(
             f"model: {model_class.__name__} does not go through transformers' attention interface; give another model"
         )

@@ -4,11 +4,11 @@ Chunks are packed ragged as one row of T tokens; per layer, keys and values go i
 is told, then attention runs, so that a link may push while the layer is still attending.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
@@ -20,11 +20,15 @@ from workers.model.cpu import packed
 from workers.model.cuda import attention as attention_cuda
 from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
-from workers.model.kv_store import LayerShape, TorchKVStore, count_blocks
+from workers.model.hybrid.mixer import Recurrence
+from workers.model.hybrid.states import States
+from workers.model.kv_store import LayerShape, Shape, TorchKVStore
 from workers.model.loader import LoadedModel, load_model
+from workers.model.memory_plan import plan_memory
 from workers.model.places import PLAIN, Place
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
+from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.spec import EngineSpec, WorkerSpec
 
@@ -40,16 +44,17 @@ def copy_rows(key: Tensor, value: Tensor, k_rows: Tensor, v_rows: Tensor, slots:
 class Step:
     """One forward pass: what `workers.model.binding` hands to each layer."""
 
-    __slots__ = ("attention", "caches", "meta", "on_layer", "slots", "write_kv")
+    __slots__ = ("attention", "caches", "meta", "on_layer", "slots", "states", "write_kv")
 
     def __init__(
         self,
         slots: Tensor,
-        caches: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+        caches: Mapping[int, tuple[Tensor, Tensor, Tensor, Tensor]],
         meta: PagedMeta,
         attention: PagedAttention,
         write_kv: WriteKV,
         on_layer: Callable[[int], None] | None,
+        states: States | None = None,
     ) -> None:
         self.write_kv = write_kv
         self.meta = meta
@@ -57,6 +62,7 @@ class Step:
         self.caches = caches
         self.attention = attention
         self.on_layer = on_layer
+        self.states = states  # None: no layer keeps one
 
     def attend(
         self,
@@ -73,9 +79,27 @@ class Step:
         rows = query[0].transpose(0, 1)
         return self.attention(rows, k_cache, v_cache, self.meta, scoring)[None]
 
+    def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
+        assert self.states is not None
+        return self.states.convolve(layer, x, convolution)
+
+    def recur(self, layer: int, recurrence: Recurrence) -> Tensor:
+        assert self.states is not None
+        out = self.states.recur(layer, recurrence)
+        if self.on_layer is not None:
+            self.on_layer(layer)
+        return out
+
 
 def rows_of(batch: Batch) -> list[Row]:
     return [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
+
+
+def _whole(shape: Shape, num_shares: int) -> Shape:
+    """Of all ranks together, of which each holds one of `num_shares`."""
+    if isinstance(shape, StateShape):
+        return shape
+    return LayerShape(shape.num_kv_heads * num_shares, shape.head_dim)
 
 
 class TorchRunner:
@@ -97,14 +121,8 @@ class TorchRunner:
         self.kv_shares = loaded.num_shares
         engine = spec.engine
         # Of the whole model, so that blocks do not depend on how many ranks share them.
-        whole = [LayerShape(shape.num_kv_heads * loaded.num_shares, shape.head_dim) for shape in loaded.shapes]
-        self.num_blocks = count_blocks(
-            whole,
-            block_size=engine.block_size,
-            dtype=loaded.dtype,
-            memory_bytes=engine.memory_bytes,
-            max_model_len=engine.max_model_len,
-        )
+        whole = [_whole(shape, loaded.num_shares) for shape in loaded.shapes]
+        self.num_blocks, self.num_states, self.state_spacing = plan_memory(whole, engine, loaded.dtype)
         self.max_model_len = engine.max_model_len or min(
             specs.max_positions(loaded.config), self.num_blocks * engine.block_size
         )
@@ -116,10 +134,15 @@ class TorchRunner:
             device=self.device,
             place=Place(ranks.rank, ranks.size) if ranks is not None else PLAIN,
             num_parts=loaded.num_shares,
+            num_states=self.num_states,
         )
-        self._caches = [
-            (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for layer in self.store.layers
-        ]
+        attending = [index for index, shape in enumerate(loaded.shapes) if isinstance(shape, LayerShape)]
+        recurring = [index for index, shape in enumerate(loaded.shapes) if isinstance(shape, StateShape)]
+        self._caches = {
+            index: (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1])
+            for index, layer in zip(attending, self.store.layers, strict=True)
+        }
+        self._states = dict(zip(recurring, self.store.states, strict=True))
         self.attention: PagedAttention = attention_torch.paged_attention
         self._write_kv: WriteKV = copy_rows
         self.graphs: DecodeGraphs | None = None
@@ -176,7 +199,8 @@ class TorchRunner:
         if device.type != "cpu":
             tokens, places = tokens.to(device), places.to(device)
         positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
-        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places)
+        states = States(self._states, chunks, device) if self._states else None
+        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, states)
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -200,9 +224,10 @@ class TorchRunner:
         attention: PagedAttention,
         on_layer: Callable[[int], None] | None = None,
         rows: Tensor | None = None,
+        states: States | None = None,
     ) -> Tensor:
         """Logits [num_rows, vocab_size] of the given rows, of all when None. Tensors are on the device."""
-        step = Step(slots, self._caches, meta, attention, self._write_kv, on_layer)
+        step = Step(slots, self._caches, meta, attention, self._write_kv, on_layer, states)
         inputs = {"input_ids": tokens, "position_ids": positions, "use_cache": False, "step": step}
         if rows is not None and not len(rows):
             self.model.base_model(**inputs)
@@ -215,15 +240,24 @@ class TorchRunner:
             self.store.copy_blocks(pairs)
             self._synchronize()
 
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        if pairs:
+            self.store.copy_states(pairs)
+            self._synchronize()
+
     def warm_up(self) -> None:
-        """A prompt and a decode, in blocks that are free by contract: called before the engine runs."""
+        """A prompt and a decode, in blocks and a slot that are free by contract: called before the engine runs."""
         size = self.store.block_size
         length = min(2 * size, self.max_model_len) - 1
         blocks = list(range(-(-(length + 1) // size)))
         for start, num_tokens in ((0, length), (length, 1)):
             if num_tokens:
                 chunk = Chunk(
-                    token_ids=[0] * num_tokens, start=start, block_ids=blocks, num_sequence_tokens=start + num_tokens
+                    token_ids=[0] * num_tokens,
+                    start=start,
+                    block_ids=blocks,
+                    num_sequence_tokens=start + num_tokens,
+                    state_id=0 if self.num_states else None,
                 )
                 row = SampleRow(
                     chunk=0,
@@ -248,9 +282,10 @@ class TorchRunner:
         cpu_memory.use_huge_pages()
 
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
-        head_dims = {shape.head_dim for shape in loaded.shapes}
+        head_dims = {shape.head_dim for shape in loaded.shapes if isinstance(shape, LayerShape)}
         self.attention = attention_cuda.eager_path(self.device, head_dims, loaded.dtype)
-        if self._ranks is not None and not self._ranks.can_capture:
+        shares_graphs = self._ranks is None or self._ranks.can_capture
+        if self._states or not shares_graphs:  # which slots a step writes is no input of a graph
             return
         is_flashinfer = isinstance(self.attention, attention_cuda.FlashInfer)
         self.graphs = DecodeGraphs(

@@ -12,7 +12,17 @@ from typing import Any
 from baton.errors import ConfigError
 
 SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+LINEAR = "linear_attention"  # which means another thing in each family; `workers.model.hybrid` knows these
+LINEAR_FAMILIES = frozenset(
+    {"minimax", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "bamba", "granitemoehybrid", "kimi_linear"}
+)
+TEXT_LOADS_ALONE = frozenset({"qwen3_5", "qwen3_5_moe"})  # multimodal checkpoints out of which transformers does that
 LENGTH_DEPENDENT_ROPE = frozenset({"longrope", "dynamic"})
+
+
+def text_config(config: Any) -> Any:
+    """Of a multimodal checkpoint whose text model can be loaded alone that model's config, else the config itself."""
+    return config.get_text_config() if config.model_type in TEXT_LOADS_ALONE else config
 
 
 def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> None:
@@ -32,9 +42,10 @@ def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> Non
         )
     if name not in causal_types:
         raise ConfigError(f"model: {name!r} has no causal language model in transformers; give a decoder-only model")
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - SERVED_LAYER_TYPES)
+    known = SERVED_LAYER_TYPES | ({LINEAR} if name in LINEAR_FAMILIES else set())
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - known)
     if others:
-        served = ", ".join(sorted(SERVED_LAYER_TYPES))
+        served = f"{', '.join(sorted(SERVED_LAYER_TYPES))}, and {LINEAR} of {', '.join(sorted(LINEAR_FAMILIES))}"
         raise ConfigError(f"model: {name!r} has layers of type {', '.join(others)}; served are {served}")
     for flag in ("use_bidirectional_attention", "alibi", "num_kv_shared_layers"):
         if getattr(config, flag, None):

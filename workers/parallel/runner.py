@@ -54,7 +54,11 @@ class GangRunner:
         self._fail = fail
         self.notes = notes  # may be given later, before the first step
         self.num_steps = 0  # that the other ranks were told
-        self.num_blocks = runner.num_blocks
+        self.num_blocks, self.num_states, self.state_spacing = (
+            runner.num_blocks,
+            runner.num_states,
+            runner.state_spacing,
+        )
         self.vocab_size = runner.vocab_size
         self.max_model_len = runner.max_model_len
         self.eos_token_ids = runner.eos_token_ids
@@ -75,6 +79,10 @@ class GangRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self._together(Copy(pairs=pairs), lambda: self._runner.copy_blocks(pairs))
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        if pairs:
+            self._together(Copy(pairs=pairs, of_states=True), lambda: self._runner.copy_states(pairs))
 
     def warm_up(self) -> None:
         """Nothing: each rank warms its own runner up before the gang takes steps."""
@@ -98,7 +106,7 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
     while (message := gang.wait_step()) is not None:
         step = decode(message)
         if isinstance(step, Copy):
-            share.copy_blocks(step.pairs)
+            (share.copy_states if step.of_states else share.copy_blocks)(step.pairs)
         else:
             share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
         if notes is not None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from workers.model.contract import Chunk, ChunkKind, Row
 
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
-COMPUTE, COPY = 0, 1
+COMPUTE, COPY, COPY_STATES = 0, 1, 2
 NUMBER_BYTES = 4
+CHUNK_HEAD = 6  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE)
 
 
@@ -29,9 +30,10 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Of block `source` to `target` in every layer, for each (source, target)."""
+    """Of block (or slot for states) `source` to `target` in every layer, for each (source, target)."""
 
     pairs: Sequence[tuple[int, int]]
+    of_states: bool = False
 
 
 Step = Compute | Copy
@@ -41,12 +43,14 @@ def encode(step: Step, block_size: int) -> bytes:
     """Of a chunk's blocks, those that its tokens reach."""
     if isinstance(step, Copy):
         numbers = [number for pair in step.pairs for number in pair]
-        return HEADER.pack(COPY, 0, len(step.pairs), len(numbers), 0) + _packed(numbers)
+        kind = COPY_STATES if step.of_states else COPY
+        return HEADER.pack(kind, 0, len(step.pairs), len(numbers), 0) + _packed(numbers)
     numbers = []
     for chunk in step.chunks:
         num_tokens = len(chunk.token_ids)
         num_blocks = -(-(chunk.start + num_tokens) // block_size)
-        numbers += (chunk.start, num_tokens, num_blocks, chunk.num_sequence_tokens, KINDS.index(chunk.kind))
+        slot = 0 if chunk.state_id is None else chunk.state_id + 1
+        numbers += (chunk.start, num_tokens, num_blocks, chunk.num_sequence_tokens, KINDS.index(chunk.kind), slot)
         numbers += chunk.token_ids
         numbers += chunk.block_ids[:num_blocks]
     for row in step.rows:
@@ -59,8 +63,8 @@ def decode(message: bytes | bytearray) -> Step:
     kind, num_chunks, num_rows, num_numbers, num_note = HEADER.unpack_from(message)
     end = HEADER.size + num_numbers * NUMBER_BYTES
     numbers = struct.unpack_from(f"={num_numbers}i", message, HEADER.size)
-    if kind == COPY:
-        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)))
+    if kind != COMPUTE:
+        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)), of_states=kind == COPY_STATES)
     chunks = list(_chunks(numbers, num_chunks))
     tail = numbers[len(numbers) - 2 * num_rows :]
     rows = [Row(chunk, drafts) for chunk, drafts in zip(tail[::2], tail[1::2], strict=True)]
@@ -75,13 +79,14 @@ def _packed(numbers: list[int]) -> bytes:
 def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
     at = 0
     for _ in range(count):
-        start, num_tokens, num_blocks, num_sequence_tokens, kind = numbers[at : at + 5]
-        tokens_end = at + 5 + num_tokens
+        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot = numbers[at : at + CHUNK_HEAD]
+        tokens_end = at + CHUNK_HEAD + num_tokens
         yield Chunk(
-            token_ids=numbers[at + 5 : tokens_end],
+            token_ids=numbers[at + CHUNK_HEAD : tokens_end],
             start=start,
             block_ids=numbers[tokens_end : tokens_end + num_blocks],
             num_sequence_tokens=num_sequence_tokens,
             kind=KINDS[kind],
+            state_id=slot - 1 if slot else None,
         )
         at = tokens_end + num_blocks

@@ -12,6 +12,7 @@ from cluster.config.load import loads, to_tree
 from cluster.config.schema import BatonConfig, EngineConfig, KVConfig, RouterConfig, SLOConfig
 from cluster.planner.search.placement import Layout, PoolPlan
 from cluster.planner.search.trial import Question
+from workers.memory_shares import memory_for
 
 WIDTH = 100  # of a comment's line
 BURST = 2.0  # requests under way at once, of the mean: what the router must allow
@@ -78,14 +79,14 @@ def _check(text: str, layout: Layout) -> None:
 
 
 def _config(question: Question, layout: Layout, *, model: str, device: str, transport: str) -> BatonConfig:
-    slo, per_block = question.slo, layout.engine.block_size * question.costs.token_bytes
+    slo = question.slo
     rate = question.rate / layout.num_replicas
     num_running = round(BURST * rate * question.stay_s)
     defaults = RouterConfig()
     return BatonConfig(
         model=model,
         device=device,
-        engine=_with_memory(layout, per_block),
+        engine=_with_memory(layout, question),
         kv=KVConfig(transport=transport),
         slo=SLOConfig(ttft_ms=slo.ttft_s * 1000, tpot_ms=slo.tpot_s * 1000, attainment=slo.attainment),
         router=RouterConfig(
@@ -95,11 +96,13 @@ def _config(question: Question, layout: Layout, *, model: str, device: str, tran
     )
 
 
-def _with_memory(layout: Layout, block_bytes: int) -> EngineConfig:
+def _with_memory(layout: Layout, question: Question) -> EngineConfig:
     """One size for all workers, in whole MiB: that of the pool with the least blocks."""
     num_blocks = min(pool.shape.fit.num_blocks for pool in layout.pools)
+    costs = question.costs
+    held = memory_for(layout.engine, num_blocks, token_nbytes=costs.token_bytes, state_nbytes=costs.state_bytes)
     mib = 1 << 20
-    return replace(layout.engine, memory_bytes=max(num_blocks * block_bytes // mib, 1) * mib)
+    return replace(layout.engine, memory_bytes=max(held // mib, 1) * mib)
 
 
 def _power(value: int) -> int:

@@ -98,15 +98,14 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
     """
     device = known_device(hardware)
     model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
-    state_bytes = model.state_bytes * config.engine.max_sequences
-    needed = model.weight_bytes + config.engine.memory_bytes + state_bytes
+    needed = model.weight_bytes + config.engine.memory_bytes
     num_devices = min(degrees_of(pool).num_devices for pool in _pools(config))
     if needed > device.memory_bytes * num_devices:
         several = f"{num_devices} x " if num_devices > 1 else ""
         raise ConfigError(
             f"engine.memory: {config.engine.memory_bytes} bytes and {model.weight_bytes} bytes of {config.model}'s "
-            f"weights{_and_states(state_bytes, config.engine.max_sequences)} are {needed}, {several}{device.name} has "
-            f"{device.memory_bytes * num_devices}; lower engine.memory, or give larger hardware"
+            f"weights are {needed}, {several}{device.name} has {device.memory_bytes * num_devices}; lower "
+            "engine.memory, or give larger hardware"
         )
     sender, receiver = degrees_of(config.pools.prefill), degrees_of(config.pools.decode)
     cluster = sim_cluster(
@@ -127,7 +126,3 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
 def _pools(config: BatonConfig) -> list[PoolConfig]:
     pools = (config.pools.prefill, config.pools.decode, config.pools.mixed)
     return [pool for pool in pools if pool.workers]
-
-
-def _and_states(state_bytes: int, max_sequences: int) -> str:
-    return f", and {state_bytes} bytes of states for engine.max_sequences {max_sequences}," if state_bytes else ""

@@ -11,6 +11,7 @@ from cluster.planner.costs.memory import Footprint
 from cluster.planner.costs.roofline import RooflineLatency
 from cluster.planner.costs.transfer import Path, path_between
 from cluster.planner.models.model_spec import ModelSpec
+from workers.memory_shares import state_spacing
 
 LOGIT_BYTES = 4  # float32, as the sampler takes them
 INGRESS_S = 5e-4  # caller to worker and back, each way: what `baton profile` finds on a small CPU machine
@@ -66,6 +67,9 @@ class SpecCosts:
         weights += outside * model.weights.outside
         kv_bytes = model.kv_bytes_per_token * model.num_kv_copies(tensor) * layer_share
         states = model.state_bytes * layer_share / tensor * engine.max_sequences
+        spacing = state_spacing(engine, token_nbytes=model.kv_bytes_per_token, state_nbytes=model.state_bytes)
+        if spacing is not None:  # states that the prefix cache keeps beside the blocks
+            kv_bytes += model.state_bytes * layer_share / spacing
         return Footprint(
             weight_bytes=round(weights / tensor),
             activation_bytes=round(states + self._step_bytes(engine, tensor)),

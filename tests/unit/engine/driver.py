@@ -62,6 +62,7 @@ class Driver:
             for spec in specs
         ]
         self.links: list[Outbox | Inbox] = []
+        self.route = worker_pb2.DecodeRoute(worker_id="decode-0")
         if len(self.engines) == 2:
             prefill, decode = self.engines
             outbox, inbox = links or local_pair(prefill.runner.store, decode.runner.store, kv=specs[0].kv)

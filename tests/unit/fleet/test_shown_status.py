@@ -119,3 +119,10 @@ def test_failed_transfers_and_a_changed_role_are_told() -> None:
     lines = shown(status(worker_id="prefill-0", role="mixed", num_failed_transfers=3))
     assert lines[2].startswith("prefill-0 as mixed")
     assert lines[3] == "prefill-0: 3 KV transfers failed so far"
+
+
+def test_slots_are_shown_of_workers_whose_model_has_states() -> None:
+    assert "states" not in "".join(shown(status()))
+    heading, row = shown(status(num_states=6, num_free_states=4))[1:3]
+    assert heading.split()[:5] == ["worker", "state", "cores", "blocks", "states"]
+    assert row.split()[:5] == ["decode-0", "ready", "0-1", "3/8", "2/6"]

@@ -34,6 +34,7 @@ class Stream:
     prompt: list[int]
     num_outputs: int
     blocks: list[int]
+    state: int | None = None
     num_computed: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -56,12 +57,15 @@ class Driver:
         self.max_chunk = max_chunk
         self.free = list(range(runner.num_blocks))
         self.rng.shuffle(self.free)
+        self.free_states = list(range(runner.num_states))
+        self.rng.shuffle(self.free_states)
         self.streams: list[Stream] = []
 
     def add(self, prompt: Sequence[int], num_outputs: int) -> Stream:
         size = self.runner.store.block_size
         blocks = [self.free.pop() for _ in range(-(-(len(prompt) + num_outputs) // size))]
-        stream = Stream(list(prompt), num_outputs, blocks)
+        state = self.free_states.pop() if self.free_states else None
+        stream = Stream(list(prompt), num_outputs, blocks, state)
         self.streams.append(stream)
         return stream
 
@@ -83,6 +87,7 @@ class Driver:
                     start=stream.num_computed,
                     block_ids=stream.blocks,
                     num_sequence_tokens=len(known),
+                    state_id=stream.state,
                 )
             )
             taken.append((stream, end))

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from tests.models import FAMILIES, tiny
+from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.model.driver import Driver, Expected, count_differences, generate, make_spec, prompts_of
 from workers.model.registry import BUNDLED
 from workers.model.runner import TorchRunner
@@ -48,7 +48,7 @@ def expected(family: str) -> list[Expected]:
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
 def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(family: str, native: bool) -> None:
     driver = Driver(TorchRunner(make_spec(tiny(family)), native=native), seed=1)
     for prompt in prompts():

@@ -15,6 +15,7 @@ from workers.model.cpu.kv_copy import ForeignRange
 from workers.model.kv_rows import HeldHeads, KVRows
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.places import Place
+from workers.model.state_shape import StatePart, StateShape
 
 torch.set_num_threads(1)
 SHAPES = (LayerShape(num_kv_heads=2, head_dim=3), LayerShape(num_kv_heads=1, head_dim=8))
@@ -212,3 +213,53 @@ def test_states_are_handed_over_head_by_head_beside_tokens(has_kernel: bool) -> 
     assert states_there[0, 4].equal(states[0, 2, 10:])
     assert states_there[0, :4].equal(before[1][0, :4])
     assert tokens_there.equal(before[0])
+
+
+RECURRENT = StatePart("recurrent", 2, (3, 5), torch.float32)
+INPUTS = StatePart("conv.q", 2, (3, 3), torch.bfloat16)
+
+
+def make_hybrid(*, num_states: int = 5, seed: int = 0, has_kernel: bool = True) -> TorchKVStore:
+    shapes = (SHAPES[0], StateShape((RECURRENT, INPUTS)), SHAPES[1])
+    store = TorchKVStore(
+        shapes, num_blocks=9, block_size=4, dtype=torch.bfloat16, device=torch.device("cpu"), num_states=num_states
+    )
+    store._has_kernel = store._has_kernel and has_kernel
+    generator = torch.Generator().manual_seed(seed)
+    for part in store.states[0]:
+        part.copy_(torch.randn(part.shape, generator=generator))
+    return store
+
+
+@pytest.mark.parametrize("has_kernel", [pytest.param(True, marks=needs_kernel), False])
+def test_a_state_is_one_unit_of_each_of_its_parts(has_kernel: bool) -> None:
+    source = make_hybrid(has_kernel=has_kernel)
+    target = make_hybrid(num_states=3, seed=1, has_kernel=has_kernel)
+    assert [spec.unit for spec in source.payloads] == [Unit.TOKEN, Unit.STATE, Unit.STATE, Unit.TOKEN]
+    assert [spec.unit_nbytes for spec in source.payloads][1:3] == [2 * 3 * 5 * 4, 2 * 3 * 3 * 2]
+    for index in (1, 2):
+        payload = source.read(index, [4], 0, 1)
+        target.write(index, [1], 0, 1, payload)
+    for part, other in zip(target.states[0], source.states[0], strict=True):
+        assert part[1].equal(other[4])
+        assert not part[0].equal(other[4])
+
+
+@needs_kernel
+def test_a_state_is_copied_from_the_mapped_slots_of_a_larger_worker() -> None:
+    source, target = make_hybrid(num_states=7), make_hybrid(num_states=3, seed=1)
+    assert source.memory is not None
+    _, nbytes = target.foreign_caches(None, 9, 7)
+    view = memoryview(shared_memory.attach(source.memory.handle, nbytes))
+    caches, _ = target.foreign_caches(view, 9, 7)
+    for index in (1, 2):
+        target.write(index, [2], 0, 1, ForeignRange(caches[index], [6]))
+    assert all(part[2].equal(other[6]) for part, other in zip(target.states[0], source.states[0], strict=True))
+
+
+def test_states_are_copied_from_slot_to_slot() -> None:
+    store = make_hybrid()
+    before = [part.clone() for part in store.states[0]]
+    store.copy_states([(0, 3), (1, 4)])
+    for part, was in zip(store.states[0], before, strict=True):
+        assert part.equal(was[[0, 1, 2, 0, 1]])

@@ -21,6 +21,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         block_ids=tuple(draw(st.lists(number, min_size=num_blocks, max_size=num_blocks))),
         num_sequence_tokens=start + len(tokens) + draw(st.integers(0, 9)),
         kind=draw(st.sampled_from(ChunkKind)),
+        state_id=draw(st.none() | st.integers(0, 2**30)),
     )
 
 
@@ -34,9 +35,10 @@ def test_what_is_decoded_is_what_was_encoded(batch: list[Chunk], rows: list[tupl
     assert decode(encode(step, BLOCK)) == step
 
 
-@given(st.lists(st.tuples(number, number), max_size=9))
-def test_copies_too(pairs: list[tuple[int, int]]) -> None:
-    assert decode(encode(Copy(pairs=pairs), BLOCK)) == Copy(pairs=pairs)
+@given(st.lists(st.tuples(number, number), max_size=9), st.booleans())
+def test_copies_too(pairs: list[tuple[int, int]], of_states: bool) -> None:
+    step = Copy(pairs=pairs, of_states=of_states)
+    assert decode(encode(step, BLOCK)) == step
 
 
 def test_blocks_that_no_token_of_the_chunk_reaches_stay_behind() -> None:

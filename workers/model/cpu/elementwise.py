@@ -145,7 +145,8 @@ def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[..., Tensor] | None
     """The kernel's forward of an RMS norm that scales by its weight, or by one more than it."""
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     weight = getattr(module, "weight", None)
-    if "RMSNorm" not in type(module).__name__ or not isinstance(eps, float) or not isinstance(weight, Tensor):
+    name = type(module).__name__
+    if "RMSNorm" not in name or "Gated" in name or not isinstance(eps, float) or not isinstance(weight, Tensor):
         return None
     sample = _random(2, weight.shape[0], dtype)
     wanted = module(sample)
