@@ -108,7 +108,7 @@ def facts(runner: ModelRunner) -> dict[str, Any]:
         "num_blocks": runner.num_blocks,
         "max_model_len": runner.max_model_len,
         "vocab_size": runner.vocab_size,
-        "num_layers": len({spec.layer for spec in runner.store.payloads}),
+        "num_layers": len(token_bytes),
         "token_bytes": sum(token_bytes) * runner.kv_shares,
     }
 

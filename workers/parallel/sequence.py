@@ -7,9 +7,10 @@ all of it for the state after the prompt, which every rank knows without a furth
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from workers.model.linear import Effect, fold, make_piece, scan
+from workers.model.linear import Effect, fold, make_piece, no_effect, scan
 from workers.parallel.gathering import SequenceRanks
 
 # Gives the state after the prompt, [H, d_k, d_v], the same on every rank. It waits for the ranks after this one, which
@@ -29,18 +30,20 @@ def linear_attention(
         out, after = scan(q, k, v, log_decay, beta, state)
         return out, lambda: after
     piece = make_piece(q, k, v, log_decay, beta, state)
-    knows = ranks.rank == 0 and beta is not None
-    effect = _known(piece.advance(state)) if knows else piece.effect()
+    knows = ranks.rank == 0
+    effect = _known(state, piece.advance(state), log_decay, beta) if knows else piece.effect()
     gathering = ranks.gather(effect.packed(), ranks.states)
     piece.prepare()
     if not knows:
-        piece.advance(fold(map(effect.unpacked, gathering.wait()[: ranks.rank]), state) if ranks.rank else state)
+        piece.advance(fold(map(effect.unpacked, gathering.wait()[: ranks.rank]), state))
     return piece.outputs(), lambda: fold(map(effect.unpacked, gathering.wait()), state)
 
 
-def _known(after: Tensor) -> Effect:
+def _known(before: Tensor, after: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> Effect:
     """The first rank knows the state before its piece, and tells the state after, whatever was before: so it is spared
-    the delta rule's transition, which costs as much as the recurrence.
+    the run that finds a piece's effect, which costs as much as the recurrence where there is a delta rule.
     """
-    heads, d_k, _ = after.shape
-    return Effect(contribution=after, transition=after.new_zeros(heads, d_k, d_k))
+    none = no_effect(log_decay, beta, before)
+    if none.transition is None:
+        return Effect(contribution=after - before, transition=None)
+    return Effect(contribution=after, transition=torch.zeros_like(none.transition))

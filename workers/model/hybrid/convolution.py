@@ -20,6 +20,7 @@ class Window:
         lasts = torch.arange(num_inputs)
         shifts = torch.repeat_interleave(torch.arange(1, len(sizes) + 1) * num_inputs, counts)
         self.num_inputs = num_inputs
+        self.is_decode = max(sizes) == 1  # a token of each sequence
         self.rows = (torch.arange(len(shifts)) + shifts).to(device)  # [T]: of each row of the batch
         self.before = ((ends - counts - num_inputs)[:, None] + lasts).to(device)  # [num_chunks, num_inputs]
         self.after = ((ends - num_inputs)[:, None] + lasts).to(device)  # [num_chunks, num_inputs]
@@ -34,6 +35,8 @@ def convolve(x: Tensor, before: Tensor, window: Window, convolution: nn.Conv1d) 
     Returns:
         [T, channels], and the last inputs of each chunk's sequence, as `before` gives them.
     """
+    if window.is_decode:
+        return _decode(x, before, convolution)
     num_inputs = window.num_inputs
     padded = x.new_empty(x.shape[0] + before.shape[0] * num_inputs, x.shape[1])
     padded[window.rows] = x
@@ -45,3 +48,12 @@ def convolve(x: Tensor, before: Tensor, window: Window, convolution: nn.Conv1d) 
     if convolution.bias is not None:
         out += convolution.bias.float()
     return out.to(x.dtype), padded[window.after]
+
+
+def _decode(x: Tensor, before: Tensor, convolution: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """The same for one token of each sequence, in fewer calls."""
+    padded = torch.cat([before, x[:, None]], dim=1)  # [T, num_inputs + 1, channels]
+    out = (padded * convolution.weight[:, 0].float().t()).sum(dim=1)
+    if convolution.bias is not None:
+        out += convolution.bias
+    return out.to(x.dtype), padded[:, 1:]

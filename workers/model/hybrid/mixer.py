@@ -83,4 +83,4 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
 def spread(x: Tensor, num_heads: int) -> Tensor:
     """[T, groups, dim] to [T, num_heads, dim]: each group for the heads that share it."""
     groups = x.shape[1]
-    return x if groups == num_heads else x.repeat_interleave(num_heads // groups, dim=1)
+    return x if groups == num_heads else x[:, :, None].expand(-1, -1, num_heads // groups, -1).flatten(1, 2)

@@ -9,9 +9,9 @@ Three kinds, told apart by their arguments; S is a head's state [d_k, d_v], alph
 The output is out_t = q_t^T S_t. Scaling q, normalising q and k, and gates on the output are the caller's.
 """
 
-from workers.model.linear.effect import Effect, fold
+from workers.model.linear.effect import Effect, fold, no_effect
 from workers.model.linear.piece import Piece, make_piece
 from workers.model.linear.scan import scan
 from workers.model.linear.step import step
 
-__all__ = ["Effect", "Piece", "fold", "make_piece", "scan", "step"]
+__all__ = ["Effect", "Piece", "fold", "make_piece", "no_effect", "scan", "step"]
