@@ -89,8 +89,9 @@ def draw(
         axes.set_yticks(ranks, [str(n) for n in ranks])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    formula = (
-        "max over r of [a n_r + e n_r (r>0) + b (end$^2$ - start$^2$)/2] + layers x [latency + bytes/bandwidth + folds]"
+    figure.suptitle(
+        "T(n, W) = max over r of [a n$_r$ + e n$_r$ (r>0) + b (end$_r^2$ - start$_r^2$)/2]\n"
+        "+ layers x [latency + bytes / bandwidth + folds]; dots are measured",
+        fontsize=7,
     )
-    figure.suptitle(f"T(n, W) = {formula}; dots are measured", fontsize=8)
     figure.savefig(path, dpi=110)

@@ -80,7 +80,7 @@ class WorkerActor:
         port = server.add_insecure_port(f"{self.spec.host}:0")
         await server.start()
         self._engine, self._service, self._server = engine, service, server
-        if self._gang is not None:
+        if self.spec.gang.tensor_parallel > 1:
             others = await asyncio.to_thread(links.wait_for_addresses, ADDRESSES_TIMEOUT_S)
             service.say_ranks([f"{self.spec.host}:{port}", *others])
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
@@ -93,7 +93,8 @@ class WorkerActor:
         from workers.kv_transfer.gang_links import LeaderLinks, Life
 
         life = Life(spec=self.spec, incarnation=self.incarnation, fingerprint=runner.fingerprint)
-        if self._gang is None or self._gang_runner is None:
+        degree = self.spec.gang.tensor_parallel
+        if self._gang is None or self._gang_runner is None or degree == 1:  # ranks beside may hold the same, not more
             return LeaderLinks(life, runner.store, notify=engine.wake, fail=self._end)
         gang, gang_runner = self._gang, self._gang_runner
         links = LeaderLinks(
@@ -101,7 +102,7 @@ class WorkerActor:
             runner.store,
             notify=engine.wake,
             fail=self._end,
-            degree=gang.size,
+            degree=degree,
             tell=gang.tell,
             num_steps=lambda: gang_runner.num_steps,
         )

@@ -52,8 +52,9 @@ class Follower:
         self._gang = gang
         gc.collect()
         gc.freeze()
-        links = await self._serve_links(share, gang)
-        args = (share, gang, links.agent)
+        is_handing_over = self.spec.gang.tensor_parallel > 1  # else the leader has all
+        agent = (await self._serve_links(share, gang)).agent if is_handing_over else None
+        args = (share, gang, agent)
         threading.Thread(target=self._follow, args=args, name="follow", daemon=True).start()
         logger.info("rank ready worker_id=%s rank=%d", self.spec.worker_id, self.spec.gang.rank)
         return ""
@@ -83,7 +84,7 @@ class Follower:
         if self._gang is not None:
             self._gang.close()
 
-    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent") -> None:
+    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent | None") -> None:
         try:
             follow(share, gang, agent)
         except BatonError as error:

@@ -31,6 +31,7 @@ class EngineSpec:
     prefix_cache: bool = True
     state_cache_spacing: int | None = None  # tokens between the states that it keeps of linear attention; YAML: auto
     chunked_prefill: bool = True
+    sequence_parallel_over_tokens: int = 128  # of a gang whose ranks read prompts together: shorter chunks are not cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +46,15 @@ class KVSpec:
 class GangSpec:
     """The ranks of one worker, a process each, and which of them this one is. A gang of one is the plain worker."""
 
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # ranks that divide the model between them
+    sequence_parallel: int = 1  # ranks that divide prompts between them, each with the whole model
     rank: int = 0  # 0 leads: it has the engine and the service; the others compute what it says
     lobby: str = ""  # host:port where the leader waits for the others; the leader makes it
     shares_device: bool = False  # the ranks are more than the GPUs
 
     @property
     def size(self) -> int:
-        return self.tensor_parallel
+        return self.tensor_parallel * self.sequence_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from workers.spec import WorkerSpec
@@ -10,7 +11,6 @@ from workers.spec import WorkerSpec
 if TYPE_CHECKING:
     from workers.model.contract import RankRunner
     from workers.model.runner import TorchRunner
-    from workers.model.tensor_parallel.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.001  # of the interpreter: the loop must not wait 5 ms behind the engine's thread
@@ -39,18 +39,18 @@ def build_runner(spec: WorkerSpec) -> "RankRunner":
         from workers.model.fake import FakeRunner
 
         return FakeRunner(spec)
-    return build_share(spec, None)
+    from workers.model.runner import TorchRunner
+
+    return load(spec, lambda: TorchRunner(spec))
 
 
-def build_share(spec: WorkerSpec, ranks: "Ranks | None") -> "TorchRunner":
-    """Torch's runner, loaded and warmed up, which every rank does at once; of the whole model where `ranks` is None."""
+def load(spec: WorkerSpec, make: "Callable[[], TorchRunner]") -> "TorchRunner":
+    """Torch's runner, loaded and warmed up, which every rank of a gang does at once."""
     import torch
 
     num_threads = spec.num_threads or len(spec.cores) or None
     if num_threads:
         torch.set_num_threads(num_threads)
-    from workers.model.runner import TorchRunner
-
-    runner = TorchRunner(spec, ranks=ranks)
+    runner = make()
     runner.warm_up()
     return runner

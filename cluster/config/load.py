@@ -248,6 +248,11 @@ def _check_pools(pools: PoolsConfig) -> None:
             raise ConfigError(
                 f"pools.{name}.cores: {len(pool.cores)} lists for {pool.workers} workers; give one list per worker"
             )
+        if pool.tensor_parallel > 1 and pool.sequence_parallel > 1:
+            raise ConfigError(
+                f"pools.{name}.sequence_parallel: {pool.sequence_parallel} beside tensor_parallel "
+                f"{pool.tensor_parallel} is not supported yet; set one of them to 1"
+            )
 
 
 def _check_together(config: BatonConfig) -> None:

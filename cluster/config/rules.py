@@ -21,11 +21,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "pools.decode.workers": (0, MAX_WORKERS),
     "pools.mixed.workers": (0, MAX_WORKERS),
     **{f"pools.{pool}.tensor_parallel": (1, MAX_RANKS) for pool in ("prefill", "decode", "mixed")},
+    "pools.prefill.sequence_parallel": (1, MAX_RANKS),
     "engine.block_size": (1, 1024),
     "engine.memory": (1 << 16, 1 << 50),
     "engine.max_model_len": (1, 1 << 30),
     "engine.max_batched_tokens": (1, 1 << 20),
     "engine.max_sequences": (1, 1 << 16),
+    "engine.sequence_parallel_over_tokens": (2, 1 << 30),
     "engine.state_cache_spacing": (1, 1 << 30),
     "kv.lease_s": (0.1, 3600),
     "kv.max_pending": (1, 1 << 16),
@@ -59,8 +61,13 @@ def _is_empty_pool(value: Any) -> bool:
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pools.draft": (_is_empty_pool, "leave it out or set `workers: 0`"),
     **{
-        f"pools.{pool}.{degree}": (_is_one, "leave it out or set 1")
-        for pool in ("prefill", "decode", "mixed")
-        for degree in ("sequence_parallel", "pipeline_parallel")
+        f"pools.{pool}.pipeline_parallel": (_is_one, "leave it out or set 1") for pool in ("prefill", "decode", "mixed")
+    },
+    **{
+        f"pools.{pool}.sequence_parallel": (
+            _is_one,
+            "prompts are divided by prefill workers alone: set it in pools.prefill",
+        )
+        for pool in ("decode", "mixed")
     },
 }

@@ -21,15 +21,15 @@ FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     workers: int = 0
-    tensor_parallel: int = 1
-    sequence_parallel: int = 1
+    tensor_parallel: int = 1  # ranks that divide the model between them
+    sequence_parallel: int = 1  # of prefill alone: ranks that divide each long prompt, every one with the whole model
     placement: str = PACK  # pack: the ranks of a worker on one node; spread: on as many nodes as there are
     cores: tuple[tuple[int, ...], ...] | None = None  # per worker, all its ranks; None: the machine's cores shared out
 
     @property
     def num_ranks(self) -> int:
         """Of one worker."""
-        return self.tensor_parallel
+        return self.tensor_parallel * self.sequence_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

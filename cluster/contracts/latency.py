@@ -32,7 +32,10 @@ class Parallelism:
 
     def runs_as(self, role: Role) -> bool:
         """Whether this version starts such workers of a pool."""
-        return role in SERVING_ROLES and self.num_devices == self.tensor
+        is_divided_once = self.num_devices == self.tensor or (
+            role is Role.PREFILL and self.num_devices == self.sequence
+        )
+        return role in SERVING_ROLES and is_divided_once
 
     def __str__(self) -> str:
         parts = (("tp", self.tensor), ("pp", self.pipeline), ("sp", self.sequence))

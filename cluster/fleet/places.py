@@ -73,7 +73,8 @@ def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: flo
     largest = max((node.num_gpus for node in nodes), default=0.0)
     wanted = pool.num_ranks * per_rank
     if pool.placement != SPREAD and wanted > largest:
+        degree = "sequence_parallel" if pool.sequence_parallel > 1 else "tensor_parallel"
         raise ConfigError(
-            f"pools.{name}.tensor_parallel: {pool.num_ranks} ranks take {wanted:g} GPUs of one node, the largest has "
+            f"pools.{name}.{degree}: {pool.num_ranks} ranks take {wanted:g} GPUs of one node, the largest has "
             f"{largest:g}; lower it, or set pools.{name}.placement: spread"
         )

@@ -94,7 +94,7 @@ def worker_spec(
     Args:
         shares_device: There are fewer GPUs than ranks.
     """
-    config = plan.config
+    config, pool = plan.config, plan.pool(role)
     return WorkerSpec(
         worker_id=worker_id,
         role=role,
@@ -106,7 +106,12 @@ def worker_spec(
         load_format="auto" if config.load_format == "fake" else config.load_format,
         engine=config.engine,
         kv=config.kv,
-        gang=GangSpec(tensor_parallel=plan.pool(role).tensor_parallel, rank=rank, shares_device=shares_device),
+        gang=GangSpec(
+            tensor_parallel=pool.tensor_parallel,
+            sequence_parallel=pool.sequence_parallel,
+            rank=rank,
+            shares_device=shares_device,
+        ),
         secret=secret,
         cores=cores,
         num_threads=len(cores),

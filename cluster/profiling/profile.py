@@ -49,10 +49,10 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress)
         raise ConfigError(
             f"pools.*.cores: workers have different numbers of cores ({told}); profile one size at a time"
         )
-    measured_spec = _of(specs, Role.DECODE) or specs[0]
+    measured_spec = chosen(specs)
     ranks = next(ranks for ranks in workers if ranks[0] is measured_spec)
     taken = {core for rank in ranks for core in rank.cores}
-    sender = _of(specs, Role.PREFILL)
+    sender = _of(specs, Role.DECODE if measured_spec.role is Role.PREFILL else Role.PREFILL)
     other = sender or next((spec for spec in specs if not set(spec.cores) & taken), None)
     measured = measure(
         ranks,
@@ -82,7 +82,8 @@ def fitted(
         ConfigError: Too few points to fit.
     """
     facts = measured.facts
-    latency = fit_steps(measured.steps)
+    latency, gang = fit_steps(measured.steps), ranks[0].gang
+    degrees = Parallelism(tensor=gang.tensor_parallel, sequence=gang.sequence_parallel)
     return Profile(
         model=config.model,
         fingerprint=facts["fingerprint"],
@@ -92,7 +93,7 @@ def fitted(
         token_bytes=facts["token_bytes"],
         num_layers=facts["num_layers"],
         max_model_len=facts["max_model_len"],
-        latencies={str(Parallelism(tensor=len(ranks))): latency},
+        latencies={str(degrees): latency},
         transfers=transfers,
         errors=fit_errors(latency, measured.steps),
         to_worker_s=measured.to_worker_s,
@@ -148,6 +149,12 @@ def machine() -> str:
     return (
         f"{name}, {platform.machine()}, {len(available_cores())} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     )
+
+
+def chosen(specs: Sequence[WorkerSpec]) -> WorkerSpec:
+    """The leader whose worker is measured: one whose ranks divide prompts where there is one, else one that decodes."""
+    dividing = next((spec for spec in specs if spec.gang.sequence_parallel > 1), None)
+    return dividing or _of(specs, Role.DECODE) or specs[0]
 
 
 def _of(specs: Sequence[WorkerSpec], role: Role) -> WorkerSpec | None:

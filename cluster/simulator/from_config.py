@@ -68,7 +68,7 @@ def sim_cluster(
 
 
 def degrees_of(pool: PoolConfig) -> Parallelism:
-    return Parallelism(tensor=pool.tensor_parallel)
+    return Parallelism(tensor=pool.tensor_parallel, sequence=pool.sequence_parallel)
 
 
 def pool_of(config: BatonConfig, role: Role) -> PoolConfig:

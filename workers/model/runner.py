@@ -20,7 +20,7 @@ from workers.model.cpu import packed
 from workers.model.cuda import attention as attention_cuda
 from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
-from workers.model.hybrid.mixer import Recurrence
+from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.states import States
 from workers.model.kv_store import LayerShape, Shape, TorchKVStore
 from workers.model.loader import LoadedModel, load_model
@@ -54,7 +54,7 @@ class Step:
         attention: PagedAttention,
         write_kv: WriteKV,
         on_layer: Callable[[int], None] | None,
-        states: States | None = None,
+        states: LinearStep | None = None,
     ) -> None:
         self.write_kv = write_kv
         self.meta = meta
@@ -185,12 +185,20 @@ class TorchRunner:
         logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None else None
         if logits is None:
             logits = self._computed(chunks, rows, on_layer)
-        if self._ranks is None or not rows:
+        if self._ranks is None or logits is None or not rows:
             return logits
         parts = self._ranks.gather(logits)  # each rank has the logits of some tokens of the vocabulary
         return None if parts is None else torch.cat(parts, dim=1)[:, : self.vocab_size]
 
-    def _computed(self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None) -> Tensor:
+    def _computed(
+        self,
+        chunks: Sequence[Chunk],
+        rows: Sequence[Row],
+        on_layer: Callable[[int], None] | None,
+        write_kv: WriteKV | None = None,
+        states: LinearStep | None = None,
+    ) -> Tensor | None:
+        """`write_kv`, `states`: in place of the runner's own."""
         meta = build_meta(chunks, self.store.block_size)
         tokens = torch.tensor([[token for chunk in chunks for token in chunk.token_ids]])
         ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
@@ -199,8 +207,9 @@ class TorchRunner:
         if device.type != "cpu":
             tokens, places = tokens.to(device), places.to(device)
         positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
-        states = States(self._states, chunks, device) if self._states else None
-        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, states)
+        if states is None and self._states:
+            states = States(self._states, chunks, device)
+        return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, write_kv, states)
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -224,10 +233,11 @@ class TorchRunner:
         attention: PagedAttention,
         on_layer: Callable[[int], None] | None = None,
         rows: Tensor | None = None,
-        states: States | None = None,
+        write_kv: WriteKV | None = None,
+        states: LinearStep | None = None,
     ) -> Tensor:
         """Logits [num_rows, vocab_size] of the given rows, of all when None. Tensors are on the device."""
-        step = Step(slots, self._caches, meta, attention, self._write_kv, on_layer, states)
+        step = Step(slots, self._caches, meta, attention, write_kv or self._write_kv, on_layer, states)
         inputs = {"input_ids": tokens, "position_ids": positions, "use_cache": False, "step": step}
         if rows is not None and not len(rows):
             self.model.base_model(**inputs)

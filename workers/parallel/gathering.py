@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEADER = 0
+TAG = 0
+
 
 @dataclasses.dataclass(slots=True)
 class Traffic:
@@ -25,14 +28,15 @@ class Traffic:
 class Gathering:
     """A gather under way; holds its tensors until it ends."""
 
-    def __init__(self, work: Any, parts: Tensor) -> None:
-        self._work, self._parts = work, parts
+    def __init__(self, work: Any, parts: Tensor, device: torch.device) -> None:
+        self._work, self._parts, self._device = work, parts, device
 
     def wait(self) -> Tensor:
         """[ranks, ...]: every rank's part. Raises RuntimeError when a rank is gone, or silent for the timeout."""
         if self._work is not None:
             self._work.wait()
             self._work = None
+            self._parts = self._parts.to(self._device)
         return self._parts
 
 
@@ -47,21 +51,46 @@ class SequenceRanks:
         inputs: What convolutions' inputs moved.
         keys: What keys and values of softmax layers moved.
         group: As given.
+        num_begun: Calls of this rank so far; every rank makes the same.
     """
 
     def __init__(self, group: Any, *, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.states, self.inputs, self.keys = Traffic(), Traffic(), Traffic()
         self.group = group
+        self.num_begun = 0
+        self._is_nccl = bool(group is not None and group.name() == "nccl")
 
     def gather(self, part: Tensor, traffic: Traffic) -> Gathering:
         """Starts it. `part` has the same shape and dtype on every rank."""
-        part = part.contiguous()
+        self.num_begun += 1
+        device, part = part.device, self._there(part)
         parts = part.new_empty((self.size, *part.shape))
         traffic.add(parts.numel() * parts.element_size())
         if self.size == 1:
             parts[0] = part
-            return Gathering(None, parts)
+            return Gathering(None, parts, device)
         # As bytes: gloo knows few types.
         sent, received = part.view(-1).view(torch.uint8), parts.view(self.size, -1).view(torch.uint8)
-        return Gathering(self.group.allgather([list(received.unbind(0))], [sent]), parts)
+        return Gathering(self.group.allgather([list(received.unbind(0))], [sent]), parts, device)
+
+    def to_leader(self, source: int, tensor: Tensor | None) -> None:
+        """Moves what rank `source` gives, > 0, into what rank 0 gives, of the same shape and dtype, and waits for it.
+
+        Every rank calls it; `tensor` is None on the others.
+        """
+        self.num_begun += 1
+        if tensor is None:
+            return
+        there = self._there(tensor)
+        if self.rank == source:
+            self.group.send([there], LEADER, TAG).wait()
+        else:
+            self.group.recv([there], source, TAG).wait()
+            if there is not tensor:
+                tensor.copy_(there)
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """Contiguous, and where the group can read it: gloo gathers what is in a CPU's memory."""
+        tensor = tensor.contiguous()
+        return tensor.cpu() if self.group is not None and not self._is_nccl else tensor

@@ -151,7 +151,7 @@ def choose_backend(device: str, *, shares_device: bool) -> str:
     if device == "cuda" and not shares_device and dist.is_nccl_available():
         return "nccl"
     if not dist.is_gloo_available():
-        raise ConfigError("tensor_parallel: needs a torch built with gloo; set tensor_parallel: 1")
+        raise ConfigError("pools: workers of several ranks need a torch built with gloo; set the degrees to 1")
     return "gloo"
 
 

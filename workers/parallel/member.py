@@ -9,7 +9,7 @@ from workers.parallel.gang import Gang
 from workers.parallel.lobby import NO_GROUP, Lobby, choose_backend, join
 from workers.parallel.runner import GangRunner
 from workers.spec import WorkerSpec
-from workers.starting import build_runner, build_share
+from workers.starting import build_runner, load
 
 if TYPE_CHECKING:
     from workers.parallel.collectives import GroupRanks
@@ -56,13 +56,26 @@ def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
     try:
         if spec.fake:
             return build_runner(spec)
-        ranks = _ranks(spec, gang)
-        runner = build_share(spec, ranks)
+        runner, num_begun = _joined(spec, gang)
     except BatonError as error:
         gang.fault(error)
         raise
-    gang.watch_progress(lambda: ranks.num_begun)
+    gang.watch_progress(num_begun)
     return runner
+
+
+def _joined(spec: WorkerSpec, gang: Gang) -> "tuple[RankRunner, Callable[[], int]]":
+    """And how often it has begun to wait for the other ranks."""
+    if spec.gang.sequence_parallel > 1:
+        from workers.parallel.gathering import SequenceRanks
+        from workers.parallel.sequence_runner import SequenceRunner
+
+        sequence = SequenceRanks(gang.group, rank=gang.rank, size=gang.size)
+        return load(spec, lambda: SequenceRunner(spec, sequence)), lambda: sequence.num_begun
+    from workers.model.runner import TorchRunner
+
+    ranks = _ranks(spec, gang)
+    return load(spec, lambda: TorchRunner(spec, ranks=ranks)), lambda: ranks.num_begun
 
 
 def _ranks(spec: WorkerSpec, gang: Gang) -> "GroupRanks | SharedRanks":

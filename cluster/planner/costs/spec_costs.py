@@ -73,7 +73,7 @@ class SpecCosts:
         return Footprint(
             weight_bytes=round(weights / tensor),
             activation_bytes=round(states + self._step_bytes(engine, tensor)),
-            token_bytes=kv_bytes / (tensor * parallelism.sequence),
+            token_bytes=kv_bytes / tensor,  # ranks that divide prompts hold all of it each
         )
 
     def _step_bytes(self, engine: EngineConfig, tensor: int) -> float:

@@ -69,9 +69,31 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("pools: {draft: {workers: 1}}", "pools.draft: {'workers': 1} is not supported yet; leave it out"),
         ("pools: {decode: {tensor_parallel: 65}}", "pools.decode.tensor_parallel: 65 is out of range; give 1 to 64"),
         ("pools: {mixed: {tensor_parallel: 0}}", "pools.mixed.tensor_parallel: 0 is out of range; give 1 to 64"),
-        ("pools: {mixed: {sequence_parallel: 2}}", "pools.mixed.sequence_parallel: 2 is not supported yet"),
+        (
+            "pools: {mixed: {sequence_parallel: 2}}",
+            "pools.mixed.sequence_parallel: 2 is not supported yet; prompts are divided by prefill workers alone: set",
+        ),
+        (
+            "pools: {decode: {sequence_parallel: 2}}",
+            "pools.decode.sequence_parallel: 2 is not supported yet; prompts are",
+        ),
         ("pools: {mixed: {placement: near}}", "pools.mixed.placement: 'near' is unknown; choose one of pack, spread"),
-        ("pools: {prefill: {sequence_parallel: 4}}", "pools.prefill.sequence_parallel: 4 is not supported yet"),
+        (
+            "pools: {prefill: {sequence_parallel: 0}}",
+            "pools.prefill.sequence_parallel: 0 is out of range; give 1 to 64",
+        ),
+        (
+            "pools: {prefill: {sequence_parallel: 65}}",
+            "pools.prefill.sequence_parallel: 65 is out of range; give 1 to 64",
+        ),
+        (
+            "pools: {prefill: {sequence_parallel: 2, tensor_parallel: 2}}",
+            "pools.prefill.sequence_parallel: 2 beside tensor_parallel 2 is not supported yet; set one of them to 1",
+        ),
+        (
+            "engine: {sequence_parallel_over_tokens: 1}",
+            "engine.sequence_parallel_over_tokens: 1 is out of range; give 2 to 1073741824",
+        ),
         ("pools: {mixed: {workers: 1}, decode: {workers: 1}}", "pools.mixed.workers: 1 beside 1 prefill and decode"),
         ("pools: {prefill: {workers: 0}}", "pools.prefill.workers: 0 leaves nobody"),
         ("pools: {decode: {workers: -1}}", "pools.decode.workers: -1 is out of range"),

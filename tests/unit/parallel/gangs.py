@@ -51,10 +51,15 @@ class RankProcesses:
         return self._processes[:count]
 
     @contextmanager
-    def gang(self, spec: WorkerSpec, size: int) -> Iterator[Led]:
-        """A gang of `size` ranks of a worker like `spec`; ends with the block. Raises: what `lead` does."""
+    def gang(self, spec: WorkerSpec, size: int, *, sequence: bool = False) -> Iterator[Led]:
+        """A gang of `size` ranks of a worker like `spec`; ends with the block. Raises: what `lead` does.
+
+        Args:
+            sequence: They divide prompts, not the model.
+        """
         processes = self.take(size - 1)
-        spec = replace(spec, gang=GangSpec(tensor_parallel=size), secret="s3cret")
+        gang_spec = GangSpec(sequence_parallel=size) if sequence else GangSpec(tensor_parallel=size)
+        spec = replace(spec, gang=gang_spec, secret="s3cret")
         lobby = open_lobby(spec)
         for rank, process in enumerate(processes, 1):
             mine = replace(spec, gang=replace(spec.gang, rank=rank, lobby=lobby.address))

@@ -12,8 +12,9 @@ import torch
 from baton.errors import BatonError
 from tests.unit.kv_transfer.harness import Server
 from workers.kv_transfer.gang_links import FollowerLinks, Life
+from workers.model.contract import RankRunner
 from workers.model.places import Place
-from workers.parallel.gang import LEADER
+from workers.parallel.gang import LEADER, Gang
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
 from workers.spec_line import parse
@@ -25,6 +26,8 @@ def be_rank(line: str) -> str:
         share, gang = enter(spec, lambda error: None)
     except BatonError as error:
         return f"refused: {error.message}"
+    if spec.gang.tensor_parallel == 1:
+        return follow_alone(share, gang)
     life = Life(spec=spec, incarnation=incarnation, fingerprint=share.fingerprint)
     links = FollowerLinks(life, share.store, Place(gang.rank, gang.size), tell=partial(gang.tell, LEADER))
     server = Server(links.servicer)
@@ -38,7 +41,21 @@ def be_rank(line: str) -> str:
         gang.close()
         links.close()
         server.stop()
-    runner: Any = share
+    return ended(share)
+
+
+def follow_alone(share: RankRunner, gang: Gang) -> str:
+    """One that hands nothing over."""
+    try:
+        follow(share, gang)
+    except (BatonError, RuntimeError) as error:
+        return f"lost: {str(error).splitlines()[0]}"
+    finally:
+        gang.close()
+    return ended(share)
+
+
+def ended(runner: Any) -> str:
     return f"ended: {getattr(runner, 'num_blocks', 0)} blocks"
 
 

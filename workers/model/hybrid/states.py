@@ -62,10 +62,10 @@ class States:
             return out
         out = torch.empty_like(recurrence.v, memory_format=torch.contiguous_format)
         for chunk, begin, end in self._longer:
-            out[begin:end], before[chunk] = scan(*_rows(recurrence, slice(begin, end)), before[chunk])
+            out[begin:end], before[chunk] = scan(*rows_of(recurrence, slice(begin, end)), before[chunk])
         if len(self._singles):
             singles, rows = self._singles.unbind(1)
-            out[rows], before[singles] = step(*_rows(recurrence, rows), before[singles])
+            out[rows], before[singles] = step(*rows_of(recurrence, rows), before[singles])
         kept.index_copy_(0, self._slots, before)
         return out
 
@@ -77,7 +77,7 @@ class States:
         return states
 
 
-def _rows(recurrence: Recurrence, rows: Tensor | slice) -> Recurrence:
+def rows_of(recurrence: Recurrence, rows: Tensor | slice) -> Recurrence:
     q, k, v, log_decay, beta = recurrence
     decays, betas = (None if part is None else part[rows] for part in (log_decay, beta))
     return Recurrence(q[rows], k[rows], v[rows], decays, betas)

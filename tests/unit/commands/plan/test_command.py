@@ -1,6 +1,7 @@
 """`baton plan` as a user types it: what it prints and writes, and how it says no."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,11 @@ def test_a_plan_that_cannot_be_started_is_refused_by_name(
         loads(text)
 
 
-def test_a_plan_with_ranks_that_divide_the_heads_is_one_that_up_takes() -> None:
-    pools = loads(text_of(layout_of(Parallelism(tensor=2)))).pools
+def test_a_plan_with_ranks_that_divide_heads_or_prompts_is_one_that_up_takes() -> None:
+    layout = layout_of(Parallelism(tensor=2))
+    reading = replace(layout.pools[0], shape=replace(layout.pools[0].shape, parallelism=Parallelism(sequence=4)))
+    assert loads(text_of(replace(layout, pools=(reading, layout.pools[1])))).pools.prefill.sequence_parallel == 4
+    pools = loads(text_of(layout)).pools
     assert (pools.prefill.tensor_parallel, pools.decode.tensor_parallel) == (1, 2)
 
 

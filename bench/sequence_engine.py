@@ -1,0 +1,87 @@
+"""Prompts read by one rank and by two in a real engine (LASP-2H): a softmax model, one core per rank.
+
+    python -m bench.sequence_engine            # a 156 M-parameter Llama, and smollm2 where it has been fetched
+    python -m bench.sequence_engine --quick    # under 2 minutes
+
+`prefill N`: ms to the first token of a prompt of N tokens, in chunks of --chunk. Beside it what one rank takes on both
+cores, and what two ranks take that divide the model (tensor_parallel), for the same prompts. Then from which length on
+two ranks are faster than one with a core of its own: the default of engine.sequence_parallel_over_tokens.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.engine_points import Point, parse_points
+from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
+from bench.tensor_parallel import measured, models, ranks, spec_of
+from cluster.models.model_file import read_model_spec
+from cluster.profiling.specs import available_cores
+from workers.spec import GangSpec
+
+POINTS = "prefill 32, prefill 64, prefill 128, prefill 256, prefill 512, prefill 2048, prefill 4096, prefill 7680"
+QUICK_POINTS = "prefill 128, prefill 512, prefill 2048"
+LEAST = 2  # tokens: everything is cut, so that short prompts tell from where on it pays
+START_S, POINT_S = 14.0, 5.0
+
+console = Console(highlight=False, soft_wrap=True)
+SIDES = {
+    "one rank": GangSpec(),
+    "sequence_parallel 2": GangSpec(sequence_parallel=2),
+    "tensor_parallel 2": GangSpec(tensor_parallel=2),
+}
+
+
+def compare(folder: Path, dtype: str, points: Sequence[Point], chunk: int, rounds: int, load_format: str) -> None:
+    cores = available_cores()
+    alone: list[float] = []
+    for name, gang in SIDES.items():
+        spec = spec_of(folder, dtype, 1, points, load_format)
+        engine = replace(spec.engine, max_batched_tokens=chunk, sequence_parallel_over_tokens=LEAST, max_sequences=8)
+        spec = replace(spec, gang=gang, engine=engine)
+        with tempfile.NamedTemporaryFile(suffix=".log") as log:
+            try:
+                with ranks(spec, "bench.tensor_parallel_rank", cores, Path(log.name)) as process:
+                    found = measured(process, points, rounds)
+            except RuntimeError as error:
+                console.print(f"  {name}: {error}")
+                continue
+        alone = alone or found
+        shown = (
+            f"{point} {seconds * 1e3:,.1f} ms ({one / seconds:.2f} x)"
+            for point, seconds, one in zip(points, found, alone, strict=True)
+        )
+        console.print(f"  {name}: {' · '.join(shown)}")
+
+
+def main(
+    model: Annotated[str, typer.Option("--model", help="Beside the 156 M-parameter Llama.")] = "smollm2",
+    dtypes: Dtypes = DEFAULT_DTYPES,
+    chunk: Annotated[int, typer.Option("--chunk", min=16, help="Tokens of a prompt in one step.")] = 2048,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Medians over so many.")] = 3,
+    quick: Quick = False,
+) -> None:
+    """What a second rank brings a prompt."""
+    points = parse_points(QUICK_POINTS if quick else POINTS)
+    rounds = 1 if quick else rounds
+    kinds = dtypes_of(dtypes)[:1] if quick else dtypes_of(dtypes)
+    if len(available_cores()) < 2:
+        console.print("two ranks need two cores")
+        return
+    about_s = 2 * len(kinds) * len(SIDES) * (START_S + len(points) * POINT_S * (1 + rounds) / 8)
+    announce("bench.sequence_engine", about_s=about_s, dtypes=kinds)
+    for name, folder, load_format in models(model):
+        for dtype in kinds:
+            console.print(f"\n[bold]{name}, {dtype}[/], one core per rank, chunks of {chunk:,} tokens")
+            limit = read_model_spec(str(folder)).max_model_len
+            fitting = [point for point in points if point.longest + 16 <= limit]
+            compare(folder, dtype, fitting, chunk, rounds, load_format)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""Prompts read by ranks together and answered elsewhere, as worker processes: the tokens of one rank alone."""
+
+import asyncio
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.profiling.local_cluster import greedy, local_cluster
+from tests.models import tiny
+from tests.unit.engine.driver import make_spec as fake_spec
+from tests.unit.model.driver import generate, make_spec
+from tests.unit.parallel.test_handover import PROMPT, PROMPTS, ROUTER, check_handed_over, settled
+from tests.unit.parallel.test_processes import ranks_of
+from workers.model.fake import FakeRunner
+from workers.model.sampling_params import SamplingParams
+from workers.spec import EngineSpec, GangSpec, KVSpec, Role, WorkerSpec
+
+
+def readers(spec: WorkerSpec, size: int, number: int = 0) -> list[WorkerSpec]:
+    """A prefill worker of `size` ranks that divide prompts."""
+    spec = replace(spec, worker_id=f"prefill-{number}", role=Role.PREFILL, secret="s3cret", num_threads=1)
+    return [replace(spec, gang=GangSpec(sequence_parallel=size, rank=rank)) for rank in range(size)]
+
+
+def writers(spec: WorkerSpec, degree: int) -> list[WorkerSpec]:
+    return ranks_of(replace(spec, worker_id="decode-0", role=Role.DECODE), degree)
+
+
+@pytest.mark.parametrize(
+    ("size", "degree", "transport"),
+    [
+        (2, 1, "auto"),  # shared memory
+        pytest.param(3, 1, "gloo", marks=pytest.mark.slow),
+        pytest.param(2, 1, "grpc", marks=pytest.mark.slow),
+        pytest.param(2, 2, "auto", marks=pytest.mark.slow),  # from one store to halves of the heads
+    ],
+)
+async def test_what_ranks_read_together_is_handed_over_whole(
+    tmp_path: Path, size: int, degree: int, transport: str
+) -> None:
+    folder = tiny("qwen3")
+    wanted = [answer.tokens for answer in generate(folder, PROMPTS, 8)]
+    engine = EngineSpec(
+        block_size=4,
+        memory_bytes=4 << 20,
+        max_model_len=96,
+        max_batched_tokens=18,
+        max_sequences=8,
+        sequence_parallel_over_tokens=6,
+    )
+    spec = make_spec(folder, engine=engine, kv=KVSpec(transport=transport))
+    async with local_cluster([*readers(spec, size), *writers(spec, degree)], ROUTER, tmp_path / "log") as cluster:
+        for prompt, tokens in zip(PROMPTS, wanted, strict=True):
+            (answer,) = await cluster.answer(prompt, greedy(8))
+            assert answer.token_ids == tokens
+        check_handed_over(await settled(cluster))
+        others = cluster.workers["prefill-0"].others
+        assert [other.poll() for other in others] == [None] * (size - 1)
+    assert [other.poll() for other in others] == [0] * (size - 1)
+
+
+async def test_a_rank_that_is_killed_while_prompts_are_read_loses_no_request(tmp_path: Path) -> None:
+    spec = replace(fake_spec(), fake_step_s=0.02)
+    specs = [*readers(spec, 3), *readers(spec, 1, number=1), *writers(spec, 1)]
+    async with local_cluster(specs, ROUTER, tmp_path / "log") as cluster:
+        prompts = [[number + 2, *PROMPT] for number in range(24)]
+        running = [asyncio.create_task(cluster.answer(prompt, greedy(6))) for prompt in prompts]
+        await asyncio.sleep(0.25)
+        lost = cluster.workers.pop("prefill-0")
+        lost.others[1].send_signal(signal.SIGKILL)
+        answers = await asyncio.gather(*running)
+        params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+        wanted = [FakeRunner.expected_output(prompt, params, 0, 6) for prompt in prompts]
+        assert [answer.token_ids for (answer,) in answers] == wanted
+        assert await asyncio.to_thread(lost.wait, 5) == 1
+        lost.stop()
+        await settled(cluster)
