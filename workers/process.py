@@ -39,9 +39,13 @@ def rank_of(spec: WorkerSpec, incarnation: str) -> WorkerActor | Follower:
 
 
 def run(serving: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(_to_its_end(serving))
+
+
+async def _to_its_end(serving: Coroutine[Any, Any, None]) -> None:
     """Ends the process with it: a rank whose gang failed may have a thread that waits for nobody."""
     try:
-        asyncio.run(serving)
+        await serving
     except BaseException:
         logging.exception("the worker ends")
         os._exit(1)

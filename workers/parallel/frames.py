@@ -14,6 +14,7 @@ class Kind(enum.IntEnum):
     MESSAGE = 2
     FAULT = 3  # the sender cannot go on, and says why
     BYE = 4  # the sender ends as wanted
+    READY = 5  # the sender has loaded its share
 
 
 class ConnectionLost(Exception):

@@ -73,6 +73,7 @@ class Gang:
         self._messages: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._deliverer: threading.Thread | None = None
         self._at_end: list[Callable[[], None]] = []
+        self._readies = threading.Semaphore(0)
         self._selector = selectors.DefaultSelector()
         for other, connection in self._controls.items():
             self._selector.register(connection, selectors.EVENT_READ, other)
@@ -82,6 +83,18 @@ class Gang:
     @property
     def is_leader(self) -> bool:
         return self.rank == LEADER
+
+    # The start.
+
+    def say_ready(self) -> None:
+        """A follower's, once it has loaded. Raises: UnavailableError: the leader is gone."""
+        self._send(LEADER, Kind.READY)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """The leader's: until all others have said so. Raises: UnavailableError: they did not in time."""
+        for _ in self._controls:
+            if not self._readies.acquire(timeout=timeout_s) or self._ended:
+                raise UnavailableError(f"not all ranks of the gang have loaded within {timeout_s:g} s")
 
     # Steps.
 
@@ -216,6 +229,8 @@ class Gang:
             self._note_progress(other, payload)
         elif kind is Kind.MESSAGE:
             self._messages.put((other, bytes(payload)))
+        elif kind is Kind.READY:
+            self._readies.release()
         elif kind is Kind.FAULT:
             self._end(decode_fault(bytes(payload)))
         elif kind is Kind.BYE:
@@ -274,6 +289,7 @@ class Gang:
                 return
             self._ended = True
         logger.error("the gang fails rank=%d error=%s", self.rank, error.message)
+        self._readies.release(len(self._controls))
         for free in self._at_end:
             free()
         self._fail(error)

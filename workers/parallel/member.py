@@ -35,7 +35,9 @@ def lead(spec: WorkerSpec, lobby: Lobby, fail: Fail) -> tuple[GangRunner, Gang]:
         ConfigError: What the loader raises here; what it raises elsewhere is `fail`'s.
     """
     gang = lobby.gather(timeout_s=GATHER_TIMEOUT_S, fail=fail)
-    return GangRunner(_load(spec, gang), gang, fail=fail), gang
+    runner = _load(spec, gang)
+    gang.wait_ready(GATHER_TIMEOUT_S)
+    return GangRunner(runner, gang, fail=fail), gang
 
 
 def enter(spec: WorkerSpec, fail: Fail) -> tuple[RankRunner, Gang]:
@@ -49,7 +51,9 @@ def enter(spec: WorkerSpec, fail: Fail) -> tuple[RankRunner, Gang]:
         timeout_s=GATHER_TIMEOUT_S,
         fail=fail,
     )
-    return _load(spec, gang), gang
+    share = _load(spec, gang)
+    gang.say_ready()
+    return share, gang
 
 
 def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
