@@ -42,7 +42,7 @@ def compare(folder: Path, dtype: str, points: Sequence[Point], chunk: int, round
     alone: list[float] = []
     for name, gang in SIDES.items():
         spec = spec_of(folder, dtype, 1, points, load_format)
-        engine = replace(spec.engine, max_batched_tokens=chunk, sequence_parallel_over_tokens=LEAST, max_sequences=8)
+        engine = replace(spec.engine, max_batched_tokens=chunk, sequence_parallel_over_tokens=LEAST)
         spec = replace(spec, gang=gang, engine=engine)
         with tempfile.NamedTemporaryFile(suffix=".log") as log:
             try:

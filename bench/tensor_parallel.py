@@ -67,7 +67,7 @@ def ranks(spec: WorkerSpec, module: str, cores: Sequence[int], log: Path) -> Ite
 def spec_of(folder: Path, dtype: str, degree: int, points: Sequence[Point], load_format: str) -> WorkerSpec:
     model = read_model_spec(str(folder))
     num_tokens = max(point.kv_tokens for point in points)
-    sequences = max(point.size for point in points if point.kind == "decode")
+    sequences = max((point.size for point in points if point.kind == "decode"), default=1)
     longest = max(point.longest for point in points)
     return WorkerSpec(
         worker_id=f"bench-{dtype}-{degree}",

@@ -4,6 +4,7 @@ Every rank starts the same gathers in the same order. A rank that needs no other
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class SequenceRanks:
 
     Args:
         group: A torch process group (gloo or NCCL) of `size` ranks; None for one rank alone.
+        gather_here: Gathers what is in the memory of CPUs where all ranks are on one machine, and waits for it: gives
+            [ranks, ...] of a contiguous tensor.
 
     Attributes:
         states: What states of linear layers moved.
@@ -54,17 +57,23 @@ class SequenceRanks:
         num_begun: Calls of this rank so far; every rank makes the same.
     """
 
-    def __init__(self, group: Any, *, rank: int, size: int) -> None:
+    def __init__(
+        self, group: Any, *, rank: int, size: int, gather_here: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.rank, self.size = rank, size
         self.states, self.inputs, self.keys = Traffic(), Traffic(), Traffic()
         self.group = group
         self.num_begun = 0
+        self._gather_here = gather_here
         self._is_nccl = bool(group is not None and group.name() == "nccl")
 
     def gather(self, part: Tensor, traffic: Traffic) -> Gathering:
         """Starts it. `part` has the same shape and dtype on every rank."""
         self.num_begun += 1
         device, part = part.device, self._there(part)
+        if self._gather_here is not None and part.device.type == "cpu":
+            traffic.add(self.size * part.nbytes)
+            return Gathering(None, self._gather_here(part), device)
         parts = part.new_empty((self.size, *part.shape))
         traffic.add(parts.numel() * parts.element_size())
         if self.size == 1:

@@ -12,9 +12,13 @@ from workers.spec import WorkerSpec
 from workers.starting import build_runner, load
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workers.parallel.collectives import GroupRanks
+    from workers.parallel.gathering import SequenceRanks
     from workers.parallel.shared_ranks import SharedRanks
 
+GATHERED_BYTES = 4 << 20  # of one rank's part at once: a layer's keys and values of some 1,000 tokens
 GATHER_TIMEOUT_S = 240.0  # ranks may wait for their places; the controller's patience ends later
 Fail = Callable[[BatonError], None]
 
@@ -71,15 +75,33 @@ def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
 def _joined(spec: WorkerSpec, gang: Gang) -> "tuple[RankRunner, Callable[[], int]]":
     """And how often it has begun to wait for the other ranks."""
     if spec.gang.sequence_parallel > 1:
-        from workers.parallel.gathering import SequenceRanks
         from workers.parallel.sequence_runner import SequenceRunner
 
-        sequence = SequenceRanks(gang.group, rank=gang.rank, size=gang.size)
+        sequence = _sequence_ranks(spec, gang)
         return load(spec, lambda: SequenceRunner(spec, sequence)), lambda: sequence.num_begun
     from workers.model.runner import TorchRunner
 
     ranks = _ranks(spec, gang)
     return load(spec, lambda: TorchRunner(spec, ranks=ranks)), lambda: ranks.num_begun
+
+
+def _sequence_ranks(spec: WorkerSpec, gang: Gang) -> "SequenceRanks":
+    from workers.parallel.collectives import GroupRanks
+    from workers.parallel.gathering import SequenceRanks
+    from workers.parallel.shared_ranks import share_reducer
+
+    group = GroupRanks(gang.group, rank=gang.rank, size=gang.size)
+    shared = share_reducer(group, GATHERED_BYTES) if spec.device == "cpu" else None
+    if shared is None:
+        return SequenceRanks(gang.group, rank=gang.rank, size=gang.size)
+    reducer, memories = shared
+    gang.on_end(reducer.abort)
+
+    def gather(part: "Tensor", kept: object = memories) -> "Tensor":
+        """`kept`: what the reducer points to."""
+        return reducer.all_gather(part)
+
+    return SequenceRanks(gang.group, rank=gang.rank, size=gang.size, gather_here=gather)
 
 
 def _ranks(spec: WorkerSpec, gang: Gang) -> "GroupRanks | SharedRanks":

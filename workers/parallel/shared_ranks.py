@@ -55,23 +55,33 @@ class SharedRanks:
 
 def share_memory(group: GroupRanks) -> SharedRanks | None:
     """Every rank calls it at once; None, on all of them, where one cannot see another's memory."""
-    own = _own_memory()
+    found = share_reducer(group, SLOT_BYTES)
+    return None if found is None else SharedRanks(group, *found)
+
+
+def share_reducer(group: GroupRanks, slot_bytes: int) -> tuple[reduce.Reducer, list[Any]] | None:
+    """As `share_memory`: the reducer, and what must be kept as long as it.
+
+    Args:
+        slot_bytes: That go from rank to rank at once.
+    """
+    own = _own_memory(slot_bytes)
     handles = _exchange(group, own.handle if own is not None else "")
-    found = _attach(handles, group.rank, own) if own is not None and all(handles) else None
+    found = _attach(handles, group.rank, own, slot_bytes) if own is not None and all(handles) else None
     agreed = torch.tensor([0.0 if found is None else 1.0])
     group.all_reduce(agreed)
     if found is None or agreed.item() != group.size:
         logger.info("ranks add up through their process group rank=%d", group.rank)
         return None
     memories, addresses = found
-    return SharedRanks(group, reduce.Reducer(addresses, rank=group.rank, slot_bytes=SLOT_BYTES), memories)
+    return reduce.Reducer(addresses, rank=group.rank, slot_bytes=slot_bytes), memories
 
 
-def _own_memory() -> SharedMemory | None:
+def _own_memory(slot_bytes: int) -> SharedMemory | None:
     if not (shared_memory.is_available() and reduce.available()):
         return None
     try:
-        return SharedMemory(reduce.segment_bytes(SLOT_BYTES))
+        return SharedMemory(reduce.segment_bytes(slot_bytes))
     except OSError as error:
         logger.warning("no memory to share with the ranks beside this one error=%s", error)
         return None
@@ -86,11 +96,11 @@ def _exchange(group: GroupRanks, handle: str) -> list[str]:
     return [bytes(row.to(torch.uint8).tolist()).rstrip(b"\0").decode() for row in rows]
 
 
-def _attach(handles: list[str], rank: int, own: SharedMemory) -> tuple[list[Any], list[int]] | None:
+def _attach(handles: list[str], rank: int, own: SharedMemory, slot_bytes: int) -> tuple[list[Any], list[int]] | None:
     memories: list[Any] = []
     for number, handle in enumerate(handles):
         try:
-            view = own.view if number == rank else shared_memory.attach(handle, reduce.segment_bytes(SLOT_BYTES))
+            view = own.view if number == rank else shared_memory.attach(handle, reduce.segment_bytes(slot_bytes))
         except (OSError, ValueError) as error:
             logger.info("rank %d is not on this machine: %s", number, error)
             return None
