@@ -12,8 +12,6 @@ from workers.spec import WorkerSpec
 from workers.starting import build_runner, load
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from workers.parallel.collectives import GroupRanks
     from workers.parallel.gathering import SequenceRanks
     from workers.parallel.shared_ranks import SharedRanks
@@ -91,17 +89,11 @@ def _sequence_ranks(spec: WorkerSpec, gang: Gang) -> "SequenceRanks":
     from workers.parallel.shared_ranks import share_reducer
 
     group = GroupRanks(gang.group, rank=gang.rank, size=gang.size)
-    shared = share_reducer(group, GATHERED_BYTES) if spec.device == "cpu" else None
-    if shared is None:
-        return SequenceRanks(gang.group, rank=gang.rank, size=gang.size)
-    reducer, memories = shared
-    gang.on_end(reducer.abort)
-
-    def gather(part: "Tensor", kept: object = memories) -> "Tensor":
-        """`kept`: what the reducer points to."""
-        return reducer.all_gather(part)
-
-    return SequenceRanks(gang.group, rank=gang.rank, size=gang.size, gather_here=gather)
+    reducer = share_reducer(group, GATHERED_BYTES) if spec.device == "cpu" else None
+    if reducer is not None:
+        gang.on_end(reducer.abort)
+    gather_here = reducer.all_gather if reducer is not None else None
+    return SequenceRanks(gang.group, rank=gang.rank, size=gang.size, gather_here=gather_here)
 
 
 def _ranks(spec: WorkerSpec, gang: Gang) -> "GroupRanks | SharedRanks":

@@ -24,12 +24,11 @@ HANDLE_BYTES = 128
 class SharedRanks:
     """Implements `workers.model.tensor_parallel.ranks.Ranks`; what the kernel does not do is the group's."""
 
-    def __init__(self, group: GroupRanks, reducer: reduce.Reducer, memories: list[Any]) -> None:
+    def __init__(self, group: GroupRanks, reducer: reduce.Reducer) -> None:
         self.rank, self.size = group.rank, group.size
         self.num_begun = 0  # calls of this rank so far
         self._group = group
         self._reducer = reducer
-        self._memories = memories  # keeps what the reducer points to
 
     @property
     def can_capture(self) -> bool:
@@ -56,11 +55,11 @@ class SharedRanks:
 def share_memory(group: GroupRanks) -> SharedRanks | None:
     """Every rank calls it at once; None, on all of them, where one cannot see another's memory."""
     found = share_reducer(group, SLOT_BYTES)
-    return None if found is None else SharedRanks(group, *found)
+    return None if found is None else SharedRanks(group, found)
 
 
-def share_reducer(group: GroupRanks, slot_bytes: int) -> tuple[reduce.Reducer, list[Any]] | None:
-    """As `share_memory`: the reducer, and what must be kept as long as it.
+def share_reducer(group: GroupRanks, slot_bytes: int) -> reduce.Reducer | None:
+    """As `share_memory`.
 
     Args:
         slot_bytes: That go from rank to rank at once.
@@ -74,7 +73,7 @@ def share_reducer(group: GroupRanks, slot_bytes: int) -> tuple[reduce.Reducer, l
         logger.info("ranks add up through their process group rank=%d", group.rank)
         return None
     memories, addresses = found
-    return reduce.Reducer(addresses, rank=group.rank, slot_bytes=slot_bytes), memories
+    return reduce.Reducer(addresses, rank=group.rank, slot_bytes=slot_bytes, memories=memories)
 
 
 def _own_memory(slot_bytes: int) -> SharedMemory | None:

@@ -52,9 +52,11 @@ class Reducer:
 
     Args:
         addresses: Of each rank's segment as this process sees it, zeroed before the first call of any rank.
+        memories: What they point to, kept as long as this.
     """
 
-    def __init__(self, addresses: Sequence[int], *, rank: int, slot_bytes: int) -> None:
+    def __init__(self, addresses: Sequence[int], *, rank: int, slot_bytes: int, memories: Sequence[Any] = ()) -> None:
+        self._memories = memories
         self._abort = ctypes.c_int32(0)
         self._ranks = _Ranks(
             rank=rank,
