@@ -16,7 +16,7 @@ import yaml
 
 from baton.errors import ConfigError
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
-from cluster.config.schema import BatonConfig, PoolConfig, PoolsConfig
+from cluster.config.schema import BatonConfig, EngineConfig, PoolConfig, PoolsConfig
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
@@ -279,6 +279,12 @@ def _check_together(config: BatonConfig) -> None:
         raise ConfigError(
             f"engine.max_batched_tokens: {budget} leaves prompts nothing beside the tokens of engine.max_sequences "
             f"{sequences} answers; set it above that, or lower engine.max_sequences"
+        )
+    over_tokens = config.engine.sequence_parallel_over_tokens
+    if over_tokens != EngineConfig().sequence_parallel_over_tokens and config.pools.prefill.sequence_parallel == 1:
+        raise ConfigError(
+            f"engine.sequence_parallel_over_tokens: {over_tokens} is for prompts that ranks divide; set "
+            "pools.prefill.sequence_parallel to 2 or more, or leave it out"
         )
     if config.http.port and config.http.port == config.grpc.port:
         raise ConfigError(f"grpc.port: {config.grpc.port} is http.port too; give another, or 0 for a free one")

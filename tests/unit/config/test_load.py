@@ -91,6 +91,10 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
             "pools.prefill.sequence_parallel: 2 beside tensor_parallel 2 is not supported yet; set one of them to 1",
         ),
         (
+            "engine: {sequence_parallel_over_tokens: 64}",
+            "engine.sequence_parallel_over_tokens: 64 is for prompts that ranks divide; set",
+        ),
+        (
             "engine: {sequence_parallel_over_tokens: 1}",
             "engine.sequence_parallel_over_tokens: 1 is out of range; give 2 to 1073741824",
         ),
