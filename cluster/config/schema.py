@@ -4,6 +4,7 @@ Sizes take KiB/MiB/GiB suffixes; every key has a default; an unknown key, a wron
 ConfigError that names the key, the value and the fix.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workers.spec import EngineSpec, KVSpec
@@ -39,6 +40,12 @@ class PoolsConfig:
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
     mixed: PoolConfig = PoolConfig()
+
+    def by_name(self) -> Iterator[tuple[str, PoolConfig]]:
+        """Those that have workers."""
+        for name, pool in (("prefill", self.prefill), ("decode", self.decode), ("mixed", self.mixed)):
+            if pool.workers:
+                yield name, pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

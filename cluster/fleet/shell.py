@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from baton.errors import BatonError, InternalError
 from cluster.models.find import find_model
 from workers.spec import WorkerSpec
 
+logger = logging.getLogger(__name__)
 WORKER_CLASS = "workers.rank:make_rank"
 
 
@@ -55,9 +57,16 @@ class WorkerShell:
 
     async def _start(self) -> WorkerFacts:
         import ray
+        from ray.exceptions import RayError
 
-        await self._made()
-        address = await self._worker.start()
+        try:
+            await self._made()
+            address = await self._worker.start()
+        except (BatonError, RayError):
+            raise
+        except Exception as error:  # of any library: not all of them can be sent to the controller
+            logger.exception("the worker cannot start")
+            raise InternalError(f"the worker cannot start: {type(error).__name__}: {error}") from None
         node_id = ray.get_runtime_context().get_node_id()
         node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, node=node, cores=self._spec.cores)

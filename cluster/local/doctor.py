@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from baton.errors import BatonError, ConfigError
-from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
+from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig, PoolConfig
 from cluster.host import ports, state
 from cluster.ingress.environment import find_haproxy
 from cluster.local import ray_node as local_ray
@@ -149,31 +149,43 @@ def _bad(subject: str, error: BatonError) -> Check:
     return Check(subject, Verdict.BAD, found, fix)
 
 
-def _num_workers(config: BatonConfig) -> int:
-    return sum(pool.workers for pool in (config.pools.prefill, config.pools.decode, config.pools.mixed))
-
-
 def _cores(config: BatonConfig) -> Check:
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_workers = _num_workers(config)
-    if num_cores >= num_workers or config.device == "cuda":
-        return Check("cores", Verdict.GOOD, f"{num_cores} for {num_workers} workers")
-    fix = "fewer pools.*.workers; workers that share a core slow each other down"
-    return Check("cores", Verdict.NOTE, f"{num_cores} for {num_workers} workers", fix)
+    num_ranks = sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name())
+    found = f"{num_cores} for {_processes(config)}"
+    if num_cores >= num_ranks or config.device == "cuda":
+        return Check("cores", Verdict.GOOD, found)
+    fix = "fewer workers or ranks (pools.*); those that share a core slow each other down"
+    return Check("cores", Verdict.NOTE, found, fix)
 
 
 def _memory(config: BatonConfig) -> Iterator[Check]:
     check, weights = _model(config)
     yield check
-    num_workers = _num_workers(config)
-    on_cpu = 0 if config.device == "cuda" else config.engine.memory_bytes + weights
-    needed = num_workers * (on_cpu + WORKER_BYTES)
+    needed = sum(pool.workers * _worker_bytes(config, pool, weights) for _, pool in config.pools.by_name())
     available = psutil.virtual_memory().available
-    found = f"{available / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed by {num_workers} workers"
+    needs = f"about {needed / 2**30:.1f} GiB needed by {_processes(config)}"
+    found = f"{available / 2**30:.1f} GiB free, {needs}"
     if available >= needed:
         yield Check("memory", Verdict.GOOD, found)
     else:
-        yield Check("memory", Verdict.BAD, found, "lower engine.memory or pools.*.workers, or end other programs")
+        yield Check(
+            "memory", Verdict.BAD, found, "lower engine.memory, workers or ranks (pools.*), or end other programs"
+        )
+
+
+def _worker_bytes(config: BatonConfig, pool: PoolConfig, weights: int) -> int:
+    """Tensor-parallel ranks divide weights and KV between them; those that read prompts together each hold all."""
+    on_cpu = 0 if config.device == "cuda" else config.engine.memory_bytes + weights
+    return pool.sequence_parallel * on_cpu + pool.num_ranks * WORKER_BYTES
+
+
+def _processes(config: BatonConfig) -> str:
+    num_workers = sum(pool.workers for _, pool in config.pools.by_name())
+    num_ranks = sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name())
+    return (
+        f"{num_workers} workers" if num_ranks == num_workers else f"{num_workers} workers of {num_ranks} ranks in all"
+    )
 
 
 def _model(config: BatonConfig) -> tuple[Check, int]:

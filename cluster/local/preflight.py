@@ -7,13 +7,17 @@ no torch is looked at: whether the architecture is known, transformers says in t
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig
 from cluster.ingress.generation_defaults import generation_defaults
+from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
 from workers.model import specs
 from workers.model.gguf.folder import gguf_source
+from workers.model.tensor_parallel.share import check_degree
 
 GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # the last: Windows' subsystem for Linux
 
@@ -24,6 +28,19 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     Tokenizer(str(folder))
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
+    if config.load_format != "fake":
+        _check_degrees(SimpleNamespace(**read_json(folder / "config.json")), config)
+
+
+def _check_degrees(told: Any, config: BatonConfig) -> None:
+    """`told`: what config.json says. Where it leaves heads to transformers' defaults, workers will say."""
+    if not all(hasattr(told, name) for name in ("model_type", "num_attention_heads", "num_key_value_heads")):
+        return
+    for name, pool in config.pools.by_name():
+        try:
+            check_degree(told, pool.tensor_parallel)
+        except ConfigError as error:
+            raise ConfigError(f"pools.{name}.{error.message}") from error
 
 
 def check_device(config: BatonConfig) -> None:
@@ -40,11 +57,7 @@ def check_cores(config: BatonConfig) -> None:
     if not hasattr(os, "sched_getaffinity"):
         return
     available = os.sched_getaffinity(0)
-    for name, pool in (
-        ("prefill", config.pools.prefill),
-        ("decode", config.pools.decode),
-        ("mixed", config.pools.mixed),
-    ):
+    for name, pool in config.pools.by_name():
         missing = sorted({core for cores in pool.cores or () for core in cores} - available)
         if missing:
             raise ConfigError(

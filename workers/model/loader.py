@@ -3,6 +3,7 @@
 Model code is transformers' own. Weights come from safetensors, from a GGUF file, or from a seed (`load_format: dummy`).
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -130,6 +132,11 @@ def _config(folder: Path) -> Any:
         config = specs.text_config(AutoConfig.from_pretrained(folder, local_files_only=True))
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"model: {folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
+    except StrictDataclassError as error:  # a field that transformers does not take
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        specs.check_layer_types(told.get("model_type", ""), told.get("layer_types") or ())
+        words = " ".join(str(error).split())
+        raise ConfigError(f"model: {folder}/config.json cannot be read: {words}") from None
     specs.check_supported(config, set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     is_known = getattr(model_class, "_supports_attention_backend", False) or config.model_type in specs.LINEAR_FAMILIES

@@ -5,7 +5,7 @@ files: how many parameters there are. Every refusal names the model or the file,
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,19 @@ def check_supported(config: Any, causal_types: frozenset[str] | set[str]) -> Non
         )
     if name not in causal_types:
         raise ConfigError(f"model: {name!r} has no causal language model in transformers; give a decoder-only model")
-    known = SERVED_LAYER_TYPES | ({LINEAR} if name in LINEAR_FAMILIES else set())
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - known)
-    if others:
-        served = f"{', '.join(sorted(SERVED_LAYER_TYPES))}, and {LINEAR} of {', '.join(sorted(LINEAR_FAMILIES))}"
-        raise ConfigError(f"model: {name!r} has layers of type {', '.join(others)}; served are {served}")
+    check_layer_types(name, getattr(config, "layer_types", None) or ())
     for flag in ("use_bidirectional_attention", "alibi", "num_kv_shared_layers"):
         if getattr(config, flag, None):
             raise ConfigError(f"model: {name!r} sets {flag}, which the paged attention does not do; give another model")
+
+
+def check_layer_types(family: str, layer_types: Iterable[str]) -> None:
+    """Raises: ConfigError: there are layers of a type that is not served; names all that are."""
+    known = SERVED_LAYER_TYPES | ({LINEAR} if family in LINEAR_FAMILIES else set())
+    others = sorted({str(one) for one in layer_types} - known)
+    if others:
+        served = f"{', '.join(sorted(SERVED_LAYER_TYPES))}, and {LINEAR} of {', '.join(sorted(LINEAR_FAMILIES))}"
+        raise ConfigError(f"model: {family!r} has layers of type {', '.join(others)}; served are {served}")
 
 
 def max_positions(config: Any) -> int:

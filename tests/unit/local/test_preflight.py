@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from baton.errors import ConfigError
+from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
 from cluster.local.preflight import check_device, check_model
 from workers.model.registry import resolve_model
@@ -76,3 +77,10 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="device: cuda is asked for, but this machine shows no NVIDIA GPU; set"):
         check_device(BatonConfig(device="cuda"))
     check_device(BatonConfig(device="auto"))
+
+
+def test_a_degree_that_divides_nothing_is_refused_by_its_pool(folder: Path) -> None:
+    good, bad = loads("pools: {mixed: {tensor_parallel: 3}}"), loads("pools: {decode: {tensor_parallel: 2}}")
+    check_model(folder, good)
+    with pytest.raises(ConfigError, match=r"^pools.decode.tensor_parallel: 2 does not divide the 9 .* set one of 1, 3"):
+        check_model(folder, bad)

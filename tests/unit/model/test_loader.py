@@ -102,6 +102,22 @@ def test_a_broken_config_is_refused(tmp_path: Path) -> None:
         load_model(make_spec(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layer_types", ["mystery_attention", "full_attention"], "layers of type mystery_attention; served are full_"),
+        ("hidden_size", "wide", "config.json cannot be read: .*hidden_size"),
+    ],
+)
+def test_a_config_that_transformers_does_not_take_is_refused_by_name(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    told = {"model_type": "qwen3_next", "num_hidden_layers": 2, "vocab_size": 160, field: value}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=message):
+        load_model(make_spec(tmp_path))
+
+
 def test_a_weight_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     folder = _config_folder(tmp_path, "llama", **COMMON)
     (folder / "model.safetensors").write_bytes((10**6).to_bytes(8, "little"))
