@@ -345,7 +345,10 @@ class Controller:
         if worker.phase in LIVE:
             cause = getattr(error, "cause", None) or error
             worker.error_is_final = isinstance(cause, BatonError) and not cause.retryable
-            self._end(worker, WorkerPhase.FAILED, (f"rank {rank}: " if rank else "") + first_line(cause))
+            died = isinstance(cause, ActorDiedError) and len(worker.ranks) > 1
+            whose = f"rank {rank}: " if rank or died else ""
+            where = "; ranks end together, and their logs say which one was first" if died else ""
+            self._end(worker, WorkerPhase.FAILED, whose + first_line(cause) + where)
 
     async def _ping(self, worker: WorkerRecord, actor: Any) -> None:
         try:
