@@ -31,7 +31,7 @@ class EngineSpec:
     prefix_cache: bool = True
     state_cache_spacing: int | None = None  # tokens between the states that it keeps of linear attention; YAML: auto
     chunked_prefill: bool = True
-    sequence_parallel_over_tokens: int = 128  # of a gang whose ranks read prompts together: shorter chunks are not cut
+    sequence_parallel_over_tokens: int = 512  # of a gang whose ranks read prompts together: shorter chunks are not cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
