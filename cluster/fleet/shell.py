@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from baton.errors import BatonError, InternalError
+from baton.errors import BatonError, UnavailableError
 from cluster.models.find import find_model
 from workers.spec import WorkerSpec
 
@@ -66,7 +66,7 @@ class WorkerShell:
             raise
         except Exception as error:  # of any library: not all of them can be sent to the controller
             logger.exception("the worker cannot start")
-            raise InternalError(f"the worker cannot start: {type(error).__name__}: {error}") from None
+            raise UnavailableError(f"the worker cannot start: {type(error).__name__}: {error}") from None
         node_id = ray.get_runtime_context().get_node_id()
         node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, node=node, cores=self._spec.cores)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from baton.errors import ConfigError, InternalError
+from baton.errors import ConfigError, UnavailableError
 from cluster.fleet.shell import WorkerShell
 from workers.spec import Role, WorkerSpec
 
@@ -35,7 +35,7 @@ def make_shell(model_name: str) -> WorkerShell:
 
 
 async def test_an_error_of_a_library_is_told_in_words_that_can_be_sent() -> None:
-    with pytest.raises(InternalError, match="the worker cannot start: Unsendable: no such thing") as caught:
+    with pytest.raises(UnavailableError, match="the worker cannot start: Unsendable: no such thing") as caught:
         await make_shell("demo").start()
     assert caught.value.__cause__ is None
 
