@@ -11,6 +11,7 @@ from tests.models import tiny
 from workers.model.registry import BUNDLED
 
 pytestmark = [
+    pytest.mark.slow,  # the same is shown below Ray by tests/unit/parallel/test_handover.py
     pytest.mark.timeout(300),
     pytest.mark.skipif(not (BUNDLED / "demo" / "model.safetensors").is_file(), reason="the demo model is not there"),
 ]
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize(("prefill", "decode"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("prefill", "decode"), [(2, 1), (1, 2)])
 def test_a_prompt_is_read_by_one_gang_and_answered_by_an_unlike_one(folder: Path, prefill: int, decode: int) -> None:
     pools = (
         f"pools: {{prefill: {{workers: 1, tensor_parallel: {prefill}}}, "
