@@ -3,12 +3,11 @@
     python -m bench.sequence_engine            # a 156 M-parameter Llama, and smollm2 where it has been fetched
     python -m bench.sequence_engine --quick    # under 2 minutes
 
-`prefill N`: ms to the first token of a prompt of N tokens, in chunks of --chunk. Beside it what one rank takes on both
-cores, and what two ranks take that divide the model (tensor_parallel), for the same prompts. Then from which length on
-two ranks are faster than one with a core of its own: the default of engine.sequence_parallel_over_tokens.
+`prefill N`: ms to the first token of a prompt of N tokens, in chunks of --chunk, by one rank, by two that divide the
+prompt, and by two that divide the model (tensor_parallel). From which length on dividing the prompt is faster is what
+engine.sequence_parallel_over_tokens should be.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from bench.engine_points import Point, parse_points
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
-from bench.tensor_parallel import measured, models, ranks, spec_of
+from bench.tensor_parallel import compare_gangs, models, spec_of
 from cluster.models.model_file import read_model_spec
 from cluster.profiling.specs import available_cores
 from workers.spec import GangSpec
@@ -38,25 +37,10 @@ SIDES = {
 
 
 def compare(folder: Path, dtype: str, points: Sequence[Point], chunk: int, rounds: int, load_format: str) -> None:
-    cores = available_cores()
-    alone: list[float] = []
-    for name, gang in SIDES.items():
-        spec = spec_of(folder, dtype, 1, points, load_format)
-        engine = replace(spec.engine, max_batched_tokens=chunk, sequence_parallel_over_tokens=LEAST)
-        spec = replace(spec, gang=gang, engine=engine)
-        with tempfile.NamedTemporaryFile(suffix=".log") as log:
-            try:
-                with ranks(spec, "bench.tensor_parallel_rank", cores, Path(log.name)) as process:
-                    found = measured(process, points, rounds)
-            except RuntimeError as error:
-                console.print(f"  {name}: {error}")
-                continue
-        alone = alone or found
-        shown = (
-            f"{point} {seconds * 1e3:,.1f} ms ({one / seconds:.2f} x)"
-            for point, seconds, one in zip(points, found, alone, strict=True)
-        )
-        console.print(f"  {name}: {' · '.join(shown)}")
+    plain = spec_of(folder, dtype, 1, points, load_format)
+    engine = replace(plain.engine, max_batched_tokens=chunk, sequence_parallel_over_tokens=LEAST)
+    specs = {name: replace(plain, gang=gang, engine=engine) for name, gang in SIDES.items()}
+    compare_gangs(specs, points, rounds, available_cores())
 
 
 def main(

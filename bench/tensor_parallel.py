@@ -11,7 +11,7 @@ A degree that the model's heads are not divided by, or for which there are too f
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -100,28 +100,36 @@ def measured(process: WorkerProcess, points: Sequence[Point], rounds: int) -> li
     return [median(row) for row in found]
 
 
-def compare(name: str, folder: Path, dtype: str, points: Sequence[Point], rounds: int, load_format: str) -> None:
-    cores = available_cores()
-    console.print(f"\n[bold]{name}, {dtype}[/], one core per rank")
+def compare_gangs(specs: Mapping[str, WorkerSpec], points: Sequence[Point], rounds: int, cores: Sequence[int]) -> None:
+    """Prints, by name, what each takes, one core per rank, and how much faster it is than the first."""
     alone: list[float] = []
-    for degree in DEGREES:
-        if degree > len(cores):
-            console.print(f"  tensor_parallel {degree}: not measured, here are {len(cores)} cores")
-            continue
+    for name, spec in specs.items():
         with tempfile.NamedTemporaryFile(suffix=".log") as log:
             try:
-                spec = spec_of(folder, dtype, degree, points, load_format)
                 with ranks(spec, "bench.tensor_parallel_rank", cores, Path(log.name)) as process:
                     found = measured(process, points, rounds)
             except RuntimeError as error:
-                console.print(f"  tensor_parallel {degree}: {error}")
+                console.print(f"  {name}: {error}")
                 continue
         alone = alone or found
         shown = (
             f"{point} {seconds * 1e3:,.1f} ms ({one / seconds:.2f} x)"
             for point, seconds, one in zip(points, found, alone, strict=True)
         )
-        console.print(f"  tensor_parallel {degree}: {' · '.join(shown)}")
+        console.print(f"  {name}: {' · '.join(shown)}")
+
+
+def compare(name: str, folder: Path, dtype: str, points: Sequence[Point], rounds: int, load_format: str) -> None:
+    cores = available_cores()
+    console.print(f"\n[bold]{name}, {dtype}[/], one core per rank")
+    specs: dict[str, WorkerSpec] = {}
+    for degree in DEGREES:
+        name = f"tensor_parallel {degree}"
+        if degree > len(cores):
+            console.print(f"  {name}: not measured, here are {len(cores)} cores")
+        else:
+            specs[name] = spec_of(folder, dtype, degree, points, load_format)
+    compare_gangs(specs, points, rounds, cores)
 
 
 def beside_vllm(folder: Path, dtype: str, points: Sequence[Point], rounds: int, python: str) -> None:

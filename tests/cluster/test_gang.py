@@ -1,7 +1,6 @@
 """A worker of two ranks under `baton up`: the tokens of one, `baton status`, and what happens when a rank is killed."""
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ import pytest
 
 import baton
 from tests.cluster.served import ServedCluster, all_free
-from tests.models import tiny
+from tests.cluster.tiny_model import greedy_tokens, tiny_served
 from workers.model.registry import BUNDLED
 
 pytestmark = [
@@ -28,11 +27,7 @@ GANG = "pools: {mixed: {workers: 1, tensor_parallel: 2}}"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model, whose heads two ranks divide, with the demo model's tokenizer."""
-    made = tmp_path_factory.mktemp("model") / "tiny"
-    shutil.copytree(tiny("llama", vocab_size=4096, max_position_embeddings=512), made)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(BUNDLED / "demo" / name, made / name)
-    return made
+    return tiny_served(tmp_path_factory.mktemp("model") / "tiny", "llama")
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +43,8 @@ def served(folder: Path) -> Iterator[ServedCluster]:
 @pytest.fixture(scope="module")
 def expected(served: ServedCluster, folder: Path) -> list[int]:
     """What transformers writes after LONG, greedy, in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     with baton.Client(served.grpc) as sdk:
-        ids = list(sdk.tokenize(LONG))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = model.generate(torch.tensor([ids]), max_new_tokens=NUM_OUTPUTS, min_new_tokens=NUM_OUTPUTS, do_sample=False)
-    return [int(token) for token in found[0, len(ids) :]]
+        return greedy_tokens(folder, list(sdk.tokenize(LONG)), NUM_OUTPUTS)
 
 
 def test_a_worker_of_two_ranks_serves_the_tokens_of_generate_and_is_shown_with_them(

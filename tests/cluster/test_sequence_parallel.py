@@ -1,7 +1,6 @@
 """Prompts read by two ranks together under `baton up`, and answered by a worker of one: the tokens of transformers."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 import baton
 from tests.cluster.served import ServedCluster, all_free
-from tests.models import tiny
+from tests.cluster.tiny_model import greedy_tokens, tiny_served
 from workers.model.registry import BUNDLED
 
 pytestmark = [
@@ -29,11 +28,7 @@ engine: {memory: 32MiB, max_batched_tokens: 96, sequence_parallel_over_tokens: 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model with windows, with the demo model's tokenizer."""
-    made = tmp_path_factory.mktemp("model") / "tiny"
-    shutil.copytree(tiny("gemma3_text", vocab_size=4096, max_position_embeddings=512), made)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(BUNDLED / "demo" / name, made / name)
-    return made
+    return tiny_served(tmp_path_factory.mktemp("model") / "tiny", "gemma3_text")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +42,10 @@ def served(folder: Path) -> Iterator[ServedCluster]:
 
 
 def test_two_ranks_read_and_one_worker_answers_with_the_tokens_of_generate(served: ServedCluster, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
     with baton.Client(served.grpc) as sdk:
         ids = list(sdk.tokenize(LONG))
         answers = [sdk.generate(LONG, max_tokens=32, temperature=0, ignore_eos=True) for _ in range(2)]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = model.generate(torch.tensor([ids]), max_new_tokens=32, min_new_tokens=32, do_sample=False)
-    wanted = [int(token) for token in found[0, len(ids) :]]
+    wanted = greedy_tokens(folder, ids, 32)
     assert [list(answer.choices[0].token_ids) for answer in answers] == [wanted] * 2
     workers = served.workers()
     assert workers["prefill-0"]["kv_bytes_sent"] == workers["decode-0"]["kv_bytes_received"] > 0

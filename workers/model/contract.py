@@ -76,6 +76,11 @@ class Batch:
     chunks: Sequence[Chunk]  # decodes first
     samples: Sequence[SampleRow]
 
+    @property
+    def rows(self) -> list[Row]:
+        """Of `samples`, without what only sampling needs."""
+        return [Row(row.chunk, len(row.draft_token_ids)) for row in self.samples]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:

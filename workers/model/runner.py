@@ -91,10 +91,6 @@ class Step:
         return out
 
 
-def rows_of(batch: Batch) -> list[Row]:
-    return [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
-
-
 def _whole(shape: Shape, num_shares: int) -> Shape:
     """Of all ranks together, of which each holds one of `num_shares`."""
     if isinstance(shape, StateShape):
@@ -154,7 +150,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
-        rows = rows_of(batch)
+        rows = batch.rows
         try:
             logits = self._logits(batch.chunks, rows, on_layer)
             if not rows or logits is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from baton.errors import BatonError, InternalError
-from workers.model.contract import Batch, KVStore, ModelRunner, Row, Sampled, Share
+from workers.model.contract import Batch, KVStore, ModelRunner, Sampled, Share
 from workers.parallel.gang import Gang
 from workers.parallel.steps import Compute, Copy, Step, decode, encode
 
@@ -72,8 +72,7 @@ class GangRunner:
 
     def run(self, batch: Batch, on_layer: OnLayer | None = None) -> list[list[Sampled]]:
         note = self.notes.note(on_layer) if self.notes is not None else b""
-        rows = [Row(row.chunk, len(row.draft_token_ids)) for row in batch.samples]
-        step = Compute(chunks=batch.chunks, rows=rows, note=note)
+        step = Compute(chunks=batch.chunks, rows=batch.rows, note=note)
         return self._together(step, lambda: self._runner.run(batch, on_layer))
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

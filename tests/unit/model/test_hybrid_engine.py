@@ -112,19 +112,25 @@ def test_prompts_that_are_handed_over(family: str) -> None:
     assert driver.engines[0].stats.num_prefix_hit_tokens > 0
 
 
-def test_sequences_that_lose_their_blocks() -> None:
-    runner = shared_runner(spec_of(tiny(FAMILY)))
-    driver = mixed(FAMILY)
-    blocks = driver.engines[0].blocks
+def run_short_of_blocks(driver: Driver) -> None:
+    """All requests, with so few blocks that some sequences lose theirs."""
+    engine = driver.engines[0]
+    blocks = engine.blocks
     held = [blocks._free.take(blocks.num_blocks) for _ in range(blocks.num_blocks - 32)]
     blocks._quarantined["held"], blocks._num_quarantined = held, len(held)
     submit_all(driver)
     for _ in range(2000):
         driver.step()
-        if driver.engines[0].is_idle:
+        if engine.is_idle:
             break
     blocks.release_quarantine("held")
-    assert driver.engines[0].stats.num_preemptions > 0
+    assert engine.stats.num_preemptions > 0
+
+
+def test_sequences_that_lose_their_blocks() -> None:
+    runner = shared_runner(spec_of(tiny(FAMILY)))
+    driver = mixed(FAMILY)
+    run_short_of_blocks(driver)
     check(driver, FAMILY)
     assert runner is driver.engines[0].runner
 

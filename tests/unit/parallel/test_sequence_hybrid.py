@@ -6,7 +6,7 @@ import pytest
 
 from tests.models import HYBRIDS, tiny
 from tests.unit.engine.driver import OPEN, Driver
-from tests.unit.model.test_hybrid_engine import FAMILY, check, spec_of, submit_all
+from tests.unit.model.test_hybrid_engine import FAMILY, check, run_short_of_blocks, spec_of, submit_all
 from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_tensor import one_thread
 from workers.model.runner import TorchRunner
@@ -68,16 +68,7 @@ def test_states_that_ranks_found_together_are_handed_over(ranks: RankProcesses, 
 def test_sequences_that_lose_their_blocks_are_read_again(ranks: RankProcesses) -> None:
     with ranks.gang(spec(FAMILY), 2, sequence=True) as led:
         driver = Driver([spec(FAMILY)], lambda _: led.runner)
-        blocks: Any = driver.engines[0].blocks
-        held = [blocks._free.take(blocks.num_blocks) for _ in range(blocks.num_blocks - 32)]
-        blocks._quarantined["held"], blocks._num_quarantined = held, len(held)
-        submit_all(driver)
-        for _ in range(2000):
-            driver.step()
-            if driver.engines[0].is_idle:
-                break
-        blocks.release_quarantine("held")
-        assert driver.engines[0].stats.num_preemptions > 0
+        run_short_of_blocks(driver)
         check(driver, FAMILY)
 
 
