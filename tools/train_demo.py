@@ -3,12 +3,13 @@
     python -m tools.train_demo tokenizer --books BOOKS --run RUN
     python -m tools.train_demo target    --books BOOKS --run RUN --minutes 90
     python -m tools.train_demo draft     --books BOOKS --run RUN --minutes 20
-    python -m tools.train_demo hybrid    --books BOOKS --run RUN --minutes 240
+    python -m tools.train_demo hybrid    --books BOOKS --run RUN --minutes 120
     python -m tools.train_demo export    --run RUN --out workers/model/bundled
 
 Every stage checkpoints into RUN once a minute and resumes from there; the learning rate follows the share of the
 minutes that is used up, so a stage ends when it says it does, however busy the machine is. The last part of a stage
-reads long windows, so that the positions up to the model's limit have been seen.
+reads long windows, so that the positions up to the model's limit have been seen. Draft and hybrid learn from the target;
+the hybrid begins with the target's embedding, MLPs and norms, so that only what mixes tokens is new.
 """
 
 import argparse
@@ -32,11 +33,15 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
+from tools.delta_training import use_in_transformers
+
+BUNDLED = Path(__file__).parents[1] / "workers/model/bundled"
 VOCAB_SIZE = 4096
 END = "<|endoftext|>"
 MAX_POSITIONS = 2048
 HELD_OUT_SHARE = 0.02  # of the end of every book
 TOKENS_PER_STEP = 4096
+LONGEST_STEP_S = 30.0  # of a step, counted as used: the process may have been stopped for a while
 LONG_SHARE = 0.12  # of the minutes, at the end, on windows of MAX_POSITIONS
 # The last line puts text that a chat client would write into the form the books have: dialogue and paragraphs.
 CHAT_TEMPLATE = (
@@ -52,6 +57,7 @@ class Shape:
     heads: int
     kv_heads: int
     mlp: int
+    head_dim: int = 32
     linear_heads: int = 0  # of three layers in four, which are linear attention by the gated delta rule; 0: none is
 
 
@@ -59,12 +65,16 @@ class Shape:
 DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
 TARGET = Shape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768)
 DRAFT = Shape(hidden=128, layers=6, heads=4, kv_heads=2, mlp=384)
-HYBRID = Shape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768, linear_heads=8)
+HYBRID = Shape(hidden=288, layers=8, heads=8, kv_heads=2, mlp=768, linear_heads=8)
 SHAPES = {"target": TARGET, "draft": DRAFT, "hybrid": HYBRID}
 KINDS = {
     "target": "A Llama-shaped model",
     "draft": "A Llama-shaped model",
     "hybrid": "A model as Qwen3.5, three of whose four layers are linear attention (gated delta rule),",
+}
+HOW = {
+    "draft": "distilled from `demo`",
+    "hybrid": "distilled from `demo`, whose embedding, MLPs and norms it began with,",
 }
 NAMES = {"target": "demo", "draft": "demo-draft", "hybrid": "demo-hybrid"}
 
@@ -90,7 +100,7 @@ def read_books(folder: Path) -> list[str]:
     return texts
 
 
-def train_tokenizer(texts: list[str], run: Path) -> None:
+def train_tokenizer(texts: list[str], run: Path) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -99,6 +109,13 @@ def train_tokenizer(texts: list[str], run: Path) -> None:
     )
     tokenizer.train_from_iterator((part for text in texts for part in text.split(END)), trainer)
     tokenizer.save(str(run / "tokenizer.json"))
+    return tokenizer
+
+
+def tokenize(texts: list[str], run: Path) -> None:
+    """By the run's tokenizer, trained if there is none: copy a model's tokenizer.json to RUN to train beside it."""
+    path = run / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path)) if path.exists() else train_tokenizer(texts, run)
     train, held_out = [], []
     for text in texts:
         ids = tokenizer.encode(END + text + END).ids
@@ -117,6 +134,7 @@ def build(shape: Shape) -> PreTrainedModel:
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
         "intermediate_size": shape.mlp,
         "max_position_embeddings": MAX_POSITIONS,
         "tie_word_embeddings": True,
@@ -127,17 +145,28 @@ def build(shape: Shape) -> PreTrainedModel:
     }
     if not shape.linear_heads:
         return LlamaForCausalLM(LlamaConfig(**common))
-    dim = shape.hidden // shape.heads
     config = Qwen3_5TextConfig(
         **common,
-        head_dim=dim,
         linear_num_key_heads=shape.linear_heads // 2,
         linear_num_value_heads=shape.linear_heads,
-        linear_key_head_dim=dim,
-        linear_value_head_dim=dim,
+        linear_key_head_dim=shape.head_dim,
+        linear_value_head_dim=shape.head_dim,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     )
     return Qwen3_5ForCausalLM(config)
+
+
+def begin_with(model: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """The hybrid takes all but the token mixers from a target of the same width; its norms multiply by 1 + weight."""
+    if teacher is None:
+        return
+    theirs = teacher.state_dict()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embed_tokens" in name or ".mlp." in name:
+                parameter.copy_(theirs[name])
+            elif name.endswith(("layernorm.weight", "model.norm.weight")):
+                parameter.copy_(theirs[name] - 1)
 
 
 def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
@@ -182,6 +211,9 @@ def train(stage: str, run: Path, minutes: float, teacher: PreTrainedModel | None
     torch.manual_seed(0)
     tokens, held_out = np.load(run / "train.npy"), np.load(run / "held_out.npy")
     model = build(SHAPES[stage])
+    if stage == "hybrid":
+        use_in_transformers()
+        begin_with(model, teacher)
     model.train()
     opts = optimizers(model)
     base_lrs = [[g["lr"] for g in opt.param_groups] for opt in opts]
@@ -225,7 +257,7 @@ def train(stage: str, run: Path, minutes: float, teacher: PreTrainedModel | None
         step += 1
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         now = time.monotonic()
-        used_s, last = used_s + now - last, now
+        used_s, last = used_s + min(now - last, LONGEST_STEP_S), now
         if now - saved_at > 60 or used_s >= budget_s:
             entry = {"step": step, "tokens": step * TOKENS_PER_STEP, "minutes": used_s / 60, "loss": running}
             if len(log) % 5 == 0 or used_s >= budget_s:
@@ -243,6 +275,16 @@ def load(stage: str, run: Path) -> tuple[PreTrainedModel, list[dict[str, float]]
     model = build(SHAPES[stage])
     model.load_state_dict(state["model"])
     return model.eval(), state["log"]
+
+
+def load_teacher(run: Path) -> PreTrainedModel:
+    """The target of this run, else the bundled one, whose tokenizer must then be the run's."""
+    if (run / "target.pt").exists():
+        return load("target", run)[0]
+    bundled = BUNDLED / NAMES["target"]
+    if (bundled / "tokenizer.json").read_text() != (run / "tokenizer.json").read_text():
+        raise SystemExit(f"{run}: has no target.pt, and its tokenizer is not that of {bundled}: train the target first")
+    return LlamaForCausalLM.from_pretrained(bundled, dtype=torch.float32).eval()
 
 
 def export(run: Path, out: Path) -> None:
@@ -272,7 +314,7 @@ def export(run: Path, out: Path) -> None:
         last = [e for e in log if "held_out" in e][-1]
         card = (
             f"# {name}\n\n{KINDS[stage]} of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
-            f"{'distilled from `demo`' if stage == 'draft' else 'trained from scratch'} on public-domain books by "
+            f"{HOW.get(stage, 'trained from scratch')} on public-domain books by "
             f"`tools/train_demo.py`: {last['tokens'] / 1e6:.1f} M tokens in {last['minutes']:.0f} minutes on two CPU "
             f"cores.\nHeld-out loss {last['held_out']:.3f} nats per token (perplexity "
             f"{math.exp(last['held_out']):.1f}), on the last {HELD_OUT_SHARE:.0%} of every book.\n\n"
@@ -312,7 +354,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["tokenizer", *SHAPES, "export", "sample"])
     parser.add_argument("--books", type=Path)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("workers/model/bundled"))
+    parser.add_argument("--out", type=Path, default=BUNDLED)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--prompt", default="Once upon a time")
     parser.add_argument("--of", default="target", choices=list(SHAPES))
@@ -321,11 +363,11 @@ def main() -> None:
     if args.stage == "tokenizer":
         if args.books is None:
             parser.error("--books is needed: a folder of .md or .txt files")
-        train_tokenizer(read_books(args.books), args.run)
-    elif args.stage in ("target", "hybrid"):
+        tokenize(read_books(args.books), args.run)
+    elif args.stage == "target":
         train(args.stage, args.run, args.minutes, None)
-    elif args.stage == "draft":
-        train("draft", args.run, args.minutes, load("target", args.run)[0])
+    elif args.stage in ("draft", "hybrid"):
+        train(args.stage, args.run, args.minutes, load_teacher(args.run))
     elif args.stage == "export":
         export(args.run, args.out)
     else:
