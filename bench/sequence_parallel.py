@@ -4,9 +4,9 @@
     python -m bench.sequence_parallel --quick          # up to 4 K, under 2 minutes
     python -m bench.sequence_parallel --only kda,hybrid --lengths 16384
 
-A rank is a process on one core; float32. Layers by themselves have a hidden size of --hidden. Of the stacks, four
-layers of --stack-hidden with an MLP each, `hybrid` has three gated-delta layers and a softmax layer, and
-`softmax_stack` four softmax layers (2H alone). `ring` passes states from rank to rank (LASP-1). Times are medians over
+A rank is a process on one core; float32. Layers by themselves have a hidden size of --hidden. Of the stacks, layers of
+--stack-hidden with an MLP each, `hybrid` has twice three gated-delta layers and a softmax layer, and `softmax_stack`
+four softmax layers (2H alone). `ring` passes states from rank to rank (LASP-1). Times are medians over
 rounds in which one rank, two and the ring take turns; of two ranks, the slower one's. The prompt is cut by costs that
 are measured first.
 
@@ -24,11 +24,14 @@ import typer
 from bench.machine import Quick, announce
 from bench.sequence_layers import HEAD_DIM, KINDS, QUERIES_PER_KEY, SHAPES, SOFTMAX
 from bench.sequence_rank import Run
-from bench.sequence_scaling import Costs, costs_of, draw, predicted_s
+from bench.sequence_scaling import Costs, best_cut, costs_of, draw, predicted_s
 from bench.sequence_side import Ranks
 from cluster.profiling.specs import available_cores
 
-STACKS: dict[str, tuple[str, ...]] = {"hybrid": ("gated_delta",) * 3 + (SOFTMAX,), "softmax_stack": (SOFTMAX,) * 4}
+STACKS: dict[str, tuple[str, ...]] = {
+    "hybrid": (("gated_delta",) * 3 + (SOFTMAX,)) * 2,
+    "softmax_stack": (SOFTMAX,) * 4,
+}
 CALIBRATION, QUICK_CALIBRATION = (2048, 8192), (1024, 2048)
 LENGTHS, QUICK_LENGTHS = "4096,16384,65536", "2048,4096"
 ROUNDS, FEWER_ROUNDS_FROM_S = 3, 10.0  # one round where a run takes that long
@@ -57,32 +60,34 @@ def calibrate(ranks: Ranks, kinds: Sequence[str], hidden: int, lengths: Sequence
     seconds = {run.num_tokens: min(ranks.run(run) for _ in range(2)) for run in runs}
     longest = runs[-1]
     other_s = min(ranks.run(dataclasses.replace(longest, states="other")) for _ in range(2))
-    costs = costs_of(seconds, other_s - seconds[longest.num_tokens])
+    costs = costs_of([kind == SOFTMAX for kind in kinds], seconds, other_s - seconds[longest.num_tokens])
     linear = [SHAPES[kind].scaled(hidden) for kind in kinds if kind != SOFTMAX]
     nbytes = max((4 * shape.num_effect_floats for shape in linear), default=0)
-    num_softmax = len(kinds) - len(linear)
     small_s, large_s = ranks.gather_s(1), ranks.gather_s(1 << 22)
     return dataclasses.replace(
         costs,
         fold_s=max((ranks.fold_s(shape.num_heads, shape.d_k, shape.d_v) for shape in linear), default=0.0),
         latency_s=small_s,
         bytes_per_s=2 * 4 * (1 << 22) / large_s,
-        num_linear=len(linear),
         state_nbytes=nbytes,
-        num_softmax=num_softmax,
-        token_kv_nbytes=4 * 2 * max(hidden // HEAD_DIM // QUERIES_PER_KEY, 1) * HEAD_DIM if num_softmax else 0,
+        token_kv_nbytes=4 * 2 * max(hidden // HEAD_DIM // QUERIES_PER_KEY, 1) * HEAD_DIM if SOFTMAX in kinds else 0,
     )
 
 
 def measure(ranks: Ranks, kinds: Sequence[str], hidden: int, num_tokens: int, costs: Costs) -> Point:
     alone = Run(kinds=kinds, hidden=hidden, num_tokens=num_tokens)
-    both = dataclasses.replace(alone, num_ranks=2, growth=costs.growth, first_cost=costs.first_cost)
-    ring = dataclasses.replace(alone, num_ranks=2, states="ring", growth=costs.growth)
+    both = dataclasses.replace(alone, num_ranks=2, lengths=_lengths(costs, num_tokens))
+    spared = dataclasses.replace(costs, other_s=0.0)  # a ring has no transition to find
+    ring = dataclasses.replace(both, states="ring", lengths=_lengths(spared, num_tokens))
     runs = [alone, both, ring] if set(kinds) != {SOFTMAX} else [alone, both]
     rounds = 1 if predicted_s(costs, num_tokens, 1) >= FEWER_ROUNDS_FROM_S else ROUNDS
     times = [[ranks.run(run) for run in runs] for _ in range(rounds)]
     one_s, two_s, *rest = (statistics.median(column) for column in zip(*times, strict=True))
     return Point(one_s, two_s, rest[0] if rest else None)
+
+
+def _lengths(costs: Costs, num_tokens: int) -> list[int]:
+    return [len(piece) for piece in best_cut(costs, num_tokens, 2)]
 
 
 def say(name: str, num_tokens: int, point: Point) -> None:

@@ -21,7 +21,6 @@ from bench.sequence_layers import Layer, Place, Recur, Stack, finish, make_layer
 from bench.sequence_ring import Ring
 from workers.model.linear import Effect, make_piece
 from workers.parallel.gathering import SequenceRanks
-from workers.parallel.pieces import cut_prompt
 from workers.parallel.sequence import LastState, linear_attention
 
 TIMEOUT = timedelta(minutes=10)
@@ -34,7 +33,7 @@ class Run:
     kinds: One: a layer by itself; more: a stack, each with an MLP.
     num_ranks: Those that take part, from the first on.
     states: How linear layers pass theirs; lasp2, ring (LASP-1), or other: one rank does what any but the first does.
-    growth, first_cost: Of the cut; see `cut_prompt`.
+    lengths: Of the ranks' pieces; none for one rank.
     """
 
     kinds: Sequence[str]
@@ -42,8 +41,7 @@ class Run:
     num_tokens: int
     num_ranks: int = 1
     states: str = "lasp2"
-    growth: float = 0.0
-    first_cost: float = 1.0
+    lengths: Sequence[int] = ()
 
 
 class Rank:
@@ -57,9 +55,9 @@ class Rank:
         layer, layers = self._made(run)
         together = run.num_ranks > 1
         ranks = SequenceRanks(self._group if together else None, rank=self._rank, size=run.num_ranks)
-        pieces = cut_prompt(run.num_tokens, run.num_ranks, growth=run.growth, first_cost=run.first_cost)
-        place = Place(ranks, [len(piece) for piece in pieces], self._recurs[run.states])
-        x = torch.randn(len(pieces[self._rank]), run.hidden)
+        lengths = run.lengths or [run.num_tokens]
+        place = Place(ranks, lengths, self._recurs[run.states])
+        x = torch.randn(lengths[self._rank], run.hidden)
         if together:
             self._group.barrier().wait()
         began_s = time.perf_counter()

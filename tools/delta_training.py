@@ -1,6 +1,6 @@
 """The gated delta rule as training wants it: whole batches, no in-place writes that autograd would copy for.
 
-Three times as fast forward and backward as transformers' own on a CPU core (4,096 tokens, 8 heads of 32, windows of 256).
+Three times as fast, forward and backward, as transformers' own on a CPU core (windows of 256 tokens, 8 heads of 32).
 """
 
 from typing import Any

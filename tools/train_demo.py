@@ -8,8 +8,8 @@
 
 Every stage checkpoints into RUN once a minute and resumes from there; the learning rate follows the share of the
 minutes that is used up, so a stage ends when it says it does, however busy the machine is. The last part of a stage
-reads long windows, so that the positions up to the model's limit have been seen. Draft and hybrid learn from the target;
-the hybrid begins with the target's embedding, MLPs and norms, so that only what mixes tokens is new.
+reads long windows, so that the positions up to the model's limit have been seen. Draft and hybrid learn from the
+target; the hybrid begins with the target's embedding, MLPs and norms, so that only what mixes tokens is new.
 """
 
 import argparse

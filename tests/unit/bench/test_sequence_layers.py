@@ -52,7 +52,7 @@ def test_two_ranks_give_what_one_gives(pair: Threads, kind: str, passing: str) -
 
 
 def test_a_prediction_repeats_what_it_was_made_from() -> None:
-    costs = costs_of({1000: 2.5, 4000: 16.0}, other_s=1.2)
+    costs = costs_of([False, False, False, True] * 4, {1000: 2.5, 4000: 16.0}, other_s=1.2)
     assert predicted_s(costs, 1000, 1) == pytest.approx(2.5)
     assert predicted_s(costs, 4000, 1) == pytest.approx(16.0)
     assert costs.other_s == pytest.approx(0.0003)
