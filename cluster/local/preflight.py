@@ -29,7 +29,13 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
     if config.load_format != "fake":
-        _check_degrees(SimpleNamespace(**read_json(folder / "config.json")), config)
+        _check_degrees(_text_config(read_json(folder / "config.json")), config)
+
+
+def _text_config(told: dict[str, Any]) -> Any:
+    """Of what is served: of a multimodal checkpoint that is its text model alone."""
+    text = told.get("text_config") if told.get("model_type") in specs.TEXT_LOADS_ALONE else None
+    return SimpleNamespace(**(text if isinstance(text, dict) else told))
 
 
 def _check_degrees(told: Any, config: BatonConfig) -> None:

@@ -47,7 +47,7 @@ class TorchKVStore(KVRows):
     Args:
         shapes: Of what this rank holds.
         place: The rank's, whose store this is.
-        num_parts: In how many the model's KV heads are divided between the ranks of the gang.
+        whole: Of what all ranks of the gang hold together; None: this one holds all.
         num_states: Slots for states.
     Attributes:
         layers: Of the layers that attend, in order: [2, num_blocks, block_size, num_kv_heads, head_dim].
@@ -63,17 +63,20 @@ class TorchKVStore(KVRows):
         dtype: torch.dtype,
         device: torch.device,
         place: Place = PLAIN,
-        num_parts: int = 1,
+        whole: Sequence[Shape] | None = None,
         num_states: int = 0,
     ) -> None:
         self.shapes = tuple(shapes)
         self.dtype = dtype
         pools: list[_Pool] = []
-        for layer, shape in enumerate(self.shapes):
+        for layer, (shape, all_of_it) in enumerate(zip(self.shapes, whole or self.shapes, strict=True)):
             if isinstance(shape, StateShape):
-                pools += [_state_pool(layer, part, num_states) for part in shape.parts]
+                assert isinstance(all_of_it, StateShape), f"layer {layer} keeps a state on this rank alone"
+                parts = zip(shape.parts, all_of_it.parts, strict=True)
+                pools += [_state_pool(layer, part, there.num_heads, place, num_states) for part, there in parts]
             else:
-                held = _held(layer, shape, block_size, dtype, place, num_parts)
+                assert isinstance(all_of_it, LayerShape), f"layer {layer} keeps KV on this rank alone"
+                held = _held(layer, shape, all_of_it.num_kv_heads, block_size, dtype, place)
                 pools.append(_Pool(held, (PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim), dtype))
         has_kernel = device.type == "cpu" and kv_copy.available()
         caches, nbytes = lay_out([pool.held for pool in pools], num_blocks, num_states, 0)
@@ -127,11 +130,9 @@ class _Pool:
 
 
 def _held(
-    layer: int, shape: LayerShape, block_size: int, dtype: torch.dtype, place: Place, num_parts: int
+    layer: int, shape: LayerShape, num_heads: int, block_size: int, dtype: torch.dtype, place: Place
 ) -> HeldHeads:
-    num_heads = shape.num_kv_heads * num_parts
-    heads = place.heads(num_heads)
-    assert len(heads) == shape.num_kv_heads, f"layer {layer}: {place} holds {heads}, not {shape.num_kv_heads} heads"
+    heads = _heads_of(layer, place, num_heads, shape.num_kv_heads)
     name = str(dtype).removeprefix("torch.")
     return HeldHeads(
         layer=layer,
@@ -145,6 +146,12 @@ def _held(
     )
 
 
+def _heads_of(layer: int, place: Place, num_heads: int, num_held: int) -> range:
+    heads = place.heads(num_heads)
+    assert len(heads) == num_held, f"layer {layer}: {place} holds {heads}, not {num_held} heads"
+    return heads
+
+
 def _share(nbytes: int) -> SharedMemory | None:
     """Memory for all layers; None where the system gives none (it is anonymous memory all the same)."""
     try:
@@ -154,12 +161,12 @@ def _share(nbytes: int) -> SharedMemory | None:
         return None
 
 
-def _state_pool(layer: int, part: StatePart, num_states: int) -> _Pool:
-    heads = range(part.num_heads)
+def _state_pool(layer: int, part: StatePart, num_heads: int, place: Place, num_states: int) -> _Pool:
+    heads = _heads_of(layer, place, num_heads, part.num_heads)
     held = HeldHeads(
         layer=layer,
         unit=Unit.STATE,
-        num_heads=part.num_heads,
+        num_heads=num_heads,
         held=heads,
         shown=heads,
         head_nbytes=part.nbytes // part.num_heads,

@@ -17,7 +17,9 @@ from baton.errors import ConfigError
 from workers.model import binding, specs
 from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
-from workers.model.kv_store import Shape
+from workers.model.hybrid.families import state_shapes
+from workers.model.kv_store import LayerShape, Shape
+from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.build import build_share
 from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
 from workers.model.tensor_parallel.ranks import Ranks
@@ -33,8 +35,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class LoadedModel:
     model: nn.Module  # a causal language model of transformers, in eval mode
     config: Any
-    shapes: Sequence[Shape]
-    num_shares: int  # in how many the layers' KV heads are divided; 1: `shapes` are the whole model's
+    shapes: Sequence[Shape]  # of what this process holds
+    whole_shapes: Sequence[Shape]  # of all ranks together
+    num_shares: int  # in how many the layers' KV heads are divided
     begin: Callable[[], None]  # from now on all ranks compute together
     eos_token_ids: frozenset[int]
     fingerprint: str
@@ -58,17 +61,31 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None) -> LoadedModel:
     binding.register()
     weights = _share(config, spec, dtype, device, ranks) if ranks is not None else _whole(config, spec, dtype, device)
     model = weights.model.eval().requires_grad_(False)
+    shapes = binding.probe(model, device)
+    num_shares = num_kv_heads(config) // num_kv_heads(model.config)
     return LoadedModel(
         model=model,
         config=config,
-        shapes=binding.probe(model, device),
-        num_shares=num_kv_heads(config) // num_kv_heads(model.config),
+        shapes=shapes,
+        whole_shapes=_whole_shapes(shapes, weights.whole, num_shares),
+        num_shares=num_shares,
         begin=weights.begin,
         eos_token_ids=specs.eos_token_ids(folder, config),
         fingerprint=fingerprint(config, dtype, weights.whole, weights.samples),
         dtype=dtype,
         device=device,
     )
+
+
+def _whole_shapes(shapes: Sequence[Shape], whole: nn.Module, num_shares: int) -> Sequence[Shape]:
+    """Of all ranks together, of which this one's layers are `shapes`."""
+    states = state_shapes(whole)
+    return [
+        states[layer]
+        if isinstance(shape, StateShape)
+        else LayerShape(num_kv_heads=shape.num_kv_heads * num_shares, head_dim=shape.head_dim)
+        for layer, shape in enumerate(shapes)
+    ]
 
 
 class _Weights(NamedTuple):

@@ -22,7 +22,7 @@ from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.drafts import accept, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.states import States
-from workers.model.kv_store import LayerShape, Shape, TorchKVStore
+from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.loader import LoadedModel, load_model
 from workers.model.memory_plan import plan_memory
 from workers.model.places import PLAIN, Place
@@ -91,13 +91,6 @@ class Step:
         return out
 
 
-def _whole(shape: Shape, num_shares: int) -> Shape:
-    """Of all ranks together, of which each holds one of `num_shares`."""
-    if isinstance(shape, StateShape):
-        return shape
-    return LayerShape(shape.num_kv_heads * num_shares, shape.head_dim)
-
-
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
@@ -117,8 +110,8 @@ class TorchRunner:
         self.kv_shares = loaded.num_shares
         engine = spec.engine
         # Of the whole model, so that blocks do not depend on how many ranks share them.
-        whole = [_whole(shape, loaded.num_shares) for shape in loaded.shapes]
-        self.num_blocks, self.num_states, self.state_spacing = plan_memory(whole, engine, loaded.dtype)
+        shares = plan_memory(loaded.whole_shapes, engine, loaded.dtype)
+        self.num_blocks, self.num_states, self.state_spacing = shares
         self.max_model_len = engine.max_model_len or min(
             specs.max_positions(loaded.config), self.num_blocks * engine.block_size
         )
@@ -129,7 +122,7 @@ class TorchRunner:
             dtype=loaded.dtype,
             device=self.device,
             place=Place(ranks.rank, ranks.size) if ranks is not None else PLAIN,
-            num_parts=loaded.num_shares,
+            whole=loaded.whole_shapes,
             num_states=self.num_states,
         )
         attending = [index for index, shape in enumerate(loaded.shapes) if isinstance(shape, LayerShape)]

@@ -10,6 +10,7 @@ from cluster.planner.models.model_config import is_latent, is_tied, layers_of, m
 from cluster.planner.models.size_fields import check_fields
 from cluster.planner.models.weight_format import WeightFormat, dtype_bytes
 
+LINEAR_HEADS = ("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads", "mamba_n_heads")
 STATE_BYTES = 4  # of an element of a linear layer's state: float32, as its kernels keep it
 BF16 = WeightFormat()
 
@@ -19,6 +20,7 @@ class ModelSpec:
     """`extra_parameters`: positions, final norm and projections around the layers, all small.
 
     `num_kv_heads`: 1 where all heads share what is kept of a token, as in latent attention.
+    `linear_heads`: counts of heads of linear attention, each of which a tensor-parallel degree divides.
     """
 
     name: str
@@ -29,6 +31,7 @@ class ModelSpec:
     num_kv_heads: int
     max_model_len: int
     tied: bool
+    linear_heads: tuple[int, ...] = ()
     extra_parameters: int = 0
     embedding_size: int | None = None  # of the vocabulary's vectors; None: `hidden_size`
     weights: WeightFormat = BF16
@@ -63,6 +66,7 @@ class ModelSpec:
             num_kv_heads=1 if is_latent(config) else whole(config, "num_key_value_heads", default=num_heads),
             max_model_len=whole(config, "max_position_embeddings"),
             tied=is_tied(config),
+            linear_heads=tuple(whole(config, name) for name in LINEAR_HEADS if config.get(name) is not None),
             extra_parameters=_extra(config),
             embedding_size=config.get("word_embed_proj_dim"),
             weights=WeightFormat.from_config(config, element_bytes),
@@ -160,7 +164,7 @@ class ModelSpec:
 
     def allows_tensor_parallel(self, degree: int) -> bool:
         """Whether heads split evenly; KV heads are copied where the degree is a multiple of them."""
-        whole_heads = self.num_heads % degree == 0
+        whole_heads = all(heads % degree == 0 for heads in (self.num_heads, *self.linear_heads))
         return whole_heads and (self.num_kv_heads % degree == 0 or degree % self.num_kv_heads == 0)
 
     def num_kv_copies(self, tensor_parallel: int) -> int:

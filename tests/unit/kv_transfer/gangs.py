@@ -49,15 +49,18 @@ class Channel:
 
 
 def make_store(num_heads: int, place: Place, *, has_kernel: bool = True) -> TorchKVStore:
-    held = len(place.heads(num_heads))
+    held, whole = (
+        [LayerShape(num_kv_heads=count, head_dim=HEAD_DIM + layer) for layer in range(NUM_LAYERS)]
+        for count in (len(place.heads(num_heads)), num_heads)
+    )
     store = TorchKVStore(
-        [LayerShape(num_kv_heads=held, head_dim=HEAD_DIM + layer) for layer in range(NUM_LAYERS)],
+        held,
         num_blocks=NUM_BLOCKS,
         block_size=BLOCK_SIZE,
         dtype=torch.float32,
         device=torch.device("cpu"),
         place=place,
-        num_parts=num_heads // held,
+        whole=whole,
     )
     store._has_kernel = store._has_kernel and has_kernel
     return store

@@ -84,3 +84,17 @@ def test_a_degree_that_divides_nothing_is_refused_by_its_pool(folder: Path) -> N
     check_model(folder, good)
     with pytest.raises(ConfigError, match=r"^pools.decode.tensor_parallel: 2 does not divide the 9 .* set one of 1, 3"):
         check_model(folder, bad)
+
+
+@pytest.mark.parametrize("is_multimodal", [False, True])
+def test_a_degree_that_does_not_divide_linear_heads_is_refused_by_its_pool(folder: Path, is_multimodal: bool) -> None:
+    text = {"model_type": "qwen3_5_text", "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 768}
+    text |= {"linear_num_key_heads": 4, "linear_num_value_heads": 8}
+    told = {"model_type": "qwen3_5", "text_config": text} if is_multimodal else text
+    _break(folder, "config.json", json.dumps(told))
+    pools = "pools: {prefill: {sequence_parallel: 4}, decode: {tensor_parallel: %d}}"
+    check_model(folder, loads(pools % 2))
+    with pytest.raises(
+        ConfigError, match=r"^pools.decode.tensor_parallel: 8 does not divide the linear_num_key_heads 4 .* 1, 2, 4$"
+    ):
+        check_model(folder, loads(pools % 8))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def make_part(
         dtype=torch.bfloat16,
         device=torch.device("cpu"),
         place=place,
-        num_parts=6 // len(held),
+        whole=[LayerShape(num_kv_heads=6, head_dim=dim) for dim in (3, 8)],
     )
     store._has_kernel = store._has_kernel and has_kernel
     generator = torch.Generator().manual_seed(seed)
@@ -229,6 +230,27 @@ def make_hybrid(*, num_states: int = 5, seed: int = 0, has_kernel: bool = True) 
     for part in store.states[0]:
         part.copy_(torch.randn(part.shape, generator=generator))
     return store
+
+
+def test_a_rank_holds_the_states_of_its_own_heads_and_of_those_it_shares() -> None:
+    def state(num_heads: int, num_groups: int) -> StateShape:
+        parts = replace(RECURRENT, num_heads=num_heads), replace(INPUTS, name="conv.B", num_heads=num_groups)
+        return StateShape(parts)
+
+    store = TorchKVStore(
+        [state(2, 1), LayerShape(num_kv_heads=1, head_dim=3)],
+        num_blocks=9,
+        block_size=4,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        place=Place(3, 4),
+        whole=[state(8, 2), LayerShape(num_kv_heads=4, head_dim=3)],
+        num_states=5,
+    )
+    assert [part.shape[:2] for part in store.states[0]] == [(5, 2), (5, 1)]
+    layouts = [payload.layout for payload in store.payloads]
+    assert layouts[:2] == ["state/recurrent/heads=6-7of8/3x5/float32", "state/conv.B/heads=1-1of2/3x3/bfloat16"]
+    assert store.head_counts == {8, 2, 4}
 
 
 @pytest.mark.parametrize("has_kernel", [pytest.param(True, marks=needs_kernel), False])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from baton.errors import ConfigError
 from bench.models import LlamaShape, write_dummy
-from tests.models import tiny
+from tests.models import COMMON, HYBRIDS, tiny
 from tests.unit.model.driver import make_spec
 from tests.unit.parallel.lone_ranks import LoneRanks
 from workers.model import loader
@@ -34,7 +34,7 @@ def rank_spec(folder: Path, rank: int, size: int) -> WorkerSpec:
     return replace(make_spec(folder), gang=GangSpec(tensor_parallel=size, rank=rank))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "phi3", "qwen3_5_text"])
 def test_two_ranks_read_every_divided_weight_once_between_them(family: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = tiny(family)
     caplog.set_level(logging.INFO, logger="workers.model.loader")
@@ -135,6 +135,18 @@ def test_weights_of_another_shape_than_the_config_says_are_named(tmp_path: Path)
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     with pytest.raises(ConfigError, match=r"mlp\..*_proj.weight has the shape \[.*\] where the config makes it"):
         load_model(rank_spec(folder, 0, 2), LoneRanks(0, 2))
+
+
+def test_a_part_of_a_multimodal_checkpoint_is_that_of_its_text_model(tmp_path: Path) -> None:
+    from transformers import AutoConfig, Qwen3_5ForConditionalGeneration
+
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 64}
+    config = AutoConfig.for_model("qwen3_5", text_config={**COMMON, **HYBRIDS["qwen3_5_text"]}, vision_config=vision)
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    whole, part = load_model(make_spec(tmp_path)).model, load_model(rank_spec(tmp_path, 1, 2), LoneRanks(1, 2)).model
+    name = "model.layers.0.linear_attn.in_proj_z.weight"
+    assert part.get_parameter(name).equal(whole.get_parameter(name)[24:])
+    assert len(whole.get_parameter(name)) == 48
 
 
 def test_what_is_not_divided_is_refused_by_name(tmp_path: Path) -> None:

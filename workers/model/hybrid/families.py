@@ -1,6 +1,6 @@
 """Which modules of transformers' models are layers of linear attention that Baton knows, and what runs them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -23,11 +23,19 @@ MIXERS: Mapping[str, type[Mixer]] = {  # by the name of the module's class
 
 def take_over(model: nn.Module) -> dict[int, StateShape]:
     """Puts a mixer in place of the `forward` of each layer of linear attention; their states by layer."""
-    shapes: dict[int, StateShape] = {}
+    mixers = list(_mixers(model))
+    for mixer in mixers:
+        mixer.module.__dict__["forward"] = mixer
+    return {mixer.layer: mixer.shape for mixer in mixers}
+
+
+def state_shapes(model: nn.Module) -> dict[int, StateShape]:
+    """The same states, of a model that is left as it is; it may be on the device `meta`."""
+    return {mixer.layer: mixer.shape for mixer in _mixers(model)}
+
+
+def _mixers(model: nn.Module) -> Iterator[Mixer]:
     for module in model.modules():
         make = MIXERS.get(type(module).__name__)
         if make is not None:
-            mixer = make(module)
-            module.__dict__["forward"] = mixer
-            shapes[mixer.layer] = mixer.shape
-    return shapes
+            yield make(module)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.model.tensor_parallel.fused import parts_of
 from workers.model.tensor_parallel.ranks import Ranks, Total
-from workers.model.tensor_parallel.shard import Shard, parts_of, rows_shard, shard_of
-from workers.model.tensor_parallel.share import local_config, num_holders
-from workers.model.tensor_parallel.summed import SplitNorm, SummedLinear
+from workers.model.tensor_parallel.shard import Shard, divided_dim, rows_shard, shard_of
+from workers.model.tensor_parallel.share import local_config, num_groups, num_holders
+from workers.model.tensor_parallel.summed import SplitGatedNorm, SplitNorm, SummedLinear
 
 logger = logging.getLogger(__name__)
 HEAD = "lm_head"
@@ -26,7 +27,7 @@ class Share:
     Attributes:
         model: A causal language model of transformers, its weights not filled yet.
         whole: The whole model, on the device `meta`.
-        weights: By the name in `whole`: the rank's tensor, and which part it is.
+        weights: By the name in `whole`: the rank's tensor, and which part it is; buffers that files have, too.
         head_name: Of the output head's weight, which may be the embedding's.
         head: Its rows on this rank.
     """
@@ -60,12 +61,13 @@ def build_share(
     names = {id(weight): name for name, weight in whole.named_parameters()}
     head_name = names[id(whole.get_parameter(f"{HEAD}.weight"))]
     head = _split_head(model, whole, head_name, ranks)
+    mine, theirs = model.state_dict(), whole.state_dict()
     weights = {
-        name: (model.get_parameter(name).data, _shard(name, whole, model, config, local, ranks))
-        for name, _ in whole.named_parameters()
+        name: (mine[name], _shard(name, whole, model, tuple(theirs[name].shape), tuple(mine[name].shape), ranks))
+        for name in stored_names(whole)
         if name != f"{HEAD}.weight"
     }
-    _join_ranks(model, whole, num_holders(config, ranks.size), total)
+    _join_ranks(model, whole, ranks, total)
     return Share(model=model, whole=whole, weights=weights, head_name=head_name, head=head, total=total)
 
 
@@ -84,10 +86,17 @@ def _split_head(model: nn.Module, whole: nn.Module, name: str, ranks: Ranks) -> 
     return rows, shard
 
 
-def _shard(name: str, whole: nn.Module, model: nn.Module, config: Any, local: Any, ranks: Ranks) -> Shard:
-    shape, mine = whole.get_parameter(name).shape, model.get_parameter(name).shape
-    outputs = shape[-2] if len(shape) > 1 else shape[0]
-    parts = parts_of(name, config, local, outputs)
+def stored_names(model: nn.Module) -> list[str]:
+    """Of what files have: weights (one that two modules share by the first one's name), and some buffers."""
+    stored = model.state_dict()
+    return [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in stored]
+
+
+def _shard(
+    name: str, whole: nn.Module, model: nn.Module, shape: tuple[int, ...], mine: tuple[int, ...], ranks: Ranks
+) -> Shard:
+    dim = divided_dim(name, shape, mine)
+    parts = parts_of(name, whole.config, model.config, shape[dim], mine[dim]) if dim is not None else ()
     shard = shard_of(name, shape, mine, rank=ranks.rank, size=ranks.size, parts=parts)
     owner, _, last = name.rpartition(".")
     is_summed = _is_summed(whole.get_submodule(owner), model.get_submodule(owner))
@@ -104,7 +113,7 @@ def _is_summed(whole: nn.Module, mine: nn.Module) -> bool:
     return down is not None and down.shape != mine.get_parameter("down_proj").shape
 
 
-def _join_ranks(model: nn.Module, whole: nn.Module, holders: int, total: Total) -> None:
+def _join_ranks(model: nn.Module, whole: nn.Module, ranks: Ranks, total: Total) -> None:
     for name, original in list(whole.named_modules()):
         mine = model.get_submodule(name)
         if _is_summed(original, mine):
@@ -113,8 +122,22 @@ def _join_ranks(model: nn.Module, whole: nn.Module, holders: int, total: Total) 
             else:
                 mine.register_forward_hook(lambda _module, _inputs, output: total(output))
         elif "RMSNorm" in type(mine).__name__ and original.weight.shape != mine.weight.shape:
-            counted = holders if name.endswith("k_norm") else 1
-            _replace(model, name, SplitNorm(mine, int(original.weight.shape[0]), counted, total))
+            norm = _split_norm(name, mine, original, whole.config, ranks, total)
+            if norm is not None:
+                _replace(model, name, norm)
+
+
+def _split_norm(
+    name: str, mine: Any, original: Any, config: Any, ranks: Ranks, total: Total
+) -> SplitNorm | SplitGatedNorm | None:
+    """Of a norm over what several ranks have; None: this rank has all of what each mean is over."""
+    if not hasattr(mine, "group_size"):
+        holders = num_holders(config, ranks.size) if name.endswith("k_norm") else 1
+        return SplitNorm(mine, int(original.weight.shape[0]), holders, total)
+    if mine.group_size == original.group_size:
+        return None
+    groups = num_groups(config)
+    return SplitGatedNorm(mine, original.group_size, groups, ranks.rank * groups // ranks.size, total)
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

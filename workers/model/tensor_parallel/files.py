@@ -1,19 +1,14 @@
-"""Reads parts of weights out of a folder's safetensors files: a rank reads what it holds, and no more.
+"""Reads parts of weights out of a folder's safetensors files: a rank reads what it holds, and no more."""
 
-Names are those of transformers' own model code; where files name weights otherwise (each expert by itself, no prefix
-of the base model), that is put right here.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from workers.model.tensor_parallel.names import Source, sources_of
 from workers.model.tensor_parallel.shard import Shard
-
-EXPERTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # how files name an expert's weights
 
 
 class WeightFiles:
@@ -23,22 +18,25 @@ class WeightFiles:
         num_bytes: Read so far.
     """
 
-    def __init__(self, files: Sequence[Path], prefix: str) -> None:
-        """`prefix`: of the base model's weights in the model, which files of the base model alone leave out."""
+    def __init__(self, files: Sequence[Path], model: Any) -> None:
+        """`model`: whose weights they are, whole; may be on the device `meta`."""
         self._files = files
-        self._prefix = f"{prefix}."
+        self._model = model
         self._readers: list[Any] = []
-        self._by_name: dict[str, Any] = {}
+        self._by_key: dict[str, Any] = {}
+        self._sources: Mapping[str, Source] = {}
         self.num_bytes = 0
 
     def __enter__(self) -> Self:
+        """Raises: ConfigError, as `sources_of` does."""
         from safetensors import safe_open
 
         for path in self._files:
             reader: Any = safe_open(path, framework="pt")
             reader.__enter__()
             self._readers.append(reader)
-            self._by_name.update(dict.fromkeys(reader.keys(), reader))
+            self._by_key.update(dict.fromkeys(reader.keys(), reader))
+        self._sources = sources_of(self._model, self._by_key)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -47,29 +45,23 @@ class WeightFiles:
 
     def read(self, name: str, shard: Shard) -> Tensor | None:
         """The rank's part, in the file's dtype; None: no file has it."""
-        found = self._slice(name)
-        if found is not None:
-            self._check(name, found.get_shape(), shard.shape)
-            return self._counted(shard.of(found))
-        experts = list(self._experts(name, shard))
-        return torch.stack(experts) if experts else None
+        source = self._sources.get(name)
+        if source is None:
+            return None
+        if not source.is_by_expert:
+            return self._counted(self._plain(name, source, shard))
+        experts = [self._counted(_joined(self._slices(keys), shard)) for keys in zip(*source.parts, strict=True)]
+        return torch.stack(experts)
 
-    def _slice(self, name: str) -> Any:
-        for key in (name, name.removeprefix(self._prefix)):
-            if key in self._by_name:
-                return self._by_name[key].get_slice(key)
-        return None
+    def _plain(self, name: str, source: Source, shard: Shard) -> Tensor:
+        slices = self._slices(part[0] for part in source.parts)
+        if len(slices) > 1:
+            return _joined(slices, shard)
+        self._check(name, slices[0].get_shape(), shard.shape)
+        return shard.of(slices[0])
 
-    def _experts(self, name: str, shard: Shard) -> Iterator[Tensor]:
-        """Each expert's part of a weight of all experts, [experts, outputs, inputs]."""
-        owner, _, last = name.rpartition(".")
-        if last not in EXPERTS or len(shard.shape) != 3:
-            return
-        for expert in range(shard.shape[0]):
-            parts = [self._slice(f"{owner}.{expert}.{part}.weight") for part in EXPERTS[last]]
-            if any(part is None for part in parts):
-                return
-            yield self._counted(_expert(parts, shard))
+    def _slices(self, keys: Iterable[str]) -> list[Any]:
+        return [self._by_key[key].get_slice(key) for key in keys]
 
     def _counted(self, part: Tensor) -> Tensor:
         self.num_bytes += part.nbytes
@@ -81,11 +73,14 @@ class WeightFiles:
             raise ValueError(f"{name} has the shape {list(found)} where the config makes it {list(wanted)}")
 
 
-def _expert(parts: Sequence[Any], shard: Shard) -> Tensor:
-    """Of one expert's files, which are the parts of its outputs one after the other, the rank's inputs or outputs."""
+def _joined(parts: Sequence[Any], shard: Shard) -> Tensor:
+    """Of what the files have as the parts of a weight's outputs one after the other, the rank's inputs or outputs.
+
+    Of experts' weights, [experts, outputs, inputs], the parts are one expert's.
+    """
     if shard.is_whole:
         return torch.cat([part[:] for part in parts])
-    if shard.dim == 2:
+    if len(shard.shape) > 1 and shard.dim == len(shard.shape) - 1:
         (down,) = parts
         return torch.cat([down[:, start:end] for start, end in shard.runs], dim=1)
     pieces, begin = [], 0

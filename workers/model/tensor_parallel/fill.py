@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
-from workers.model.tensor_parallel.build import HEAD, Share
+from workers.model.tensor_parallel.build import HEAD, Share, stored_names
 from workers.model.tensor_parallel.files import WeightFiles
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.model.tensor_parallel.shard import Shard
@@ -22,7 +22,7 @@ def fill_stored(share: Share, folder: Path, files: Sequence[Path]) -> int:
     Raises: ConfigError: weights are missing, or have another shape than the config says.
     """
     missing = []
-    with WeightFiles(files, getattr(share.whole, "base_model_prefix", "model")) as weights:
+    with WeightFiles(files, share.whole) as weights:
         for name, (target, shard) in _all_weights(share):
             try:
                 part = weights.read(name, shard)
@@ -48,21 +48,26 @@ def fill_dummy(share: Share, seed: int, device: torch.device) -> None:
         for key, (target, shard) in _all_weights(share):
             owner, _, last = key.rpartition(".")
             if owner == name:
-                _put(target, shard, shard.of(module.get_parameter(last).data))
+                _put(target, shard, shard.of(getattr(module, last).detach()))
         module.to_empty(device="meta", recurse=False)
 
 
 def drawn_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Those that own weights; a weight that two share is the first one's."""
-    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters())
+    """Those that own what files have; a weight that two share is the first one's."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in stored_names(model))
     return [(name, model.get_submodule(name)) for name in owners]
 
 
 def draw(model: Any, name: str, module: nn.Module, seed: int, device: torch.device) -> None:
-    """Fills one module's own weights as transformers does, from a seed of its own: (seed, name) alone decide."""
+    """Fills one module's own weights as transformers does, from a seed of its own: (seed, name) alone decide.
+
+    What transformers fills elsewhere (a router's weights, when it comes to the layer around it) is zero.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
+        for weight in module.parameters(recurse=False):
+            weight.zero_()
         model._init_weights(module)
 
 

@@ -9,12 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# By the end of a weight's name: of how many parts of unlike meaning its outputs are, one after the other. gpt_oss is
-# an exception: gate and up alternate there, so that a contiguous piece has both.
-GATE_UP = ("gate_up_proj", "gate_up_proj.weight")
-QKV = ("qkv_proj.weight",)
-ALTERNATING = frozenset({"gpt_oss"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
@@ -74,11 +68,9 @@ def shard_of(
     parts: (size in the whole, size in a share) of each part of that dimension, one after the other.
     """
     shape = tuple(whole)
-    differing = [dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b]
-    if not differing:
+    dim = divided_dim(name, whole, local)
+    if dim is None:
         return Shard(shape=shape, runs=((0, shape[0]),) if shape else ())
-    assert len(differing) == 1, f"{name} differs from its share in {len(differing)} dimensions"
-    dim = differing[0]
     parts = parts or ((shape[dim], local[dim]),)
     assert sum(part for part, _ in parts) == shape[dim], f"{name}: parts {parts} do not make {shape[dim]}"
     runs, begin = [], 0
@@ -89,27 +81,15 @@ def shard_of(
     return Shard(shape=shape, dim=dim, runs=tuple(runs))
 
 
+def divided_dim(name: str, whole: Sequence[int], local: Sequence[int]) -> int | None:
+    """In which a weight's shape in a share differs from that in the model; None: in none."""
+    differing = [dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b]
+    assert len(differing) <= 1, f"{name} differs from its share in {len(differing)} dimensions"
+    return differing[0] if differing else None
+
+
 def rows_shard(shape: Sequence[int], *, rank: int, size: int) -> Shard:
     """Rows divided as evenly as they go, the last ranks' padded with zeros so that all have as many."""
     num_rows = math.ceil(shape[0] / size)
     start, end = min(rank * num_rows, shape[0]), min((rank + 1) * num_rows, shape[0])
     return Shard(shape=tuple(shape), runs=((start, end),), num_padded=num_rows - (end - start))
-
-
-def parts_of(name: str, config: Any, local: Any, whole: int) -> tuple[tuple[int, int], ...]:
-    """Of the outputs of a fused weight, see `shard_of`; empty: it is one.
-
-    Args:
-        config, local: Of the model and of a share.
-        whole: Number of outputs in the model.
-    """
-    if name.endswith(QKV):
-        dim = local.head_dim
-        q = (config.num_attention_heads * dim, local.num_attention_heads * dim)
-        kv = (whole - q[0]) // 2
-        return (q, (kv, local.num_key_value_heads * dim), (kv, local.num_key_value_heads * dim))
-    if name.endswith(GATE_UP) and config.model_type not in ALTERNATING:
-        half = whole // 2
-        degree = config.num_attention_heads // local.num_attention_heads
-        return ((half, half // degree),) * 2
-    return ()

@@ -1,12 +1,14 @@
 """How a model is split over the ranks of a gang: which degrees go, and the config of one rank's share.
 
-Query heads and the width of every MLP (of every expert, too) are divided by the degree. KV heads are as well; where
-there are fewer of them than ranks, each is held by several ranks. The rest is whole on every rank, but for the
-output head, whose rows are divided. So the config of a share is the model's own with fewer heads and less width, and
-transformers' code makes a share of it as it makes the whole.
+Query heads, the heads of linear attention and the width of every MLP (of every expert, too) are divided by the degree.
+KV heads are as well, and Mamba-2's groups of heads (those that share B and C); where there are fewer of them than
+ranks, each is held by several ranks. The rest is whole on every rank, but for the output head, whose rows are divided.
+So the config of a share is the model's own with fewer heads and less width, and transformers' code makes a share of it
+as it makes the whole.
 """
 
 import copy
+from fractions import Fraction
 from typing import Any
 
 from baton.errors import ConfigError
@@ -14,19 +16,33 @@ from baton.errors import ConfigError
 # Tested token for token at several degrees: how a family's weights are fused is nowhere written down.
 FAMILIES = frozenset(
     {
+        "bamba",
         "gemma2",
         "gemma3_text",
         "gpt_oss",
+        "granitemoehybrid",
+        "kimi_linear",
         "llama",
+        "minimax",
         "mistral",
         "olmo2",
         "phi3",
         "qwen2",
         "qwen3",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
     }
 )
-WIDTHS = ("intermediate_size", "moe_intermediate_size")
+WIDTHS = (
+    "intermediate_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+)
+LINEAR_HEADS = ("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads", "mamba_n_heads")
+GROUPS = "mamba_n_groups"
 
 
 def check_degree(config: Any, degree: int) -> None:
@@ -60,13 +76,21 @@ def _obstacles(config: Any, degree: int) -> list[str]:
         found.append(f"the {heads} attention heads")
     if kv_heads % degree and degree % kv_heads:
         found.append(f"the {kv_heads} KV heads (nor they it)")
-    found += [f"the {width} {getattr(config, width)}" for width in _widths(config) if getattr(config, width) % degree]
-    return found
+    groups = num_groups(config)
+    if groups % degree and degree % groups:
+        found.append(f"the {GROUPS} {groups} (nor they it)")
+    names = _given(config, (*LINEAR_HEADS, *WIDTHS))
+    return found + [f"the {name} {getattr(config, name)}" for name in names if getattr(config, name) % degree]
 
 
 def num_kv_heads(config: Any) -> int:
     """Of the whole model."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def num_groups(config: Any) -> int:
+    """Of Mamba-2's heads, in the whole model; 1 where there are none."""
+    return int(getattr(config, GROUPS, None) or 1)
 
 
 def num_holders(config: Any, degree: int) -> int:
@@ -80,10 +104,14 @@ def local_config(config: Any, degree: int) -> Any:
     local.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     local.num_attention_heads = config.num_attention_heads // degree
     local.num_key_value_heads = max(1, num_kv_heads(config) // degree)
-    for width in _widths(config):
-        setattr(local, width, getattr(config, width) // degree)
+    for name in _given(config, (*LINEAR_HEADS, *WIDTHS)):
+        setattr(local, name, getattr(config, name) // degree)
+    if _given(config, (GROUPS,)):
+        setattr(local, GROUPS, max(1, num_groups(config) // degree))
+        # The width of all heads is made of this; the field's type is a whole number, which a share's need not be.
+        local.__dict__["mamba_expand"] = Fraction(config.mamba_expand, degree)
     return local
 
 
-def _widths(config: Any) -> list[str]:
-    return [width for width in WIDTHS if isinstance(getattr(config, width, None), int)]
+def _given(config: Any, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if isinstance(getattr(config, name, None), int)]

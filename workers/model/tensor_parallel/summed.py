@@ -6,6 +6,7 @@ Each holds a `Total`; what computes the part is left to the kernels, which may r
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.model.tensor_parallel.ranks import Total
@@ -55,6 +56,30 @@ class SplitNorm(nn.Module):
         squares = self.total(wide.pow(2).sum(-1, keepdim=True))
         normed: Tensor = self.weight * (wide * torch.rsqrt(squares / self.count + self.eps))
         return normed.to(x.dtype)
+
+
+class SplitGatedNorm(nn.Module):
+    """An RMS norm over each group of Mamba-2's heads, after the gate; each rank has a part of one group.
+
+    Every group has a column in what is added up, so that one message serves all of them.
+    """
+
+    def __init__(self, norm: Any, width: int, num_groups: int, group: int, total: Total) -> None:
+        """`width`: of a whole group; `group`: which one this rank has a part of."""
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = float(norm.variance_epsilon)
+        self.width, self.num_groups, self.group = width, num_groups, group
+        self.total = total
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """[T, channels] of both."""
+        wide = x.float() * F.silu(gate.float())
+        squares = wide.new_zeros(wide.shape[0], self.num_groups)
+        squares[:, self.group] = wide.pow(2).sum(-1)
+        mean = self.total(squares)[:, self.group, None] / self.width
+        normed: Tensor = self.weight * (wide * torch.rsqrt(mean + self.eps)).to(x.dtype)
+        return normed
 
 
 def plain_linear(module: Any) -> Any:

@@ -207,6 +207,8 @@ def test_tensor_parallel_degrees_divide_the_heads() -> None:
     assert [degree for degree in range(1, 33) if model.allows_tensor_parallel(degree)] == [1, 2, 4, 8, 16, 32]
     assert [model.num_kv_copies(degree) for degree in (1, 8, 16)] == [1, 1, 2]
     assert not known_model("facebook/opt-13b").allows_tensor_parallel(3)
+    hybrid = known_model("Qwen/Qwen3.5-27B")  # 24 heads, 4 KV heads; of linear attention 16 key heads, 48 value heads
+    assert [degree for degree in range(1, 25) if hybrid.allows_tensor_parallel(degree)] == [1, 2, 4, 8]
 
 
 def test_a_multi_modal_config_is_read_by_its_text_part_and_fp8_weights_take_a_byte() -> None:
