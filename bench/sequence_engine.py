@@ -1,13 +1,15 @@
-"""Prompts read by one rank and by two in a real engine (LASP-2H): a softmax model, one core per rank.
+"""Prompts read by one rank and by two in a real engine (LASP-2, LASP-2H), one core per rank.
 
-    python -m bench.sequence_engine            # a 156 M-parameter Llama, and smollm2 where it has been fetched
+    python -m bench.sequence_engine            # a 156 M-parameter Llama, a hybrid of 115 M, smollm2 where it is fetched
     python -m bench.sequence_engine --quick    # under 2 minutes
+    python -m bench.sequence_engine --only hybrid-115m --chunk 4096
 
 `prefill N`: ms to the first token of a prompt of N tokens, in chunks of --chunk, by one rank, by two that divide the
 prompt, and by two that divide the model (tensor_parallel). From which length on dividing the prompt is faster is what
 engine.sequence_parallel_over_tokens should be.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.console import Console
 
 from bench.engine_points import Point, parse_points
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
+from bench.models import HYBRID_115M, write_hybrid
 from bench.tensor_parallel import compare_gangs, models, spec_of
 from cluster.models.model_file import read_model_spec
 from cluster.profiling.specs import available_cores
@@ -46,20 +49,27 @@ def compare(folder: Path, dtype: str, points: Sequence[Point], chunk: int, round
 def main(
     model: Annotated[str, typer.Option("--model", help="Beside the 156 M-parameter Llama.")] = "smollm2",
     dtypes: Dtypes = DEFAULT_DTYPES,
+    only: Annotated[str, typer.Option("--only", help="One model alone, by its name.")] = "",
+    chosen_points: Annotated[str, typer.Option("--points", help='As "prefill 2048, prefill 4096".')] = "",
     chunk: Annotated[int, typer.Option("--chunk", min=16, help="Tokens of a prompt in one step.")] = 2048,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Medians over so many.")] = 3,
     quick: Quick = False,
 ) -> None:
     """What a second rank brings a prompt."""
-    points = parse_points(QUICK_POINTS if quick else POINTS)
+    points = parse_points(chosen_points or (QUICK_POINTS if quick else POINTS))
     rounds = 1 if quick else rounds
     kinds = dtypes_of(dtypes)[:1] if quick else dtypes_of(dtypes)
     if len(available_cores()) < 2:
         console.print("two ranks need two cores")
         return
-    about_s = 2 * len(kinds) * len(SIDES) * (START_S + len(points) * POINT_S * (1 + rounds) / 8)
+    hybrid = write_hybrid(HYBRID_115M, Path(tempfile.gettempdir()) / "baton-bench-hybrid-115m")
+    every = [*models(model), ("hybrid-115m", hybrid, "dummy")]
+    chosen = [one for one in every if only in ("", one[0])]
+    if not chosen:
+        raise typer.BadParameter(f"--only: {only!r} is none of {', '.join(name for name, *_ in every)}")
+    about_s = len(chosen) * len(kinds) * len(SIDES) * (START_S + len(points) * POINT_S * (1 + rounds) / 8)
     announce("bench.sequence_engine", about_s=about_s, dtypes=kinds)
-    for name, folder, load_format in models(model):
+    for name, folder, load_format in chosen:
         for dtype in kinds:
             console.print(f"\n[bold]{name}, {dtype}[/], one core per rank, chunks of {chunk:,} tokens")
             limit = read_model_spec(str(folder)).max_model_len

@@ -97,7 +97,7 @@ def other_rank(
     piece = make_piece(q, k, v, log_decay, beta, state)
     piece.effect()
     after = piece.advance(state)
-    return piece.outputs(), lambda: after
+    return piece.outputs(), LastState(lambda: after)
 
 
 def fold_s(heads: int, d_k: int, d_v: int) -> float:

@@ -46,4 +46,4 @@ class Ring:
                 sent.wait()
             return after
 
-        return out, last
+        return out, LastState(last)

@@ -80,7 +80,8 @@ def spec_of(folder: Path, dtype: str, degree: int, points: Sequence[Point], load
         secret="bench",
         gang=GangSpec(tensor_parallel=degree),
         engine=EngineSpec(
-            memory_bytes=2 * (num_tokens + 64 * sequences) * model.kv_bytes_per_token,
+            memory_bytes=2 * (num_tokens + 64 * sequences) * model.kv_bytes_per_token
+            + 2 * sequences * model.state_bytes,
             max_model_len=longest + 16,
             max_batched_tokens=2048,
             max_sequences=sequences,

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workers.model.contract import Chunk, ChunkKind, Row
-from workers.parallel.pieces import cut_prompt
+from workers.parallel.pieces import TokenCosts, cut_prompt
+
+EVEN = TokenCosts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +57,19 @@ class Division:
 
 
 def divide(
-    chunks: Sequence[Chunk], rows: Sequence[Row], num_ranks: int, *, over_tokens: int, growth: float = 0.0
+    chunks: Sequence[Chunk], rows: Sequence[Row], num_ranks: int, *, over_tokens: int, costs: TokenCosts = EVEN
 ) -> Division | None:
     """None: the step has no chunk to cut.
 
     Args:
         over_tokens: Chunks of at least so many tokens are cut.
-        growth: See `cut_prompt`.
+        costs: Of the chunks' tokens.
     """
     with_drafts = {row.chunk for row in rows if row.num_drafts}
     pieces = {}
     for number, chunk in enumerate(chunks):
         if chunk.kind is ChunkKind.PREFILL and len(chunk.token_ids) >= over_tokens and number not in with_drafts:
-            cut = cut_prompt(len(chunk.token_ids), num_ranks, num_cached=chunk.start, growth=growth)
+            cut = cut_prompt(len(chunk.token_ids), num_ranks, num_cached=chunk.start, **costs._asdict())
             if all(cut):
                 pieces[number] = cut
     return Division(chunks=chunks, pieces=pieces, num_ranks=num_ranks) if pieces else None

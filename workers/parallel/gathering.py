@@ -1,14 +1,17 @@
 """All-gathers among the ranks that read a prompt together, started at once and waited for where the result is needed.
 
-Every rank starts the same gathers in the same order. A rank that needs no other's part need not wait for it.
+Every rank starts the same gathers in the same order. A rank that needs no other's part need not wait for it; one that
+needs the first ranks' parts alone waits for those where all ranks share memory, elsewhere for the whole gather.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from workers.model.cpu.exchange import Exchange
 
 LEADER = 0
 TAG = 0
@@ -26,19 +29,54 @@ class Traffic:
         self.num_bytes += num_bytes
 
 
-class Gathering:
-    """A gather under way; holds its tensors until it ends."""
+class Parts(Protocol):
+    """What the ranks give, as it comes."""
 
-    def __init__(self, work: Any, parts: Tensor, device: torch.device) -> None:
-        self._work, self._parts, self._device = work, parts, device
+    def is_there(self, num_ranks: int) -> bool: ...
 
-    def wait(self) -> Tensor:
-        """[ranks, ...]: every rank's part. Raises RuntimeError when a rank is gone, or silent for the timeout."""
+    def wait(self, num_ranks: int) -> Tensor:
+        """[ranks, ...], of which those of the first `num_ranks` are there; raises RuntimeError."""
+        ...
+
+
+class _Grouped:
+    """Through a process group: all or nothing. `work` None: there is nothing to wait for."""
+
+    def __init__(self, work: Any, parts: Tensor) -> None:
+        self._work, self._parts = work, parts
+
+    def is_there(self, num_ranks: int) -> bool:
+        return self._work is None or bool(self._work.is_completed())
+
+    def wait(self, num_ranks: int) -> Tensor:
         if self._work is not None:
             self._work.wait()
             self._work = None
-            self._parts = self._parts.to(self._device)
         return self._parts
+
+
+class Gathering:
+    """A gather under way; holds its tensors until it ends."""
+
+    def __init__(self, parts: Parts, num_ranks: int, device: torch.device) -> None:
+        self._parts, self._num_ranks, self._device = parts, num_ranks, device
+        self._whole: Tensor | None = None
+
+    def is_whole(self) -> bool:
+        """Whether `wait` would not."""
+        return self._whole is not None or self._parts.is_there(self._num_ranks)
+
+    def wait(self) -> Tensor:
+        """[ranks, ...]: every rank's part. Raises RuntimeError when a rank is gone, or silent for the timeout."""
+        if self._whole is None:
+            self._whole = self._parts.wait(self._num_ranks).to(self._device)
+        return self._whole
+
+    def first(self, num_ranks: int) -> Tensor:
+        """[num_ranks, ...]: those of the first ranks; raises as `wait` does."""
+        if self._whole is None and num_ranks < self._num_ranks and self._device.type == "cpu":
+            return self._parts.wait(num_ranks)[:num_ranks]
+        return self.wait()[:num_ranks]
 
 
 class SequenceRanks:
@@ -46,8 +84,7 @@ class SequenceRanks:
 
     Args:
         group: A torch process group (gloo or NCCL) of `size` ranks; None for one rank alone.
-        gather_here: Gathers what is in the memory of CPUs where all ranks are on one machine, and waits for it: gives
-            [ranks, ...] of a contiguous tensor.
+        exchange: Gathers what is in the memory of CPUs where all ranks are on one machine.
 
     Attributes:
         states: What states of linear layers moved.
@@ -57,31 +94,29 @@ class SequenceRanks:
         num_begun: Calls of this rank so far; every rank makes the same.
     """
 
-    def __init__(
-        self, group: Any, *, rank: int, size: int, gather_here: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, group: Any, *, rank: int, size: int, exchange: "Exchange | None" = None) -> None:
         self.rank, self.size = rank, size
         self.states, self.inputs, self.keys = Traffic(), Traffic(), Traffic()
         self.group = group
         self.num_begun = 0
-        self._gather_here = gather_here
+        self._exchange = exchange
         self._is_nccl = bool(group is not None and group.name() == "nccl")
 
     def gather(self, part: Tensor, traffic: Traffic) -> Gathering:
         """Starts it. `part` has the same shape and dtype on every rank."""
         self.num_begun += 1
         device, part = part.device, self._there(part)
-        if self._gather_here is not None and part.device.type == "cpu":
-            traffic.add(self.size * part.nbytes)
-            return Gathering(None, self._gather_here(part), device)
+        traffic.add(self.size * part.nbytes)
+        if self._exchange is not None and part.device.type == "cpu":
+            return Gathering(self._exchange.begin(part), self.size, device)
         parts = part.new_empty((self.size, *part.shape))
-        traffic.add(parts.numel() * parts.element_size())
         if self.size == 1:
             parts[0] = part
-            return Gathering(None, parts, device)
+            return Gathering(_Grouped(None, parts), self.size, device)
         # As bytes: gloo knows few types.
         sent, received = part.view(-1).view(torch.uint8), parts.view(self.size, -1).view(torch.uint8)
-        return Gathering(self.group.allgather([list(received.unbind(0))], [sent]), parts, device)
+        work = self.group.allgather([list(received.unbind(0))], [sent])
+        return Gathering(_Grouped(work, parts), self.size, device)
 
     def to_leader(self, source: int, tensor: Tensor | None) -> None:
         """Moves what rank `source` gives, > 0, into what rank 0 gives, of the same shape and dtype, and waits for it.

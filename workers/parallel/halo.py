@@ -33,12 +33,16 @@ class Halo:
         """[reach, width]: the inputs right before this rank's piece."""
         return self._inputs if self._rank == 0 else self._before(self._rank)
 
+    def is_whole(self) -> bool:
+        """Whether `last` would not wait."""
+        return self._gathering.is_whole()
+
     def last(self) -> Tensor:
         """[reach, width]: the last inputs of all, the same on every rank. Waits for the ranks after this one too."""
         return self._before(len(self._lengths))
 
     def _before(self, rank: int) -> Tensor:
         reach = len(self._inputs)
-        parts = self._gathering.wait()[:rank]
+        parts = self._gathering.first(rank)
         known = [part[max(reach - n, 0) :] for part, n in zip(parts, self._lengths, strict=False)]
         return torch.cat([self._inputs, *known])[-reach:]

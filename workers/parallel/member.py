@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workers.parallel.gathering import SequenceRanks
     from workers.parallel.shared_ranks import SharedRanks
 
-GATHERED_BYTES = 4 << 20  # of one rank's part at once: a layer's keys and values of some 1,000 tokens
+AHEAD_BYTES = 8 << 20  # by which a rank may be ahead: two layers' keys and values of some 1,000 tokens
 GATHER_TIMEOUT_S = 240.0  # ranks may wait for their places; the controller's patience ends later
 Fail = Callable[[BatonError], None]
 
@@ -86,14 +86,13 @@ def _joined(spec: WorkerSpec, gang: Gang) -> "tuple[RankRunner, Callable[[], int
 def _sequence_ranks(spec: WorkerSpec, gang: Gang) -> "SequenceRanks":
     from workers.parallel.collectives import GroupRanks
     from workers.parallel.gathering import SequenceRanks
-    from workers.parallel.shared_ranks import share_reducer
+    from workers.parallel.shared_ranks import share_exchange
 
     group = GroupRanks(gang.group, rank=gang.rank, size=gang.size)
-    reducer = share_reducer(group, GATHERED_BYTES) if spec.device == "cpu" else None
-    if reducer is not None:
-        gang.on_end(reducer.abort)
-    gather_here = reducer.all_gather if reducer is not None else None
-    return SequenceRanks(gang.group, rank=gang.rank, size=gang.size, gather_here=gather_here)
+    exchange = share_exchange(group, AHEAD_BYTES) if spec.device == "cpu" else None
+    if exchange is not None:
+        gang.on_end(exchange.abort)
+    return SequenceRanks(gang.group, rank=gang.rank, size=gang.size, exchange=exchange)
 
 
 def _ranks(spec: WorkerSpec, gang: Gang) -> "GroupRanks | SharedRanks":

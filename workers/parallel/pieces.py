@@ -2,8 +2,16 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 BISECTIONS = 60
+
+
+class TokenCosts(NamedTuple):
+    """What `cut_prompt` takes by these names."""
+
+    growth: float = 0.0
+    first_cost: float = 1.0
 
 
 def cut_prompt(

@@ -6,6 +6,7 @@ all of it for the state after the prompt, which every rank knows without a furth
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,9 +14,19 @@ from torch import Tensor
 from workers.model.linear import Effect, fold, make_piece, no_effect, scan
 from workers.parallel.gathering import SequenceRanks
 
-# Gives the state after the prompt, [H, d_k, d_v], the same on every rank. It waits for the ranks after this one, which
-# nothing else does: ask for it when all layers have run.
-LastState = Callable[[], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class LastState:
+    """The state after the prompt. It waits for the ranks after this one, which nothing else does: ask for it when all
+    layers have run, or when `is_known`.
+    """
+
+    find: Callable[[], Tensor]
+    is_known: Callable[[], bool] = lambda: True
+
+    def __call__(self) -> Tensor:
+        """[H, d_k, d_v], the same on every rank."""
+        return self.find()
 
 
 def linear_attention(
@@ -28,15 +39,16 @@ def linear_attention(
     """
     if ranks.size == 1:
         out, after = scan(q, k, v, log_decay, beta, state)
-        return out, lambda: after
+        return out, LastState(lambda: after)
     piece = make_piece(q, k, v, log_decay, beta, state)
     knows = ranks.rank == 0
     effect = _known(state, piece.advance(state), log_decay, beta) if knows else piece.effect()
     gathering = ranks.gather(effect.packed(), ranks.states)
     piece.prepare()
     if not knows:
-        piece.advance(fold(map(effect.unpacked, gathering.wait()[: ranks.rank]), state))
-    return piece.outputs(), lambda: fold(map(effect.unpacked, gathering.wait()), state)
+        piece.advance(fold(map(effect.unpacked, gathering.first(ranks.rank)), state))
+    last = LastState(lambda: fold(map(effect.unpacked, gathering.wait()), state), gathering.is_whole)
+    return piece.outputs(), last
 
 
 def _known(before: Tensor, after: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> Effect:

@@ -5,18 +5,20 @@ all have their keys, values and states.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from workers.model.contract import Chunk, Row
-from workers.model.hybrid.mixer import LinearStep
+from workers.model.hybrid.mixer import LinearStep, mixers_of
 from workers.model.runner import TorchRunner, WriteKV
 from workers.parallel.division import Division, divide
 from workers.parallel.gathering import LEADER, SequenceRanks
-from workers.parallel.growth import attention_growth
+from workers.parallel.later import Later
 from workers.parallel.shared_keys import SharedKeys
 from workers.parallel.shared_states import SharedStates
+from workers.parallel.token_costs import token_costs
 from workers.spec import WorkerSpec
 
 
@@ -27,7 +29,7 @@ class SequenceRunner(TorchRunner):
         super().__init__(spec)
         self.sequence = sequence
         self._over_tokens = spec.engine.sequence_parallel_over_tokens
-        self._growth = attention_growth(self.model.config)
+        self._costs = token_costs(self.model.config, mixers_of(self.model), self.store.dtype)
 
     def _computed(
         self,
@@ -39,15 +41,18 @@ class SequenceRunner(TorchRunner):
     ) -> Tensor | None:
         """Logits of `rows` on the leader, nothing on the others."""
         ranks = self.sequence
-        division = divide(chunks, rows, ranks.size, over_tokens=self._over_tokens, growth=self._growth)
+        division = divide(chunks, rows, ranks.size, over_tokens=self._over_tokens, costs=self._costs)
         if division is None:
             found = super()._computed(chunks, rows if ranks.rank == LEADER else (), on_layer, write_kv, states)
             return found if ranks.rank == LEADER else None
         mine = [row for row in rows if division.rank_of(row) == ranks.rank]
-        write = SharedKeys(ranks, division, write_kv or self._write_kv, self.store.block_size, self.device)
+        later = Later()
+        write = SharedKeys(ranks, division, write_kv or self._write_kv, self.store.block_size, self.device, later)
         if self._states:
-            states = SharedStates(ranks, division, self._states, self.device)
-        found = super()._computed(division.chunks_of(ranks.rank), mine, on_layer, write, states)
+            states = SharedStates(ranks, division, self._states, self.device, later)
+        told = None if on_layer is None else lambda layer: later.after(partial(on_layer, layer))
+        found = super()._computed(division.chunks_of(ranks.rank), mine, told, write, states)
+        later.finish()
         return self._collected(division, rows, found)
 
     def _collected(self, division: Division, rows: Sequence[Row], found: Tensor | None) -> Tensor | None:

@@ -1,10 +1,11 @@
 """Puts a layer's keys and values of all ranks' pieces into every rank's blocks (LASP-2H).
 
-So each rank's cache is whole after every layer: attention is the usual one over its own piece's queries, and the next
-chunk, a prefix hit or a hand-over finds all it needs on any rank.
+A rank's queries see those of the ranks before it alone, which it waits for; attention is the usual one over its own
+piece's queries. Those of later ranks are written when they come (`later`): so each rank's cache is whole when the step
+ends, and the next chunk or a prefix hit finds all it needs on any rank; a hand-over pushes a layer when it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from workers.model.runner import WriteKV
 from workers.parallel.division import Division
 from workers.parallel.gathering import SequenceRanks
+from workers.parallel.later import Later
 
 
 class SharedKeys:
@@ -22,9 +24,15 @@ class SharedKeys:
     """
 
     def __init__(
-        self, ranks: SequenceRanks, division: Division, write: WriteKV, block_size: int, device: torch.device
+        self,
+        ranks: SequenceRanks,
+        division: Division,
+        write: WriteKV,
+        block_size: int,
+        device: torch.device,
+        later: Later,
     ) -> None:
-        self._ranks, self._write = ranks, write
+        self._ranks, self._write, self._later = ranks, write, later
         self._mine = division.places_of(ranks.rank)
         self._slots = [
             torch.tensor(division.slots_of(rank, block_size)).to(device) for rank in range(ranks.size)
@@ -32,13 +40,18 @@ class SharedKeys:
         self._most = max(map(len, self._slots))
 
     def __call__(self, key: Tensor, value: Tensor, k_rows: Tensor, v_rows: Tensor, slots: Tensor) -> None:
+        mine, size = self._ranks.rank, self._ranks.size
         gathering = self._ranks.gather(self._packed((key, value)), self._ranks.keys)
         self._write(key, value, k_rows, v_rows, slots)
-        for rank, part in enumerate(gathering.wait().unbind(0)):
-            if rank != self._ranks.rank:
+
+        def keep(ranks: Iterable[int], parts: Tensor) -> None:
+            for rank in ranks:
                 theirs = self._slots[rank]
-                keys, values = part[:, :, : len(theirs)].unbind(0)  # [heads, tokens, dim]
+                keys, values = parts[rank, :, :, : len(theirs)].unbind(0)  # [heads, tokens, dim]
                 self._write(keys[None], values[None], k_rows, v_rows, theirs)
+
+        keep(range(mine), gathering.first(mine))
+        self._later.put_off(gathering.is_whole, lambda: keep(range(mine + 1, size), gathering.wait()))
 
     def _packed(self, both: Sequence[Tensor]) -> Tensor:
         """[2, heads, most, dim]: of this rank's pieces, padded to the longest of all ranks'."""

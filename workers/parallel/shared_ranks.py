@@ -1,4 +1,4 @@
-"""What shares of a model ask of each other where all ranks are on one machine: sums in shared memory.
+"""What ranks ask of each other where all are on one machine: sums and gathers in shared memory.
 
 One core each of a Xeon (Sapphire Rapids), two ranks: see `bench.tensor_parallel` for what a sum costs here and over
 gloo, whose threads have to be woken.
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from workers.model import shared_memory
-from workers.model.cpu import reduce
+from workers.model.cpu import exchange, reduce
+from workers.model.cpu.exchange import Exchange
 from workers.model.shared_memory import SharedMemory
 from workers.parallel.collectives import GroupRanks
 
@@ -54,39 +55,51 @@ class SharedRanks:
 
 def share_memory(group: GroupRanks) -> SharedRanks | None:
     """Every rank calls it at once; None, on all of them, where one cannot see another's memory."""
-    found = share_reducer(group, SLOT_BYTES)
-    return None if found is None else SharedRanks(group, found)
+    found = _share(group, reduce.segment_bytes(SLOT_BYTES), reduce.available())
+    if found is None:
+        return None
+    memories, addresses = found
+    reducer = reduce.Reducer(addresses, rank=group.rank, slot_bytes=SLOT_BYTES, memories=memories)
+    return SharedRanks(group, reducer)
 
 
-def share_reducer(group: GroupRanks, slot_bytes: int) -> reduce.Reducer | None:
+def share_exchange(group: GroupRanks, ring_bytes: int) -> Exchange | None:
     """As `share_memory`.
 
     Args:
-        slot_bytes: That go from rank to rank at once.
+        ring_bytes: By how much a rank may be ahead of another that does not read.
     """
-    own = _own_memory(slot_bytes)
-    handles = _exchange(group, own.handle if own is not None else "")
-    found = _attach(handles, group.rank, own, slot_bytes) if own is not None and all(handles) else None
+    found = _share(group, exchange.segment_bytes(ring_bytes), exchange.available())
+    if found is None:
+        return None
+    memories, addresses = found
+    return Exchange(addresses, rank=group.rank, ring_bytes=ring_bytes, memories=memories)
+
+
+def _share(group: GroupRanks, nbytes: int, has_kernel: bool) -> tuple[list[Any], list[int]] | None:
+    """Memory of each rank that all see, and where; None on all of them if one does not."""
+    own = _own_memory(nbytes) if has_kernel else None
+    handles = _tell_all(group, own.handle if own is not None else "")
+    found = _attach(handles, group.rank, own, nbytes) if own is not None and all(handles) else None
     agreed = torch.tensor([0.0 if found is None else 1.0])
     group.all_reduce(agreed)
     if found is None or agreed.item() != group.size:
-        logger.info("ranks add up through their process group rank=%d", group.rank)
+        logger.info("ranks are joined through their process group rank=%d", group.rank)
         return None
-    memories, addresses = found
-    return reduce.Reducer(addresses, rank=group.rank, slot_bytes=slot_bytes, memories=memories)
+    return found
 
 
-def _own_memory(slot_bytes: int) -> SharedMemory | None:
-    if not (shared_memory.is_available() and reduce.available()):
+def _own_memory(nbytes: int) -> SharedMemory | None:
+    if not shared_memory.is_available():
         return None
     try:
-        return SharedMemory(reduce.segment_bytes(slot_bytes))
+        return SharedMemory(nbytes)
     except OSError as error:
         logger.warning("no memory to share with the ranks beside this one error=%s", error)
         return None
 
 
-def _exchange(group: GroupRanks, handle: str) -> list[str]:
+def _tell_all(group: GroupRanks, handle: str) -> list[str]:
     """Every rank's, in order; a sum of rows of which each rank fills its own."""
     rows = torch.zeros(group.size, HANDLE_BYTES)
     said = handle.encode()
@@ -95,11 +108,11 @@ def _exchange(group: GroupRanks, handle: str) -> list[str]:
     return [bytes(row.to(torch.uint8).tolist()).rstrip(b"\0").decode() for row in rows]
 
 
-def _attach(handles: list[str], rank: int, own: SharedMemory, slot_bytes: int) -> tuple[list[Any], list[int]] | None:
+def _attach(handles: list[str], rank: int, own: SharedMemory, nbytes: int) -> tuple[list[Any], list[int]] | None:
     memories: list[Any] = []
     for number, handle in enumerate(handles):
         try:
-            view = own.view if number == rank else shared_memory.attach(handle, reduce.segment_bytes(slot_bytes))
+            view = own.view if number == rank else shared_memory.attach(handle, nbytes)
         except (OSError, ValueError) as error:
             logger.info("rank %d is not on this machine: %s", number, error)
             return None

@@ -1,10 +1,12 @@
 """Linear layers of one step over pieces (LASP-2): each rank runs its own, all ranks' states and inputs are whole after.
 
-Of a chunk that is cut, the last inputs of each piece and its effect on the state are gathered; every rank then keeps
-the state after the whole chunk in its slot. Other chunks are run as on a rank alone.
+Of a chunk that is cut, the last inputs of each piece and its effect on the state are gathered; every rank keeps the
+state after the whole chunk in its slot, as soon as the ranks after it have told theirs (`later`). Other chunks are run
+as on a rank alone.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ from workers.model.hybrid.states import States, rows_of
 from workers.parallel.division import Division
 from workers.parallel.gathering import SequenceRanks
 from workers.parallel.halo import Halo
-from workers.parallel.sequence import linear_attention
+from workers.parallel.later import Later
+from workers.parallel.sequence import LastState, linear_attention
 
 
 class SharedStates:
@@ -24,17 +27,23 @@ class SharedStates:
 
     Args:
         parts: As `States` takes them.
+        later: Done before any of the states is read again.
     """
 
     def __init__(
-        self, ranks: SequenceRanks, division: Division, parts: Mapping[int, Sequence[Tensor]], device: torch.device
+        self,
+        ranks: SequenceRanks,
+        division: Division,
+        parts: Mapping[int, Sequence[Tensor]],
+        device: torch.device,
+        later: Later,
     ) -> None:
         self._parts = parts
         whole = [chunk for number, chunk in enumerate(division.chunks) if number not in division.pieces]
         self._whole = States(parts, whole, device) if whole else None
         numbers, places = sorted(division.pieces), division.places_of(ranks.rank)
         self._cut = [
-            _CutChunk(ranks, place, division.chunks[number], [len(piece) for piece in division.pieces[number]])
+            _CutChunk(ranks, place, division.chunks[number], [len(piece) for piece in division.pieces[number]], later)
             for number, place in zip(numbers, places, strict=True)
         ]
         num_rows = sum(len(chunk.token_ids) for chunk in division.chunks_of(ranks.rank))
@@ -71,10 +80,10 @@ class _CutChunk:
         lengths: Of every rank's piece.
     """
 
-    def __init__(self, ranks: SequenceRanks, place: slice, chunk: Chunk, lengths: Sequence[int]) -> None:
+    def __init__(self, ranks: SequenceRanks, place: slice, chunk: Chunk, lengths: Sequence[int], later: Later) -> None:
         assert chunk.state_id is not None, "a sequence of a model with states has a slot"
         self.place = place
-        self._ranks, self._lengths = ranks, lengths
+        self._ranks, self._lengths, self._later = ranks, lengths, later
         self._slot, self._is_new = chunk.state_id, chunk.start == 0
         self._windows: dict[int, Window] = {}
 
@@ -85,15 +94,21 @@ class _CutChunk:
         if num_inputs not in self._windows:
             self._windows[num_inputs] = Window([len(x)], num_inputs, x.device)
         out, _ = convolve(x, halo.wait()[None], self._windows[num_inputs], convolution)
-        sizes = [part.shape[1] * part.shape[3] for part in parts]
-        for part, inputs in zip(parts, torch.split(halo.last(), sizes, dim=-1), strict=True):
-            part[self._slot] = inputs.view(len(inputs), part.shape[1], part.shape[3]).transpose(0, 1)
+        self._later.put_off(halo.is_whole, partial(self._keep_inputs, parts, halo))
         return out
 
     def recur(self, kept: Tensor, recurrence: Recurrence) -> Tensor:
         out, last = linear_attention(self._ranks, *recurrence, self._before(kept))
-        kept[self._slot] = last()
+        self._later.put_off(last.is_known, partial(self._keep_state, kept, last))
         return out
+
+    def _keep_inputs(self, parts: Sequence[Tensor], halo: Halo) -> None:
+        sizes = [part.shape[1] * part.shape[3] for part in parts]
+        for part, inputs in zip(parts, torch.split(halo.last(), sizes, dim=-1), strict=True):
+            part[self._slot] = inputs.view(len(inputs), part.shape[1], part.shape[3]).transpose(0, 1)
+
+    def _keep_state(self, kept: Tensor, last: LastState) -> None:
+        kept[self._slot] = last()
 
     def _before(self, kept: Tensor) -> Tensor:
         """What is kept of the tokens before the chunk."""

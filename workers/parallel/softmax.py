@@ -41,8 +41,8 @@ class KeysAndValues:
         return self._own if self._ranks.rank == 0 else self._first(self._ranks.rank + 1)
 
     def _first(self, num_ranks: int) -> tuple[Tensor, Tensor]:
-        parts = self._gathering.wait()
-        rows = torch.cat([part[:n] for part, n in zip(parts[:num_ranks], self._lengths, strict=False)])
+        parts = self._gathering.first(num_ranks)
+        rows = torch.cat([part[:n] for part, n in zip(parts, self._lengths, strict=False)])
         head_dim = self._own[0].shape[-1]
         return rows[..., :head_dim], rows[..., head_dim:]
 

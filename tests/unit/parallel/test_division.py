@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from workers.model.contract import Chunk, ChunkKind, Row
 from workers.parallel.division import divide
+from workers.parallel.pieces import TokenCosts
 
 BLOCK = 4
 
@@ -28,7 +29,7 @@ def test_ranks_together_compute_cut_chunks_once_and_all_others_alike(
     batch: list[Chunk], num_ranks: int, over_tokens: int, growth: float
 ) -> None:
     rows = [Row(number, 0) for number in range(len(batch))]
-    division = divide(batch, rows, num_ranks, over_tokens=over_tokens, growth=growth)
+    division = divide(batch, rows, num_ranks, over_tokens=over_tokens, costs=TokenCosts(growth=growth))
     long = [n for n, c in enumerate(batch) if c.kind is ChunkKind.PREFILL and len(c.token_ids) >= over_tokens]
     if division is None:
         assert all(len(batch[n].token_ids) < 3 * num_ranks for n in long), "only pieces of none are a reason"

@@ -78,15 +78,7 @@ class Reducer:
 
     def gather(self, tensor: Tensor) -> Tensor | None:
         """[ranks, *tensor.shape] on rank 0, None on the others; contiguous. Raises: RuntimeError: aborted."""
-        return self._gathered(tensor, tensor.new_empty((self._size, *tensor.shape)) if self._rank == 0 else None)
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """The same on every rank; in place of `gather`, not beside it."""
-        out = tensor.new_empty((self._size, *tensor.shape))
-        self._gathered(tensor, out)
-        return out
-
-    def _gathered(self, tensor: Tensor, out: Tensor | None) -> Tensor | None:
+        out = tensor.new_empty((self._size, *tensor.shape)) if self._rank == 0 else None
         if self._gather(self._at, tensor.data_ptr(), tensor.nbytes, out.data_ptr() if out is not None else None):
             raise RuntimeError("the ranks beside this one are gone")
         return out

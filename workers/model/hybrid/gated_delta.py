@@ -13,6 +13,8 @@ from workers.model.state_shape import StateShape
 class _GatedDelta(Mixer):
     """What Qwen3-Next and Qwen3.5 share: all but how the projections lie in their weights."""
 
+    is_delta = True
+
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self.k_heads, self.v_heads = module.num_k_heads, module.num_v_heads
@@ -67,6 +69,8 @@ class Qwen3NextDelta(_GatedDelta):
 
 
 class KimiDelta(Mixer):
+    is_delta = True
+
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self.heads, self.dim = module.num_heads, module.head_dim

@@ -42,6 +42,7 @@ class Mixer:
     """
 
     shape: StateShape
+    is_delta = False  # whether a token's effect on the state depends on the state
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -54,6 +55,12 @@ class Mixer:
     def mix(self, x: Tensor, step: LinearStep) -> Tensor:
         """[T, width] from [T, width]"""
         raise NotImplementedError
+
+
+def mixers_of(model: nn.Module) -> list[Mixer]:
+    """Those in place of the `forward` of its layers of linear attention."""
+    forwards = [module.__dict__.get("forward") for module in model.modules()]
+    return [forward for forward in forwards if isinstance(forward, Mixer)]
 
 
 def recurrent(num_heads: int, d_k: int, d_v: int) -> StatePart:

@@ -55,16 +55,6 @@ def test_the_first_rank_gets_every_ranks_tensor(isa: str) -> None:
     assert mine[2].tolist() == [3.0] * 3
 
 
-def test_all_ranks_get_every_ranks_tensor_of_any_dtype() -> None:
-    if not reduce.available():
-        pytest.skip("no C compiler")
-    ranks = Ranks(3)
-    for dtype in (torch.float32, torch.bfloat16, torch.int64):
-        parts = [(torch.arange(50).view(2, 25) + 100 * rank).to(dtype) for rank in range(3)]
-        found = ranks.each(lambda rank, reducer, parts=parts: reducer.all_gather(parts[rank]))
-        assert all(torch.equal(one, torch.stack(parts)) for one in found)
-
-
 def test_a_rank_that_waits_for_one_that_is_gone_is_freed() -> None:
     if not reduce.available():
         pytest.skip("no C compiler")
