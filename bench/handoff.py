@@ -2,11 +2,13 @@
 
     python -m bench.handoff [--part link|engine|all] [--transports shm,gloo,grpc] [--json out.json]
     python -m bench.handoff --quick    # shared memory alone, two lengths
+    python -m bench.handoff --part engine --sequence 2    # prompts of a gang, whose ranks hand over in turns
 
 Link: a bulk transfer beside as many bytes over the bare library, and what pushing costs a thread that computes.
 Engine: what the hand-over adds between first and second token, in decode steps, and what pushing costs the prefill,
 per prompt length, transport, and with layer-wise push and without (bulk). A Llama of 150 M parameters with
-dummy weights, in each of --dtypes; one core for each worker, this process on the prefill worker's.
+dummy weights, in each of --dtypes; one core for each worker, this process on the prefill worker's. With --sequence the
+prefill worker is a gang, whose second rank has the decode worker's core, and CPU is that of all its ranks.
 """
 
 import asyncio
@@ -51,6 +53,7 @@ class Chosen:
     lengths: Sequence[int]
     rounds: int
     runs: int
+    sequence: int
     dtypes: Sequence[str]
 
     def about_s(self, part: "Part") -> float:
@@ -78,6 +81,9 @@ def main(
     rounds: Annotated[int | None, typer.Option(min=1, help="Engine: pairs per row. 3, or 2 by --quick.")] = None,
     runs: Annotated[int | None, typer.Option(min=1, help="Link: interleaved runs. 15, or 5 by --quick.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Link: prompt length in tokens.")] = 2048,
+    sequence: Annotated[
+        int, typer.Option(min=1, help="Engine: ranks of the prefill worker, which divide prompts.")
+    ] = 1,
     dtypes: Dtypes = DEFAULT_DTYPES,
     quick: Quick = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all figures.")] = None,
@@ -92,6 +98,7 @@ def main(
         lengths=[int(length) for length in (lengths or short.lengths).split(",")],
         rounds=rounds or short.rounds,
         runs=runs or short.runs,
+        sequence=sequence,
         dtypes=dtypes_of(dtypes),
     )
     announce("bench.handoff", about_s=chosen.about_s(part), dtypes=chosen.dtypes)
@@ -130,8 +137,8 @@ async def _engine_part(chosen: Chosen) -> list[handoff_engine.Row]:
         for dtype in chosen.dtypes:
             for transport in chosen.transports:
                 for push in chosen.pushes:
-                    found = handoff_engine.measure(model, dtype, transport, push, chosen.lengths, chosen.rounds)
-                    async for row in found:
+                    specs = handoff_engine.specs_of(model, dtype, transport, push, chosen.sequence)
+                    async for row in handoff_engine.measure(specs, chosen.lengths, chosen.rounds):
                         rows.append(row)
                         print(_line(row), flush=True)
     return rows

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ import numpy as np
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Hello, Submit, TokenOutput, ToWorker
 from baton.v1.worker_pb2_grpc import WorkerStub
 from bench.models import LLAMA_150M
-from cluster.profiling.local_cluster import WorkerProcess, greedy
-from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+from cluster.profiling.local_cluster import WorkerProcess, by_worker, greedy
+from workers.spec import EngineSpec, GangSpec, KVSpec, Role, WorkerSpec
 
 PREFILL_CORE, DECODE_CORE = 0, 1
 NUM_OUTPUTS = 8  # the second and those after it: the gap in question, and the steps to compare it with
 QUIET_S = 0.03  # after the last token: acks, and what the workers tidy up
 TIMEOUT_S = 120.0
 KV_TOKENS = 2 * 4096  # what each worker has room for
+GANG_CHUNK = 2048  # tokens of a step that ranks divide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,25 +61,23 @@ class Row:
     pairs: list[Pair]
 
 
-async def measure(
-    model: Path, dtype: str, transport: str, push: str, lengths: Sequence[int], rounds: int
-) -> AsyncIterator[Row]:
+async def measure(specs: Sequence[WorkerSpec], lengths: Sequence[int], rounds: int) -> AsyncIterator[Row]:
     """A row per prompt length, as it comes, over one pair of workers; a first round is thrown away."""
-    async with _workers(model, dtype, transport, push) as (prefill, decode), _Ingress(prefill, decode) as ingress:
+    async with _workers(specs) as (prefill, decode), _Ingress(prefill, decode) as ingress:
         for length in lengths:
             pairs = [
                 await ingress.pair(_prompt(length, seed=number), with_first=number % 2 == 0)
                 for number in range(rounds + 1)
             ]
-            yield _row(dtype, transport, push, length, pairs[1:])
+            yield _row(prefill.spec, length, pairs[1:])
 
 
-def _row(dtype: str, transport: str, push: str, num_tokens: int, pairs: list[Pair]) -> Row:
+def _row(spec: WorkerSpec, num_tokens: int, pairs: list[Pair]) -> Row:
     median = statistics.median
     return Row(
-        dtype=dtype,
-        transport=transport,
-        push=push,
+        dtype=spec.dtype,
+        transport=spec.kv.transport,
+        push=spec.kv.push,
         num_tokens=num_tokens,
         prefill_ms=median(pair.without_ms for pair in pairs),
         prefill_ratio=median(pair.with_ms / pair.without_ms for pair in pairs),
@@ -91,22 +90,32 @@ def _row(dtype: str, transport: str, push: str, num_tokens: int, pairs: list[Pai
 
 
 @asynccontextmanager
-async def _workers(
-    model: Path, dtype: str, transport: str, push: str
-) -> AsyncIterator[tuple[WorkerProcess, WorkerProcess]]:
-    specs = [
-        _spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, dtype, transport, push),
-        _spec(model, "decode-0", Role.DECODE, DECODE_CORE, dtype, transport, push),
-    ]
+async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[tuple[WorkerProcess, WorkerProcess]]:
     started: list[WorkerProcess] = []
     try:
-        started = [WorkerProcess(spec) for spec in specs]
+        started = [WorkerProcess(leader, None, "workers.process", others) for leader, *others in by_worker(specs)]
         for worker in started:
             await asyncio.to_thread(worker.wait_ready)
-        yield started[0], started[1]
+        prefill, decode = started
+        yield prefill, decode
     finally:
         for worker in started:
             await asyncio.to_thread(worker.stop)
+
+
+def specs_of(model: Path, dtype: str, transport: str, push: str, sequence: int) -> list[WorkerSpec]:
+    """Of the prefill worker's ranks, and of the decode worker."""
+    prefill = _spec(model, "prefill-0", Role.PREFILL, PREFILL_CORE, dtype, transport, push)
+    decode = _spec(model, "decode-0", Role.DECODE, DECODE_CORE, dtype, transport, push)
+    if sequence == 1:
+        return [prefill, decode]
+    cores = PREFILL_CORE, DECODE_CORE
+    prefill = replace(prefill, engine=replace(prefill.engine, max_batched_tokens=GANG_CHUNK))
+    ranks = [
+        replace(prefill, cores=(cores[rank % len(cores)],), gang=GangSpec(sequence_parallel=sequence, rank=rank))
+        for rank in range(sequence)
+    ]
+    return [*ranks, decode]
 
 
 def _spec(model: Path, worker_id: str, role: Role, core: int, dtype: str, transport: str, push: str) -> WorkerSpec:
@@ -199,7 +208,8 @@ class _Ingress:
             submit.decode.CopyFrom(
                 DecodeRoute(worker_id=decode.spec.worker_id, incarnation=decode.incarnation, address=decode.address)
             )
-        cpu_s, began_s = _cpu_s(self._prefill.pid), time.monotonic()
+        pids = [self._prefill.pid, *(rank.pid for rank in self._prefill.others)]
+        cpu_s, began_s = sum(map(_cpu_s, pids)), time.monotonic()
         await self._sessions[0].write(ToWorker(submit=submit))
         arrived_ms: list[float] = []
         async with asyncio.timeout(TIMEOUT_S):
@@ -209,7 +219,7 @@ class _Ingress:
                     raise RuntimeError(f"bench.handoff: {output.error.message}")
                 arrived_ms += [(now_s - began_s) * 1e3] * len(output.token_ids)
         await asyncio.sleep(QUIET_S)
-        return arrived_ms, (_cpu_s(self._prefill.pid) - cpu_s) * 1e3
+        return arrived_ms, (sum(map(_cpu_s, pids)) - cpu_s) * 1e3
 
 
 def _cpu_s(pid: int) -> float:

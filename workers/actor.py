@@ -16,6 +16,7 @@ import grpc
 
 from baton.errors import BatonError
 from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
+from workers.model.places import Degrees
 from workers.spec import WorkerSpec
 from workers.starting import build_runner, take_place
 
@@ -93,8 +94,7 @@ class WorkerActor:
         from workers.kv_transfer.gang_links import LeaderLinks, Life
 
         life = Life(spec=self.spec, incarnation=self.incarnation, fingerprint=runner.fingerprint)
-        degree = self.spec.gang.tensor_parallel
-        if self._gang is None or self._gang_runner is None or degree == 1:  # ranks beside may hold the same, not more
+        if self._gang is None or self._gang_runner is None:
             return LeaderLinks(life, runner.store, notify=engine.wake, fail=self._end)
         gang, gang_runner = self._gang, self._gang_runner
         links = LeaderLinks(
@@ -102,7 +102,7 @@ class WorkerActor:
             runner.store,
             notify=engine.wake,
             fail=self._end,
-            degree=degree,
+            degrees=Degrees(self.spec.gang.tensor_parallel, self.spec.gang.sequence_parallel),
             tell=gang.tell,
             num_steps=lambda: gang_runner.num_steps,
         )

@@ -16,7 +16,7 @@ import grpc.aio
 
 from baton.errors import BatonError, InternalError
 from baton.v1 import kv_pb2_grpc
-from workers.model.places import Place
+from workers.model.places import Degrees
 from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
@@ -52,8 +52,7 @@ class Follower:
         self._gang = gang
         gc.collect()
         gc.freeze()
-        is_handing_over = self.spec.gang.tensor_parallel > 1  # else the leader has all
-        agent = (await self._serve_links(share, gang)).agent if is_handing_over else None
+        agent = (await self._serve_links(share, gang)).agent
         args = (share, gang, agent)
         threading.Thread(target=self._follow, args=args, name="follow", daemon=True).start()
         logger.info("rank ready worker_id=%s rank=%d", self.spec.worker_id, self.spec.gang.rank)
@@ -63,8 +62,9 @@ class Follower:
         """Takes links of this rank's lanes, and tells the leader where."""
         from workers.kv_transfer.gang_links import FollowerLinks, Life
 
+        degrees = Degrees(self.spec.gang.tensor_parallel, self.spec.gang.sequence_parallel)
         life = Life(spec=self.spec, incarnation=self.incarnation, fingerprint=share.fingerprint)
-        links = FollowerLinks(life, share.store, Place(gang.rank, gang.size), tell=partial(gang.tell, LEADER))
+        links = FollowerLinks(life, share.store, gang.rank, degrees, tell=partial(gang.tell, LEADER))
         self._server = make_server(self.spec)
         kv_pb2_grpc.add_KVTransferServicer_to_server(links.servicer, self._server)
         port = self._server.add_insecure_port(f"{self.spec.host}:0")
@@ -84,7 +84,7 @@ class Follower:
         if self._gang is not None:
             self._gang.close()
 
-    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent | None") -> None:
+    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent") -> None:
         try:
             follow(share, gang, agent)
         except BatonError as error:

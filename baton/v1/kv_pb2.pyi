@@ -66,12 +66,16 @@ class Handshake(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., block_size: _Optional[int] = ..., transport: _Optional[str] = ..., store_address: _Optional[str] = ..., store_prefix: _Optional[str] = ..., device: _Optional[str] = ..., host: _Optional[str] = ..., auto_transport: _Optional[bool] = ..., lane: _Optional[_Union[Lane, _Mapping]] = ...) -> None: ...
 
 class Lane(_message.Message):
-    __slots__ = ("sender", "receiver")
+    __slots__ = ("sender", "receiver", "turn", "num_turns")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    NUM_TURNS_FIELD_NUMBER: _ClassVar[int]
     sender: Place
     receiver: Place
-    def __init__(self, sender: _Optional[_Union[Place, _Mapping]] = ..., receiver: _Optional[_Union[Place, _Mapping]] = ...) -> None: ...
+    turn: int
+    num_turns: int
+    def __init__(self, sender: _Optional[_Union[Place, _Mapping]] = ..., receiver: _Optional[_Union[Place, _Mapping]] = ..., turn: _Optional[int] = ..., num_turns: _Optional[int] = ...) -> None: ...
 
 class Place(_message.Message):
     __slots__ = ("rank", "degree")

@@ -15,7 +15,7 @@ from workers.kv_transfer.handshake import Identity, propose
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import Acked, Arrived, Ended, Lost, Offered, Ticketed, TransferKey
 from workers.model.cpu import kv_copy
-from workers.model.places import Place, divides
+from workers.model.places import Place, Turn, divides
 from workers.spec import KVSpec
 
 KEY = TransferKey("r", 0, 0)
@@ -38,18 +38,53 @@ def _cases() -> list[Any]:
     ]
 
 
-@pytest.fixture(params=[(2, 1), (1, 2), (2, 4), (3, 2)], ids=lambda pair: f"{pair[0]}to{pair[1]}")
+@pytest.fixture(
+    params=[(2, 1, 1), (1, 2, 1), (2, 4, 1), (3, 2, 1), (1, 2, 3)], ids=lambda case: "{}to{}x{}".format(*case)
+)
 def gangs(request: pytest.FixtureRequest) -> Iterator[Gangs]:
-    with open_gangs(*request.param, 12, transport="grpc") as opened:
+    senders, receivers, sequence = request.param
+    with open_gangs(senders, receivers, 12, sequence=sequence, transport="grpc") as opened:
         yield opened
         opened.check_integrity()
 
 
+def _sequence_cases() -> list[Any]:
+    """Where the ranks of the prefill side read prompts together, or do both."""
+    every = [
+        (senders, sequence, receivers, heads)
+        for sequence, (senders, receivers, heads) in product((2, 3), PAIRS)
+        if senders * sequence <= 6
+    ]
+    usual = {
+        (1, 2, 1, 2): "shm",
+        (1, 3, 1, 1): "gloo",
+        (1, 2, 2, 2): "grpc",
+        (2, 2, 4, 2): "shm",
+        (2, 3, 1, 12): "grpc",
+    }
+    return [
+        pytest.param(*case, transport, marks=() if usual.get(case) == transport else pytest.mark.slow)
+        for index, case in enumerate(every)
+        for transport in sorted({TRANSPORTS[index % 3], usual.get(case, TRANSPORTS[index % 3])})
+    ]
+
+
 @pytest.mark.parametrize(("senders", "receivers", "heads", "transport"), _cases())
 def test_every_head_arrives_whatever_the_degrees(senders: int, receivers: int, heads: int, transport: str) -> None:
+    _check_every_case(senders, 1, receivers, heads, transport)
+
+
+@pytest.mark.parametrize(("senders", "sequence", "receivers", "heads", "transport"), _sequence_cases())
+def test_every_block_arrives_once_from_ranks_that_take_turns(
+    senders: int, sequence: int, receivers: int, heads: int, transport: str
+) -> None:
+    _check_every_case(senders, sequence, receivers, heads, transport)
+
+
+def _check_every_case(senders: int, sequence: int, receivers: int, heads: int, transport: str) -> None:
     if transport == "shm" and not kv_copy.available():
         pytest.skip("shm needs a C compiler")
-    with open_gangs(senders, receivers, heads, transport=transport) as gangs:
+    with open_gangs(senders, receivers, heads, sequence=sequence, transport=transport) as gangs:
         cached, later, both = (TransferKey(name, 0, 0) for name in ("cached", "later", "both"))
         _hand_over(gangs, KEY, [3, 4, 9, 17], num_cached=0)  # chunks that end inside a block
         _hand_over(gangs, cached, [11, 22], num_cached=6)  # a prefix hit on the decode side, inside a block
@@ -181,10 +216,11 @@ def test_a_rank_that_is_behind_with_its_steps_grants_no_block_that_they_may_read
         gangs.check_integrity()
 
 
+@pytest.mark.parametrize("sequence", [1, 2])
 @pytest.mark.parametrize("side", ["prefill", "decode"])
 @pytest.mark.parametrize("step", ["offered", "granted", "computed"])
-def test_one_lane_that_fails_ends_the_transfer_once_on_both_sides(side: str, step: str) -> None:
-    with open_gangs(2, 4, 4) as gangs:
+def test_one_lane_that_fails_ends_the_transfer_once_on_both_sides(side: str, step: str, sequence: int) -> None:
+    with open_gangs(2 // sequence, 4 // sequence, 4, sequence=sequence) as gangs:
         _advance(gangs, step)
         gangs.wait(Offered, KEY)
         gang = getattr(gangs, side)
@@ -223,6 +259,7 @@ def test_a_degree_that_cannot_share_the_heads_is_refused_before_anything_is_offe
         (Lane(Place(0, 3), Place(1, 2)), "lane: 3 ranks cannot share 4 heads"),
         (Lane(Place(0, 0), Place(1, 2)), "lane: 0 ranks cannot share 4 heads"),
         (Lane(Place(0, 2), Place(1, 2)), "payloads: 2 on the sender, 0 on the receiver"),  # they share no head
+        (Lane(Place(0, 1), Place(1, 2), Turn(2, 2)), "lane: rank 0 of 1 to rank 1 of 2, turn 2 of 2 is meant"),
     ],
 )
 def test_a_link_to_the_wrong_rank_is_refused_by_name(lane: Lane | None, words: str) -> None:
@@ -247,10 +284,13 @@ def test_a_link_to_the_wrong_rank_is_refused_by_name(lane: Lane | None, words: s
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("senders", "receivers"), [(2, 4), (3, 1)])
-def test_sixty_transfers_with_a_third_aborted_leave_nothing_behind(senders: int, receivers: int, seed: int) -> None:
+@pytest.mark.parametrize(("senders", "receivers", "sequence"), [(2, 4, 1), (3, 1, 1), (1, 2, 3)])
+def test_sixty_transfers_with_a_third_aborted_leave_nothing_behind(
+    senders: int, receivers: int, sequence: int, seed: int
+) -> None:
     rng = random.Random(seed)
-    with open_gangs(senders, receivers, 12, transport="shm" if kv_copy.available() else "grpc") as gangs:
+    transport = "shm" if kv_copy.available() else "grpc"
+    with open_gangs(senders, receivers, 12, sequence=sequence, transport=transport) as gangs:
         for channel in (*gangs.prefill.downward, *gangs.decode.upward):
             channel.delay_s = 0.0005
         todo = [TransferKey(f"r{i}", 0, rng.randrange(2)) for i in range(60)]

@@ -42,7 +42,7 @@ class GangInbox:
         self._plain = plain
         self._lock = threading.Lock()  # over all below
         counts = frozenset(head_counts)
-        self._book = GangIncoming(lanes_from=lambda degree: lanes(degree, len(ranks), counts), lease_s=lease_s)
+        self._book = GangIncoming(lanes_from=lambda senders: lanes(senders, len(ranks), counts), lease_s=lease_s)
 
     @property
     def bytes_received(self) -> int:

@@ -15,6 +15,7 @@ from workers.kv_transfer.incoming import ABORTED_HERE
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import Arrived, InboxEvent, Lost, Offered, TransferKey
 from workers.kv_transfer.tombstones import Tombstones
+from workers.model.places import Degrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,10 @@ class GangIncoming:
     """Whoever drives it tells the lanes what a call returns.
 
     Args:
-        lanes_from: All lanes from a gang of so many ranks.
+        lanes_from: All lanes from a gang whose ranks divide their work so.
     """
 
-    def __init__(self, *, lanes_from: Callable[[int], Iterable[Lane]], lease_s: float) -> None:
+    def __init__(self, *, lanes_from: Callable[[Degrees], Iterable[Lane]], lease_s: float) -> None:
         self.num_failed = 0
         self._lanes_from = lanes_from
         self._lease_s = lease_s
@@ -184,14 +185,14 @@ class GangIncoming:
             error, _ = self._errors.get(key, (CancelledError(f"{key.request_id}: {why}"), 0.0))
             return [(lane, Refuse(error))]
         if transfer is None:
-            stages = dict.fromkeys(self._lanes_from(lane.sender.degree), _Stage.AWAITED)
+            stages = dict.fromkeys(self._lanes_from(lane.senders), _Stage.AWAITED)
             transfer = _Transfer(key=key, stages=stages, expires_s=now_s + self._lease_s)
             self._transfers[key] = transfer
             self._tombstones.note_offer(key, now_s)
         if transfer.stages.get(lane) is not _Stage.AWAITED:
             return [(lane, Refuse(transfer.error or CancelledError(f"{key.request_id}: {lane} is not awaited")))]
         transfer.stages[lane] = _Stage.OFFERED
-        if lane.sender.rank == lane.receiver.rank == 0:
+        if lane.joins_leaders:
             transfer.is_told = True
             self._events.append(event)
         if transfer.grant is None:

@@ -24,7 +24,7 @@ from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.kv_transfer.rank_agent import RankAgent
 from workers.kv_transfer.rank_lanes import LanesOfRank, RankLanes
 from workers.model.contract import KVStore
-from workers.model.places import Place
+from workers.model.places import ALONE, Degrees
 from workers.spec import WorkerSpec
 
 Tell = Callable[[int, bytes], None]  # (rank, message); in order, does not block
@@ -49,7 +49,7 @@ class LeaderLinks:
     Args:
         notify: Called from any thread when `outbox` or `inbox` has news.
         fail: Called once these links are of no use any more, with what broke them: a bug. Must end the worker.
-        degree: Ranks of the gang; 1: there is no gang.
+        degrees: Of the gang; of one rank: there is none.
         tell: To a follower; not called where there is none.
         num_steps: How many steps the followers were told so far; asked from the engine's thread.
     """
@@ -61,20 +61,21 @@ class LeaderLinks:
         *,
         notify: Callable[[], None],
         fail: Callable[[BaseException], None],
-        degree: int = 1,
+        degrees: Degrees = ALONE,
         tell: Tell = _tell_nobody,
         num_steps: Callable[[], int] = lambda: 0,
     ) -> None:
-        is_alone = degree == 1
+        is_alone = degrees.size == 1
         plain_outbox, plain_inbox = _plain(life, store, notify) if is_alone else (None, None)
         self._items: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
-        self._own = _rank_lanes(life, store, Place(0, degree), self._wake, plain_inbox)
-        self._others = [FollowerLanes(partial(tell, rank)) for rank in range(1, degree)]
+        self._own = _rank_lanes(life, store, 0, degrees, self._wake, plain_inbox)
+        self._others = [FollowerLanes(partial(tell, rank)) for rank in range(1, degrees.size)]
         ranks: Sequence[LanesOfRank] = (self._own, *self._others)
         counts = store.head_counts
         self.outbox = GangOutbox(
             own=self._own,
             others=self._others,
+            degrees=degrees,
             head_counts=counts,
             notify=notify,
             num_steps=num_steps,
@@ -149,8 +150,10 @@ class FollowerLinks:
         tell: To the leader.
     """
 
-    def __init__(self, life: Life, store: KVStore, place: Place, *, tell: Callable[[bytes], None]) -> None:
-        self._lanes = _rank_lanes(life, store, place, self._wake, None)
+    def __init__(
+        self, life: Life, store: KVStore, rank: int, degrees: Degrees, *, tell: Callable[[bytes], None]
+    ) -> None:
+        self._lanes = _rank_lanes(life, store, rank, degrees, self._wake, None)
         self.agent = RankAgent(self._lanes, tell, timeout_s=life.spec.kv.lease_s)
         self.servicer: KVTransferServicer = LinkServicer(self._lanes)
 
@@ -166,10 +169,16 @@ class FollowerLinks:
 
 
 def _rank_lanes(
-    life: Life, store: KVStore, place: Place, notify: Callable[[], None], plain: ThreadedInbox | None
+    life: Life,
+    store: KVStore,
+    rank: int,
+    degrees: Degrees,
+    notify: Callable[[], None],
+    plain: ThreadedInbox | None,
 ) -> RankLanes:
     return RankLanes(
-        place=place,
+        rank=rank,
+        place=degrees.place_of(rank),
         store=store,
         make_outbox=partial(_outbox, life, notify),
         make_inbox=partial(_inbox, life, notify),

@@ -17,7 +17,7 @@ from workers.kv_transfer.link import OutboxEvent, Push, TransferKey
 from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.kv_transfer.rank_lanes import LanesOfRank, RankLanes
 from workers.kv_transfer.wire import wire_key
-from workers.model.places import undivided
+from workers.model.places import Degrees, undivided
 
 
 class GangOutbox:
@@ -26,6 +26,7 @@ class GangOutbox:
     Args:
         own: The leader's lanes.
         others: Those of ranks 1, 2, ...
+        degrees: Of the gang.
         head_counts: Of the model.
         num_steps: How many steps the other ranks were told so far; asked from the engine's thread.
         notify: Called from any thread when `poll` has news.
@@ -36,6 +37,7 @@ class GangOutbox:
         *,
         own: RankLanes,
         others: Sequence[FollowerLanes],
+        degrees: Degrees,
         head_counts: Iterable[int],
         notify: Callable[[], None],
         num_steps: Callable[[], int],
@@ -44,6 +46,7 @@ class GangOutbox:
         self._num_steps = num_steps
         self._own, self._others = own, others
         self._ranks: Sequence[LanesOfRank] = (own, *others)
+        self._degrees = degrees
         self._head_counts = frozenset(head_counts)
         self._notify = notify
         self._plain = plain
@@ -73,14 +76,14 @@ class GangOutbox:
                 self._book.refuse(key, ConfigError(f"{route.worker_id}: {degree} ranks cannot share {heads} heads"))
             self._notify()
             return
-        made = lanes(len(self._ranks), degree, self._head_counts)
+        made = lanes(self._degrees, degree, self._head_counts)
         without_prompt = Submit(request_id=submit.request_id, attempt=submit.attempt, timeout_s=submit.timeout_s)
         with self._lock:
             self._book.offer(key, made)
             for lane in made:
-                told = submit if lane.sender.rank == lane.receiver.rank == 0 else without_prompt
+                told = submit if lane.joins_leaders else without_prompt
                 route_there = _route_to(lane, route)
-                self._ranks[lane.sender.rank].offer(lane, key, told, ingress_id, route_there, num_tokens)
+                self._ranks[lane.sending_rank].offer(lane, key, told, ingress_id, route_there, num_tokens)
 
     def computed(
         self,
@@ -117,7 +120,7 @@ class GangOutbox:
             return
         with self._lock:
             for lane in self._book.lanes(key):
-                rank = self._ranks[lane.sender.rank]
+                rank = self._ranks[lane.sending_rank]
                 rank.complete(lane, key, num_tokens, first_tokens, self._num_steps())
 
     def abort(self, key: TransferKey) -> None:
@@ -145,7 +148,7 @@ class GangOutbox:
 
     def _withdraw(self, key: TransferKey, withdrawn: Iterable[Lane]) -> None:
         for lane in withdrawn:
-            self._ranks[lane.sender.rank].withdraw(lane, key)
+            self._ranks[lane.sending_rank].withdraw(lane, key)
 
 
 def _route_to(lane: Lane, route: DecodeRoute) -> DecodeRoute:

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from baton.errors import BatonError, CancelledError, InternalError, UnavailableError
 from workers.kv_transfer.link import TransferKey
-from workers.model.contract import PayloadSpec
+from workers.model.contract import PayloadSpec, Unit
+from workers.model.places import EVERY_BLOCK, Turn
 
 RENEWALS_PER_LEASE = 3  # that a sender tells of what lives
 LOOKS_PER_LEASE = 12  # that either side takes for what is overdue
@@ -58,6 +59,11 @@ class _Moving(Protocol):
 def move(transfer: _Moving, to: State) -> None:
     assert to in LEGAL_MOVES[transfer.state], f"{transfer.key}: {transfer.state.name} to {to.name}"
     transfer.state = to
+
+
+def turn_of(payloads: Sequence[PayloadSpec]) -> Turn:
+    """Which of a sequence's blocks a link moves: the same of all its layers."""
+    return next((spec.turn for spec in payloads if spec.unit is Unit.TOKEN), EVERY_BLOCK)
 
 
 def missing(payloads: Sequence[PayloadSpec], counts: Sequence[int], num_tokens: int) -> str:

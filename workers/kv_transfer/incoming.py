@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from baton.errors import BatonError, CancelledError, OverloadedError, UnavailableError
 from baton.v1.worker_pb2 import Submit
-from workers.kv_transfer.handoff import HandoffError, Peer, State, is_failure, missing, move
+from workers.kv_transfer.handoff import HandoffError, Peer, State, is_failure, missing, move, turn_of
 from workers.kv_transfer.link import Arrived, InboxEvent, Lost, Offered, TransferKey
 from workers.kv_transfer.tombstones import Tombstones
 from workers.model.contract import PayloadSpec, Unit
@@ -53,6 +53,7 @@ class Incoming(Generic[P]):
         self.num_failed = 0
         self._payloads = tuple(payloads)
         self._has_states = any(spec.unit is Unit.STATE for spec in payloads)
+        self._turn = turn_of(payloads)
         self._lease_s = lease_s
         self._max_pending = max_pending
         self._tombstones = Tombstones(lease_s=lease_s)
@@ -90,7 +91,7 @@ class Incoming(Generic[P]):
             return None
         assert state_ids or not self._has_states, f"{key}: a model with states, and no place for this one's"
         move(transfer, State.RESERVED)
-        transfer.block_ids, transfer.state_ids = block_ids, state_ids
+        transfer.block_ids, transfer.state_ids = self._turn.blocks(block_ids), state_ids
         transfer.received = [spec.num_cached(num_cached_tokens) for spec in self._payloads]
         return transfer.peer
 

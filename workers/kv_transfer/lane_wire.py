@@ -8,17 +8,18 @@ from baton.v1.worker_pb2 import WorkerError
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import Acked, Arrived, Ended, InboxEvent, Lost, Offered, OutboxEvent, Ticketed
 from workers.kv_transfer.wire import own_error, own_key, wire_error, wire_key
-from workers.model.places import Place
+from workers.model.places import Place, Turn
 
 Event = OutboxEvent | InboxEvent
 
 
 def wire_lane(lane: Lane) -> kv_pb2.Lane:
-    return kv_pb2.Lane(sender=_wire_place(lane.sender), receiver=_wire_place(lane.receiver))
+    sender, receiver = _wire_place(lane.sender), _wire_place(lane.receiver)
+    return kv_pb2.Lane(sender=sender, receiver=receiver, turn=lane.turn.number, num_turns=lane.turn.num_turns)
 
 
 def own_lane(lane: kv_pb2.Lane) -> Lane:
-    return Lane(_own_place(lane.sender), _own_place(lane.receiver))
+    return Lane(_own_place(lane.sender), _own_place(lane.receiver), Turn(lane.turn, max(1, lane.num_turns)))
 
 
 def wire_event(lane: Lane, event: Event) -> kv_pb2.FromLane:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from baton.errors import BatonError, UnavailableError
-from workers.kv_transfer.handoff import HandoffError, Peer, State, is_failure, missing, move
+from workers.kv_transfer.handoff import HandoffError, Peer, State, is_failure, missing, move, turn_of
 from workers.kv_transfer.link import Acked, Ended, OutboxEvent, Ticketed, TransferKey
 from workers.model.contract import PayloadSpec, Unit
 
@@ -20,7 +20,7 @@ P = TypeVar("P", bound=Peer)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Units [start, end) of payload number `index`, to be read from `block_ids` (which begin at unit 0)."""
+    """Units [start, end) of payload number `index`, to be read from `block_ids` (the turn's, from unit 0 on)."""
 
     key: TransferKey
     index: int
@@ -66,6 +66,7 @@ class Outgoing(Generic[P]):
         self.num_failed = 0
         self._payloads = tuple(payloads)
         self._has_states = any(spec.unit is Unit.STATE for spec in payloads)
+        self._turn = turn_of(payloads)
         self._of_layer: dict[int, list[int]] = {}
         for index, spec in enumerate(self._payloads):
             self._of_layer.setdefault(spec.layer, []).append(index)
@@ -131,7 +132,7 @@ class Outgoing(Generic[P]):
             if num_final > have:
                 transfer.computed[index] = num_final
                 transfer.ready_nbytes += spec.unit_nbytes * max(0, num_final - max(have, transfer.pushed[index]))
-        transfer.block_ids, transfer.state_ids = block_ids, state_ids
+        transfer.block_ids, transfer.state_ids = self._turn.blocks(block_ids), state_ids
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         """Raises: HandoffError: a layer has not computed so much, or another number was offered."""

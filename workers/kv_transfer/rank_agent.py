@@ -70,7 +70,7 @@ class RankAgent:
         if not note:
             return None
         step = StepHandover.FromString(note)
-        awaited = step.num_commands[self._lanes.place.rank]
+        awaited = step.num_commands[self._lanes.rank]
         with self._changed:
             if not self._changed.wait_for(lambda: self._num_commands >= awaited, self._timeout_s):
                 text = f"{awaited - self._num_commands} commands of the leader's did not come within"

@@ -73,19 +73,22 @@ class RankLanes:
     """Implements `LanesOfRank` for the rank of this process.
 
     Args:
+        rank: Of the gang's.
+        place: Whose heads it holds.
         plain: Takes the links of workers that are no gangs; None: this rank is one of several.
     """
 
     def __init__(
         self,
         *,
+        rank: int,
         place: Place,
         store: KVStore,
         make_outbox: MakeOutbox,
         make_inbox: MakeInbox,
         plain: ThreadedInbox | None = None,
     ) -> None:
-        self.place = place
+        self.rank, self.place = rank, place
         self._store = store
         self._make_outbox, self._make_inbox = make_outbox, make_inbox
         self._plain = plain
@@ -128,7 +131,7 @@ class RankLanes:
                 return self._plain.accept(handshake, reply)
             return HandshakeReply(refusal=f"lane: none, but this is {self.place}; name one"), None
         lane = own_lane(handshake.lane)
-        if lane.receiver != self.place:
+        if lane.receiver != self.place or self.rank != self.place.rank or lane.turn.number >= lane.turn.num_turns:
             return HandshakeReply(refusal=f"lane: {lane} is meant, but this is {self.place}; offer anew"), None
         if heads := undivided(lane.sender.degree, self._store.head_counts):
             return HandshakeReply(refusal=f"lane: {lane.sender.degree} ranks cannot share {heads} heads"), None
@@ -141,7 +144,7 @@ class RankLanes:
     ) -> None:
         with self._lock:
             if (outbox := self._outboxes.get(lane)) is None:
-                outbox = self._outboxes[lane] = self._make_outbox(self._store.part(lane.heads), lane)
+                outbox = self._outboxes[lane] = self._make_outbox(self._store.part(lane.heads, lane.turn), lane)
                 if self._is_closed:
                     outbox.close()
             self._sending[key] = (*self._sending.get(key, ()), lane)
@@ -207,7 +210,7 @@ class RankLanes:
     def _inbox(self, lane: Lane) -> ThreadedInbox:
         with self._lock:
             if (inbox := self._inboxes.get(lane)) is None:
-                inbox = self._inboxes[lane] = self._make_inbox(self._store.part(lane.heads), lane)
+                inbox = self._inboxes[lane] = self._make_inbox(self._store.part(lane.heads, lane.turn), lane)
                 if self._is_closed:
                     inbox.close()
             return inbox

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from workers.model.places import PLAIN, HeadsOf, Place
+from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.sampling_params import SamplingParams
 
 
@@ -107,12 +107,16 @@ class PayloadSpec:
         unit_nbytes: Bytes of a token, or of the state.
         layout: What those bytes are, in one canonical text: "kv/heads=4/dim=32/float32", or where only some heads of
             the model are meant "kv/heads=2-3of4/dim=32/float32".
+        turn: Which of a sequence's blocks; units are those of these alone.
+        block_size: Tokens of a block; of no matter where the turn is every block.
     """
 
     layer: int
     unit: Unit = Unit.TOKEN
     unit_nbytes: int
     layout: str
+    turn: Turn = EVERY_BLOCK
+    block_size: int = 1
 
     @property
     def name(self) -> str:
@@ -120,20 +124,24 @@ class PayloadSpec:
 
     def num_units(self, num_tokens: int) -> int:
         """Of a sequence of `num_tokens`."""
-        return num_tokens if self.unit is Unit.TOKEN else 1
+        return self._num_tokens(num_tokens) if self.unit is Unit.TOKEN else 1
 
     def num_final(self, num_computed: int, num_tokens: int) -> int:
         """Units that change no more when the layer has computed `num_computed` of `num_tokens` tokens."""
-        return num_computed if self.unit is Unit.TOKEN else int(num_computed >= num_tokens)
+        return self._num_tokens(num_computed) if self.unit is Unit.TOKEN else int(num_computed >= num_tokens)
 
     def num_cached(self, num_cached_tokens: int) -> int:
         """Units that are there where the first tokens are: a state of a prefix is no part of a later one."""
-        return num_cached_tokens if self.unit is Unit.TOKEN else 0
+        return self._num_tokens(num_cached_tokens) if self.unit is Unit.TOKEN else 0
 
     def blocks(self, start: int, end: int, block_size: int) -> slice:
-        """Which of a sequence's blocks hold units [start, end); a block holds `block_size` tokens, or one state."""
+        """Which of a sequence's blocks (those of the turn) hold units [start, end); a block holds `block_size` tokens,
+        or one state."""
         size = block_size if self.unit is Unit.TOKEN else 1
         return slice(start // size, -(-end // size))
+
+    def _num_tokens(self, num_tokens: int) -> int:
+        return self.turn.num_tokens(num_tokens, self.block_size)
 
 
 class KVStore(Protocol):
@@ -152,11 +160,12 @@ class KVStore(Protocol):
         """How many heads the whole model has in its layers: what the ranks of a gang divide between them."""
         ...
 
-    def part(self, heads: HeadsOf) -> "KVStore":
+    def part(self, heads: HeadsOf, turn: Turn = EVERY_BLOCK) -> "KVStore":
         """The same blocks, of which only these heads are handed over; layers without any have no payload there.
 
         Args:
             heads: Which of a layer's heads, by how many the whole model has there. What is not held is left out.
+            turn: Which of a sequence's blocks, and whether states. `read` and `write` are given these blocks alone.
         """
         ...
 

@@ -5,12 +5,13 @@ So a block that was lost, overwritten, left stale or put in the wrong place is s
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from workers.model.contract import PayloadSpec
-from workers.model.places import HeadsOf
+from workers.model.places import EVERY_BLOCK, HeadsOf, Turn
 
 TOKEN_NBYTES = 8  # per layer: token id (24 bits), position (24 bits), layer + 1; 0 where nothing was written
 POSITION_SHIFT = 24
@@ -39,12 +40,11 @@ class FakeStore:
         """One that every rank of a gang holds."""
         return frozenset({1})
 
-    def part(self, heads: HeadsOf) -> "FakeStore":
-        if heads(1):
-            return self
-        none = copy.copy(self)
-        none.payloads = ()
-        return none
+    def part(self, heads: HeadsOf, turn: Turn = EVERY_BLOCK) -> "FakeStore":
+        part = copy.copy(self)
+        shown = self.payloads if heads(1) else ()
+        part.payloads = tuple(replace(spec, turn=turn, block_size=self.block_size) for spec in shown)
+        return part
 
     def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:
         found = self._kv[index][self._slots(block_ids, start, end)].tobytes()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.model.contract import PayloadSpec, Unit
 from workers.model.cpu import kv_copy
-from workers.model.places import PLAIN, HeadsOf, Place
+from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.shared_memory import SharedMemory
 
 
@@ -27,6 +27,7 @@ class HeldHeads:
         planes: In which a unit lies apart: two of tokens (keys and values), one of states.
         block_units: Tokens of a block; of states 1: a slot is a block of one.
         layout: As `PayloadSpec.layout`, with {heads} where they are named.
+        turn: Which of a sequence's blocks are shown.
     """
 
     layer: int
@@ -38,6 +39,7 @@ class HeldHeads:
     planes: int
     block_units: int
     layout: str
+    turn: Turn = EVERY_BLOCK
 
     @property
     def payload(self) -> PayloadSpec:
@@ -49,7 +51,14 @@ class HeldHeads:
             unit=self.unit,
             unit_nbytes=self.planes * len(self.shown) * self.head_nbytes,
             layout=self.layout.format(heads=heads),
+            turn=self.turn,
+            block_size=self.block_units,
         )
+
+    def part(self, heads: HeadsOf, turn: Turn) -> "HeldHeads":
+        if self.unit is Unit.TOKEN:
+            return replace(self, shown=_both(self.held, heads(self.num_heads)), turn=turn)
+        return replace(self, shown=_both(self.held, heads(self.num_heads)) if turn.has_states else range(0))
 
     @property
     def block_nbytes(self) -> int:
@@ -114,9 +123,9 @@ class KVRows:
     def head_counts(self) -> frozenset[int]:
         return frozenset(one.num_heads for one, _ in self._all)
 
-    def part(self, heads: HeadsOf) -> "KVRows":
+    def part(self, heads: HeadsOf, turn: Turn = EVERY_BLOCK) -> "KVRows":
         return KVRows(
-            [replace(one, shown=_both(one.held, heads(one.num_heads))) for one, _ in self._all],
+            [one.part(heads, turn) for one, _ in self._all],
             [row for _, row in self._all],
             num_blocks=self.num_blocks,
             num_states=self.num_states,

@@ -16,7 +16,7 @@ from tests.unit.kv_transfer.harness import WAIT_S, Server, spec_of
 from workers.kv_transfer.gang_links import FollowerLinks, LeaderLinks, Life
 from workers.kv_transfer.link import Acked, Arrived, Ended, Going, Lost, Offered, Push, TransferKey
 from workers.model.kv_store import LayerShape, TorchKVStore
-from workers.model.places import Place
+from workers.model.places import Degrees, Place
 from workers.spec import KVSpec, Role
 
 BLOCK_SIZE = 4
@@ -75,13 +75,15 @@ def content(key: TransferKey, num_tokens: int, num_heads: int) -> list[Tensor]:
 
 
 class Gang:
-    """One worker of `degree` ranks."""
+    """One worker of so many ranks."""
 
     def __init__(
-        self, worker_id: str, role: Role, *, degree: int, num_heads: int, kv: KVSpec, has_kernel: bool = True
+        self, worker_id: str, role: Role, *, degrees: Degrees, num_heads: int, kv: KVSpec, has_kernel: bool = True
     ) -> None:
-        self.worker_id, self.degree, self.num_heads = worker_id, degree, num_heads
-        self.stores = [make_store(num_heads, Place(rank, degree), has_kernel=has_kernel) for rank in range(degree)]
+        self.worker_id, self.degrees, self.num_heads = worker_id, degrees, num_heads
+        ranks = range(degrees.size)
+        self.places = [degrees.place_of(rank) for rank in ranks]
+        self.stores = [make_store(num_heads, place, has_kernel=has_kernel) for place in self.places]
         self.free_blocks = list(range(NUM_BLOCKS))[::-1]
         self.bugs: list[BaseException] = []
         self.num_steps = 0
@@ -89,18 +91,17 @@ class Gang:
         self.leader = LeaderLinks(
             life,
             self.stores[0],
-            degree=degree,
+            degrees=degrees,
             tell=self._tell,
             notify=lambda: None,
             fail=self.bugs.append,
             num_steps=lambda: self.num_steps,
         )
         self.followers = [
-            FollowerLinks(life, self.stores[rank], Place(rank, degree), tell=self._teller(rank))
-            for rank in range(1, degree)
+            FollowerLinks(life, self.stores[rank], rank, degrees, tell=self._teller(rank)) for rank in ranks[1:]
         ]
-        self.downward = [Channel(self._to_follower(rank)) for rank in range(1, degree)]
-        self.upward = [Channel(self._to_leader(rank)) for rank in range(1, degree)]
+        self.downward = [Channel(self._to_follower(rank)) for rank in ranks[1:]]
+        self.upward = [Channel(self._to_leader(rank)) for rank in ranks[1:]]
         self.servers = [Server(links.servicer) for links in (self.leader, *self.followers)]
         for follower, server in zip(self.followers, self.servers[1:], strict=True):
             follower.agent.introduce(server.address)
@@ -130,12 +131,12 @@ class Gang:
 
     def put(self, rank: int, layer: int, blocks: Sequence[int], whole: Tensor, start: int, end: int) -> None:
         """What the rank computes, or has in its prefix cache."""
-        held = Place(rank, self.degree).heads(self.num_heads)
+        held = self.places[rank].heads(self.num_heads)
         index = self.rows(rank, layer, blocks, start, end)
         self.stores[rank].layers[layer][index] = whole[:, start:end, held.start : held.stop]
 
     def _addresses(self) -> list[str]:
-        if self.degree == 1:
+        if self.degrees.size == 1:
             return []
         return [self.servers[0].address, *self.leader.wait_for_addresses(WAIT_S)]
 
@@ -229,7 +230,7 @@ class Gangs:
         """Blocks that hold the first `num_cached` tokens already, promised."""
         blocks = self.granted[key] = self.decode.allocate(self.lengths[key])
         for layer, whole in enumerate(content(key, self.lengths[key], self.decode.num_heads)):
-            for rank in range(self.decode.degree):
+            for rank in range(self.decode.degrees.size):
                 self.decode.put(rank, layer, blocks, whole, 0, num_cached)
         self.decode.leader.inbox.grant(key, blocks, num_cached)
 
@@ -239,9 +240,9 @@ class Gangs:
         assert event.num_tokens == self.lengths[key]
         whole = content(key, self.lengths[key], self.decode.num_heads)
         for rank, layers in enumerate(self.arrived[key]):
-            held = Place(rank, self.decode.degree).heads(self.decode.num_heads)
+            held = self.decode.places[rank].heads(self.decode.num_heads)
             for got, wanted in zip(layers, whole, strict=True):
-                assert torch.equal(got, wanted[:, :, held.start : held.stop]), f"rank {rank} of {self.decode.degree}"
+                assert torch.equal(got, wanted[:, :, held.start : held.stop]), f"rank {rank}"
         return event
 
     def check_integrity(self) -> None:
@@ -273,15 +274,18 @@ def open_gangs(
     receivers: int,
     num_heads: int,
     *,
+    sequence: int = 1,
     transport: str = "grpc",
     kv: KVSpec | None = None,
     has_kernel: bool = True,
 ) -> Iterator[Gangs]:
+    """`sequence`: times `senders` ranks of the prefill gang read prompts together."""
     kv = replace(kv or KVSpec(), transport=transport)
     made: list[Gang] = []
+    sides = (("prefill-0", Role.PREFILL, Degrees(senders, sequence)), ("decode-0", Role.DECODE, Degrees(receivers)))
     try:
-        for worker_id, role, degree in (("prefill-0", Role.PREFILL, senders), ("decode-0", Role.DECODE, receivers)):
-            made.append(Gang(worker_id, role, degree=degree, num_heads=num_heads, kv=kv, has_kernel=has_kernel))
+        for worker_id, role, degrees in sides:
+            made.append(Gang(worker_id, role, degrees=degrees, num_heads=num_heads, kv=kv, has_kernel=has_kernel))
         yield Gangs(*made)
     finally:
         for gang in made:

@@ -11,9 +11,10 @@ from workers.kv_transfer.gang_outgoing import GangOutgoing
 from workers.kv_transfer.handoff import HandoffError
 from workers.kv_transfer.lanes import Lane, lanes
 from workers.kv_transfer.link import Acked, Arrived, Ended, Lost, Offered, Ticketed, TransferKey
+from workers.model.places import Degrees
 
 KEY = TransferKey("r", 0, 0)
-LANES = lanes(2, 4, [4])
+LANES = lanes(Degrees(2), 4, [4])
 LEADERS = LANES[0]
 GRANT = Grant((3, 1), 0, ())
 LEASE_S = 10.0
@@ -26,7 +27,7 @@ def outgoing() -> GangOutgoing:
 
 
 def incoming() -> GangIncoming:
-    return GangIncoming(lanes_from=lambda degree: lanes(degree, 4, [4]), lease_s=LEASE_S)
+    return GangIncoming(lanes_from=lambda senders: lanes(senders, 4, [4]), lease_s=LEASE_S)
 
 
 def offer(book: GangIncoming, lane: Lane, now_s: float = 0.0) -> list[tuple[Lane, Command]]:

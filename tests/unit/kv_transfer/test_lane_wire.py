@@ -5,13 +5,13 @@ import pytest
 from baton.errors import OverloadedError
 from baton.v1.kv_pb2 import FromLane
 from baton.v1.worker_pb2 import Submit
-from workers.kv_transfer.lane_wire import Event, own_event, own_lane, wire_event
+from workers.kv_transfer.lane_wire import Event, own_event, own_lane, wire_event, wire_lane
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import Acked, Arrived, Ended, Lost, Offered, Ticketed, TransferKey
-from workers.model.places import Place
+from workers.model.places import EVERY_BLOCK, Place, Turn
 
 KEY = TransferKey("r", 3, 1)
-LANE = Lane(Place(1, 2), Place(3, 4))
+LANE = Lane(Place(1, 2), Place(3, 4), Turn(2, 3))
 EVENTS: list[Event] = [
     Ticketed(KEY, 0),
     Ticketed(KEY, 17),
@@ -27,6 +27,7 @@ EVENTS: list[Event] = [
 def test_an_event_is_the_same_on_the_other_side(event: Event) -> None:
     message = FromLane.FromString(wire_event(LANE, event).SerializeToString())
     assert own_lane(message.lane) == LANE
+    assert own_lane(wire_lane(LANE._replace(turn=EVERY_BLOCK))).turn == EVERY_BLOCK
     assert own_event(message) == event
 
 

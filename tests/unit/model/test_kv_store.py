@@ -15,7 +15,7 @@ from workers.model.cpu import kv_copy
 from workers.model.cpu.kv_copy import ForeignRange
 from workers.model.kv_rows import HeldHeads, KVRows
 from workers.model.kv_store import LayerShape, TorchKVStore
-from workers.model.places import Place
+from workers.model.places import Place, Turn
 from workers.model.state_shape import StatePart, StateShape
 
 torch.set_num_threads(1)
@@ -285,3 +285,20 @@ def test_states_are_copied_from_slot_to_slot() -> None:
     store.copy_states([(0, 3), (1, 4)])
     for part, was in zip(store.states[0], before, strict=True):
         assert part.equal(was[[0, 1, 2, 0, 1]])
+
+
+def test_a_turn_shows_its_blocks_alone_and_the_last_turn_the_states() -> None:
+    store = make_hybrid()
+    shown = [store.part(lambda count: range(count), Turn(number, 3)).payloads for number in range(3)]
+    tokens, states = Unit.TOKEN, Unit.STATE
+    assert [[spec.unit for spec in payloads] for payloads in shown] == [
+        [tokens, tokens],
+        [tokens, tokens],
+        [tokens, states, states, tokens],
+    ]
+    assert [payloads[0].num_units(22) for payloads in shown] == [8, 8, 6], "of blocks 0 to 5 the last holds two"
+    assert [payloads[0].num_cached(9) for payloads in shown] == [4, 4, 1]
+    assert [payloads[0].num_final(6, 22) for payloads in shown] == [4, 2, 0]
+    assert [(spec.num_units(22), spec.num_cached(9), spec.num_final(21, 22)) for spec in shown[2][1:3]] == [
+        (1, 0, 0)
+    ] * 2

@@ -5,16 +5,14 @@ Reads a worker's spec per line, is that rank until its gang ends, and prints a l
 
 import sys
 from functools import partial
-from typing import Any
 
 import torch
 
 from baton.errors import BatonError
 from tests.unit.kv_transfer.harness import Server
 from workers.kv_transfer.gang_links import FollowerLinks, Life
-from workers.model.contract import RankRunner
-from workers.model.places import Place
-from workers.parallel.gang import LEADER, Gang
+from workers.model.places import Degrees
+from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
 from workers.spec_line import parse
@@ -26,10 +24,9 @@ def be_rank(line: str) -> str:
         share, gang = enter(spec, lambda error: None)
     except BatonError as error:
         return f"refused: {error.message}"
-    if spec.gang.tensor_parallel == 1:
-        return follow_alone(share, gang)
     life = Life(spec=spec, incarnation=incarnation, fingerprint=share.fingerprint)
-    links = FollowerLinks(life, share.store, Place(gang.rank, gang.size), tell=partial(gang.tell, LEADER))
+    degrees = Degrees(spec.gang.tensor_parallel, spec.gang.sequence_parallel)
+    links = FollowerLinks(life, share.store, gang.rank, degrees, tell=partial(gang.tell, LEADER))
     server = Server(links.servicer)
     try:
         gang.on_message(links.on_message)
@@ -41,22 +38,7 @@ def be_rank(line: str) -> str:
         gang.close()
         links.close()
         server.stop()
-    return ended(share)
-
-
-def follow_alone(share: RankRunner, gang: Gang) -> str:
-    """One that hands nothing over."""
-    try:
-        follow(share, gang)
-    except (BatonError, RuntimeError) as error:
-        return f"lost: {str(error).splitlines()[0]}"
-    finally:
-        gang.close()
-    return ended(share)
-
-
-def ended(runner: Any) -> str:
-    return f"ended: {getattr(runner, 'num_blocks', 0)} blocks"
+    return f"ended: {getattr(share, 'num_blocks', 0)} blocks"
 
 
 def main() -> None:

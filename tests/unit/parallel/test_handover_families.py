@@ -15,6 +15,7 @@ from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_tensor import ask, check, prompts, spec
 from workers.kv_transfer.gang_links import LeaderLinks, Life
 from workers.model.contract import ModelRunner
+from workers.model.places import Degrees
 from workers.model.runner import TorchRunner
 from workers.spec import GangSpec, KVSpec, Role, WorkerSpec
 
@@ -27,14 +28,14 @@ class Leader:
 
 
 @contextmanager
-def leader(ranks: RankProcesses, spec: WorkerSpec, degree: int) -> Iterator[Leader]:
-    """A worker of `degree` ranks, whose engine is yet to be made."""
+def leader(ranks: RankProcesses, spec: WorkerSpec, degrees: Degrees) -> Iterator[Leader]:
+    """A worker of so many ranks, whose engine is yet to be made."""
     bugs: list[BaseException] = []
     settings: dict[str, Any] = {"notify": lambda: None, "fail": bugs.append}
-    with runner_of(ranks, spec, degree) as (runner, gang):
+    with runner_of(ranks, spec, degrees) as (runner, gang):
         life = Life(spec=replace(spec, secret="s3cret"), incarnation="", fingerprint=runner.fingerprint)
         if gang is not None:
-            settings |= {"degree": degree, "tell": gang.tell, "num_steps": lambda: runner.num_steps}
+            settings |= {"degrees": degrees, "tell": gang.tell, "num_steps": lambda: runner.num_steps}
         links = LeaderLinks(life, runner.store, **settings)
         if gang is not None:
             gang.on_message(links.on_message)
@@ -42,7 +43,7 @@ def leader(ranks: RankProcesses, spec: WorkerSpec, degree: int) -> Iterator[Lead
         server = Server(links.servicer)
         addresses = [server.address, *links.wait_for_addresses(WAIT_S)]
         route = DecodeRoute(worker_id=spec.worker_id, address=server.address)
-        if degree > 1:
+        if degrees.size > 1:
             route.rank_addresses.extend(addresses)
         try:
             yield Leader(runner, links, route)
@@ -53,21 +54,22 @@ def leader(ranks: RankProcesses, spec: WorkerSpec, degree: int) -> Iterator[Lead
 
 
 @contextmanager
-def runner_of(ranks: RankProcesses, spec: WorkerSpec, degree: int) -> Iterator[tuple[Any, Any]]:
-    if degree == 1:
+def runner_of(ranks: RankProcesses, spec: WorkerSpec, degrees: Degrees) -> Iterator[tuple[Any, Any]]:
+    if degrees.size == 1:
         yield TorchRunner(replace(spec, gang=GangSpec())), None
     else:
-        with ranks.gang(spec, degree) as led:
+        with ranks.gang(spec, degrees.size, sequence=degrees.sequence > 1) as led:
             yield led.runner, led.gang
 
 
 @contextmanager
 def handing_over(
-    ranks: tuple[RankProcesses, RankProcesses], base: WorkerSpec, senders: int, receivers: int
+    ranks: tuple[RankProcesses, RankProcesses], base: WorkerSpec, senders: int | Degrees, receivers: int
 ) -> Iterator[Driver]:
+    degrees = senders if isinstance(senders, Degrees) else Degrees(senders)
     roles = (Role.PREFILL, Role.DECODE)
     specs = [replace(base, worker_id=f"{role.value}-0", role=role) for role in roles]
-    with leader(ranks[0], specs[0], senders) as prefill, leader(ranks[1], specs[1], receivers) as decode:
+    with leader(ranks[0], specs[0], degrees) as prefill, leader(ranks[1], specs[1], Degrees(receivers)) as decode:
         runners = {spec.role: made.runner for spec, made in zip(specs, (prefill, decode), strict=True)}
         driver = Driver(specs, lambda spec: runners[spec.role], links=(prefill.links.outbox, decode.links.inbox))
         driver.route = decode.route
