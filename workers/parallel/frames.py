@@ -1,6 +1,7 @@
 """Framed messages over a socket: a kind, a length, that many bytes. No pickle, nothing is interpreted here."""
 
 import enum
+import selectors
 import socket
 import struct
 
@@ -35,6 +36,13 @@ def receive(connection: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tupl
     if length > max_bytes or kind not in iter(Kind):
         raise ConnectionLost(f"a frame of kind {kind} and {length} bytes is none of ours")
     return Kind(kind), _exactly(connection, length)
+
+
+def is_readable(connection: socket.socket) -> bool:
+    """Whether something has come that was not read yet, or the connection is closed."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:

@@ -35,6 +35,7 @@ SILENCE_S = 4.0
 COUNT = struct.Struct("=q")
 
 OnMessage = Callable[[int, bytes], None]
+Subgroup = Callable[[str, int, int], Any]  # (name, rank in it, its size): a torch process group of those that give it
 Fail = Callable[[BatonError], None]
 
 
@@ -45,6 +46,7 @@ class Gang:
         controls: By rank: connections of messages and signs of life.
         steps: By rank: connections of steps.
         group: A torch process group of all ranks.
+        subgroup: Makes one of some of them; blocks until they have called it.
         fail: Called once, from a thread of the gang's own, when it is of no use any more.
     """
 
@@ -56,11 +58,13 @@ class Gang:
         controls: Mapping[int, socket.socket],
         steps: Mapping[int, socket.socket],
         group: Any,
+        subgroup: Subgroup,
         fail: Fail,
     ) -> None:
         self.rank = rank
         self.size = size
         self.group = group
+        self.subgroup = subgroup
         self._controls = dict(controls)
         self._steps = dict(steps)
         self._locks = {other: threading.Lock() for other in controls}
@@ -251,7 +255,7 @@ class Gang:
         """What came while this thread had no turn is heard first: `_watch` calls this when nothing is left to read."""
         now_s = time.monotonic()
         for other, heard_s in self._heard_s.items():
-            if now_s - heard_s > SILENCE_S and not _is_readable(self._controls[other]):
+            if now_s - heard_s > SILENCE_S and not frames.is_readable(self._controls[other]):
                 self._end(
                     UnavailableError(f"rank {other} of the gang gave no sign of life for {now_s - heard_s:.1f} s")
                 )
@@ -293,9 +297,3 @@ class Gang:
         for free in self._at_end:
             free()
         self._fail(error)
-
-
-def _is_readable(connection: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        return bool(selector.select(0))

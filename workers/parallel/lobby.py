@@ -17,14 +17,14 @@ from baton.errors import ConfigError, UnavailableError
 from workers.parallel import frames
 from workers.parallel.frames import ConnectionLost, Kind
 from workers.parallel.gang import LEADER, SILENCE_S, Fail, Gang
+from workers.parallel.meeting import NO_GROUP, Meeting, Told
 
 logger = logging.getLogger(__name__)
 CONTROL, STEPS = "control", "steps"
 HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 64 << 10  # of a peer that has not shown the secret yet
 RETRY_S = 0.05
-NO_GROUP = "none"  # of ranks that compute nothing, for tests of all that is around them
-COLLECTIVE_TIMEOUT_S = 600.0  # of one all-reduce: a rank may still compute, a dead or silent one is seen elsewhere
+ALL = "all"  # the group of all ranks
 
 
 class Lobby:
@@ -51,14 +51,23 @@ class Lobby:
         try:
             while sum(map(len, found.values())) < 2 * (self._size - 1):
                 self._admit(found, deadline)
-            group = self._make_group(found[STEPS], timeout_s)
+            meeting = self._open_meeting(found[STEPS], timeout_s)
+            group = meeting.group(ALL, LEADER, self._size)
         except BaseException:
             for connection in (*found[CONTROL].values(), *found[STEPS].values()):
                 connection.close()
             raise
         finally:
             self.close()
-        return Gang(rank=LEADER, size=self._size, controls=found[CONTROL], steps=found[STEPS], group=group, fail=fail)
+        return Gang(
+            rank=LEADER,
+            size=self._size,
+            controls=found[CONTROL],
+            steps=found[STEPS],
+            group=group,
+            subgroup=meeting.group,
+            fail=fail,
+        )
 
     def close(self) -> None:
         self._listener.close()
@@ -100,16 +109,16 @@ class Lobby:
         if hello.get("size") != self._size or rank in found[channel]:
             raise ValueError(f"rank {rank} is here already, or counts {hello.get('size')} ranks and not {self._size}")
 
-    def _make_group(self, steps: dict[int, socket.socket], timeout_s: float) -> Any:
-        where = {"store": "", "prefix": secrets.token_hex(16), "backend": self._backend}
-        store = None
+    def _open_meeting(self, steps: dict[int, socket.socket], timeout_s: float) -> Meeting:
+        store, address = None, ""
         if self._backend != NO_GROUP:
             from workers.process_groups import host_store
 
-            store, where["store"] = host_store(self._host, timedelta(seconds=timeout_s))
+            store, address = host_store(self._host, timedelta(seconds=timeout_s))
+        told = Told(store=address, prefix=secrets.token_hex(16), backend=self._backend)
         for connection in steps.values():
-            frames.send(connection, Kind.HELLO, json.dumps(where).encode())
-        return _group(where, LEADER, self._size, self._host, timeout_s, store)
+            frames.send(connection, Kind.HELLO, json.dumps(told._asdict()).encode())
+        return Meeting(told, host=self._host, timeout_s=timeout_s, store=store)
 
 
 def join(address: str, *, rank: int, size: int, secret: str, host: str, timeout_s: float, fail: Fail) -> Gang:
@@ -128,8 +137,9 @@ def join(address: str, *, rank: int, size: int, secret: str, host: str, timeout_
             hello = {"channel": channel, "rank": rank, "size": size, "secret": secret}
             frames.send(opened[channel], Kind.HELLO, json.dumps(hello).encode())
         opened[STEPS].settimeout(max(0.001, deadline - time.monotonic()))
-        where = json.loads(frames.receive(opened[STEPS])[1])
-        group = _group(where, rank, size, host, timeout_s)
+        told = Told(**json.loads(frames.receive(opened[STEPS])[1]))
+        meeting = Meeting(told, host=host, timeout_s=timeout_s)
+        group = meeting.group(ALL, rank, size)
     except (ConnectionLost, OSError, RuntimeError) as error:
         for connection in opened.values():
             connection.close()
@@ -137,7 +147,13 @@ def join(address: str, *, rank: int, size: int, secret: str, host: str, timeout_
     _tune(opened[CONTROL], SILENCE_S)
     _tune(opened[STEPS], None)
     return Gang(
-        rank=rank, size=size, controls={LEADER: opened[CONTROL]}, steps={LEADER: opened[STEPS]}, group=group, fail=fail
+        rank=rank,
+        size=size,
+        controls={LEADER: opened[CONTROL]},
+        steps={LEADER: opened[STEPS]},
+        group=group,
+        subgroup=meeting.group,
+        fail=fail,
     )
 
 
@@ -173,20 +189,3 @@ def _connect(address: str, deadline: float) -> socket.socket:
 def _tune(connection: socket.socket, timeout_s: float | None) -> None:
     connection.settimeout(timeout_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _group(where: dict[str, str], rank: int, size: int, host: str, timeout_s: float, store: Any = None) -> Any:
-    """`store`: the leader's own; None: it is at `where`."""
-    if where["backend"] == NO_GROUP:
-        return None
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    from workers.process_groups import make_group
-
-    if store is None:
-        address, _, port = where["store"].rpartition(":")
-        patience = timedelta(seconds=timeout_s)
-        store = TCPStore(address, int(port), is_master=False, timeout=patience, wait_for_workers=False)
-    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-    backend, prefix = where["backend"], where["prefix"]
-    return make_group(backend, store, prefix, rank=rank, size=size, host=host, timeout=timeout, waits=False)
