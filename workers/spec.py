@@ -44,10 +44,13 @@ class KVSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangSpec:
-    """The ranks of one worker, a process each, and which of them this one is. A gang of one is the plain worker."""
+    """The ranks of one worker, a process each, and which of them this one is. A gang of one is the plain worker.
+
+    Ranks that divide the model lie side by side: the first `tensor_parallel` have the first piece of a prompt.
+    """
 
     tensor_parallel: int = 1  # ranks that divide the model between them
-    sequence_parallel: int = 1  # ranks that divide prompts between them, each with the whole model
+    sequence_parallel: int = 1  # how often that is there, to divide prompts
     rank: int = 0  # 0 leads: it has the engine and the service; the others compute what it says
     lobby: str = ""  # host:port where the leader waits for the others; the leader makes it
     shares_device: bool = False  # the ranks are more than the GPUs

@@ -16,7 +16,7 @@ import yaml
 
 from baton.errors import ConfigError
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
-from cluster.config.schema import BatonConfig, EngineConfig, PoolConfig, PoolsConfig
+from cluster.config.schema import MAX_RANKS, BatonConfig, EngineConfig, PoolConfig, PoolsConfig
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
@@ -248,10 +248,11 @@ def _check_pools(pools: PoolsConfig) -> None:
             raise ConfigError(
                 f"pools.{name}.cores: {len(pool.cores)} lists for {pool.workers} workers; give one list per worker"
             )
-        if pool.tensor_parallel > 1 and pool.sequence_parallel > 1:
+        if pool.num_ranks > MAX_RANKS:
             raise ConfigError(
-                f"pools.{name}.sequence_parallel: {pool.sequence_parallel} beside tensor_parallel "
-                f"{pool.tensor_parallel} is not supported yet; set one of them to 1"
+                f"pools.{name}.sequence_parallel: {pool.sequence_parallel} times tensor_parallel "
+                f"{pool.tensor_parallel} are {pool.num_ranks} ranks for one worker; {MAX_RANKS} are the most, lower "
+                "one of them"
             )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cluster.config.schema import MAX_RANKS
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "bfloat16", "float16", "float32"),
     "device": ("auto", "cpu", "cuda"),
@@ -14,7 +16,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 MAX_WORKERS = 1024  # per pool
-MAX_RANKS = 64  # per worker
 BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "fake_step_s": (0, 60),
     "pools.prefill.workers": (0, MAX_WORKERS),

@@ -15,6 +15,7 @@ KVConfig = KVSpec
 
 AUTO = "auto"
 PACK, SPREAD = "pack", "spread"
+MAX_RANKS = 64  # of one worker
 DEFAULT_MODEL = "smollm2"  # of a config that names none
 FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
 
@@ -23,7 +24,7 @@ FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
 class PoolConfig:
     workers: int = 0
     tensor_parallel: int = 1  # ranks that divide the model between them
-    sequence_parallel: int = 1  # of prefill alone: ranks that divide each long prompt, every one with the whole model
+    sequence_parallel: int = 1  # of prefill alone: how often these ranks are there, to divide each long prompt
     placement: str = PACK  # pack: the ranks of a worker on one node; spread: on as many nodes as there are
     cores: tuple[tuple[int, ...], ...] | None = None  # per worker, all its ranks; None: the machine's cores shared out
 

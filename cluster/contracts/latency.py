@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from cluster.config.schema import MAX_RANKS
 from workers.spec import SERVING_ROLES, Role
 
 
@@ -32,10 +33,8 @@ class Parallelism:
 
     def runs_as(self, role: Role) -> bool:
         """Whether this version starts such workers of a pool."""
-        is_divided_once = self.num_devices == self.tensor or (
-            role is Role.PREFILL and self.num_devices == self.sequence
-        )
-        return role in SERVING_ROLES and is_divided_once
+        is_known = role is Role.PREFILL or (role in SERVING_ROLES and self.sequence == 1)
+        return is_known and self.pipeline == 1 and self.num_devices <= MAX_RANKS
 
     def __str__(self) -> str:
         parts = (("tp", self.tensor), ("pp", self.pipeline), ("sp", self.sequence))

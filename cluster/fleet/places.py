@@ -73,8 +73,10 @@ def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: flo
     largest = max((node.num_gpus for node in nodes), default=0.0)
     wanted = pool.num_ranks * per_rank
     if pool.placement != SPREAD and wanted > largest:
+        is_both = pool.sequence_parallel > 1 and pool.tensor_parallel > 1
         degree = "sequence_parallel" if pool.sequence_parallel > 1 else "tensor_parallel"
+        product = f" ({pool.sequence_parallel} times tensor_parallel {pool.tensor_parallel})" if is_both else ""
         raise ConfigError(
-            f"pools.{name}.{degree}: {pool.num_ranks} ranks take {wanted:g} GPUs of one node, the largest has "
-            f"{largest:g}; lower it, or set pools.{name}.placement: spread"
+            f"pools.{name}.{degree}: {pool.num_ranks} ranks{product} take {wanted:g} GPUs of one node, the largest "
+            f"has {largest:g}; lower it, or set pools.{name}.placement: spread"
         )

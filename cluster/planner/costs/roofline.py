@@ -3,7 +3,7 @@ is longer, or both where a device does not do them at once.
 
 A layer is matrix products over weights, attention, and two all-reduces where it is tensor-parallel; beside them come
 launches per layer and a constant per step. Pipeline stages hold ceil(layers / stages) layers. Sequence parallelism
-divides the prompts' tokens over ranks that hold whole copies, and passes the keys around between them.
+divides the prompts' tokens over copies of such ranks, and passes the keys around between them.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class RooflineLatency:
     head_flop_s: float  # one row of logits
     all_reduce_s: float  # latency of all of one step's
     all_reduced_token_s: float  # one token through all of one step's all-reduces
-    passed_token_s: float  # one token's keys around the sequence-parallel ranks
+    passed_token_s: float  # one token's keys, of the heads of a rank, around those that have the other pieces
     stage_token_s: float  # one token's activations to the next stage, all stages
     fixed_s: float  # launches, step, stages' latencies
     sequence_s: float  # each decode
@@ -75,7 +75,7 @@ class RooflineLatency:
         hop_latency_s = device.link_latency_s if within_node else device.network_latency_s
         activation_bytes = model.hidden_size * model.element_bytes
         ring = 2 * (tensor - 1) / tensor  # bytes each rank sends in a ring's all-reduce, per byte reduced
-        ranks = parallelism.sequence
+        ranks, key_bytes = parallelism.sequence, model.kv_bytes_per_token * model.num_kv_copies(tensor) / tensor
         read_s = 1 / (tensor * device.memory_bandwidth * reach.memory)  # a byte of weights, in each rank's share
         return cls(
             layers=tuple(_layer(model, device, parallelism, spec, count) for spec, count in model.layer_counts),
@@ -84,7 +84,7 @@ class RooflineLatency:
             head_flop_s=2 * model.head_parameters / tensor / _flops(model.weights.outside, device),
             all_reduce_s=2 * model.num_layers * reach.all_reduce_s if tensor > 1 else 0.0,
             all_reduced_token_s=2 * model.num_layers * ring * activation_bytes * link_s,
-            passed_token_s=model.kv_bytes_per_token / tensor * (ranks - 1) / ranks * link_s,
+            passed_token_s=key_bytes * (ranks - 1) / ranks * link_s,
             stage_token_s=(stages - 1) * activation_bytes / tensor * hop_s,
             fixed_s=reach.step_s + model.num_layers * reach.layer_s + (stages - 1) * hop_latency_s,
             sequence_s=reach.token_s,

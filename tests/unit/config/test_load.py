@@ -87,8 +87,8 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
             "pools.prefill.sequence_parallel: 65 is out of range; give 1 to 64",
         ),
         (
-            "pools: {prefill: {sequence_parallel: 2, tensor_parallel: 2}}",
-            "pools.prefill.sequence_parallel: 2 beside tensor_parallel 2 is not supported yet; set one of them to 1",
+            "pools: {prefill: {sequence_parallel: 16, tensor_parallel: 8}}",
+            "pools.prefill.sequence_parallel: 16 times tensor_parallel 8 are 128 ranks for one worker; 64 are the most",
         ),
         (
             "engine: {sequence_parallel_over_tokens: 64}",

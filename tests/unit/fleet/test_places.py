@@ -69,6 +69,11 @@ def test_ranks_that_no_node_has_the_gpus_for_are_refused_by_name_unless_they_are
         ConfigError, match=r"pools\.mixed\.tensor_parallel: 4 ranks take 4 GPUs of one node, the largest"
     ):
         check_gpus(nodes, "mixed", four, 1.0)
+    both = PoolConfig(workers=1, sequence_parallel=2, tensor_parallel=2)
+    with pytest.raises(
+        ConfigError, match=r"prefill\.sequence_parallel: 4 ranks \(2 times tensor_parallel 2\) take 4 GPUs"
+    ):
+        check_gpus(nodes, "prefill", both, 1.0)
     check_gpus(nodes, "mixed", replace(four, placement="spread"), 1.0)
     check_gpus(nodes, "mixed", four, 0.5)
     check_gpus(nodes, "mixed", replace(four, tensor_parallel=2), 1.0)

@@ -51,14 +51,17 @@ class RankProcesses:
         return self._processes[:count]
 
     @contextmanager
-    def gang(self, spec: WorkerSpec, size: int, *, sequence: bool = False) -> Iterator[Led]:
+    def gang(self, spec: WorkerSpec, size: int, *, sequence: bool = False, tensor: int = 1) -> Iterator[Led]:
         """A gang of `size` ranks of a worker like `spec`; ends with the block. Raises: what `lead` does.
 
         Args:
-            sequence: They divide prompts, not the model.
+            sequence: They divide prompts, not the model; or both where `tensor` is more than 1.
+            tensor: Ranks that divide the model, for each piece of a prompt.
         """
         processes = self.take(size - 1)
-        gang_spec = GangSpec(sequence_parallel=size) if sequence else GangSpec(tensor_parallel=size)
+        gang_spec = GangSpec(tensor_parallel=size)
+        if sequence:
+            gang_spec = GangSpec(sequence_parallel=size // tensor, tensor_parallel=tensor)
         spec = replace(spec, gang=gang_spec, secret="s3cret")
         lobby = open_lobby(spec)
         for rank, process in enumerate(processes, 1):

@@ -58,7 +58,7 @@ def runner_of(ranks: RankProcesses, spec: WorkerSpec, degrees: Degrees) -> Itera
     if degrees.size == 1:
         yield TorchRunner(replace(spec, gang=GangSpec())), None
     else:
-        with ranks.gang(spec, degrees.size, sequence=degrees.sequence > 1) as led:
+        with ranks.gang(spec, degrees.size, sequence=degrees.sequence > 1, tensor=degrees.tensor) as led:
             yield led.runner, led.gang
 
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from workers.spec import WorkerSpec
 __all__ = ["one_thread"]  # a fixture for all tests here
 
 
-def shared(family: str, **engine: object) -> WorkerSpec:
-    return spec(tiny(family), **{"max_batched_tokens": 23, "sequence_parallel_over_tokens": 4, **engine})
+def shared(family: str, folder: Path | None = None, **engine: object) -> WorkerSpec:
+    settings = {"max_batched_tokens": 23, "sequence_parallel_over_tokens": 4, **engine}
+    return spec(folder or tiny(family), **settings)
 
 
 def gathered(runner: Any) -> Traffic:

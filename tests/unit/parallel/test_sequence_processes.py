@@ -18,10 +18,11 @@ from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, GangSpec, KVSpec, Role, WorkerSpec
 
 
-def readers(spec: WorkerSpec, size: int, number: int = 0) -> list[WorkerSpec]:
-    """A prefill worker of `size` ranks that divide prompts."""
+def readers(spec: WorkerSpec, size: int, number: int = 0, tensor: int = 1) -> list[WorkerSpec]:
+    """A prefill worker that divides prompts into `size` pieces, of `tensor` ranks for each."""
     spec = replace(spec, worker_id=f"prefill-{number}", role=Role.PREFILL, secret="s3cret", num_threads=1)
-    return [replace(spec, gang=GangSpec(sequence_parallel=size, rank=rank)) for rank in range(size)]
+    gang = GangSpec(sequence_parallel=size, tensor_parallel=tensor)
+    return [replace(spec, gang=replace(gang, rank=rank)) for rank in range(gang.size)]
 
 
 def writers(spec: WorkerSpec, degree: int) -> list[WorkerSpec]:
@@ -29,16 +30,18 @@ def writers(spec: WorkerSpec, degree: int) -> list[WorkerSpec]:
 
 
 @pytest.mark.parametrize(
-    ("size", "degree", "transport"),
+    ("size", "tensor", "degree", "transport"),
     [
-        (2, 1, "auto"),  # shared memory
-        pytest.param(3, 1, "gloo", marks=pytest.mark.slow),
-        pytest.param(2, 1, "grpc", marks=pytest.mark.slow),
-        pytest.param(2, 2, "auto", marks=pytest.mark.slow),  # from one store to halves of the heads
+        (2, 1, 1, "auto"),  # shared memory
+        pytest.param(3, 1, 1, "gloo", marks=pytest.mark.slow),
+        pytest.param(2, 1, 1, "grpc", marks=pytest.mark.slow),
+        pytest.param(2, 1, 2, "auto", marks=pytest.mark.slow),  # from one store to halves of the heads
+        pytest.param(2, 2, 1, "auto", marks=pytest.mark.slow),
+        pytest.param(2, 2, 2, "gloo", marks=pytest.mark.slow),
     ],
 )
 async def test_what_ranks_read_together_is_handed_over_whole(
-    tmp_path: Path, size: int, degree: int, transport: str
+    tmp_path: Path, size: int, tensor: int, degree: int, transport: str
 ) -> None:
     folder = tiny("qwen3")
     wanted = [answer.tokens for answer in generate(folder, PROMPTS, 8)]
@@ -51,19 +54,23 @@ async def test_what_ranks_read_together_is_handed_over_whole(
         sequence_parallel_over_tokens=6,
     )
     spec = make_spec(folder, engine=engine, kv=KVSpec(transport=transport))
-    async with local_cluster([*readers(spec, size), *writers(spec, degree)], ROUTER, tmp_path / "log") as cluster:
+    specs = [*readers(spec, size, tensor=tensor), *writers(spec, degree)]
+    async with local_cluster(specs, ROUTER, tmp_path / "log") as cluster:
         for prompt, tokens in zip(PROMPTS, wanted, strict=True):
             (answer,) = await cluster.answer(prompt, greedy(8))
             assert answer.token_ids == tokens
         check_handed_over(await settled(cluster))
         others = cluster.workers["prefill-0"].others
-        assert [other.poll() for other in others] == [None] * (size - 1)
-    assert [other.poll() for other in others] == [0] * (size - 1)
+        assert [other.poll() for other in others] == [None] * (size * tensor - 1)
+    assert [other.poll() for other in others] == [0] * (size * tensor - 1)
 
 
-async def test_a_rank_that_is_killed_while_prompts_are_read_loses_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "tensor"), [(3, 1), (2, 2)])
+async def test_a_rank_that_is_killed_while_prompts_are_read_loses_no_request(
+    tmp_path: Path, size: int, tensor: int
+) -> None:
     spec = replace(fake_spec(), fake_step_s=0.02)
-    specs = [*readers(spec, 3), *readers(spec, 1, number=1), *writers(spec, 1)]
+    specs = [*readers(spec, size, tensor=tensor), *readers(spec, 1, number=1), *writers(spec, 1)]
     async with local_cluster(specs, ROUTER, tmp_path / "log") as cluster:
         prompts = [[number + 2, *PROMPT] for number in range(24)]
         running = [asyncio.create_task(cluster.answer(prompt, greedy(6))) for prompt in prompts]

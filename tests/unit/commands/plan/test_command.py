@@ -116,8 +116,11 @@ def test_a_plan_that_cannot_be_started_is_refused_by_name(
 
 def test_a_plan_with_ranks_that_divide_heads_or_prompts_is_one_that_up_takes() -> None:
     layout = layout_of(Parallelism(tensor=2))
-    reading = replace(layout.pools[0], shape=replace(layout.pools[0].shape, parallelism=Parallelism(sequence=4)))
-    assert loads(text_of(replace(layout, pools=(reading, layout.pools[1])))).pools.prefill.sequence_parallel == 4
+    for tensor in (1, 2):
+        degrees = Parallelism(sequence=4, tensor=tensor)
+        reading = replace(layout.pools[0], shape=replace(layout.pools[0].shape, parallelism=degrees))
+        made = loads(text_of(replace(layout, pools=(reading, layout.pools[1])))).pools.prefill
+        assert (made.sequence_parallel, made.tensor_parallel) == (4, tensor)
     pools = loads(text_of(layout)).pools
     assert (pools.prefill.tensor_parallel, pools.decode.tensor_parallel) == (1, 2)
 

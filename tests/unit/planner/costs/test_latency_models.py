@@ -60,6 +60,7 @@ MODELS: dict[str, LatencyModel] = {
     "roofline, hybrid": roofline("Qwen/Qwen3-Next-80B-A3B-Instruct", tensor=4),
     "roofline, stages": roofline("meta-llama/Llama-3.1-70B", tensor=2, pipeline=3),
     "roofline, cpu": roofline("Qwen/Qwen3-0.6B", "epyc-2c"),
+    "roofline, heads and prompts": roofline("Qwen/Qwen3-0.6B", tensor=2, sequence=2),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 batches, contexts = st.integers(1, 300), st.integers(0, 20_000)
@@ -98,6 +99,13 @@ def test_two_chunks_take_longer_than_the_prompt_at_once(name: str, tokens: int, 
 def test_an_empty_step_takes_no_time(name: str) -> None:
     assert MODELS[name].step_s((), 0, 0) == 0.0
     assert MODELS[name].decode_steps_s(0, 0, 5) == 0.0
+
+
+def test_ranks_that_hold_copies_of_a_key_each_pass_theirs_around() -> None:
+    few, whole = "Qwen/Qwen3-30B-A3B", PromptChunk(4096, 0)  # 4 KV heads
+    passed_s = {tensor: roofline(few, tensor=tensor, sequence=2).passed_token_s for tensor in (1, 4, 8)}
+    assert passed_s[4] == passed_s[1] / 4 == passed_s[8]
+    assert roofline(few, tensor=2, sequence=2).step_s((whole,), 0, 0) < roofline(few, tensor=2).step_s((whole,), 0, 0)
 
 
 def test_coefficients_add_up_as_published() -> None:

@@ -99,7 +99,9 @@ def test_a_tensor_parallel_worker_wins_where_it_is_worth_its_devices_and_runs() 
     assert Parallelism(tensor=2).runs_as(Role.DECODE)
     assert Parallelism(sequence=2).runs_as(Role.PREFILL)
     assert not any(Parallelism(sequence=2).runs_as(role) for role in (Role.DECODE, Role.MIXED, Role.DRAFT))
-    assert not Parallelism(sequence=2, tensor=2).runs_as(Role.PREFILL)
+    assert Parallelism(sequence=2, tensor=2).runs_as(Role.PREFILL)
+    assert not any(Parallelism(sequence=2, tensor=2).runs_as(role) for role in (Role.DECODE, Role.MIXED, Role.DRAFT))
+    assert not Parallelism(sequence=16, tensor=8).runs_as(Role.PREFILL), "a config has 64 ranks at most"
     assert found.best.layout.missing_features == []
     assert answer(asked, Options(runnable_only=True)).best.layout == found.best.layout
 

@@ -1,0 +1,71 @@
+"""The two ways in which a gang's ranks divide work, and who is beside this rank in each: the model, and prompts.
+
+A rank computes sums with those that hold other parts of the model and have the same piece of a prompt; it gathers
+keys, values and states from those that hold the same part and have other pieces.
+"""
+
+from collections.abc import Callable
+
+from workers.model.places import Degrees
+from workers.model.runner import TorchRunner
+from workers.parallel.collectives import GroupRanks
+from workers.parallel.gang import Gang
+from workers.parallel.gathering import SequenceRanks
+from workers.parallel.sequence_runner import SequenceRunner
+from workers.parallel.shared_ranks import SharedRanks, share_exchange, share_memory
+from workers.spec import WorkerSpec
+
+AHEAD_BYTES = 8 << 20  # by which a rank may be ahead: two layers' keys and values of some 1,000 tokens
+
+
+class Axes:
+    """Every rank of the gang makes it at once. Raises: RuntimeError: a rank is gone."""
+
+    def __init__(self, spec: WorkerSpec, gang: Gang) -> None:
+        self._spec = spec
+        self._tensor = _tensor_ranks(spec, gang) if spec.gang.tensor_parallel > 1 else None
+        self._sequence = _sequence_ranks(spec, gang) if spec.gang.sequence_parallel > 1 else None
+
+    def make_runner(self) -> TorchRunner:
+        """Raises: what the loader raises."""
+        if self._sequence is None:
+            return TorchRunner(self._spec, ranks=self._tensor)
+        return SequenceRunner(self._spec, self._sequence, ranks=self._tensor)
+
+    def progress(self) -> Callable[[], int]:
+        """How often this rank has begun to wait for others since this was called; every rank calls it once it has
+        loaded. What is counted before depends on how they are joined."""
+        before = self._num_begun()
+        return lambda: self._num_begun() - before
+
+    def _num_begun(self) -> int:
+        return sum(axis.num_begun for axis in (self._tensor, self._sequence) if axis is not None)
+
+
+def _tensor_ranks(spec: WorkerSpec, gang: Gang) -> GroupRanks | SharedRanks:
+    """The fastest way for those that divide the model to add up."""
+    degrees = _degrees(spec)
+    rank, size = degrees.place_of(gang.rank)
+    piece = degrees.turn_of(gang.rank).number
+    made = gang.group if size == gang.size else gang.subgroup(f"piece {piece}", rank, size)
+    group = GroupRanks(made, rank=rank, size=size)
+    shared = share_memory(group) if spec.device == "cpu" else None
+    if shared is None:
+        return group
+    gang.on_end(shared.abort)
+    return shared
+
+
+def _sequence_ranks(spec: WorkerSpec, gang: Gang) -> SequenceRanks:
+    degrees = _degrees(spec)
+    rank, size = degrees.turn_of(gang.rank)
+    part = degrees.place_of(gang.rank).rank
+    made = gang.group if size == gang.size else gang.subgroup(f"part {part}", rank, size)
+    exchange = share_exchange(GroupRanks(made, rank=rank, size=size), AHEAD_BYTES) if spec.device == "cpu" else None
+    if exchange is not None:
+        gang.on_end(exchange.abort)
+    return SequenceRanks(made, rank=rank, size=size, exchange=exchange)
+
+
+def _degrees(spec: WorkerSpec) -> Degrees:
+    return Degrees(spec.gang.tensor_parallel, spec.gang.sequence_parallel)
