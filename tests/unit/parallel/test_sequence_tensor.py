@@ -1,28 +1,33 @@
 """Ranks that divide prompts, each of which is several that divide the model: the tokens of one rank."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from baton.errors import BatonError
-from tests.models import FAMILIES, tiny
+from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.engine.driver import Driver
 from tests.unit.model.driver import generate
 from tests.unit.parallel.gangs import Led, RankProcesses
 from tests.unit.parallel.test_handover_families import handing_over
 from tests.unit.parallel.test_sequence_engine import gathered, shared
+from tests.unit.parallel.test_sequence_handover import sent_by_each
+from tests.unit.parallel.test_sequence_hybrid import ranks_of
 from tests.unit.parallel.test_tensor import ask, check, one_thread, prompts
+from tests.unit.parallel.test_tensor_hybrid import ask_twice, folder_of, spec_with_states
 from workers.model.contract import Batch, Chunk
 from workers.model.places import Degrees
 from workers.model.runner import TorchRunner
 from workers.parallel import shared_ranks
 
 __all__ = ["one_thread"]  # a fixture for all tests here
+DIVIDED = {"max_batched_tokens": 23, "sequence_parallel_over_tokens": 4}
 
 
 def _cases() -> list[Any]:
-    usual = {("llama", 2, 2), ("qwen3", 2, 2), ("qwen3_moe", 2, 2), ("llama", 3, 2)}
+    usual = {("llama", 2, 2), ("qwen3", 2, 2), ("qwen3_moe", 2, 2)}
     return [
         pytest.param(family, pieces, tensor, marks=() if (family, pieces, tensor) in usual else pytest.mark.slow)
         for family in FAMILIES
@@ -74,10 +79,9 @@ def test_ranks_that_do_not_share_memory_with_the_leader_compute_and_count_alike(
 
 
 def test_a_vocabulary_that_the_ranks_do_not_divide_reaches_the_leader_whole(ranks: RankProcesses) -> None:
-    nine = {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 8, "hidden_size": 72}
-    folder = tiny("llama", tie_word_embeddings=True, **nine)
+    folder = tiny("llama", tie_word_embeddings=True, vocab_size=161)
     mine = shared("llama", folder=folder)
-    with ranks.gang(mine, 6, sequence=True, tensor=3) as led:
+    with ranks.gang(mine, 4, sequence=True, tensor=2) as led:
         driver = Driver([mine], lambda _: led.runner)
         ask(driver)
         driver.run()
@@ -129,6 +133,46 @@ def test_what_ranks_read_together_is_handed_over_by_heads(
         token_nbytes = 3 * 2 * 2 * 16 * 4 * copies  # 3 layers of keys and values of 2 heads of 16 floats
         nbytes = sum(map(len, prompts())) * token_nbytes
         assert prefill.outbox.bytes_sent == decode.inbox.bytes_received == nbytes
+
+
+def _hybrids(shapes: Sequence[tuple[int, int]], usual: tuple[int, int]) -> list[Any]:
+    """Every family in each of `shapes`; of the second family usually one."""
+    return [
+        pytest.param(family, *shape, marks=() if (family, shape) == ("qwen3_5_text", usual) else pytest.mark.slow)
+        for family in HYBRIDS
+        for shape in shapes
+    ]
+
+
+@pytest.mark.parametrize(("family", "pieces", "tensor"), _hybrids([(2, 2), (3, 2), (2, 4)], (2, 2)))
+def test_every_rank_has_the_states_of_its_heads_after_every_chunk(
+    ranks: RankProcesses, family: str, pieces: int, tensor: int
+) -> None:
+    folder = folder_of(family)
+    mine = spec_with_states(folder, **DIVIDED)
+    with ranks.gang(mine, pieces * tensor, sequence=True, tensor=tensor) as led:
+        driver = Driver([mine], lambda _: led.runner)
+        ask_twice(driver, folder)
+        assert ranks_of(led.runner).states.num_gathers > 0
+        alone = TorchRunner(spec_with_states(folder))
+        for fact in ("fingerprint", "num_blocks", "num_states", "state_spacing", "max_model_len"):
+            assert getattr(led.runner, fact) == getattr(alone, fact), fact
+        _wait_for_counts(led)
+    assert led.said == [f"ended: {alone.num_blocks} blocks"] * (pieces * tensor - 1)
+
+
+@pytest.mark.parametrize(("family", "senders", "receivers"), _hybrids([(2, 1), (2, 2), (2, 4), (4, 1)], (2, 1)))
+def test_states_are_handed_over_by_heads(
+    ranks: RankProcesses, other_ranks: RankProcesses, family: str, senders: int, receivers: int
+) -> None:
+    folder = folder_of(family)
+    mine = spec_with_states(folder, **DIVIDED)
+    with handing_over((ranks, other_ranks), mine, Degrees(senders, 2), receivers) as driver:
+        ask_twice(driver, folder)
+        sent = sent_by_each(driver)
+        assert min(sent) > 0
+        states = [shape.nbytes for shape in driver.engines[0].runner.store.shapes[::2]]  # type: ignore[attr-defined]
+        assert sum(sent) > sum(states)
 
 
 @pytest.mark.parametrize(
