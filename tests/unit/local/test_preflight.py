@@ -82,6 +82,9 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_degree_that_divides_nothing_is_refused_by_its_pool(folder: Path) -> None:
     good, bad = loads("pools: {mixed: {tensor_parallel: 3}}"), loads("pools: {decode: {tensor_parallel: 2}}")
     check_model(folder, good)
+    check_model(folder, loads("pools: {prefill: {sequence_parallel: 2, tensor_parallel: 3}}"))
+    with pytest.raises(ConfigError, match=r"^pools.prefill.tensor_parallel: 2 does not divide the 9"):
+        check_model(folder, loads("pools: {prefill: {sequence_parallel: 3, tensor_parallel: 2}}"))
     with pytest.raises(ConfigError, match=r"^pools.decode.tensor_parallel: 2 does not divide the 9 .* set one of 1, 3"):
         check_model(folder, bad)
 

@@ -1,7 +1,5 @@
 """States and KV of hybrids between gangs of unlike degrees: each rank gets those of its own heads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from baton.v1.worker_pb2 import DecodeRoute
 from cluster.profiling.local_cluster import greedy, local_cluster
 from tests.models import HYBRIDS
-from tests.unit.engine.driver import Driver
 from tests.unit.model.driver import generate
 from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_handover import PROMPTS, ROUTER, check_handed_over, settled
-from tests.unit.parallel.test_handover_families import Leader, handing_over, leader
+from tests.unit.parallel.test_handover_families import handing_over
 from tests.unit.parallel.test_sequence_processes import readers, writers
 from tests.unit.parallel.test_tensor import ask, check, one_thread, prompts
 from tests.unit.parallel.test_tensor_hybrid import ask_twice, folder_of, spec_with_states
-from workers.kv_transfer.gang_links import LeaderLinks, Life
 from workers.model.kv_store import LayerShape
+from workers.model.places import Degrees
 from workers.model.state_shape import StateShape
-from workers.spec import KVSpec, Role, WorkerSpec
+from workers.spec import KVSpec
 
 __all__ = ["one_thread"]  # a fixture for all tests here
 
@@ -61,20 +57,6 @@ def test_parts_of_states_travel_over_every_transport(
         ask_twice(driver, folder)
 
 
-@contextmanager
-def reading_together(ranks: RankProcesses, spec: WorkerSpec, size: int) -> Iterator[Leader]:
-    """A prefill worker whose ranks divide prompts, and hold all states each: its leader hands over."""
-    bugs: list[BaseException] = []
-    with ranks.gang(spec, size, sequence=True) as led:
-        life = Life(spec=replace(spec, secret="s3cret"), incarnation="", fingerprint=led.runner.fingerprint)
-        links = LeaderLinks(life, led.runner.store, notify=lambda: None, fail=bugs.append)
-        try:
-            yield Leader(led.runner, links, DecodeRoute())
-        finally:
-            links.close()
-    assert not bugs
-
-
 @pytest.mark.parametrize(
     "family", [name if name == "qwen3_5_text" else pytest.param(name, marks=pytest.mark.slow) for name in HYBRIDS]
 )
@@ -83,16 +65,13 @@ def test_prompts_that_ranks_read_together_are_answered_by_ranks_that_divide_the_
 ) -> None:
     folder = folder_of(family)
     base = spec_with_states(folder, sequence_parallel_over_tokens=4)
-    specs = [replace(base, worker_id=f"{role.value}-0", role=role) for role in (Role.PREFILL, Role.DECODE)]
-    with reading_together(ranks, specs[0], 4) as prefill, leader(other_ranks, specs[1], 2) as decode:
-        runners = {Role.PREFILL: prefill.runner, Role.DECODE: decode.runner}
-        driver = Driver(specs, lambda spec: runners[spec.role], links=(prefill.links.outbox, decode.links.inbox))
-        driver.route = decode.route
+    with handing_over((ranks, other_ranks), base, Degrees(sequence=4), 2) as driver:
         ask(driver)
         driver.run()
         check(driver, folder)
         assert driver.engines[1].inbox is not None
-        assert driver.engines[1].inbox.bytes_received == whole_bytes(prefill.runner), "each head goes to one rank"
+        received, whole = driver.engines[1].inbox.bytes_received, whole_bytes(driver.engines[0].runner)
+        assert received == whole, "each head goes to one rank"
 
 
 def whole_bytes(runner: Any) -> int:
