@@ -14,6 +14,7 @@ from tests.unit.model.test_hybrid_engine import check as check_engine
 from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_tensor import LENGTHS, ask, check, one_thread, spec
 from workers.model.runner import TorchRunner
+from workers.model.specs import LINEAR_FAMILIES
 from workers.model.tensor_parallel.share import FAMILIES
 from workers.spec import GangSpec, WorkerSpec
 
@@ -99,7 +100,7 @@ def test_dummy_weights_are_the_same_at_every_degree(ranks: RankProcesses, family
 
 
 def test_all_hybrids_are_divided() -> None:
-    assert set(HYBRIDS) <= FAMILIES
+    assert LINEAR_FAMILIES <= FAMILIES
 
 
 @pytest.mark.parametrize(
