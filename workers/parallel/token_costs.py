@@ -12,9 +12,10 @@ from workers.parallel.pieces import TokenCosts
 # Of a floating-point operation of attention, in those of products with weights: 0.37 TFLOP/s of a core's tiles (see
 # `workers.model.cpu.attention`) against some 0.7 of the products of a 156 M-parameter model; Xeon (Sapphire Rapids).
 ATTENTION_COST = 2.0
-# The same of a recurrence, which is float32 whatever the weights are. One core of a Xeon (Sapphire Rapids), a gated
-# delta rule of 8 heads of 128 beside weights 1,024 wide: `python -m bench.sequence_costs`.
-RECURRENCE_COST = {torch.float32: 3.0, torch.bfloat16: 12.0}
+# The same of a recurrence, and of finding a piece's effect: float32 whatever the weights are. One core of a Xeon
+# (Sapphire Rapids), a gated delta rule of 8 heads of 128 beside weights 1,024 wide: `python -m bench.sequence_costs`.
+RECURRENCE_COST = {torch.float32: 3.0, torch.bfloat16: 9.0}
+EFFECT_COST = {torch.float32: 2.0, torch.bfloat16: 6.0}
 
 
 def token_costs(config: Any, mixers: Iterable[Mixer], dtype: torch.dtype) -> TokenCosts:
@@ -24,12 +25,11 @@ def token_costs(config: Any, mixers: Iterable[Mixer], dtype: torch.dtype) -> Tok
         mixers: Those of the model's layers of linear attention.
         dtype: Of the weights.
     """
-    products = _products(config)
-    factor = RECURRENCE_COST.get(dtype, RECURRENCE_COST[torch.bfloat16]) / config.num_hidden_layers
+    kind = dtype if dtype in RECURRENCE_COST else torch.bfloat16
     each = list(mixers)
-    recurring = factor * sum(map(_recurrence, each))
-    other = factor * sum(map(_effect, each))  # what the first rank is spared
-    whole = products + recurring + other
+    recurring = RECURRENCE_COST[kind] * sum(map(_recurrence, each)) / config.num_hidden_layers
+    other = EFFECT_COST[kind] * sum(map(_effect, each)) / config.num_hidden_layers  # what the first rank is spared
+    whole = _products(config) + recurring + other
     return TokenCosts(growth=_attention(config) / whole, first_cost=1 - other / whole)
 
 
