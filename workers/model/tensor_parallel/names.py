@@ -34,7 +34,7 @@ def sources_of(model: Any, stored: Iterable[str]) -> Mapping[str, Source]:
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    known = model.state_dict()
+    known: dict[str, Any] = model.state_dict()
     found: dict[str, dict[str | None, list[str]]] = {}
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = _renamed(key, model.base_model_prefix, known, renamings, converters)
@@ -44,13 +44,12 @@ def sources_of(model: Any, stored: Iterable[str]) -> Mapping[str, Source]:
 
 
 def _renamed(
-    key: str, prefix: str, known: Mapping[str, Any], renamings: list[Any], converters: list[Any]
+    key: str, prefix: str, known: dict[str, Any], renamings: list[Any], converters: list[Any]
 ) -> tuple[str, str | None]:
     """The name in the model, and the converter's pattern that it matches; a name that is known already stays."""
     from transformers.core_model_loading import rename_source_key
 
-    meta: dict[str, Any] = dict(known)
-    name, pattern = rename_source_key(key, renamings, converters, prefix, meta)
+    name, pattern = rename_source_key(key, renamings, converters, prefix, known)
     if name not in known and key in known:
         return key, None
     return name, pattern
