@@ -73,6 +73,7 @@ def check_profile(profile: "Profile", model: str) -> None:
     for what, measured, here in (
         ("layers with KV", profile.num_layers, spec.num_kv_layers),
         ("bytes of KV per token", profile.token_bytes, spec.kv_bytes_per_token),
+        ("bytes of states per sequence", profile.state_bytes, spec.state_bytes),
     ):
         if measured != here:
             raise ConfigError(

@@ -79,7 +79,9 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
     from rich.table import Table
 
     profile, measured = taken.profile, taken.measured
-    console.print(f"{profile.model} ({profile.dtype}) on {profile.machine}, {profile.num_cores} per worker")
+    console.print(f"{profile.model} ({profile.dtype}) on {profile.machine}, {profile.num_cores} per rank")
+    if len(profile.latencies) > 1:
+        console.print(f"workers of degree {', '.join(profile.latencies)}; all but the steps is of the first")
     table = Table(title="fits, off from the measured steps by", title_justify="left")
     table.add_column("steps")
     for name in ("points", "median", "p90"):

@@ -54,6 +54,8 @@ class SimPool:
     num_workers: int
     latency: LatencyModel
     num_blocks: int  # KV blocks of each
+    num_states: int = 0  # slots of each for the states of sequences; 0: the model keeps none
+    state_spacing: int | None = None  # tokens between the states that the prefix cache keeps; None: it keeps none
     receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still
     drafter: SimDrafter | None = None  # None: every step gives each sequence one token
     pipelining: Pipelining = EVENLY
@@ -61,7 +63,7 @@ class SimPool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimCluster:
-    """`engine.memory_bytes` is not read: `SimPool.num_blocks` says it. One ingress replica."""
+    """`engine.memory_bytes` is not read: `SimPool` says what it holds. One ingress replica."""
 
     pools: Sequence[SimPool]
     engine: EngineConfig = field(default_factory=EngineConfig)

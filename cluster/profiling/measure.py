@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -241,7 +241,7 @@ class _Session:
                 for num_tokens in sizes:
                     took_s = await self._transfer(cluster, sender, num_tokens)
                     if number:  # the first one opens the link
-                        self._transfers[transport, num_tokens * self._worker.facts["token_bytes"]].append(took_s)
+                        self._transfers[transport, handed_bytes(self._worker.facts, num_tokens)].append(took_s)
                         self._progress.advance()
 
     async def _transfer(self, cluster: LocalCluster, sender: WorkerProcess, num_tokens: int) -> float:
@@ -311,6 +311,11 @@ class _Session:
             num_rounds=-(-len(self._rounds) // len({one.scenario for one in self._rounds})),
             rounds=self._rounds,
         )
+
+
+def handed_bytes(facts: Mapping[str, Any], num_tokens: int) -> int:
+    """What goes over of a sequence of `num_tokens`: KV of each token, and its state once."""
+    return num_tokens * int(facts["token_bytes"]) + int(facts["state_bytes"])
 
 
 async def _all_begun(begun: Sequence[asyncio.Event], tasks: Sequence[asyncio.Task[float]]) -> None:

@@ -13,14 +13,18 @@ _COLOURS = ("#1f4e79", "#d95f02", "#33a02c", "#7570b3", "#e7298a", "#666666", "#
 
 
 def draw(profile: Profile, steps: Sequence[StepPoint], transfers: Sequence[TransferPoint], path: Path) -> None:
-    """Writes a picture of the kind that the suffix of `path` names: prefill, decode, transfer, and all of the steps."""
+    """Writes a picture of the kind that the suffix of `path` names: prefill, decode, transfer, and all of the steps.
+
+    Args:
+        steps: Of the profile's first degree.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    (latency,) = profile.latencies.values()
+    latency = next(iter(profile.latencies.values()))
     _prefill(axes[0, 0], latency, [point for point in steps if point.kind == "prefill" and len(point.prompts) == 1])
     _decode(axes[0, 1], latency, [point for point in steps if point.kind == "decode"])
     _all(axes[1, 0], latency, steps, profile)
@@ -28,7 +32,7 @@ def draw(profile: Profile, steps: Sequence[StepPoint], transfers: Sequence[Trans
     for one in axes.flat:
         one.grid(alpha=0.3)
     figure.suptitle(
-        f"{profile.model} ({profile.dtype}) on {profile.machine}, {profile.num_cores} per worker", fontsize=10
+        f"{profile.model} ({profile.dtype}) on {profile.machine}, {profile.num_cores} per rank", fontsize=10
     )
     figure.savefig(path, dpi=110)
 

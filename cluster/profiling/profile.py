@@ -18,7 +18,7 @@ from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer
 from cluster.planner.costs.transfer import Path as TransferPath
 from cluster.profiling.local_cluster import by_worker
 from cluster.profiling.measure import FULL, QUICK, Measured, MeasureProgress, measure
-from cluster.profiling.points import TransferPoint
+from cluster.profiling.points import StepPoint, TransferPoint
 from cluster.profiling.specs import available_cores, worker_specs
 from workers.spec import Role, WorkerSpec
 
@@ -35,74 +35,119 @@ class Taken:
 
 
 def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress) -> Taken:
-    """Of one worker of the config's pools.
+    """Of one worker of the config's pools, and of one of each other degree the steps.
 
     Raises:
-        ConfigError: Pools whose workers have different numbers of cores, or what a worker says of the config.
+        ConfigError: Pools whose ranks have different numbers of cores, or what a worker says of the config.
         UnavailableError: A worker did not start, or failed.
     """
     workers = by_worker(worker_specs(config))
-    specs = [leader for leader, *_ in workers]
-    sizes = {leader.worker_id: num_cores(ranks) for ranks in workers for leader in ranks[:1]}
+    _check_cores(workers)
+    first, *others = measured_workers(workers)
+    measured = _measured_with_neighbours(config, workers, first, quick=quick, progress=progress)
+    steps = {str(degrees_of(ranks)): _steps(ranks, quick=quick, progress=progress) for ranks in others}
+    transfers, notes = fit_transfers(measured.transfers)
+    return Taken(
+        profile=fitted(config, first, measured, transfers, others=steps),
+        measured=measured,
+        notes=(*notes, *_busy(measured)),
+    )
+
+
+def measured_workers(workers: Sequence[Sequence[WorkerSpec]]) -> list[Sequence[WorkerSpec]]:
+    """One of each degree, those first that decode: all is measured of the first one.
+
+    Args:
+        workers: The ranks of each, the leader first.
+    """
+    of_degree: dict[Parallelism, Sequence[WorkerSpec]] = {}
+    for ranks in sorted(workers, key=lambda ranks: ranks[0].role is not Role.DECODE):
+        of_degree.setdefault(degrees_of(ranks), ranks)
+    return list(of_degree.values())
+
+
+def degrees_of(ranks: Sequence[WorkerSpec]) -> Parallelism:
+    gang = ranks[0].gang
+    return Parallelism(tensor=gang.tensor_parallel, sequence=gang.sequence_parallel)
+
+
+def _check_cores(workers: Sequence[Sequence[WorkerSpec]]) -> None:
+    sizes = {ranks[0].worker_id: len(ranks[0].cores) for ranks in workers}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{worker_id} {size}" for worker_id, size in sizes.items())
         raise ConfigError(
-            f"pools.*.cores: workers have different numbers of cores ({told}); profile one size at a time"
+            f"pools.*.cores: workers have different numbers of cores per rank ({told}); profile one size at a time"
         )
-    measured_spec = chosen(specs)
-    ranks = next(ranks for ranks in workers if ranks[0] is measured_spec)
+
+
+def _measured_with_neighbours(
+    config: BatonConfig,
+    workers: Sequence[Sequence[WorkerSpec]],
+    ranks: Sequence[WorkerSpec],
+    *,
+    quick: bool,
+    progress: MeasureProgress,
+) -> Measured:
+    """The worker of `ranks`, and what others cost it that hand over to it or compute beside it."""
+    leaders, measured = [leader for leader, *_ in workers], ranks[0]
     taken = {core for rank in ranks for core in rank.cores}
-    sender = _of(specs, Role.DECODE if measured_spec.role is Role.PREFILL else Role.PREFILL)
-    other = sender or next((spec for spec in specs if not set(spec.cores) & taken), None)
-    measured = measure(
+    sender = _of(leaders, Role.DECODE if measured.role is Role.PREFILL else Role.PREFILL)
+    other = sender or next((spec for spec in leaders if not set(spec.cores) & taken), None)
+    return measure(
         ranks,
-        transports=_transports(config, measured_spec, quick=quick) if sender is not None else (),
+        transports=_transports(config, measured, quick=quick) if sender is not None else (),
         cores=other.cores if other is not None else (),
         effort=QUICK if quick else FULL,
         progress=progress,
     )
-    transfers, notes = fit_transfers(measured.transfers)
-    return Taken(
-        profile=fitted(config, ranks, measured, transfers), measured=measured, notes=(*notes, *_busy(measured))
-    )
 
 
-def num_cores(ranks: Sequence[WorkerSpec]) -> int:
-    """Of one worker; ranks that share a core count it once."""
-    return len({core for rank in ranks for core in rank.cores})
+def _steps(ranks: Sequence[WorkerSpec], *, quick: bool, progress: MeasureProgress) -> list[StepPoint]:
+    """Of the worker of `ranks`, alone."""
+    return measure(ranks, transports=(), cores=(), effort=QUICK if quick else FULL, progress=progress).steps
 
 
 def fitted(
-    config: BatonConfig, ranks: Sequence[WorkerSpec], measured: Measured, transfers: Mapping[str, TransferPath]
+    config: BatonConfig,
+    ranks: Sequence[WorkerSpec],
+    measured: Measured,
+    transfers: Mapping[str, TransferPath],
+    *,
+    others: Mapping[str, Sequence[StepPoint]],
 ) -> Profile:
     """
     Args:
         ranks: Of the measured worker.
+        others: The steps of workers of other degrees.
     Raises:
         ConfigError: Too few points to fit.
     """
-    facts = measured.facts
-    latency, gang = fit_steps(measured.steps), ranks[0].gang
-    degrees = Parallelism(tensor=gang.tensor_parallel, sequence=gang.sequence_parallel)
+    facts, degrees = measured.facts, degrees_of(ranks)
+    latency = fit_steps(measured.steps)
+    latencies = {str(degrees): latency} | {name: fit_steps(steps) for name, steps in others.items()}
+    errors = dict(fit_errors(latency, measured.steps))
+    for name, steps in others.items():
+        errors |= {f"{name} {kind}": error for kind, error in fit_errors(latencies[name], steps).items()}
     return Profile(
         model=config.model,
         fingerprint=facts["fingerprint"],
         dtype=ranks[0].dtype,
         machine=machine(),
-        num_cores=num_cores(ranks),
+        num_cores=len(ranks[0].cores),
         token_bytes=facts["token_bytes"],
+        state_bytes=facts["state_bytes"] * degrees.tensor,
         num_layers=facts["num_layers"],
         max_model_len=facts["max_model_len"],
-        latencies={str(degrees): latency},
+        latencies=latencies,
         transfers=transfers,
-        errors=fit_errors(latency, measured.steps),
+        errors=errors,
         to_worker_s=measured.to_worker_s,
         to_client_s=measured.to_client_s,
         handover_s=measured.handover_s,
         receive_s=measured.receive_s,
         contention=measured.contention,
         start_s=measured.start_s,
-        points=raw_points(measured),
+        points=raw_points(measured, others),
     )
 
 
@@ -132,11 +177,12 @@ def _busy(measured: Measured) -> list[str]:
     ]
 
 
-def raw_points(measured: Measured) -> dict[str, list[dict[str, Any]]]:
+def raw_points(measured: Measured, others: Mapping[str, Sequence[StepPoint]]) -> dict[str, list[dict[str, Any]]]:
     """As they go into the file beside the fits."""
     return {
         "steps": [asdict(point) for point in measured.steps],
         "transfers": [asdict(point) for point in measured.transfers],
+        **{f"steps {name}": [asdict(point) for point in steps] for name, steps in others.items()},
     }
 
 
@@ -149,12 +195,6 @@ def machine() -> str:
     return (
         f"{name}, {platform.machine()}, {len(available_cores())} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     )
-
-
-def chosen(specs: Sequence[WorkerSpec]) -> WorkerSpec:
-    """The leader whose worker is measured: one whose ranks divide prompts where there is one, else one that decodes."""
-    dividing = next((spec for spec in specs if spec.gang.sequence_parallel > 1), None)
-    return dividing or _of(specs, Role.DECODE) or specs[0]
 
 
 def _of(specs: Sequence[WorkerSpec], role: Role) -> WorkerSpec | None:

@@ -25,13 +25,14 @@ from cluster.simulator.outputs import Outputs
 from cluster.simulator.phases import Phases
 from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
-from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Written
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
+from workers.engine.stateful_blocks import new_blocks
+from workers.memory_shares import MemoryShares
 from workers.spec import Role
 
 
@@ -57,14 +58,18 @@ class SimEngine:
         engine = cluster.engine
         self.key = key
         self.outputs = Outputs()
-        self.blocks = BlockManager(
-            num_blocks=pool.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
+        self.blocks = new_blocks(
+            MemoryShares(pool.num_blocks, pool.num_states, pool.state_spacing),
+            block_size=engine.block_size,
+            prefix_cache=engine.prefix_cache,
+            copy_states=lambda pairs: None,  # they hold nothing
         )
         self.scheduler = Scheduler(
             blocks=self.blocks,
             max_batched_tokens=engine.max_batched_tokens,
             max_sequences=engine.max_sequences,
             chunked_prefill=engine.chunked_prefill,
+            state_spacing=pool.state_spacing,
         )
         self.serving = Serving(
             worker_id=key.worker_id,

@@ -8,7 +8,7 @@ from cluster.config.schema import BatonConfig, PoolConfig
 from cluster.contracts.latency import LatencyModel, Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
 from cluster.contracts.simulation import SimCluster, SimPool
-from workers.memory_shares import share_memory
+from workers.memory_shares import MemoryShares, share_memory
 from workers.spec import SERVING_ROLES, Role
 
 
@@ -37,13 +37,15 @@ def sim_cluster(
     Raises:
         ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
     """
-    blocks = num_blocks(config, shape)
+    shares = memory_shares(config, shape)
     pools = tuple(
         SimPool(
             role=role,
             num_workers=pool_of(config, role).workers,
             latency=latency(degrees_of(pool_of(config, role))),
-            num_blocks=blocks,
+            num_blocks=shares.num_blocks,
+            num_states=shares.num_states,
+            state_spacing=shares.state_spacing,
         )
         for role in SERVING_ROLES
         if pool_of(config, role).workers
@@ -81,15 +83,15 @@ def worker_roles(config: BatonConfig) -> dict[str, Role]:
     return {f"{role}-{index}": role for role in SERVING_ROLES for index in range(pool_of(config, role).workers)}
 
 
-def num_blocks(config: BatonConfig, shape: KVShape) -> int:
+def memory_shares(config: BatonConfig, shape: KVShape) -> MemoryShares:
     """As a worker counts them."""
     engine = config.engine
-    found = share_memory(engine, token_nbytes=shape.token_bytes, state_nbytes=shape.state_bytes).num_blocks
+    found = share_memory(engine, token_nbytes=shape.token_bytes, state_nbytes=shape.state_bytes)
     needed = -(-engine.max_model_len // engine.block_size) if engine.max_model_len is not None else 1
-    if found < needed:
+    if found.num_blocks < needed:
         states = f"beside {shape.state_bytes} bytes of states for each of engine.max_sequences {engine.max_sequences}, "
         raise ConfigError(
-            f"engine.memory: {engine.memory_bytes} bytes hold {found} KV blocks of "
+            f"engine.memory: {engine.memory_bytes} bytes hold {found.num_blocks} KV blocks of "
             f"{engine.block_size * shape.token_bytes} bytes, {states if shape.state_bytes else ''}{needed} are needed; "
             f"raise engine.memory or lower engine.{'max_sequences' if shape.state_bytes else 'max_model_len'}"
         )
@@ -97,5 +99,5 @@ def num_blocks(config: BatonConfig, shape: KVShape) -> int:
 
 
 def max_model_len(config: BatonConfig, shape: KVShape) -> int:
-    held = num_blocks(config, shape) * config.engine.block_size
+    held = memory_shares(config, shape).num_blocks * config.engine.block_size
     return config.engine.max_model_len or min(shape.max_positions, held)

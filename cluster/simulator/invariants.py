@@ -1,9 +1,9 @@
 """What must hold in a simulated cluster: counters after every event, everything from time to time and at the end.
 
 Blocks: free + cached + referenced + quarantined = all, on every worker; nobody holds one but the worker's jobs and
-those it still sends; at the end nobody does. Answers: each request ends once; its tokens come in order, none twice,
-none lost, whatever attempt they are of. Queues stay within their bounds, and nobody waits for admission while a place
-is free.
+those it still sends; at the end nobody does, nor a slot for a state. Answers: each request ends once; its tokens come
+in order, none twice, none lost, whatever attempt they are of. Queues stay within their bounds, and nobody waits for
+admission while a place is free.
 """
 
 from collections.abc import Callable, Iterable
@@ -136,6 +136,7 @@ class Invariants:
             num_jobs = len(worker.jobs) + len(worker.sending) + len(worker.receiving)
             _require(num_jobs == 0, "%s: %d jobs and transfers are left", name, num_jobs)
             _require(blocks.num_free_blocks == blocks.num_blocks, "%s: blocks in use at the end", name)
+            _require(blocks.num_free_states == blocks.num_states, "%s: slots in use at the end", name)
         self.answers.check_all_ended()
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from cluster.config.schema import EngineConfig, HealthConfig, KVConfig, RouterConfig
@@ -53,11 +53,8 @@ def make_case(seed: int) -> Case:
     rng = Random(seed)
     block_size = rng.choice([4, 8, 16])
     arrivals = _arrivals(rng, block_size)
-    return Case(
-        cluster=_cluster(rng, block_size, arrivals),
-        arrivals=arrivals,
-        faults=(),
-    )
+    cluster = _cluster(rng, block_size, arrivals)
+    return Case(cluster=_with_states(cluster, Random(f"states {seed}")), arrivals=arrivals, faults=())
 
 
 def with_faults(seed: int) -> Case:
@@ -158,6 +155,17 @@ def _cluster(rng: Random, block_size: int, arrivals: Sequence[Arrival]) -> SimCl
         start_s=rng.choice([0.05, 0.5]),
         detect_s=rng.choice([0.0, 0.02, 0.2]),
     )
+
+
+def _with_states(cluster: SimCluster, rng: Random) -> SimCluster:
+    """Where the model keeps states: from hardly a slot beside those of running sequences to plenty."""
+    if not cluster.state_bytes:
+        return cluster
+    engine = cluster.engine
+    spacing = engine.block_size * rng.choice([1, 2, 5]) if engine.prefix_cache else None
+    num_states = engine.max_sequences + rng.choice([0, 1, 20])
+    pools = [replace(pool, num_states=num_states, state_spacing=spacing) for pool in cluster.pools]
+    return replace(cluster, pools=pools)
 
 
 def _pools(rng: Random, least: int) -> tuple[SimPool, ...]:

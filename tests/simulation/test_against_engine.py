@@ -14,11 +14,13 @@ from cluster.contracts.simulation import Arrival, SimCluster, SimDrafter, SimPoo
 from cluster.simulator.world import simulate
 from tests.simulation.cases import Linear
 from tests.unit.engine.driver import Clock
+from tests.unit.engine.stateful_fake import StatefulFakeRunner
 from workers.engine.block_hash import block_hashes
 from workers.engine.drafting import Drafter
 from workers.engine.engine import Engine, StepReport
 from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import Sequence
+from workers.memory_shares import MemoryShares
 from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import NUM_LAYERS, VOCAB_SIZE, FakeRunner
 from workers.model.fake_store import TOKEN_NBYTES
@@ -44,12 +46,20 @@ class TimedRunner(FakeRunner):
         return super().run(batch, on_layer)
 
 
-class Load:
-    """Requests at random times, some with a beginning in common."""
+class TimedStates(TimedRunner, StatefulFakeRunner):
+    """Of a model that keeps a state of each sequence."""
 
-    def __init__(self, seed: int, engine: EngineConfig) -> None:
+
+class Load:
+    """Requests at random times, some with a beginning in common.
+
+    `keeps_states`: whether the model does, of each sequence.
+    """
+
+    def __init__(self, seed: int, engine: EngineConfig, *, keeps_states: bool = False) -> None:
         rng = Random(seed)
         self.engine = engine
+        self.keeps_states = keeps_states
         self.num_blocks = rng.choice([30, 60, 200])
         common = [rng.randrange(1, 500) for _ in range(40)]
         self.prompts: list[list[int]] = []
@@ -68,6 +78,26 @@ class Load:
                     block_hashes=tuple(block_hashes(prompt, BLOCK_SIZE)),
                 )
             )
+
+    def memory(self, num_blocks: int) -> MemoryShares:
+        """As `StatefulFakeRunner` shares it out, or `FakeRunner`."""
+        if not self.keeps_states:
+            return MemoryShares(num_blocks)
+        spacing = 2 * BLOCK_SIZE if self.engine.prefix_cache else None
+        return MemoryShares(num_blocks, self.engine.max_sequences + 2, spacing)
+
+    def pool(self, role: Role, num_blocks: int, drafter: SimDrafter | None = None) -> SimPool:
+        """One simulated worker."""
+        shares = self.memory(num_blocks)
+        return SimPool(
+            role=role,
+            num_workers=1,
+            latency=LATENCY,
+            num_blocks=shares.num_blocks,
+            num_states=shares.num_states,
+            state_spacing=shares.state_spacing,
+            drafter=drafter,
+        )
 
 
 class Guesses:
@@ -147,7 +177,8 @@ def real_times(load: Load, drafter: Drafter | None = None) -> list[tuple[float, 
             if output.index == 0:
                 cached[int(output.request_id)] = output.num_cached_tokens
 
-    engine = Engine(runner=TimedRunner(spec, clock), spec=spec, emit=emit, clock=clock, drafter=drafter)
+    runner = TimedStates(spec, clock) if load.keeps_states else TimedRunner(spec, clock)
+    engine = Engine(runner=runner, spec=spec, emit=emit, clock=clock, drafter=drafter)
     waiting = list(enumerate(load.arrivals))
     while waiting or not engine.is_idle:
         while waiting and waiting[0][1].at_s <= clock.now_s:
@@ -169,12 +200,8 @@ def submit_message(index: int, prompt: list[int], num_outputs: int) -> worker_pb
 
 
 def simulated_times(load: Load, drafter: SimDrafter | None = None) -> list[tuple[float, float, int]]:
-    pool = SimPool(role=Role.MIXED, num_workers=1, latency=LATENCY, num_blocks=load.num_blocks, drafter=drafter)
-    cluster = SimCluster(
-        pools=[pool],
-        engine=load.engine,
-        router=RouterConfig(),
-    )
+    pool = load.pool(Role.MIXED, load.num_blocks, drafter)
+    cluster = SimCluster(pools=[pool], engine=load.engine, router=RouterConfig())
     records = simulate(cluster, load.arrivals, check_every=1).records
     assert [record.error for record in records] == [""] * len(records)
     return [(record.first_token_s, record.finished_s, record.num_cached_tokens) for record in records]
@@ -192,6 +219,26 @@ def test_a_simulated_worker_keeps_the_engine_s_times(seed: int, chunked_prefill:
         chunked_prefill=chunked_prefill,
     )
     load = Load(seed, engine)
+    real, simulated = real_times(load), simulated_times(load)
+    for found, expected in zip(simulated, real, strict=True):
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize("chunked_prefill", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_simulated_worker_of_a_model_with_states_keeps_the_engine_s_times(
+    seed: int, chunked_prefill: bool, prefix_cache: bool
+) -> None:
+    """Its chunks end where states are kept, slots bound what runs, and a hit needs a state."""
+    engine = EngineConfig(
+        block_size=BLOCK_SIZE,
+        max_batched_tokens=48,
+        max_sequences=4,
+        prefix_cache=prefix_cache,
+        chunked_prefill=chunked_prefill,
+    )
+    load = Load(seed, engine, keeps_states=True)
     real, simulated = real_times(load), simulated_times(load)
     for found, expected in zip(simulated, real, strict=True):
         assert found == pytest.approx(expected, abs=1e-9)

@@ -16,7 +16,6 @@ from baton.errors import BatonError, ConfigError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.batching import cut, make_batch, unservable
-from workers.engine.block_manager import BlockManager
 from workers.engine.drafting import Drafter, proposed
 from workers.engine.jobs import Job, Written
 from workers.engine.load_report import LoadReport, load_report
@@ -25,10 +24,11 @@ from workers.engine.scheduler import Drafts, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
-from workers.engine.stateful_blocks import StatefulBlocks
+from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
+from workers.memory_shares import MemoryShares
 from workers.model.contract import ModelRunner, Sampled
-from workers.spec import EngineSpec, WorkerSpec
+from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.5
@@ -68,7 +68,12 @@ class Engine:
         self.spec = spec
         if drafter is not None and runner.num_states:
             raise ConfigError("drafts: the model keeps a state that a rejected token cannot be taken out of; use none")
-        self.blocks = _blocks(runner, engine)
+        self.blocks = new_blocks(
+            MemoryShares(runner.num_blocks, runner.num_states, runner.state_spacing),
+            block_size=engine.block_size,
+            prefix_cache=engine.prefix_cache,
+            copy_states=runner.copy_states,
+        )
         self.scheduler = Scheduler(
             blocks=self.blocks,
             max_batched_tokens=engine.max_batched_tokens,
@@ -261,18 +266,3 @@ class Engine:
             self.load = load
             outputs, self._outputs = self._outputs, defaultdict(list)
             self._emit(StepReport(outputs, added, removed, load))
-
-
-def _blocks(runner: ModelRunner, engine: EngineSpec) -> BlockManager:
-    if not runner.num_states:
-        return BlockManager(
-            num_blocks=runner.num_blocks, block_size=engine.block_size, prefix_cache=engine.prefix_cache
-        )
-    return StatefulBlocks(
-        num_blocks=runner.num_blocks,
-        block_size=engine.block_size,
-        prefix_cache=engine.prefix_cache,
-        num_states=runner.num_states,
-        state_spacing=runner.state_spacing,
-        copy_states=runner.copy_states,
-    )

@@ -11,8 +11,23 @@ from collections.abc import Sequence as List
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
 from workers.engine.sequence import Sequence
 from workers.engine.state_slots import StateSlots
+from workers.memory_shares import MemoryShares
 
 CopyStates = Callable[[List[tuple[int, int]]], None]
+
+
+def new_blocks(shares: MemoryShares, *, block_size: int, prefix_cache: bool, copy_states: CopyStates) -> BlockManager:
+    """For a worker whose memory is shared out so; with slots where its model keeps states."""
+    if not shares.num_states:
+        return BlockManager(num_blocks=shares.num_blocks, block_size=block_size, prefix_cache=prefix_cache)
+    return StatefulBlocks(
+        num_blocks=shares.num_blocks,
+        block_size=block_size,
+        prefix_cache=prefix_cache,
+        num_states=shares.num_states,
+        state_spacing=shares.state_spacing,
+        copy_states=copy_states,
+    )
 
 
 class StatefulBlocks(BlockManager):

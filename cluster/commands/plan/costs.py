@@ -9,6 +9,7 @@ from cluster.commands.plan.options import KV_MEMORY, MachineOptions, SearchOptio
 from cluster.config.load import load
 from cluster.models.model_file import read_model_spec
 from cluster.planner.costs.devices import known_device
+from cluster.planner.costs.fitted import Profile
 from cluster.planner.costs.profile_costs import ACROSS_NODES, ProfileCosts
 from cluster.planner.costs.spec_costs import SpecCosts
 from cluster.planner.search.placement import Costs, Site
@@ -78,13 +79,18 @@ def _profiled(model: str, path: Path, machines: MachineOptions) -> Priced:
             device_name="worker",
             device_price_per_h=machines.price,
         ),
-        source=f"{profile.machine}, as profiled in {path.name}",
+        source=f"{profile.machine}, as profiled in {path.name}{_degrees(profile)}",
         device="auto",
         transport=transport or "auto",
         colocated_because=""
         if transport
         else f"{path.name} has no measured KV transport{reached}; `baton profile` {measuring}",
     )
+
+
+def _degrees(profile: Profile) -> str:
+    """Those of workers that can be planned, where they are not plain ones alone."""
+    return "" if list(profile.latencies) == ["1"] else f" (workers of degree {', '.join(profile.latencies)} alone)"
 
 
 def _kv_bytes(size: str) -> int:

@@ -57,7 +57,10 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
         latency=latency,
         transfer=_transfer(config, profile),
         shape=KVShape(
-            token_bytes=profile.token_bytes, num_layers=profile.num_layers, max_positions=profile.max_model_len
+            token_bytes=profile.token_bytes,
+            state_bytes=profile.state_bytes,
+            num_layers=profile.num_layers,
+            max_positions=profile.max_model_len,
         ),
         overheads=profile.overheads,
     )
@@ -65,10 +68,12 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
 
 def _check_cores(config: BatonConfig, profile: Profile) -> None:
     for name in ("prefill", "decode", "mixed"):
-        for cores in getattr(config.pools, name).cores or ():
-            if len(cores) != profile.num_cores:
+        pool = getattr(config.pools, name)
+        measured = profile.num_cores * degrees_of(pool).num_devices
+        for cores in pool.cores or ():
+            if len(cores) != measured:
                 raise ConfigError(
-                    f"pools.{name}.cores: {len(cores)} per worker, the profile is of {profile.num_cores}; "
+                    f"pools.{name}.cores: {len(cores)} per worker, the profile is of {measured}; "
                     "run `baton profile` with the config"
                 )
 

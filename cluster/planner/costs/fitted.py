@@ -17,7 +17,7 @@ from cluster.contracts.overheads import ALONE, Contention, Overheads
 from cluster.planner.costs.transfer import Path
 from cluster.planner.models.layer_spec import num_pairs
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,8 @@ class Profile:
     handover_s: float = 0.0  # what a step of a prompt takes longer on a worker that hands it over
     receive_s: float = 0.0  # what the decode worker's steps take longer for each prompt that comes to it
     start_s: float = 0.0  # of a worker
-    num_cores: int = 1  # of each worker; on a GPU, of what drives it
+    num_cores: int = 1  # of each rank; on a GPU, of what drives it
+    state_bytes: int = 0  # of one sequence's state, all layers of linear attention; 0: the model has none
     contention: Contention = ALONE  # between workers of the machine
     points: Mapping[str, Any] = field(default_factory=dict)  # what was fitted, as measured; kept, not read
 
@@ -179,6 +180,7 @@ class Profile:
             "receive_s",
             "start_s",
             "num_cores",
+            "state_bytes",
         )
         groups = ("latencies", "transfers", "drafts", "errors", "points")
         checked = _tree(tree, source, ["version", *texts, *numbers, "contention", *groups])
@@ -192,7 +194,7 @@ class Profile:
             raise ConfigError(f"{source}: latencies is empty; {AGAIN}")
         values: dict[str, Any] = {name: checked[name] for name in texts}
         values |= {name: _number(checked[name], f"{source}: {name}") for name in numbers}
-        for name in ("token_bytes", "num_layers", "max_model_len", "num_cores"):
+        for name in ("token_bytes", "num_layers", "max_model_len", "num_cores", "state_bytes"):
             values[name] = int(values[name])
         shares = _all_numbers(checked["contention"], f"{source}: contention", Contention)
         for name in ("prompts", "decodes"):

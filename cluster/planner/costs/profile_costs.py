@@ -11,6 +11,7 @@ from cluster.planner.costs.draft import DraftShape, LayerParallelDraft
 from cluster.planner.costs.fitted import FittedLatency, Profile
 from cluster.planner.costs.memory import MAX_MEMORY_SHARE, Footprint
 from cluster.planner.costs.transfer import Path
+from workers.memory_shares import state_spacing
 
 ACROSS_NODES = ("nccl", "gloo", "grpc")  # transports that reach another machine
 PROBE_BYTES = 1 << 24  # transports are compared by what they take for so many
@@ -18,9 +19,10 @@ PROBE_BYTES = 1 << 24  # transports are compared by what they take for so many
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileCosts:
-    """See `cluster.planner.search.placement.Costs`. Weights were in memory when it was measured: only KV is counted.
+    """See `cluster.planner.search.placement.Costs`. Weights were in memory when it was measured: only KV and states are
+    counted.
 
-    `kv_bytes`: what each worker has for its blocks.
+    `kv_bytes`: what each rank has for its blocks and slots.
     """
 
     profile: Profile
@@ -44,7 +46,7 @@ class ProfileCosts:
 
     @property
     def state_bytes(self) -> int:
-        return 0  # what was measured had none
+        return self.profile.state_bytes
 
     @property
     def max_model_len(self) -> int:
@@ -58,8 +60,14 @@ class ProfileCosts:
         return str(parallelism) in self.profile.latencies
 
     def footprint(self, parallelism: Parallelism, engine: EngineConfig) -> Footprint:
-        share = parallelism.num_devices
-        return Footprint(weight_bytes=0, activation_bytes=0, token_bytes=self.profile.token_bytes / share)
+        """Ranks that divide heads hold a share of KV and states; those that divide prompts hold all of it each."""
+        spacing = state_spacing(engine, token_nbytes=self.token_bytes, state_nbytes=self.state_bytes)
+        cached = self.state_bytes / spacing if spacing is not None else 0.0
+        return Footprint(
+            weight_bytes=0,
+            activation_bytes=engine.max_sequences * self.state_bytes // parallelism.tensor,
+            token_bytes=(self.token_bytes + cached) / parallelism.tensor,
+        )
 
     def latency(self, parallelism: Parallelism) -> FittedLatency:
         return self.profile.latencies[str(parallelism)]

@@ -156,7 +156,7 @@ def _delta_rule(config: Config) -> AttentionSpec:
     return AttentionSpec(
         num_parameters=projections + conv * kernel + 2 * num_values + value_dim + _norms(config),
         state_elements=state,
-        conv_elements=conv * kernel,
+        conv_elements=conv * (kernel - 1),  # its last inputs: the newest one comes with the token
         recurrence_flops=7 * state,  # decay; read and subtract; outer product and add; read by the query
     )
 

@@ -140,14 +140,28 @@ def find(question: Question, options: Options, role: Role) -> FoundCandidates:
     ):
         for draft in drafts:
             latency = _latency(question.costs, degrees, draft)
-            for engine in _engines(question, role, latency, sample):
-                fitted = fit_worker(question, degrees, engine)
+            for wanted in _engines(question, role, latency, sample):
+                engine, (fitted,) = with_room(question, (degrees,), wanted)
                 if not fitted.fits:
                     found.too_large.append((degrees, fitted))
                     continue
                 shape = WorkerShape(role=role, parallelism=degrees, fit=fitted, draft=draft)
                 found.candidates.append(_bounded(question, shape, engine, latency, sample))
     return found
+
+
+def with_room(
+    question: Question, degrees: Sequence[Parallelism], engine: EngineConfig
+) -> tuple[EngineConfig, list[MemoryFit]]:
+    """Workers of these degrees under one engine's settings.
+
+    With as many sequences as it has, or half, or a quarter, ... where states of so many are too much for a device.
+    """
+    while True:
+        fits = [fit_worker(question, one, engine) for one in degrees]
+        if all(one.fits for one in fits) or not question.costs.state_bytes or engine.max_sequences == 1:
+            return engine, fits
+        engine = replace(engine, max_sequences=engine.max_sequences // 2)
 
 
 def fit_worker(question: Question, degrees: Parallelism, engine: EngineConfig) -> MemoryFit:

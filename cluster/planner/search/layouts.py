@@ -18,7 +18,7 @@ from functools import partial
 from itertools import product
 from typing import Protocol, TypeVar
 
-from cluster.planner.search.candidates import Candidate, fit_worker
+from cluster.planner.search.candidates import Candidate, with_room
 from cluster.planner.search.goodput import BOUND_SLACK, highest_rate
 from cluster.planner.search.placement import Layout, PoolPlan, num_workers
 from cluster.planner.search.trial import Question, run_decode, run_layout, run_prefill
@@ -144,13 +144,14 @@ def disaggregated(question: Question, prefill: Candidate, decode: Candidate, cou
     """Both pools under one engine config: prefill's budget, decode's sequences; None if they do not fit so."""
     budget = prefill.engine.max_batched_tokens
     num_sequences = min(decode.engine.max_sequences, budget // 2)
-    engine = replace(prefill.engine, max_sequences=num_sequences)
-    pools = []
-    for candidate, count in zip((prefill, decode), counts, strict=True):
-        fitted = fit_worker(question, candidate.shape.parallelism, engine)
-        if not fitted.fits:
-            return None
-        pools.append(PoolPlan(shape=replace(candidate.shape, fit=fitted), num_workers=count))
+    degrees = [candidate.shape.parallelism for candidate in (prefill, decode)]
+    engine, fits = with_room(question, degrees, replace(prefill.engine, max_sequences=num_sequences))
+    if not all(fitted.fits for fitted in fits):
+        return None
+    pools = [
+        PoolPlan(shape=replace(candidate.shape, fit=fitted), num_workers=count)
+        for candidate, fitted, count in zip((prefill, decode), fits, counts, strict=True)
+    ]
     return Layout(pools=tuple(pools), engine=engine)
 
 

@@ -18,6 +18,7 @@ from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster, Sim
 from cluster.contracts.slo import SLO
 from cluster.planner.costs.drafted import Drafted
 from cluster.planner.search.placement import Costs, Layout, PoolPlan, Site, WorkerShape
+from workers.memory_shares import with_slots
 from workers.spec import Role
 
 # Queues so long that the SLO, not a full queue, ends a trial.
@@ -143,10 +144,9 @@ def run_decode(question: Question, shape: WorkerShape, engine: EngineConfig, rat
     longest = question.max_request_tokens
     num_blocks = NUM_READ_AHEAD * -(-longest // engine.block_size)
     reader = SimPool(role=Role.PREFILL, num_workers=1, latency=_Instant(), num_blocks=num_blocks)
-    engine = replace(engine, max_batched_tokens=max(longest, engine.max_sequences + 1))
     cluster = SimCluster(
-        pools=(reader, _sim_pool(question, PoolPlan(shape=shape, num_workers=1))),
-        engine=engine,
+        pools=(reader, _sim_pool(question, PoolPlan(shape=shape, num_workers=1), engine)),
+        engine=replace(engine, max_batched_tokens=max(longest, engine.max_sequences + 1)),
         router=replace(UNLIMITED, disaggregate_over_tokens=0),
         max_model_len=question.costs.max_model_len,
         token_bytes=question.costs.token_bytes,
@@ -204,7 +204,7 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
         transfer = question.costs.transfer(source, target, within_node=within_node)
     overheads = question.costs.overheads
     return SimCluster(
-        pools=tuple(_sim_pool(question, pool) for pool in pools),
+        pools=tuple(_sim_pool(question, pool, engine) for pool in pools),
         engine=engine,
         router=UNLIMITED,
         max_model_len=question.costs.max_model_len,
@@ -219,12 +219,20 @@ def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig
     )
 
 
-def _sim_pool(question: Question, pool: PoolPlan) -> SimPool:
-    shape = pool.shape
-    latency: LatencyModel = question.costs.latency(shape.parallelism)
+def _sim_pool(question: Question, pool: PoolPlan, engine: EngineConfig) -> SimPool:
+    shape, costs = pool.shape, question.costs
+    latency: LatencyModel = costs.latency(shape.parallelism)
     if shape.draft is not None:
-        latency = Drafted(latency, question.costs.draft(shape.parallelism, shape.draft))
-    return SimPool(role=pool.role, num_workers=pool.num_workers, latency=latency, num_blocks=shape.fit.num_blocks)
+        latency = Drafted(latency, costs.draft(shape.parallelism, shape.draft))
+    shares = with_slots(engine, shape.fit.num_blocks, token_nbytes=costs.token_bytes, state_nbytes=costs.state_bytes)
+    return SimPool(
+        role=pool.role,
+        num_workers=pool.num_workers,
+        latency=latency,
+        num_blocks=shares.num_blocks,
+        num_states=shares.num_states,
+        state_spacing=shares.state_spacing,
+    )
 
 
 def _run(question: Question, cluster: SimCluster, rate: float, stay_s: float, **changes: Any) -> Outcome:

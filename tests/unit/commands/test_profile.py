@@ -36,7 +36,7 @@ def test_a_profile_holds_fits_and_points_and_is_what_simulate_reads(tmp_path: Pa
     # The fake sleeps 3 ms per step, whatever the step.
     assert taken.latencies["1"].step_s((), 4, 400) > 0.003
     content = json.loads(out.read_text())
-    assert content["version"] == 2
+    assert content["version"] == 3
     assert content["contention"]["workers_per_machine"] >= 1
     kinds = {(bool(point["prompts"]), point["num_decodes"] > 0) for point in content["points"]["steps"]}
     assert kinds == {(True, False), (False, True), (True, True)}
@@ -78,7 +78,7 @@ def test_a_profile_of_a_gang_is_of_its_degree_and_simulates_such_workers_alone(t
         (["--model", "/nowhere/model"], "model: '/nowhere/model' is no folder"),
         (
             settings("pools.prefill.cores=[[0, 1]]", "pools.decode.cores=[[0]]"),
-            "workers have different numbers of cores (prefill-0 2, decode-0 1)",
+            "workers have different numbers of cores per rank (prefill-0 2, decode-0 1)",
         ),
     ],
 )

@@ -69,7 +69,9 @@ class ToyCosts:
     def footprint(self, parallelism: Parallelism, engine: EngineConfig) -> Footprint:
         devices = parallelism.num_devices
         return Footprint(
-            weight_bytes=self.weight_bytes // devices, activation_bytes=1000, token_bytes=self.token_bytes / devices
+            weight_bytes=self.weight_bytes // devices,
+            activation_bytes=1000 + self.state_bytes * engine.max_sequences // devices,
+            token_bytes=self.token_bytes / devices,
         )
 
     def latency(self, parallelism: Parallelism) -> ToyLatency:

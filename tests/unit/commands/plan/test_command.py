@@ -335,6 +335,7 @@ def test_a_profile_without_a_kv_transport_plans_one_pool_and_says_why(
     [
         ({"num_layers": 4}, "other weights than demo's here: 4 layers with KV, config.json makes it 8"),
         ({"token_bytes": 9}, "other weights than demo's here: 9 bytes of KV per token, config.json makes it 6144"),
+        ({"state_bytes": 7}, "other weights than demo's here: 7 bytes of states per sequence, config.json makes it 0"),
         ({"max_model_len": 9999}, "other weights than demo's here: a context of 9999 tokens, config.json says 2048"),
     ],
 )

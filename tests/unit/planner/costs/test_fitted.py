@@ -162,7 +162,7 @@ def test_a_profile_of_another_model_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("version",), 1, r"p\.json: version 1; this baton reads version 2; run `baton profile` again"),
+        (("version",), 1, r"p\.json: version 1; this baton reads version 3; run `baton profile` again"),
         (("model",), None, "model None must be a text"),
         (("token_bytes",), -1, "token_bytes -1 must be a number, 0 or more"),
         (("token_bytes",), True, "token_bytes True must be"),

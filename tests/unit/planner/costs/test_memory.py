@@ -3,9 +3,12 @@
 from cluster.config.schema import EngineConfig
 from cluster.contracts.latency import Parallelism
 from cluster.planner.costs.devices import known_device
+from cluster.planner.costs.fitted import FittedLatency, Profile
 from cluster.planner.costs.memory import MAX_MEMORY_SHARE, Footprint, fit
+from cluster.planner.costs.profile_costs import ProfileCosts
 from cluster.planner.costs.spec_costs import SpecCosts
 from cluster.planner.models.known_models import known_model
+from workers.memory_shares import share_memory
 
 FOOTPRINT = Footprint(weight_bytes=400, activation_bytes=100, token_bytes=1.0)
 
@@ -44,3 +47,52 @@ def test_a_known_model_takes_its_weights_and_kv() -> None:
     staged = costs.footprint(Parallelism(pipeline=2), EngineConfig())
     assert whole.weight_bytes / 2 < staged.weight_bytes < whole.weight_bytes * 0.55
     assert costs.device_bytes * MAX_MEMORY_SHARE > whole.weight_bytes
+
+
+def test_a_profiled_worker_has_the_blocks_that_it_counts_itself() -> None:
+    """With states, of which it keeps a slot for each sequence and some for the prefix cache."""
+    profile = profile_of(token_bytes=640, state_bytes=10_000)
+    engine = EngineConfig(memory_bytes=9_000_000, max_sequences=16, max_batched_tokens=256)
+    costs = ProfileCosts(profile=profile, kv_bytes=engine.memory_bytes)
+    fitted = fit(
+        costs.footprint(Parallelism(), engine),
+        device_bytes=costs.device_bytes,
+        block_size=engine.block_size,
+        max_request_tokens=100,
+    )
+    shares = share_memory(engine, token_nbytes=640, state_nbytes=10_000)
+    assert shares.num_states > engine.max_sequences
+    assert abs(fitted.num_blocks - shares.num_blocks) <= 1
+
+
+def test_ranks_that_divide_heads_hold_a_share_and_those_that_divide_prompts_all_of_it() -> None:
+    costs = ProfileCosts(profile=profile_of(token_bytes=640, state_bytes=10_000), kv_bytes=1 << 20)
+    whole = costs.footprint(Parallelism(), EngineConfig())
+    assert costs.footprint(Parallelism(sequence=2), EngineConfig()) == whole
+    half = costs.footprint(Parallelism(tensor=2), EngineConfig())
+    assert (half.token_bytes * 2, half.activation_bytes * 2) == (whole.token_bytes, whole.activation_bytes)
+
+
+def profile_of(**changes: int) -> Profile:
+    latency = FittedLatency(
+        base_s=0.001,
+        prompt_s=0.0,
+        decode_s=0.0,
+        knots=(0,),
+        slopes_s=(0.0,),
+        chunk_s=0.0,
+        pair_s=0.0,
+        read_s=0.0,
+        sequence_s=0.0,
+        context_s=0.0,
+    )
+    return Profile(
+        model="m",
+        fingerprint="f",
+        dtype="float32",
+        machine="a test",
+        num_layers=2,
+        max_model_len=512,
+        latencies={"1": latency},
+        **changes,  # type: ignore[arg-type]
+    )

@@ -156,7 +156,7 @@ def test_kv_and_state_are_counted_per_layer_kind() -> None:
     assert hybrid.num_kv_layers == 12
     assert hybrid.kv_bytes_per_token == 12 * 2 * 2 * 256 * 2
     assert [size > 0 for size in hybrid.kv_layer_bytes[:4]] == [False, False, False, True]
-    conv = (2 * 16 * 128 + 32 * 128) * 4 * 2
+    conv = (2 * 16 * 128 + 32 * 128) * (4 - 1) * 2
     assert hybrid.state_bytes == 36 * (32 * 128 * 128 * 4 + conv)
     assert known_model("meta-llama/Llama-3.1-8B", dtype="float32").kv_bytes_per_token == 2 * 131_072
 

@@ -33,7 +33,7 @@ class Published:
 
 def _delta(layers: int, keys: int, values: int) -> int:
     """Gated delta rule with heads of 128 and a convolution over 4 tokens."""
-    return layers * (values * 128 * 128 * 4 + (2 * keys + values) * 128 * 4 * 2)
+    return layers * (values * 128 * 128 * 4 + (2 * keys + values) * 128 * 3 * 2)
 
 
 PUBLISHED = {

@@ -229,6 +229,14 @@ def test_a_plan_too_large_to_simulate_is_sliced_at_no_less_load() -> None:
     assert run_layout(asked, replace(base, pools=short), 100.0).ttft_attainment == 0.0
 
 
+def test_states_too_large_for_all_sequences_leave_room_for_fewer() -> None:
+    asked = question(costs=ToyCosts(state_bytes=50_000))  # with a tenth free and the weights, room for 15
+    found = find(asked, Options(), Role.MIXED)
+    plain = [one for one in found.candidates if one.shape.parallelism.num_devices == 1]
+    assert plain
+    assert {one.engine.max_sequences for one in plain} == {8}
+
+
 def test_a_model_that_fits_nowhere_says_the_bytes() -> None:
     costs = ToyCosts(weight_bytes=5_000_000)
     with pytest.raises(
