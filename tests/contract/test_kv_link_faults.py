@@ -14,11 +14,11 @@ import torch
 from baton.errors import ConfigError, UnavailableError
 from baton.v1.kv_pb2 import FromReceiver, FromSender
 from baton.v1.worker_pb2 import DecodeRoute
+from tests.local_link import LocalWire
 from tests.unit.kv_transfer.harness import MIXED, Pair, TorchStore, open_pair, tokens
 from tests.unit.kv_transfer.peer import KEY, NUM_TOKENS, line_of, start
 from workers.actor import WorkerActor
 from workers.kv_transfer.link import Acked, Ended, Lost, Offered, Ticketed, TransferKey
-from workers.kv_transfer.local_link import LocalWire
 from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.kv_transfer.to_peer import ToPeer
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec

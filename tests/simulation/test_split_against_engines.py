@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from cluster.config.schema import EngineConfig, RouterConfig
-from cluster.contracts.simulation import SimCluster, SimPool, SimResult, TimelineSpan
+from cluster.contracts.simulation import SimCluster, SimResult, TimelineSpan
 from cluster.simulator.world import simulate
-from tests.simulation.test_against_engine import BLOCK_SIZE, LATENCY, Load, TimedRunner, submit_message
+from tests.local_link import local_pair
+from tests.simulation.test_against_engine import BLOCK_SIZE, Load, TimedRunner, submit_message
 from tests.unit.engine.driver import Clock
+from tests.unit.engine.stateful_fake import StatefulFakeRunner
 from workers.engine.engine import Engine, StepReport
 from workers.kv_transfer.link import Acked, Arrived, Inbox, InboxEvent, Offered, Outbox, OutboxEvent, TransferKey
-from workers.kv_transfer.local_link import local_pair
 from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import NUM_LAYERS
 from workers.model.fake_store import TOKEN_NBYTES
@@ -144,6 +145,10 @@ class NotedRunner(TimedRunner):
         return sampled
 
 
+class NotedStates(NotedRunner, StatefulFakeRunner):
+    """Of a model that keeps a state of each sequence."""
+
+
 class Split:
     """The two engines; whichever comes first on its clock does the next step, prefill before decode."""
 
@@ -152,13 +157,14 @@ class Split:
         self.cached: dict[int, int] = {}
         self.handovers = Handovers()
         self.clocks = [Clock(), Clock()]
-        self.runners, self.engines = [], []
+        self.runners: list[NotedRunner] = []
+        self.engines: list[Engine] = []
         for role, clock, num_blocks in zip(
             (Role.PREFILL, Role.DECODE), self.clocks, (load.num_blocks, NUM_DECODE_BLOCKS), strict=True
         ):
             clock.now_s = 0.0
             spec = worker_spec(role, load.engine, num_blocks)
-            self.runners.append(NotedRunner(spec, clock))
+            self.runners.append(NotedStates(spec, clock) if load.keeps_states else NotedRunner(spec, clock))
             self.engines.append(Engine(runner=self.runners[-1], spec=spec, emit=self._emit(clock), clock=clock))
         outbox, inbox = local_pair(self.runners[0].store, self.runners[1].store)
         self.outbox = TimedOutbox(outbox, self.clocks[0], self.handovers)
@@ -234,7 +240,7 @@ def worker_spec(role: Role, engine: EngineConfig, num_blocks: int) -> WorkerSpec
 
 def simulated(load: Load) -> SimResult:
     pools = [
-        SimPool(role=role, num_workers=1, latency=LATENCY, num_blocks=num_blocks)
+        load.pool(role, num_blocks)
         for role, num_blocks in ((Role.PREFILL, load.num_blocks), (Role.DECODE, NUM_DECODE_BLOCKS))
     ]
     cluster = SimCluster(pools=pools, engine=load.engine, router=RouterConfig(disaggregate_over_tokens=0))
@@ -282,7 +288,18 @@ def test_a_simulated_split_keeps_the_engines_times(seed: int, chunked_prefill: b
         prefix_cache=prefix_cache,
         chunked_prefill=chunked_prefill,
     )
-    load = Load(seed, engine)
+    check_split(Load(seed, engine))
+
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_simulated_split_of_a_model_with_states_keeps_the_engines_times(seed: int, prefix_cache: bool) -> None:
+    engine = EngineConfig(block_size=BLOCK_SIZE, max_batched_tokens=48, max_sequences=8, prefix_cache=prefix_cache)
+    check_split(Load(seed, engine, keeps_states=True))
+
+
+def check_split(load: Load) -> None:
+    """See the tests."""
     split = Split(load)
     try:
         split.run()

@@ -1,7 +1,7 @@
 """The link from one prefill worker: a thread that takes ranges in and writes them to blocks.
 
-Where a range belongs and what has ended is the book's (`incoming`) to say; the connection is `grpc_link`'s or
-`local_link`'s, and payloads come by a `transport`.
+Where a range belongs and what has ended is the book's (`incoming`) to say; the connection is `grpc_link`'s, and
+payloads come by a `transport`.
 """
 
 import contextlib

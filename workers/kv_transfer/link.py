@@ -9,8 +9,8 @@ any more, so that the blocks may be freed. Between its own `abort` and `Lost` th
 quarantine.
 
 What both sides keep of transfers is in two books without I/O, `outgoing` and `incoming`. Implementations: `outbox` and
-`inbox`, on threads, over `local_link` or `grpc_link`; `cluster.simulator`'s, in virtual time. All methods of the former
-are thread-safe and never block on the network.
+`inbox`, on threads, over `grpc_link`; `cluster.simulator`'s, in virtual time. All methods of the former are thread-safe
+and never block on the network.
 """
 
 from collections.abc import Callable, Sequence

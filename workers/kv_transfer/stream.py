@@ -1,4 +1,4 @@
-"""The control stream of one link, as the sender's thread uses it; `grpc_link` and `local_link` open it."""
+"""The control stream of one link, as the sender's thread uses it; `grpc_link` opens it."""
 
 from typing import Protocol
 

@@ -1,7 +1,7 @@
 """The link to one decode worker: a thread that reads blocks and pushes them.
 
-What to push and what has ended is the book's (`outgoing`) to say; the connection is the dialer's (`grpc_link`,
-`local_link`), and payloads are moved by a `transport`.
+What to push and what has ended is the book's (`outgoing`) to say; the connection is the dialer's (`grpc_link`), and
+payloads are moved by a `transport`.
 """
 
 import queue

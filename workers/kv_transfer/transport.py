@@ -5,7 +5,6 @@ the receiver calls `expect` as early as it can and then `unpack` for each announ
 announced range is sent, so that a receive is never cancelled: what nobody wants any more is received and dropped.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -153,34 +152,3 @@ class GrpcIn(Plain):
 
     def unpack(self, message: Ranges) -> Iterable[Any]:
         return (range_.payload for range_ in message.ranges)
-
-
-class LocalPipe:
-    """Payloads of an in-process pair, by reference."""
-
-    def __init__(self) -> None:
-        self.payloads: deque[Any] = deque()
-
-
-class LocalOut(Plain):
-    name = "inproc"
-    max_message_bytes = 4 << 20
-
-    def __init__(self, pipe: LocalPipe, store: KVStore) -> None:
-        self._pipe = pipe
-        self._store = store
-
-    def pack(self, spans: Sequence[Span]) -> FromSender:
-        buffer = self._store.empty_payload(sum(nbytes_of(self._store, span) for span in spans))
-        self._pipe.payloads.extend(buffer[start:end] for start, end in read_into(self._store, spans, buffer))
-        return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
-
-
-class LocalIn(Plain):
-    name = "inproc"
-
-    def __init__(self, pipe: LocalPipe) -> None:
-        self._pipe = pipe
-
-    def unpack(self, message: Ranges) -> Iterable[Any]:
-        return (self._pipe.payloads.popleft() for _ in message.ranges)

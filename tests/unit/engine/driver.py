@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from baton.v1 import inference_pb2, worker_pb2
+from tests.local_link import local_pair
 from workers.engine.drafting import Drafter
 from workers.engine.engine import Engine, StepReport
 from workers.kv_transfer.link import Inbox, Outbox
-from workers.kv_transfer.local_link import local_pair
 from workers.model.contract import ModelRunner
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec

@@ -15,9 +15,9 @@ import torch
 
 from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
+from tests.local_link import local_pair
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
-from workers.kv_transfer.local_link import local_pair
 from workers.model.contract import PayloadSpec, Unit
 from workers.model.cpu import kv_copy
 from workers.model.places import PLAIN, HeadsOf, Place

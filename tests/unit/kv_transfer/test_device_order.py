@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
+from tests.local_link import LocalIn, LocalOut, LocalPipe, LocalWire, identify
 from tests.unit.kv_transfer.harness import TorchStore, tokens
 from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Acked, Offered, Ticketed, TransferKey
-from workers.kv_transfer.local_link import LocalWire, _identify
 from workers.kv_transfer.outbox import ThreadedOutbox
-from workers.kv_transfer.transport import LocalIn, LocalOut, LocalPipe
 from workers.spec import KVSpec
 
 KEY = TransferKey("r", 0, 0)
@@ -93,7 +92,7 @@ class Linked:
         self.fences: list[Fence] = []
         self.inbox = ThreadedInbox(
             store=self.received,
-            identity=_identify("b", self.received),
+            identity=identify("b", self.received),
             kv=KVSpec(),
             make_payloads=lambda _: LocalIn(pipe),
             notify=lambda: None,
@@ -101,7 +100,7 @@ class Linked:
         )
         self.outbox = ThreadedOutbox(
             store=self.sent,
-            identity=_identify("a", self.sent),
+            identity=identify("a", self.sent),
             kv=KVSpec(),
             dial=lambda _, link: LocalWire(self.inbox, link),
             make_payloads=lambda _name, _route: EagerOut(pipe, self.sent),

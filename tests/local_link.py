@@ -1,17 +1,21 @@
-"""An outbox and an inbox in one process, joined by queues: for tests, and for two engines side by side."""
+"""An outbox and an inbox in one process, joined by queues: the links of two engines side by side."""
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from baton.v1.kv_pb2 import FromReceiver, FromSender
+from baton.v1.kv_pb2 import FromReceiver, FromSender, Ranges
 from workers.kv_transfer.from_peer import FromPeer
 from workers.kv_transfer.handshake import Identity
 from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.kv_transfer.outbox import ThreadedOutbox
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.stream import LinkDownError
 from workers.kv_transfer.to_peer import ToPeer
-from workers.kv_transfer.transport import LocalIn, LocalOut, LocalPipe
+from workers.kv_transfer.transport import Plain, nbytes_of, read_into
+from workers.kv_transfer.wire import wire_range
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
@@ -31,14 +35,14 @@ def local_pair(
     pipe = LocalPipe()
     inbox = ThreadedInbox(
         store=receiver_store,
-        identity=_identify("local-receiver", receiver_store),
+        identity=identify("local-receiver", receiver_store),
         kv=kv,
         make_payloads=lambda _: LocalIn(pipe),
         notify=notify_receiver,
     )
     outbox = ThreadedOutbox(
         store=sender_store,
-        identity=_identify("local-sender", sender_store),
+        identity=identify("local-sender", sender_store),
         kv=kv,
         dial=lambda _, link: LocalWire(inbox, link),
         make_payloads=lambda _name, _route: LocalOut(pipe, sender_store),
@@ -47,7 +51,7 @@ def local_pair(
     return outbox, inbox
 
 
-def _identify(worker_id: str, store: KVStore) -> Identity:
+def identify(worker_id: str, store: KVStore) -> Identity:
     return Identity(
         worker_id=worker_id,
         incarnation="",
@@ -95,3 +99,34 @@ class LocalWire:
         self._is_down = True
         self._room.release()
         self._sender.on_down("the peer closed the stream")
+
+
+class LocalPipe:
+    """Payloads of an in-process pair, by reference."""
+
+    def __init__(self) -> None:
+        self.payloads: deque[Any] = deque()
+
+
+class LocalOut(Plain):
+    name = "inproc"
+    max_message_bytes = 4 << 20
+
+    def __init__(self, pipe: LocalPipe, store: KVStore) -> None:
+        self._pipe = pipe
+        self._store = store
+
+    def pack(self, spans: Sequence[Span]) -> FromSender:
+        buffer = self._store.empty_payload(sum(nbytes_of(self._store, span) for span in spans))
+        self._pipe.payloads.extend(buffer[start:end] for start, end in read_into(self._store, spans, buffer))
+        return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
+
+
+class LocalIn(Plain):
+    name = "inproc"
+
+    def __init__(self, pipe: LocalPipe) -> None:
+        self._pipe = pipe
+
+    def unpack(self, message: Ranges) -> Iterable[Any]:
+        return (self._pipe.payloads.popleft() for _ in message.ranges)
