@@ -31,6 +31,7 @@ FLOOR_1 = (
     "workers/engine/scheduler.py",
     "workers/engine/drafting.py",
     "workers/engine/jobs.py",
+    "workers/engine/forking.py",
     "workers/engine/sending.py",
     "workers/engine/receiving.py",
     "workers/engine/serving.py",

@@ -9,12 +9,12 @@ No steps here and no clock: the engine computes and samples, the simulator's eng
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from baton.errors import BatonError, DeadlineExceededError, InternalError, UnavailableError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from workers.engine import wire
-from workers.engine.block_manager import BlockManager, OutOfBlocksError
+from workers.engine.block_manager import BlockManager
+from workers.engine.forking import CopyBlocks, Forking
 from workers.engine.jobs import Job, JobTable, Written
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import ScheduledChunk, Scheduler
@@ -37,7 +37,7 @@ class Serving:
             malformed.
         unservable: Why this worker can never serve a sequence (and whether it shall be handed over), or None.
         tell: An ingress id, and an output for it.
-        copy_blocks: Copies the contents of blocks, (from, to) each, before the next step.
+        copy_blocks: See `Forking`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Serving:
         read: Callable[[str, Submit], Job | None],
         unservable: Callable[[Seq, bool], BatonError | None],
         tell: Callable[[str, TokenOutput], None],
-        copy_blocks: Callable[[Sequence[tuple[int, int]]], Any],
+        copy_blocks: CopyBlocks,
     ) -> None:
         self.blocks = blocks
         self.scheduler = scheduler
@@ -67,7 +67,7 @@ class Serving:
         self._read = read
         self._unservable = unservable
         self._tell = tell
-        self._copy_blocks = copy_blocks
+        self._forking = Forking(jobs=self.jobs, scheduler=scheduler, blocks=blocks, copy_blocks=copy_blocks)
 
     def connect(self, outbox: Outbox | None, inbox: Inbox | None) -> None:
         """Attaches the links; before the first request."""
@@ -237,7 +237,7 @@ class Serving:
         if job.handover is not None:
             self._hand_over(job, going)
         elif going:
-            self._fork_all(job, going)
+            self._forking.fork(job, going)
         else:
             self.finish(job)
 
@@ -263,41 +263,6 @@ class Serving:
             self.sending.complete(job, going)
         else:  # the transfer ended before the prompt did
             self.blocks.free(job.seq)
-
-    def _fork_all(self, job: Job, going: Sequence[tuple[int, int]]) -> None:
-        """Appends the tokens; every choice after the first becomes a job of its own."""
-        choices = {choice for choice, _ in going}
-        for choice in [choice for choice in job.choices if choice not in choices]:
-            self.jobs.drop_choice(job, choice)
-        forks = [(choice, token) for choice, token in going if choice != job.seq.choice]
-        for choice, token in forks:
-            self._fork(job, choice, token)
-        job.seq.output_token_ids.append(next(token for choice, token in going if choice == job.seq.choice))
-
-    def _fork(self, job: Job, choice: int, token: int) -> None:
-        parent = job.seq
-        child = Seq(
-            request_id=parent.request_id,
-            choice=choice,
-            attempt=parent.attempt,
-            ingress_id=parent.ingress_id,
-            prompt_token_ids=parent.prompt_token_ids,
-            output_token_ids=[*parent.output_token_ids],
-            params=parent.params,
-            arrived_s=parent.arrived_s,
-            deadline_s=parent.deadline_s,
-        )
-        self.jobs.drop_choice(job, choice)
-        self.jobs.add(Job(seq=child, choices=[choice], cached_reported=True))
-        try:
-            pairs = self.blocks.fork(parent, child)
-        except OutOfBlocksError:
-            child.output_token_ids.append(token)
-            self.scheduler.add(child)  # reads the prompt again when there is room, mostly from the cache
-            return
-        self._copy_blocks(pairs)
-        child.output_token_ids.append(token)
-        self.scheduler.add_running(child)
 
     # Transfers.
 
@@ -357,5 +322,5 @@ class Serving:
             self.finish(job)
             return False
         self.scheduler.add_running(seq)
-        self._fork_all(job, going)
+        self._forking.fork(job, going)
         return True
