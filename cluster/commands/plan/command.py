@@ -48,19 +48,17 @@ def command(
 
 
 def _answered(inputs: "PlanInputs", jobs: int) -> "PlanAnswer":
-    """With a line that says what is under way: moving on a terminal, one per change elsewhere."""
+    """With a line that says what is under way."""
     from rich.console import Console
 
+    from cluster.commands.plan.progress import shown_trials
     from cluster.planner.search.planning import answer
 
     console = Console(stderr=True, highlight=False)
     for text in inputs.notes:
         console.print(f"note: {text}")
-    with _workers(jobs) as run:
-        if not console.is_terminal:
-            return answer(inputs.question, inputs.options, run=run, note=console.print)
-        with console.status("looking") as spinner:
-            return answer(inputs.question, inputs.options, run=run, note=spinner.update)
+    with _workers(jobs) as run, shown_trials(console) as trials:
+        return answer(inputs.question, inputs.options, run=trials.counted(run), note=trials.note)
 
 
 @contextmanager
