@@ -17,6 +17,7 @@ import yaml
 from baton.errors import ConfigError
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
 from cluster.config.schema import MAX_RANKS, BatonConfig, EngineConfig, PoolConfig, PoolsConfig
+from workers.memory_shares import check_spacing
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
@@ -275,6 +276,8 @@ def _check_together(config: BatonConfig) -> None:
             f"engine.state_cache_spacing: {spacing} is of the prefix cache, which engine.prefix_cache turns off; leave "
             "one of them out"
         )
+    if length is not None:
+        check_spacing(config.engine, length)
     budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
     if budget <= sequences:
         raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.memory_shares import check_spacing
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
@@ -115,6 +116,7 @@ class TorchRunner:
         self.max_model_len = engine.max_model_len or min(
             specs.max_positions(loaded.config), self.num_blocks * engine.block_size
         )
+        check_spacing(engine, self.max_model_len)
         self.store = TorchKVStore(
             loaded.shapes,
             num_blocks=self.num_blocks + (self.device.type == "cuda"),  # the last is scratch for padded decodes

@@ -108,6 +108,10 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("engine: {max_model_len: 8}", "engine.max_model_len: 8 is below engine.block_size 16"),
         ("engine: {state_cache_spacing: 24}", "engine.state_cache_spacing: 24 tokens are no multiple of"),
         ("engine: {state_cache_spacing: 32, prefix_cache: false}", "which engine.prefix_cache turns off"),
+        (
+            "engine: {state_cache_spacing: 512, max_model_len: 512}",
+            "engine.state_cache_spacing: 512 tokens are not below",
+        ),
         ("engine: {max_batched_tokens: 64}", "engine.max_batched_tokens: 64 leaves prompts nothing"),
         ("- model", "the config: holds \\['model'\\], not keys"),
         ("model: [", "the config: is no YAML at line 1"),

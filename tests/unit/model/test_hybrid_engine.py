@@ -5,6 +5,7 @@ All answers are the greedy tokens of transformers' generate, in float32.
 
 import contextlib
 import functools
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,14 +16,17 @@ import torch
 
 from baton.errors import ConfigError
 from baton.v1 import inference_pb2, worker_pb2
+from cluster.planner.models.model_spec import ModelSpec
 from tests.models import COMMON, HYBRIDS, tiny
 from tests.unit.engine.driver import INGRESS, OPEN, Driver
 from tests.unit.kv_transfer.harness import Server
 from tests.unit.model.driver import generate, prompts_of
 from workers.engine.stateful_blocks import StatefulBlocks
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
+from workers.memory_shares import share_memory
 from workers.model.loader import load_model
 from workers.model.runner import TorchRunner
+from workers.profiled import facts
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 NUM_OUTPUTS = 12
@@ -99,6 +103,17 @@ def test_prompts_in_chunks_beside_decodes_with_prefix_hits(family: str) -> None:
     submit_all(driver)  # from stored states, all but the first tokens
     check(driver, family)
     assert driver.engines[0].stats.num_prefix_hit_tokens >= num_hits + 4 * 8
+
+
+@pytest.mark.parametrize("family", ["minimax", "qwen3_next", "qwen3_5_text"])
+def test_the_planner_counts_the_bytes_that_a_worker_does(family: str) -> None:
+    spec = spec_of(tiny(family))
+    runner = shared_runner(spec)
+    found = facts(runner)
+    model = ModelSpec.from_config(json.loads((tiny(family) / "config.json").read_text()), dtype="float32")
+    assert (model.kv_bytes_per_token, model.state_bytes) == (found["token_bytes"], found["state_bytes"])
+    shares = share_memory(spec.engine, token_nbytes=model.kv_bytes_per_token, state_nbytes=model.state_bytes)
+    assert shares == (runner.num_blocks, runner.num_states, runner.state_spacing)
 
 
 @pytest.mark.parametrize("family", HYBRIDS)
@@ -212,6 +227,13 @@ def test_a_multimodal_checkpoint_is_served_as_its_text_model(tmp_path: Path) -> 
     driver.submit("r", prompts()[5], max_tokens=6)
     driver.run()
     assert driver.answer("r") == generate(tmp_path, [prompts()[5]], 6)[0].tokens
+
+
+def test_states_further_apart_than_any_sequence_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"state_cache_spacing: 1000 tokens are not below the longest sequence, 256: "
+    ):
+        TorchRunner(spec_of(tiny(FAMILY), state_cache_spacing=1000, max_model_len=None))
 
 
 def test_memory_that_does_not_hold_blocks_and_states_is_refused_with_both() -> None:
