@@ -7,12 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 
 # Before anything imports torch or Ray: tests share few cores, and must not see the user's own cluster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)
-_HOME = Path(tempfile.mkdtemp(prefix="baton-home-"))
+
+
+def _new_home() -> Path:
+    """A run that was killed leaves its home: the next one clears away those of processes that are gone."""
+    for left in Path(tempfile.gettempdir()).glob("baton-home-*-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"baton-home-{os.getpid()}-"))
+
+
+_HOME = _new_home()
 os.environ["BATON_HOME"] = str(_HOME)
 
 from cluster.host import state  # noqa: E402
