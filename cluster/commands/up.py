@@ -43,10 +43,14 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     found = state.read()
     if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model
         config = resolve_config_shown(config)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
+
+    def warn(text: str) -> None:
+        console.print(f"[yellow]warning[/yellow]: {text}", highlight=False)
+
     if console.is_terminal:
         with console.status("looking") as spinner:
-            return bring_up(config, lambda text: spinner.update(text))
+            return bring_up(config, spinner.update, warn)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -54,7 +58,7 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
             said.append(text)
             console.print(text, highlight=False)
 
-    return bring_up(config, say)
+    return bring_up(config, say, warn)
 
 
 def print_ready(running: "Running", *, end: str, timings: bool) -> None:

@@ -1,10 +1,10 @@
 """Which nodes and cores the ranks of a new worker get. Pure: nothing is asked, nothing is started."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
-from cluster.config.schema import SPREAD, PoolConfig
+from cluster.config.schema import SPREAD, PoolConfig, PoolsConfig
 from cluster.fleet.cores import share, split
 from cluster.fleet.nodes import Node, choose
 from cluster.fleet.status import RankStatus
@@ -62,6 +62,17 @@ class Ground:
         here = [one.rank.cores for one in taken if one.rank.node_id == node_id]
         num_here = max(-(-self.num_ranks // len(self.nodes)), len(here) + size)
         return share(self.cores.get(node_id) or (0,), here, num_here, size)
+
+
+def too_few_nodes(pools: PoolsConfig, num_nodes: int) -> Iterator[str]:
+    """In words, the pools whose workers' ranks cannot each have a node of its own as they are to."""
+    for name, pool in pools.by_name():
+        if pool.workers and pool.placement == SPREAD and pool.num_ranks > num_nodes:
+            there = "there is 1" if num_nodes == 1 else f"there are {num_nodes}"
+            yield (
+                f"pools.{name}.placement: spread wants {pool.num_ranks} nodes for a worker's {pool.num_ranks} ranks, "
+                f"{there}: ranks share them"
+            )
 
 
 def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: float) -> None:

@@ -24,7 +24,7 @@ from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.environment import serve_environment
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
-from cluster.local.preflight import check_cores, check_device, check_model
+from cluster.local.preflight import check_cores, check_device, check_model, warnings
 from cluster.models.find import find_model
 from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
@@ -52,9 +52,11 @@ class Running:
     timings: dict[str, float] = field(default_factory=dict)  # step -> seconds
 
 
-def bring_up(config: BatonConfig, report: Report) -> Running:
+def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
     """Returns when the cluster answers.
 
+    Args:
+        warn: Told what will work, but not well.
     Raises:
         ConfigError: The config cannot work on this machine, or cannot be applied to what runs.
         UnavailableError: Something did not come up in time.
@@ -68,22 +70,25 @@ def bring_up(config: BatonConfig, report: Report) -> Running:
         if not local_ray.external_address():
             check_cores(config)
             check_device(config)
+            for warning in warnings(config):
+                warn(warning)
         found = state.read()
         external_ray.check_address(found)
         if found is not None and local_ray.is_running(found):
-            return _Start(_with_ports_of(config, found), report).change(found)
+            return _Start(_with_ports_of(config, found), report, warn).change(found)
         if found is not None:
             report("clearing away what the last cluster left")
             local_ray.stop(found)
-        return _Start(_with_free_ports(config), report).first()
+        return _Start(_with_free_ports(config), report, warn).first()
 
 
 class _Start:
     """One run of `up`."""
 
-    def __init__(self, config: BatonConfig, report: Report) -> None:
+    def __init__(self, config: BatonConfig, report: Report, warn: Report) -> None:
         self._config = config
         self._report = report
+        self._warn = warn
         self._timings: dict[str, float] = {}
 
     def first(self) -> Running:
@@ -140,12 +145,15 @@ class _Start:
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
 
     def _fleet_and_ingress(self) -> "FleetPlan":
+        from cluster.fleet import nodes, places
         from cluster.fleet.client import ControllerClient
 
         self._report("starting the controller")
         with self._timed("controller"):
             controller = ControllerClient.start(state.cluster_secret())
             plan = controller.apply(self._config)
+        for warning in places.too_few_nodes(plan.config.pools, len(nodes.alive())):
+            self._warn(warning)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingress") as pool:
             ingress = pool.submit(self._deploy, plan)
             with self._timed("workers"):
@@ -300,9 +308,7 @@ def _raise_failure(status: "FleetStatus") -> None:
         if worker.error_is_final:
             raise ConfigError(f"{worker.worker_id} cannot start: {worker.error}")
         if worker.num_failures >= MAX_FAILURES:
-            raise UnavailableError(
-                f"{worker.worker_id} failed {worker.num_failures} times: {worker.error}; run `baton doctor`"
-            )
+            raise UnavailableError(f"{worker.worker_id} {worker.failure}; run `baton doctor`")
 
 
 def _noted() -> ClusterState:

@@ -22,7 +22,7 @@ from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig, PoolConfig
 from cluster.host import ports, state
 from cluster.ingress.environment import find_haproxy
 from cluster.local import ray_node as local_ray
-from cluster.local.preflight import check_model
+from cluster.local.preflight import check_model, ranks_and_cores
 from cluster.models.packages import PACKAGES
 from workers.model.cache_folder import CACHE_VARIABLE, made_cache_folder
 from workers.model.cpu.native import isa
@@ -150,8 +150,7 @@ def _bad(subject: str, error: BatonError) -> Check:
 
 
 def _cores(config: BatonConfig) -> Check:
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_ranks = sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name())
+    num_ranks, num_cores = ranks_and_cores(config)
     found = f"{num_cores} for {_processes(config)}"
     if num_cores >= num_ranks or config.device == "cuda":
         return Check("cores", Verdict.GOOD, found)
@@ -182,7 +181,7 @@ def _worker_bytes(config: BatonConfig, pool: PoolConfig, weights: int) -> int:
 
 def _processes(config: BatonConfig) -> str:
     num_workers = sum(pool.workers for _, pool in config.pools.by_name())
-    num_ranks = sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name())
+    num_ranks, _ = ranks_and_cores(config)
     return (
         f"{num_workers} workers" if num_ranks == num_workers else f"{num_workers} workers of {num_ranks} ranks in all"
     )

@@ -15,6 +15,7 @@ from cluster.config.schema import BatonConfig
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
+from workers.memory_shares import check_spacing
 from workers.model import specs
 from workers.model.gguf.folder import gguf_source
 from workers.model.tensor_parallel.share import check_degree
@@ -24,6 +25,7 @@ GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # the last: Window
 
 def check_model(folder: Path, config: BatonConfig) -> None:
     """Raises: ConfigError: a file of `folder` is missing, cut short or not what it should be."""
+    _check_spacing(folder, config)
     generation_defaults(str(folder), config.generation_defaults)
     Tokenizer(str(folder))
     if config.load_format == "auto" and gguf_source(folder) is None:
@@ -49,6 +51,14 @@ def _check_degrees(told: Any, config: BatonConfig) -> None:
             raise ConfigError(f"pools.{name}.{error.message}") from error
 
 
+def _check_spacing(folder: Path, config: BatonConfig) -> None:
+    """Where config.json says how long a sequence may be; else workers will say."""
+    told = read_json(folder / "config.json")
+    length = told.get("max_position_embeddings")
+    if isinstance(length, int):
+        check_spacing(config.engine, length)
+
+
 def check_device(config: BatonConfig) -> None:
     """Raises: ConfigError: a GPU is asked for on a machine that shows none."""
     if config.device == "cuda" and not any(_gpus()):
@@ -70,6 +80,22 @@ def check_cores(config: BatonConfig) -> None:
                 f"pools.{name}.cores: {missing[0]} is no core of this machine; choose among "
                 f"{', '.join(map(str, sorted(available)))}, or leave it out"
             )
+
+
+def warnings(config: BatonConfig) -> Iterator[str]:
+    """What works on this machine, but not well."""
+    num_ranks, num_cores = ranks_and_cores(config)
+    if num_ranks > num_cores and config.device != "cuda" and not (config.device == "auto" and any(_gpus())):
+        yield (
+            f"pools: {num_ranks} ranks on {num_cores} cores: each wants a core of its own, those that share one slow "
+            "each other down; fewer workers or ranks are faster"
+        )
+
+
+def ranks_and_cores(config: BatonConfig) -> tuple[int, int]:
+    """Ranks of all workers, and cores that this process may use."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name()), num_cores
 
 
 def _gpus() -> Iterator[str]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from baton.errors import ConfigError
-from cluster.config.schema import PoolConfig
+from cluster.config.schema import PoolConfig, PoolsConfig
 from cluster.fleet.nodes import Node
-from cluster.fleet.places import Ground, Taken, check_gpus
+from cluster.fleet.places import Ground, Taken, check_gpus, too_few_nodes
 from cluster.fleet.status import RankStatus
 
 PACKED = PoolConfig(workers=2, tensor_parallel=2)
@@ -77,3 +77,10 @@ def test_ranks_that_no_node_has_the_gpus_for_are_refused_by_name_unless_they_are
     check_gpus(nodes, "mixed", replace(four, placement="spread"), 1.0)
     check_gpus(nodes, "mixed", four, 0.5)
     check_gpus(nodes, "mixed", replace(four, tensor_parallel=2), 1.0)
+
+
+def test_ranks_to_be_spread_over_more_nodes_than_there_are_are_told_of() -> None:
+    pools = PoolsConfig(prefill=PoolConfig(workers=1), decode=SPREAD)
+    (said,) = too_few_nodes(pools, 1)
+    assert said == ("pools.decode.placement: spread wants 2 nodes for a worker's 2 ranks, there is 1: ranks share them")
+    assert not list(too_few_nodes(pools, 2))

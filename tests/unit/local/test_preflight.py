@@ -9,7 +9,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.local.preflight import check_device, check_model
+from cluster.local.preflight import check_device, check_model, ranks_and_cores, warnings
 from workers.model.registry import resolve_model
 
 
@@ -101,3 +101,17 @@ def test_a_degree_that_does_not_divide_linear_heads_is_refused_by_its_pool(folde
         ConfigError, match=r"^pools.decode.tensor_parallel: 8 does not divide the linear_num_key_heads 4 .* 1, 2, 4$"
     ):
         check_model(folder, loads(pools % 8))
+
+
+def test_more_ranks_than_cores_are_warned_of() -> None:
+    _, num_cores = ranks_and_cores(BatonConfig())
+    many = loads(f"device: cpu\npools: {{mixed: {{workers: 1, tensor_parallel: {min(num_cores + 1, 64)}}}}}")
+    (said,) = warnings(many)
+    assert said.startswith(f"pools: {num_cores + 1} ranks on {num_cores} cores: each wants a core of its own")
+    assert not list(warnings(loads("device: cpu\npools: {mixed: {workers: 1}}")))
+
+
+def test_states_further_apart_than_the_model_s_positions_are_refused(folder: Path) -> None:
+    config = loads("engine: {state_cache_spacing: 1000000000}")
+    with pytest.raises(ConfigError, match="1000000000 tokens are not below the longest sequence, 2048: no prompt"):
+        check_model(folder, config)
