@@ -33,8 +33,8 @@ def command(
 
     baton status --json | jq '.workers[].num_running'
 
-    blocks: in use of all, and slots of models with states; preempt: sequences preempted so far; KV out, KV in: bytes
-    so far; transfers: under way now. A worker of several ranks shows the node and the cores of each.
+    blocks: in use of all, below them slots of models with states; preempt: sequences preempted so far; KV out, KV in:
+    bytes so far; transfers: under way now. A worker of several ranks shows the node and the cores of each.
 
     Exit code 1 where nothing runs.
     """
@@ -73,7 +73,8 @@ def _find() -> "tuple[ClusterState, ControllerClient]":
 
 
 def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
-    """A heading, a row per worker (of several ranks: and one per rank), and a line for each worker that had trouble.
+    """A heading; a row per worker, below it one for its slots of states and one per rank where there are several; and a
+    line for each worker that had trouble.
 
     A row fits 80 columns for a worker of few cores; where it does not, cells are folded, never cut.
     """
@@ -87,12 +88,12 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("worker", "state", "cores"):
         table.add_column(heading, overflow="fold")
-    has_states = any(worker.num_states for worker in status.workers)
-    states = ("states",) if has_states else ()
-    for heading in ("blocks", *states, "run", "wait", "preempt", "KV out", "KV in", "transfers"):
+    for heading in ("blocks", "run", "wait", "preempt", "KV out", "KV in", "transfers"):
         table.add_column(heading, justify="right", overflow="fold")
     for worker in status.workers:
-        table.add_row(*_row(worker, has_states=has_states))
+        table.add_row(*_row(worker))
+        if worker.num_states:
+            table.add_row("  states", "", "", f"{worker.num_states - worker.num_free_states}/{worker.num_states}")
         if len(worker.ranks) > 1:
             for number, rank in enumerate(worker.ranks):
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
@@ -104,17 +105,16 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
 def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":
     from rich.text import Text
 
-    times = "once" if worker.num_failures == 1 else f"{worker.num_failures} times in a row"
     if worker.error and worker.phase == "ready":
-        yield Text(f"{worker.worker_id} is back after it failed {times}: {worker.error}", style="yellow")
+        yield Text(f"{worker.worker_id} is back after it {worker.failure}", style="yellow")
     elif worker.error:
-        yield Text(f"{worker.worker_id} failed {times}: {worker.error}", style="red")
+        yield Text(f"{worker.worker_id} {worker.failure}", style="red")
     if worker.num_failed_transfers:
         noun = "transfer" if worker.num_failed_transfers == 1 else "transfers"
         yield Text(f"{worker.worker_id}: {worker.num_failed_transfers} KV {noun} failed so far", style="yellow")
 
 
-def _row(worker: "WorkerStatus", *, has_states: bool) -> list[str]:
+def _row(worker: "WorkerStatus") -> list[str]:
     phase = str(worker.phase)
     has_role_of_its_name = worker.worker_id.startswith(f"{worker.role}-")
     return [
@@ -122,7 +122,6 @@ def _row(worker: "WorkerStatus", *, has_states: bool) -> list[str]:
         f"[{PHASE_COLOURS[phase]}]{phase}[/]",
         _ranges(worker.cores),
         f"{worker.num_blocks - worker.num_free_blocks}/{worker.num_blocks}",
-        *([f"{worker.num_states - worker.num_free_states}/{worker.num_states}"] if has_states else []),
         str(worker.num_running),
         str(worker.num_waiting),
         str(worker.num_preemptions),

@@ -30,7 +30,7 @@ class WorkerStatus:
     cores: tuple[int, ...]  # of all ranks
     error: str  # why the slot's last worker failed; empty: it did not
     error_is_final: bool  # a wrong config: another start cannot help
-    num_failures: int  # in a row
+    num_failures: int  # of the slot, without a minute's service in between
     ranks: tuple[RankStatus, ...] = ()
     num_blocks: int = 0
     num_free_blocks: int = 0
@@ -48,6 +48,13 @@ class WorkerStatus:
     num_output_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     since_progress_s: float = 0.0
+
+    @property
+    def failure(self) -> str:
+        """How often its slot's worker failed, and why the last time; of one that did."""
+        if self.num_failures <= 1:
+            return f"failed once: {self.error}"
+        return f"failed {self.num_failures} times without a minute's service in between, the last time: {self.error}"
 
 
 COUNTS = (
