@@ -16,6 +16,7 @@ import grpc
 
 from baton.errors import BatonError
 from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
+from workers.ending import Ending
 from workers.model.places import Degrees
 from workers.spec import WorkerSpec
 from workers.starting import build_runner, take_place
@@ -49,6 +50,7 @@ class WorkerActor:
         self._gang: Gang | None = None
         self._gang_runner: GangRunner | None = None
         self._fault: asyncio.Future[None] | None = None  # of the gang, while it starts
+        self._ending = Ending()
 
     async def start(self) -> str:
         """Loads the model and serves. Returns host:port, the port from the OS.
@@ -162,7 +164,11 @@ class WorkerActor:
     def _end(self, error: BaseException) -> None:
         """Of the process: the controller sees it and starts another."""
         logger.critical("the worker ends worker_id=%s", self.spec.worker_id, exc_info=error)
-        os._exit(1)
+        self._ending.end(error)
+
+    async def ended(self) -> None:
+        """Never returns. Raises: UnavailableError: why the process is about to end, if it ends of its own accord."""
+        await self._ending.wait()
 
     async def state(self) -> bytes:
         """A serialized worker_pb2.WorkerState."""

@@ -16,6 +16,7 @@ import grpc.aio
 
 from baton.errors import BatonError, InternalError
 from baton.v1 import kv_pb2_grpc
+from workers.ending import Ending
 from workers.model.places import Degrees
 from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
@@ -41,6 +42,7 @@ class Follower:
         self.incarnation = incarnation
         self._gang: Gang | None = None
         self._server: grpc.aio.Server | None = None  # held: gRPC stops one that is let go
+        self._ending = Ending()
 
     async def start(self) -> str:
         """Loads this rank's share. Returns "": nobody but the leader calls here.
@@ -80,6 +82,10 @@ class Follower:
     async def drain(self, timeout_s: float) -> bool:
         return True
 
+    async def ended(self) -> None:
+        """As the leader's."""
+        await self._ending.wait()
+
     async def stop(self) -> None:
         if self._gang is not None:
             self._gang.close()
@@ -91,12 +97,13 @@ class Follower:
             self._end(error)
         except BaseException as error:
             logger.critical("a step failed worker_id=%s", self.spec.worker_id, exc_info=error)
-            gang.fault(InternalError(f"a step failed: {error}"))
-            os._exit(1)
+            fault = InternalError(f"a step failed: {error}")
+            gang.fault(fault)
+            self._ending.end(fault)
         else:
             logger.info("the gang has ended worker_id=%s rank=%d", self.spec.worker_id, self.spec.gang.rank)
             os._exit(0)
 
     def _end(self, error: BatonError) -> None:
         logger.critical("the rank ends worker_id=%s error=%s", self.spec.worker_id, error.message)
-        os._exit(1)
+        self._ending.end(error)

@@ -32,7 +32,7 @@ class WorkerFacts:
 
 
 class WorkerShell:
-    """Every method but `start`, `lobby` and `ended` needs `start` to have returned.
+    """Every method but `start` and `lobby` needs `start` to have returned.
 
     Args:
         worker_class: module:name of what makes a worker of spec and incarnation.
@@ -78,8 +78,8 @@ class WorkerShell:
         return address
 
     async def ended(self) -> None:
-        """Never returns: whoever waits for it learns at once when this process dies."""
-        await asyncio.Event().wait()
+        """Never returns: raises why this process is about to end; who waits learns at once of another death too."""
+        await self._worker.ended()
 
     async def _made(self) -> None:
         if self._making is None:

@@ -33,6 +33,9 @@ class FakeWorker:
             worker_id=self.spec.worker_id, draining=self.draining, since_progress_s=99.0 if wedged else 0.0
         ).SerializeToString()
 
+    async def ended(self) -> None:
+        await asyncio.Event().wait()
+
     async def drain(self, timeout_s: float) -> None:
         self.draining = True
         while (self.folder / "busy").exists():  # noqa: ASYNC110, a file has no event

@@ -104,7 +104,7 @@ def test_fewer_workers_are_drained_and_more_are_started_while_the_rest_serves(
         ("decode-1", True)
     ]
     (switches / "busy").unlink()
-    controller.wait_for(lambda status: worker(status, "decode-1").phase == "stopped", READY_S)
+    controller.wait_for(lambda status: all(one.worker_id != "decode-1" for one in status.workers), READY_S)
     controller.apply(config(prefill=2))
     last = controller.wait_for(is_ready, READY_S)
     assert worker(last, "decode-0").incarnation == worker(first, "decode-0").incarnation

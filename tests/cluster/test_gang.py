@@ -91,4 +91,5 @@ def test_a_killed_rank_is_replaced_with_its_gang_and_what_ran_runs_again(
     served.wait("blocks", all_free)
     after = served.workers()["mixed-0"]
     assert after["incarnation"] != before["incarnation"]
+    assert "rank 1" in after["error"]  # as Ray says of it, or the leader
     assert not {rank["pid"] for rank in after["ranks"]} & {rank["pid"] for rank in before["ranks"]}

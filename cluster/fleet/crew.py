@@ -1,0 +1,247 @@
+"""The workers of one controller: starts them, watches each from its start to its end, and ends them.
+
+Invariant: at most one live worker per slot; of a slot's last worker the record stays until the slot is not wanted.
+Which workers there shall be, and where, is the controller's to say.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+
+from baton.errors import BatonError
+from baton.v1.worker_pb2 import WorkerState
+from cluster.fleet import launch
+from cluster.fleet.record import WorkerRecord, first_line
+from cluster.fleet.status import RankStatus
+from cluster.fleet.tick import LIVE, FleetLimits, WorkerPhase, worker_id
+from workers.spec import Role
+
+PING_S = 0.5
+STOP_TIMEOUT_S = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """For one event loop.
+
+    Args:
+        worker_class: See `cluster.fleet.shell`.
+        limits: Of now.
+        wake: There is something to decide.
+    """
+
+    def __init__(
+        self, *, namespace: str, worker_class: str, limits: Callable[[], FleetLimits], wake: Callable[[], None]
+    ) -> None:
+        self.workers: dict[str, WorkerRecord] = {}
+        self._namespace = namespace
+        self._worker_class = worker_class
+        self._limits = limits
+        self._wake = wake
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Task[None]] = set()  # those of them that end a process
+
+    @property
+    def live(self) -> list[WorkerRecord]:
+        return [worker for worker in self.workers.values() if worker.phase in LIVE]
+
+    def num_ready(self, role: Role) -> int:
+        return sum(worker.role is role and worker.phase is WorkerPhase.READY for worker in self.workers.values())
+
+    def start(
+        self,
+        role: Role,
+        index: int,
+        num_failures: int,
+        *,
+        ranks: tuple[RankStatus, ...],
+        places: Sequence[launch.RankPlace],
+        spread: bool,
+    ) -> None:
+        """A new worker for a slot whose last one is gone.
+
+        Args:
+            ranks: Where each of its ranks shall be, the leader first; `places`: the same, for Ray.
+            spread: As `launch`.
+        """
+        now_s, name = time.monotonic(), worker_id(role, index)
+        old, incarnation = self.workers.get(name), secrets.token_hex(4)
+        worker = WorkerRecord(
+            worker_id=name,
+            role=role,
+            index=index,
+            incarnation=incarnation,
+            num_failures=num_failures,
+            entered_s=now_s,
+            heard_s=now_s,
+            ranks=ranks,
+            launched=launch.launch(
+                places, incarnation, namespace=self._namespace, spread=spread, worker_class=self._worker_class
+            ),
+            error=old.error if old else "",
+            error_is_final=old.error_is_final if old else False,
+        )
+        logger.info("starting worker_id=%s incarnation=%s cores=%s", name, incarnation, worker.cores)
+        self._take(worker)
+
+    def adopt(self) -> None:
+        """Takes over the workers that an earlier controller started."""
+        now_s = time.monotonic()
+        for found in launch.find(self._namespace):
+            name = worker_id(found.role, found.index)
+            if name in self.workers:
+                launch.end(found.launched)
+                continue
+            self._take(
+                WorkerRecord(
+                    worker_id=name,
+                    role=found.role,
+                    index=found.index,
+                    incarnation=found.incarnation,
+                    num_failures=0,
+                    entered_s=now_s,
+                    heard_s=now_s,
+                    launched=found.launched,
+                    ranks=tuple(RankStatus() for _ in found.launched.actors),
+                )
+            )
+        logger.info("adopted workers=%s", sorted(self.workers))
+
+    def _take(self, worker: WorkerRecord) -> None:
+        self.workers[worker.worker_id] = worker
+        self.spawn(self._attend(worker))
+
+    def drain(self, name: str) -> None:
+        """Lets it finish what runs, then ends it."""
+        worker = self.workers[name]
+        self._move(worker, WorkerPhase.DRAINING)
+        self.spawn(self._drain(worker))
+
+    def end(self, name: str, phase: WorkerPhase, reason: str = "") -> None:
+        """To STOPPED, as wanted, or FAILED; idempotent."""
+        self._end(self.workers[name], phase, reason)
+
+    async def ended(self) -> None:
+        """Until every process has ended that was let close its connections."""
+        if self._stops:
+            await asyncio.wait(self._stops)
+
+    def forget_unwanted(self, desired: Mapping[Role, int]) -> None:
+        """Slots that are wanted no more, once their worker has ended."""
+        self.workers = {
+            name: worker
+            for name, worker in self.workers.items()
+            if worker.phase in LIVE or worker.index < desired.get(worker.role, 0)
+        }
+
+    def forgive(self, late_s: float) -> None:
+        """A turn that came so late (a paused machine) held the workers' answers up too: no silence of theirs."""
+        for worker in self.live:
+            worker.heard_s = min(time.monotonic(), worker.heard_s + late_s)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs it; what it raises is logged."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("controller task failed", exc_info=task.exception())
+
+    # One worker's life.
+
+    async def _attend(self, worker: WorkerRecord) -> None:
+        """From its start to its end: a call to each rank is always under way, so that its death is known at once."""
+        assert worker.launched is not None
+        actors = worker.launched.actors
+        try:
+            await asyncio.gather(*(self._started(worker, *ranked) for ranked in enumerate(actors)))
+            for rank, actor in enumerate(actors):
+                self.spawn(self._watch(worker, rank, actor))
+            if worker.phase is WorkerPhase.STARTING:
+                self._move(worker, WorkerPhase.READY)
+            while worker.phase in LIVE:
+                await self._ping(worker, actors[0])
+                await asyncio.sleep(PING_S)
+        except RayError as error:
+            self._fail(worker, 0, error)
+
+    async def _started(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
+        try:
+            worker.take(rank, await actor.start.remote())
+        except RayError as error:
+            self._fail(worker, rank, error)
+            raise
+
+    async def _watch(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
+        try:
+            await actor.ended.remote()
+        except RayError as error:
+            self._fail(worker, rank, error)
+
+    def _fail(self, worker: WorkerRecord, rank: int, error: RayError) -> None:
+        if worker.phase in LIVE:
+            cause = getattr(error, "cause", None) or error
+            worker.error_is_final = isinstance(cause, BatonError) and not cause.retryable
+            died = isinstance(cause, ActorDiedError) and len(worker.ranks) > 1
+            whose = f"rank {rank}: " if rank or died else ""
+            where = "; ranks end together, and their logs say which one was first" if died else ""
+            self._end(worker, WorkerPhase.FAILED, whose + first_line(cause) + where)
+
+    async def _ping(self, worker: WorkerRecord, actor: Any) -> None:
+        try:
+            worker.state = WorkerState.FromString(await actor.state.remote())
+            worker.heard_s = time.monotonic()
+        except ActorDiedError:
+            raise
+        except ActorUnavailableError as error:
+            logger.warning("worker did not answer worker_id=%s error=%s", worker.worker_id, first_line(error))
+
+    async def _drain(self, worker: WorkerRecord) -> None:
+        assert worker.launched is not None
+        try:
+            await worker.launched.actors[0].drain.remote(self._limits().drain_timeout_s)
+        except RayError as error:
+            self._end(worker, WorkerPhase.FAILED, first_line(error))
+        else:
+            self._end(worker, WorkerPhase.STOPPED)
+
+    def _end(self, worker: WorkerRecord, phase: WorkerPhase, reason: str = "") -> None:
+        if worker.phase not in LIVE:
+            return
+        worker.end(phase, reason, self._limits(), time.monotonic())
+        self._wake()
+        assert worker.launched is not None
+        if phase is WorkerPhase.STOPPED and worker.facts is not None:
+            stop = self.spawn(_stop(worker.launched))
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
+        else:
+            launch.end(worker.launched)
+
+    def _move(self, worker: WorkerRecord, phase: WorkerPhase) -> None:
+        worker.move(phase, time.monotonic())
+        self._wake()
+
+
+async def _stop(launched: launch.Launched) -> None:
+    """Lets the process close its connections, then ends it."""
+    try:
+        await asyncio.wait_for(_answer(launched.actors[0].stop.remote()), STOP_TIMEOUT_S)
+    except (RayError, TimeoutError) as error:
+        logger.info("worker did not stop by itself error=%s", first_line(error))
+    finally:
+        launch.end(launched)
+
+
+async def _answer(reference: Any) -> Any:
+    return await reference
