@@ -19,6 +19,7 @@ WITH_FOUR_NORMS = frozenset({"gemma2", "gemma3_text", "gemma3"})
 ALWAYS_TIED = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "opt"})
 SAME_LAYERS = {"qwen3_5_text": "qwen3_5", "qwen3_5_moe": "qwen3_5", "qwen3_5_moe_text": "qwen3_5"}
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
+HUB_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}  # as configs with Mamba-2 have them
 
 
 def whole(config: Config, *names: str, default: int | None = None) -> int:
@@ -61,6 +62,8 @@ def layers_of(config: Config) -> tuple[LayerSpec, ...]:
 def _layer_types(config: Config) -> list[str]:
     num_layers = whole(config, "num_hidden_layers")
     kinds = config.get("layer_types")
+    if kinds is not None and has_mamba(config):
+        kinds = [HUB_LAYER_TYPES.get(kind, kind) for kind in kinds]
     if kinds is None:
         return [_implied_type(config, index) for index in range(num_layers)]
     unknown = sorted(set(map(str, kinds)) - set(LAYER_TYPES))
@@ -71,7 +74,14 @@ def _layer_types(config: Config) -> list[str]:
     return list(kinds)
 
 
+def has_mamba(config: Config) -> bool:
+    """Whether its linear layers are Mamba-2's."""
+    return config.get("mamba_n_heads") is not None
+
+
 def _implied_type(config: Config, index: int) -> str:
+    if has_mamba(config):  # Bamba names those that attend
+        return "full_attention" if index in (config.get("attn_layer_indices") or ()) else "linear_attention"
     if (interval := config.get("full_attention_interval")) is not None:
         return "linear_attention" if (index + 1) % interval else "full_attention"
     if (kinds := config.get("attn_type_list")) is not None:  # MiniMax: 1 is softmax attention
@@ -91,6 +101,8 @@ def _implied_type(config: Config, index: int) -> str:
 
 
 def _attention(config: Config, kind: str) -> AttentionSpec:
+    if kind == "linear_attention" and has_mamba(config):
+        return _mamba2(config)
     if kind == "linear_attention":
         return _delta_rule(config) if "linear_num_value_heads" in config else _lightning(config)
     if is_latent(config):
@@ -173,7 +185,29 @@ def _lightning(config: Config) -> AttentionSpec:
     )
 
 
+def _mamba2(config: Config) -> AttentionSpec:
+    """Mamba-2 as in Bamba: state of [heads, head dim, state dim]; a short convolution of inner channels and groups."""
+    hidden, num_heads = whole(config, "hidden_size"), whole(config, "mamba_n_heads")
+    inner = whole(config, "mamba_expand", default=2) * hidden
+    state_dim, kernel = whole(config, "mamba_d_state"), whole(config, "mamba_d_conv", default=4)
+    conv = inner + 2 * whole(config, "mamba_n_groups", default=1) * state_dim
+    projected = inner + conv + num_heads
+    num_parameters = hidden * (projected + inner) + conv * kernel + 3 * num_heads + inner  # gated norm's
+    if config.get("mamba_conv_bias", True):
+        num_parameters += conv
+    if config.get("mamba_proj_bias"):
+        num_parameters += projected + hidden
+    return AttentionSpec(
+        num_parameters=num_parameters + _norms(config),
+        state_elements=inner * state_dim,
+        conv_elements=conv * (kernel - 1),
+        recurrence_flops=5 * inner * state_dim,  # decay; outer product and add; read by the query
+    )
+
+
 def _feed_forward(config: Config, index: int) -> FeedForwardSpec:
+    if model_type(config) == "granitemoehybrid":
+        return _beside_shared(config)
     hidden = whole(config, "hidden_size")
     num_experts = whole(config, "num_experts", "num_local_experts", "n_routed_experts", default=0)
     if num_experts and not _is_dense(config, index):
@@ -186,6 +220,20 @@ def _feed_forward(config: Config, index: int) -> FeedForwardSpec:
     elif config.get("mlp_bias"):
         num_parameters += 2 * inner + hidden
     return FeedForwardSpec(num_parameters=num_parameters)
+
+
+def _beside_shared(config: Config) -> FeedForwardSpec:
+    """Granite's: a layer that every token meets, and experts beside it, if there are any."""
+    hidden, num_experts = whole(config, "hidden_size"), config.get("num_local_experts") or 0
+    shared = 3 * hidden * whole(config, "shared_intermediate_size")
+    if not num_experts:
+        return FeedForwardSpec(num_parameters=shared)
+    return FeedForwardSpec(
+        num_parameters=shared + hidden * num_experts,
+        num_experts=num_experts,
+        num_experts_per_token=whole(config, "num_experts_per_tok"),
+        expert_parameters=3 * hidden * whole(config, "intermediate_size"),
+    )
 
 
 def _is_dense(config: Config, index: int) -> bool:

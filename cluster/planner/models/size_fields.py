@@ -16,7 +16,8 @@ READ = frozenset(
         *("linear_conv_kernel_dim", "full_attention_interval"),
         *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
         *("moe_intermediate_size", "shared_expert_intermediate_size", "first_k_dense_replace", "moe_layer_freq"),
-        *("mlp_only_layers", "max_window_layers"),
+        *("mlp_only_layers", "max_window_layers", "shared_intermediate_size"),
+        *("mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_d_conv", "mamba_n_groups", "mamba_expand"),
     }
 )
 # Groups of experts to choose from, layers for drafts (which the engine does not load), positions, and the like.
@@ -32,7 +33,16 @@ WITHOUT_SIZE = frozenset(
         ),
         *("num_mtp_modules", "mtp_num_layers", "chunk_size_feed_forward", "block_size", "max_seq_len", "n_positions"),
         *("linear_attn_alpha_factor", "linear_attn_beta_factor", "no_rope_layers", "no_rope_layer_interval"),
-        *("num_return_sequences", "num_beams", "num_beam_groups", "num_labels", "ep_size", "cache_implementation"),
+        *(
+            "mamba_chunk_size",
+            "num_logits_to_keep",
+            "num_return_sequences",
+            "num_beams",
+            "num_beam_groups",
+            "num_labels",
+            "ep_size",
+            "cache_implementation",
+        ),
     }
 )
 _SIZE = re.compile(

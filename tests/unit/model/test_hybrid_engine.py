@@ -105,7 +105,7 @@ def test_prompts_in_chunks_beside_decodes_with_prefix_hits(family: str) -> None:
     assert driver.engines[0].stats.num_prefix_hit_tokens >= num_hits + 4 * 8
 
 
-@pytest.mark.parametrize("family", ["minimax", "qwen3_next", "qwen3_5_text"])
+@pytest.mark.parametrize("family", ["minimax", "qwen3_next", "qwen3_5_text", "bamba", "granitemoehybrid"])
 def test_the_planner_counts_the_bytes_that_a_worker_does(family: str) -> None:
     spec = spec_of(tiny(family))
     runner = shared_runner(spec)

@@ -19,6 +19,13 @@ from cluster.planner.models.model_spec import ModelSpec
 DATA = Path(os.environ.get("BATON_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 LLAMA = CONFIGS["meta-llama/Llama-3.1-8B"]
 
+MAMBA: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 12}
+GRANITE: dict[str, Any] = {
+    **MAMBA,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "num_key_value_heads": 2,
+    "shared_intermediate_size": 80,
+}
 # What `transformers` builds of a whole config, one per layout; small ones, so that the modules are made quickly.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": True},
@@ -66,6 +73,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "minimax": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
+    "bamba": {**MAMBA, "attn_layer_indices": [1, 3], "num_key_value_heads": 2},
+    "granitemoehybrid": {**GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoehybrid without experts": {**GRANITE, "model_type": "granitemoehybrid", "num_local_experts": 0},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
     "gemma2": {"head_dim": 16, "sliding_window": 32, "tie_word_embeddings": True},
     "gemma3_text": {"head_dim": 16, "sliding_window": 32, "tie_word_embeddings": True},
