@@ -54,6 +54,7 @@ class SimPool:
     num_workers: int
     latency: LatencyModel
     num_blocks: int  # KV blocks of each
+    num_idle_blocks: int = 0  # beside those: told of in load reports, and never needed
     num_states: int = 0  # slots of each for the states of sequences; 0: the model keeps none
     state_spacing: int | None = None  # tokens between the states that the prefix cache keeps; None: it keeps none
     receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still

@@ -17,13 +17,14 @@ class LoadReports:
         self._outbox = outbox
         self._inbox = inbox
         self._cache_news = CacheNews()
+        self._num_idle_blocks = pool.num_idle_blocks
         self._states = WorkerStates(
             worker_id=key.worker_id,
             incarnation=key.incarnation,
             role=pool.role,
             fingerprint="",
             block_size=cluster.engine.block_size,
-            num_blocks=pool.num_blocks,
+            num_blocks=pool.num_blocks + pool.num_idle_blocks,
             max_model_len=cluster.max_model_len,
             max_sequences=cluster.engine.max_sequences,
         )
@@ -34,6 +35,7 @@ class LoadReports:
         """
         load = load_report(self._serving, self._outbox, self._inbox, is_idle=is_idle, num_in_flight=num_in_flight)
         state = self._states.of(load, now_s)
+        state.num_free_blocks += self._num_idle_blocks
         self._cache_news.note(*self._serving.blocks.drain_cache_events())
         self._cache_news.fill(state)
         return state

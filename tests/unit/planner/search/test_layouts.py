@@ -11,6 +11,7 @@ import pytest
 
 from baton.errors import ConfigError
 from cluster.contracts.latency import Parallelism
+from cluster.contracts.simulation import Arrival, SimCluster, SimPool
 from cluster.contracts.slo import SLO
 from cluster.planner.costs.draft import DraftShape
 from cluster.planner.search.candidates import Options, find
@@ -28,9 +29,9 @@ from cluster.planner.search.placement import (
 from cluster.planner.search.planning import answer
 from cluster.planner.search.refine import refine
 from cluster.planner.search.report import affinity, robustness_lines, verdict
-from cluster.planner.search.trial import Effort, run_layout
+from cluster.planner.search.trial import Effort, run_layout, without_idle_blocks
 from cluster.simulator.world import simulate
-from tests.unit.planner.toy_costs import Capacities, ToyCosts, question
+from tests.unit.planner.toy_costs import Capacities, ToyCosts, ToyLatency, question
 from workers.spec import Role
 
 ONE = ToyCosts(degrees=(1,))
@@ -235,6 +236,20 @@ def test_states_too_large_for_all_sequences_leave_room_for_fewer() -> None:
     plain = [one for one in found.candidates if one.shape.parallelism.num_devices == 1]
     assert plain
     assert {one.engine.max_sequences for one in plain} == {8}
+
+
+def test_blocks_that_no_trial_could_fill_are_not_simulated() -> None:
+    """A tiny model's, of which a device holds millions; the answer is that of all of them."""
+    arrivals = [Arrival(at_s=0.01 * index, num_prompt_tokens=100, num_output_tokens=20) for index in range(30)]
+    pool = SimPool(role=Role.MIXED, num_workers=2, latency=ToyLatency(), num_blocks=50_000, num_states=60_000)
+    whole = SimCluster(pools=(pool,))
+    fewer = without_idle_blocks(whole, arrivals)
+    (kept,) = fewer.pools
+    assert (kept.num_blocks, kept.num_idle_blocks) == (30 * 9, 50_000 - 30 * 9)
+    assert kept.num_states == 30 * 9 + whole.engine.max_sequences
+    assert simulate(fewer, arrivals).records == simulate(whole, arrivals).records
+    small = replace(whole, pools=(replace(pool, num_blocks=20, num_states=0),))
+    assert without_idle_blocks(small, arrivals) == small
 
 
 def test_a_model_that_fits_nowhere_says_the_bytes() -> None:
