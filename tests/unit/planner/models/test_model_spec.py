@@ -248,6 +248,12 @@ def test_a_bad_config_is_named_by_field_and_value(change: dict[str, Any], messag
         ModelSpec.from_config({**LLAMA, **change})
 
 
+def test_layers_may_be_named_as_older_configs_with_mamba_2_do() -> None:
+    config = {"model_type": "granitemoehybrid", **SMALL, **GRANITE, "num_local_experts": 0}
+    older = {**config, "layer_types": ["mamba", "mamba", "attention", "mamba"], "mamba_d_head": "auto"}
+    assert ModelSpec.from_config(older) == ModelSpec.from_config(config)
+
+
 def test_an_unknown_model_is_refused_with_the_known() -> None:
     with pytest.raises(ConfigError, match=r"'llama-9' is not known.*meta-llama/Llama-3.1-8B, "):
         known_model("llama-9")
