@@ -86,8 +86,23 @@ HYBRIDS: dict[str, dict[str, Any]] = {  # with layers of linear attention
     },
     "qwen3_next": {**EXPERTS, **GATED_DELTA, "shared_expert_intermediate_size": 48, "decoder_sparse_step": 2},
     "qwen3_5_text": {**GATED_DELTA},
+    "qwen3_5_moe_text": {**EXPERTS, **GATED_DELTA, "shared_expert_intermediate_size": 48},
     "bamba": {**{key: value for key, value in MAMBA2.items() if key != "layer_types"}, "attn_layer_indices": [1]},
     "granitemoehybrid": {**MAMBA2, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64},
+    "granitemoehybrid_dense": {  # as Granite 4.0's small ones are: no experts; and whatever else the family may have
+        **MAMBA2,
+        "model_type": "granitemoehybrid",
+        "num_local_experts": 0,
+        "shared_intermediate_size": 64,
+        "position_embedding_type": "rope",
+        "mamba_n_groups": 1,
+        "mamba_proj_bias": True,
+        "mamba_conv_bias": False,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
     "kimi_linear": {
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "mlp_layer_types": ["dense", "sparse", "sparse"],
@@ -112,7 +127,7 @@ def tiny(family: str, **overrides: Any) -> Path:
     """The folder of a tiny float32 model; made once per machine for the same arguments.
 
     Args:
-        family: A key of `FAMILIES` or `HYBRIDS`, which is also the `model_type`.
+        family: A key of `FAMILIES` or `HYBRIDS`, which is also the `model_type` where the fields have none.
         overrides: Fields of its config.
     """
     fields = {**COMMON, **{**FAMILIES, **HYBRIDS}[family], **overrides}
@@ -126,7 +141,7 @@ def tiny(family: str, **overrides: Any) -> Path:
 def _write(family: str, fields: dict[str, Any], folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(family, **fields)
+    config = AutoConfig.for_model(**{"model_type": family, **fields})
     auto_model: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -215,18 +216,30 @@ def test_bfloat16_runs_and_stays_near_float32() -> None:
             assert abs(driver.logprobs["r", 0][0] - first.logprobs[0]) < 0.5
 
 
-def test_a_multimodal_checkpoint_is_served_as_its_text_model(tmp_path: Path) -> None:
-    from transformers import AutoConfig, Qwen3_5ForConditionalGeneration
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_a_multimodal_checkpoint_is_served_as_its_text_model(tmp_path: Path, family: str) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 64}
-    text = {**COMMON, **HYBRIDS["qwen3_5_text"]}
-    Qwen3_5ForConditionalGeneration(
-        AutoConfig.for_model("qwen3_5", text_config=text, vision_config=vision)
-    ).save_pretrained(tmp_path)
-    driver = Driver([spec_of(tmp_path)], lambda spec: TorchRunner(spec))
+    text = {**COMMON, **HYBRIDS[f"{family}_text"]}
+    config = AutoConfig.for_model(family, text_config=text, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    _check_one_answer(tmp_path)
+
+
+def test_a_checkpoint_with_the_old_names_of_layers_is_served(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("granitemoehybrid_dense"), tmp_path / "old")
+    config = json.loads((folder / "config.json").read_text())
+    config["layer_types"] = ["mamba", "attention", "mamba"]  # as in Granite's own
+    (folder / "config.json").write_text(json.dumps(config))
+    _check_one_answer(folder)
+
+
+def _check_one_answer(folder: Path) -> None:
+    driver = Driver([spec_of(folder)], lambda spec: TorchRunner(spec))
     driver.submit("r", prompts()[5], max_tokens=6)
     driver.run()
-    assert driver.answer("r") == generate(tmp_path, [prompts()[5]], 6)[0].tokens
+    assert driver.answer("r") == generate(folder, [prompts()[5]], 6)[0].tokens
 
 
 def test_states_further_apart_than_any_sequence_are_refused() -> None:
