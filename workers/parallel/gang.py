@@ -216,8 +216,12 @@ class Gang:
                 self._judge_silence()
 
     def _forgive(self, late_s: float) -> None:
-        """Time for which this rank itself had no turn (a paused machine) is no silence of the others."""
-        if late_s > BEAT_S:
+        """Time for which this rank itself had no turn (a paused machine) is no silence of the others.
+
+        Less than two beats is not forgiven: on a machine that is merely full it adds up, and a hung rank would live on.
+        """
+        if late_s > 2 * BEAT_S:
+            logger.info("this rank had no turn for %.1f s rank=%d", late_s, self.rank)
             self._heard_s = {other: heard_s + late_s for other, heard_s in self._heard_s.items()}
             self._counts = {other: (count, since_s + late_s) for other, (count, since_s) in self._counts.items()}
 

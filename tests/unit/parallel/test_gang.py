@@ -155,3 +155,14 @@ def test_a_rank_that_lives_and_keeps_the_others_waiting_fails_the_gang(threads: 
     assert threads.failed.wait(8)
     assert 0.5 < time.monotonic() - begin < 4
     assert "rank 1 of the gang kept the others waiting" in threads.failures[0].message
+
+
+def test_a_turn_that_came_a_little_late_does_not_prolong_the_wait_for_a_hung_rank() -> None:
+    alone = Gang(rank=0, size=1, controls={}, steps={}, group=None, fail=print)
+    ahead_s = 1e9
+    alone._heard_s = {1: ahead_s}
+    alone._forgive(0.9)
+    assert alone._heard_s == {1: ahead_s}
+    alone._forgive(3.0)  # a machine that was paused
+    assert alone._heard_s == {1: ahead_s + 3.0}
+    alone.drop()
