@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from cluster.host.state import ClusterState
+
 CONFIG = """\
 model: {model}
 served_name: demo
@@ -68,8 +70,12 @@ class ServedCluster:
         sections = yaml.safe_load(CONFIG.format(model=self.model, prefill=prefill, decode=decode))
         config.write_text(yaml.safe_dump(sections | (yaml.safe_load(self.extra) or {})))
         self.baton("up", str(config))
-        state = json.loads((self.folder / "cluster.json").read_text())
-        self.http, self.grpc = state["http"], state["grpc"]
+        state = self.state()
+        self.http, self.grpc = state.http, state.grpc
+
+    def state(self) -> ClusterState:
+        """As `up` left it."""
+        return ClusterState(**json.loads((self.folder / "cluster.json").read_text()))
 
     def down(self) -> None:
         self.baton("down")
@@ -95,10 +101,11 @@ class ServedCluster:
 
 
 def all_free(workers: dict[str, dict[str, Any]]) -> bool:
-    """Every worker is ready, and holds no block, request or transfer."""
+    """Every worker is ready, and holds no block, slot for a state, request or transfer."""
     return all(
         worker["phase"] == "ready"
         and worker["num_blocks"] == worker["num_free_blocks"] > 0
+        and worker["num_states"] == worker["num_free_states"]
         and not (worker["num_running"] or worker["num_waiting"] or worker["num_transfers"])
         for worker in workers.values()
     )

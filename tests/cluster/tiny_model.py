@@ -3,14 +3,20 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.models import tiny
 from workers.model.registry import BUNDLED
 
+THREE_TO_ONE: dict[str, Any] = {  # of Qwen3.5's layers
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+}
 
-def tiny_served(folder: Path, family: str) -> Path:
+
+def tiny_served(folder: Path, family: str, **overrides: Any) -> Path:
     """Copies a model of `family` to `folder`, which must not be there yet, with the demo model's tokenizer."""
-    shutil.copytree(tiny(family, vocab_size=4096, max_position_embeddings=512), folder)
+    shutil.copytree(tiny(family, **{"vocab_size": 4096, "max_position_embeddings": 512, **overrides}), folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUNDLED / "demo" / name, folder / name)
     return folder
