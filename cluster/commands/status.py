@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cluster.fleet.status import FleetStatus, WorkerStatus
     from cluster.host.state import ClusterState
 
+PIPED_WIDTH = 200  # columns, where no terminal has a width: a program reads there, and folded cells help nobody
 PHASE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "failed": "red", "stopped": "dim"}
 
 
@@ -47,6 +49,8 @@ def command(
     from rich.live import Live
 
     console = Console()
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.width = PIPED_WIDTH
     if not watch:
         console.print(worker_table(cluster, controller.status()))
         return
