@@ -39,10 +39,10 @@ SEED = 11
 PAUSES_S = (0.3, 1.5)  # from when all workers serve to the next kill
 BOUND_S = 5.0  # from a kill to the end of the gang's other ranks
 STARVED_S = 3.0  # and later where ranks have to wait for their turns: that is forgiven (`workers.parallel.gang`)
-ENGINE = "memory: 64MiB, max_batched_tokens: 256, max_sequences: 208"
+ENGINE = "memory: 64MiB, max_batched_tokens: 256, max_sequences: 208, prefix_cache: false"  # all prompts go by prefill
 DENSE = f"""\
 pools: {{prefill: {{workers: 1, tensor_parallel: 2}}, decode: {{workers: 1, tensor_parallel: 2}}}}
-engine: {{{ENGINE}, prefix_cache: false}}
+engine: {{{ENGINE}}}
 """
 HYBRID = f"""\
 pools: {{prefill: {{workers: 1, sequence_parallel: 2}}, decode: {{workers: 1}}}}
@@ -164,7 +164,7 @@ async def kill_all(feed: StatusFeed, load: OpenLoad, rng: Random) -> list[Met]:
 def test_200_streams_lose_nothing_to_the_death_of_any_rank(tmp_path: Path, setup: str) -> None:
     family, overrides, config = SETUPS[setup]
     folder = tiny_served(tmp_path / "tiny", family, **overrides)
-    questions = make_questions(folder, lengths=(40, 75, 110, 150, 200), each=48, num_outputs=(16, 32, 48))
+    questions = make_questions(folder, lengths=(40, 75, 110, 150, 200), each=45, num_outputs=(16, 32, 48))
     assert len(questions) >= NUM_STREAMS, "too many answers hang by a hair"
     with served(folder, config) as cluster:
         feed = StatusFeed(cluster.folder)
