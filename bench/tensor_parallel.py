@@ -7,6 +7,7 @@
 Every rank has one core of its own. `decode B @ C`: ms per step of B sequences with C tokens before each. `prefill N`:
 ms to the first token of a prompt. Sums are of [rows, 1024], medians, over gloo and in shared memory, which is what
 ranks of one machine take; a broadcast is from before the leader writes a step down until all ranks have read it.
+The leader samples: what that costs while the others wait is set beside every rank doing it, with the logits that needs.
 A degree that the model's heads are not divided by, or for which there are too few cores, is named.
 """
 
@@ -26,6 +27,7 @@ from bench.engine_points import Point, parse_points
 from bench.engine_side import Side
 from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
 from bench.models import LLAMA_150M, write_dummy
+from bench.tensor_parallel_sums import SAMPLED, SAMPLINGS
 from cluster.models.find import find_model
 from cluster.models.model_file import read_model_spec
 from cluster.profiling.local_cluster import WorkerProcess
@@ -36,8 +38,9 @@ POINTS = "decode 1, decode 16, decode 64, prefill 512, prefill 2048"
 QUICK_POINTS = "decode 1, decode 16, prefill 512"
 DEGREES = (1, 2, 3)
 START_S, POINT_S = 12.0, 4.0
-SUMS_S = 25.0
+SUMS_S = 32.0
 VLLM_S = 120.0
+TO = ("to the leader", "to all")  # where logits go
 LIMIT_S = 1e-3  # of a decode step, at least: how many steps a figure takes
 
 console = Console(highlight=False, soft_wrap=True)
@@ -186,11 +189,23 @@ def sums(cores: Sequence[int]) -> None:
             console.print(f"  broadcast of a step of {size} decodes at 1,000 tokens: {(seconds - base) * 1e6:,.0f}")
         elif name.startswith("logits "):
             console.print(f"  {name} x 49,152 to the leader, float32: {seconds * 1e6:,.0f}")
+    sampling(found, base)
     for name in [name.removesuffix(" gloo") for name in found if name.endswith(" gloo")]:
         both = " · ".join(
             f"{kind} {found[f'{name} {kind}'] * 1e6:,.0f}" for kind in ("gloo", "shared") if f"{name} {kind}" in found
         )
         console.print(f"  {name.replace('sum', 'sum of rows:')}: {both}")
+
+
+def sampling(found: Mapping[str, float], base: float) -> None:
+    """Who samples: the leader, which tells tokens with the next step, or every rank, which must have all logits."""
+    for size in SAMPLED:
+        for name in SAMPLINGS:
+            leader, every = (round((found[f"{name} {size} by {who}"] - base) * 1e6) for who in ("the leader", "all"))
+            console.print(f"  {name}, {size} x 49,152: by the leader {leader:,}, by every rank at once {every:,}")
+        moved = [f"{who} {found[key] * 1e6:,.0f}" for who in TO if (key := f"gathered {size} {who}") in found]
+        told = found[f"tokens {size}"] * 1e6
+        console.print(f"  their logits {', '.join(moved)}; their tokens in a step's message {told:,.1f}")
 
 
 def models(name: str) -> list[tuple[str, Path, str]]:

@@ -6,16 +6,19 @@ The leader says its lobby first and {"seconds": {name: float}} last; every rank 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from workers.model.contract import Chunk, ChunkKind, Row
+from workers.model.contract import Chunk, ChunkKind, Row, SampleRow
+from workers.model.sampler import sample
+from workers.model.sampling_params import SamplingParams
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.parallel.collectives import GroupRanks
 from workers.parallel.gang import Gang
 from workers.parallel.lobby import Lobby, join
-from workers.parallel.shared_ranks import share_memory
+from workers.parallel.shared_ranks import SLOT_BYTES, share_memory, share_reducer
 from workers.parallel.steps import Compute, decode, encode
 from workers.spec_line import parse
 from workers.starting import take_place
@@ -23,6 +26,12 @@ from workers.starting import take_place
 WIDTH = 1024
 ROWS = (1, 16, 512, 2048)
 SIZES = (1, 16, 64)  # sequences of a decode step
+SAMPLED = (1, 32)  # rows
+PEAKED = 8.0  # spread of logits at which few tokens have nearly all the weight, as where a model is sure
+SAMPLINGS = {
+    "greedy": SamplingParams(max_tokens=1, temperature=0.0),
+    "drawn": SamplingParams(max_tokens=1, temperature=0.8, top_p=0.95),
+}
 CONTEXT, BLOCK = 1000, 16
 VOCAB = 49_152
 BUDGET_S = 0.4  # of one figure
@@ -63,24 +72,56 @@ def broadcasts(found: dict[str, float], gang: Gang, ranks: Ranks) -> None:
     """From before the leader writes a step down until every rank has read it and said so by a sum of one element."""
     said = torch.zeros(1)
     found["sum of one"] = timed(lambda: ranks.all_reduce(said), ranks)
-    for size in SIZES:
-        blocks = list(range(CONTEXT // BLOCK + 1))
-        chunks = [
-            Chunk(
-                token_ids=[7], start=CONTEXT, block_ids=blocks, num_sequence_tokens=CONTEXT + 1, kind=ChunkKind.DECODE
-            )
-            for _ in range(size)
-        ]
-        step = Compute(chunks=chunks, rows=[Row(chunk, 0) for chunk in range(size)])
 
-        def tell(step: Compute = step) -> None:
+    def took(size: int, token_ids: Sequence[int]) -> float:
+        step = decodes(size, token_ids)
+
+        def tell() -> None:
             if gang.is_leader:
                 gang.send_step(encode(step, BLOCK))
             else:
                 decode(gang.wait_step() or b"")
             ranks.all_reduce(said)
 
-        found[f"step {size}"] = timed(tell, ranks)
+        return timed(tell, ranks)
+
+    for size in SIZES:
+        found[f"step {size}"] = took(size, [7])
+    for size in SAMPLED:  # tokens are all that a leader which samples has to tell of that
+        found[f"tokens {size}"] = took(size, [7]) - took(size, [])
+
+
+def decodes(size: int, token_ids: Sequence[int]) -> Compute:
+    """A step of `size` sequences with CONTEXT tokens before each."""
+    chunk = Chunk(
+        token_ids=token_ids,
+        start=CONTEXT,
+        block_ids=list(range(CONTEXT // BLOCK + 1)),
+        num_sequence_tokens=CONTEXT + 1,
+        kind=ChunkKind.DECODE,
+    )
+    return Compute(chunks=[chunk] * size, rows=[Row(number, 0) for number in range(size)])
+
+
+def samplings(found: dict[str, float], ranks: Ranks, group: GroupRanks) -> None:
+    """By the leader while the others wait, and by every rank, which takes the logits to all of them."""
+    said = torch.zeros(1)
+    reducer = share_reducer(group, SLOT_BYTES)
+    for size in SAMPLED:
+        part, logits = torch.zeros(size, VOCAB // ranks.size), PEAKED * torch.randn(size, VOCAB)
+        found[f"gathered {size} to the leader"] = timed(lambda: ranks.gather(part), ranks)  # noqa: B023
+        if reducer is not None:
+            found[f"gathered {size} to all"] = timed(lambda: reducer.all_gather(part), ranks)  # noqa: B023
+        for name, params in SAMPLINGS.items():
+            rows = [SampleRow(chunk=0, choice=0, params=params, prompt_token_ids=[], output_token_ids=[])] * size
+
+            def by(sampling: bool, logits: Tensor = logits, rows: Sequence[SampleRow] = rows) -> None:
+                if sampling:
+                    sample(logits, rows)
+                ranks.all_reduce(said)
+
+            found[f"{name} {size} by the leader"] = timed(lambda: by(ranks.rank == 0), ranks)
+            found[f"{name} {size} by all"] = timed(lambda: by(True), ranks)
 
 
 def measure(gang: Gang) -> dict[str, float]:
@@ -89,6 +130,7 @@ def measure(gang: Gang) -> dict[str, float]:
     found: dict[str, float] = {}
     broadcasts(found, gang, shared or group)
     gathers(found, shared or group)
+    samplings(found, shared or group, group)
     sums(found, "gloo", group)
     if shared is not None:
         sums(found, "shared", shared)
