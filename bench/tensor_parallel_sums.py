@@ -15,10 +15,11 @@ from workers.model.contract import Chunk, ChunkKind, Row, SampleRow
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
 from workers.model.tensor_parallel.ranks import Ranks
+from workers.parallel.axes import AHEAD_BYTES
 from workers.parallel.collectives import GroupRanks
 from workers.parallel.gang import Gang
 from workers.parallel.lobby import Lobby, join
-from workers.parallel.shared_ranks import SLOT_BYTES, share_memory, share_reducer
+from workers.parallel.shared_ranks import share_exchange, share_memory
 from workers.parallel.steps import Compute, decode, encode
 from workers.spec_line import parse
 from workers.starting import take_place
@@ -106,12 +107,12 @@ def decodes(size: int, token_ids: Sequence[int]) -> Compute:
 def samplings(found: dict[str, float], ranks: Ranks, group: GroupRanks) -> None:
     """By the leader while the others wait, and by every rank, which takes the logits to all of them."""
     said = torch.zeros(1)
-    reducer = share_reducer(group, SLOT_BYTES)
+    exchange = share_exchange(group, AHEAD_BYTES)
     for size in SAMPLED:
         part, logits = torch.zeros(size, VOCAB // ranks.size), PEAKED * torch.randn(size, VOCAB)
         found[f"gathered {size} to the leader"] = timed(lambda: ranks.gather(part), ranks)  # noqa: B023
-        if reducer is not None:
-            found[f"gathered {size} to all"] = timed(lambda: reducer.all_gather(part), ranks)  # noqa: B023
+        if exchange is not None:
+            found[f"gathered {size} to all"] = timed(lambda: exchange.begin(part).wait(ranks.size), ranks)  # noqa: B023
         for name, params in SAMPLINGS.items():
             rows = [SampleRow(chunk=0, choice=0, params=params, prompt_token_ids=[], output_token_ids=[])] * size
 
