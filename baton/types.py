@@ -61,6 +61,8 @@ class Sampling(TypedDict, total=False):
     """> 0, default 1: divides the logits of tokens that prompt or output hold."""
     ignore_eos: bool
     """Write on after the model's end of sequence, up to `max_tokens`."""
+    speculation: str | None
+    """"auto", the default: as the server is set up; "none": without drafts. The text is the same."""
     include_stop_str_in_output: bool
     """Keep the stop string in the text."""
 

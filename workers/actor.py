@@ -68,11 +68,16 @@ class WorkerActor:
         from workers.engine.engine import Engine
         from workers.server import make_server
         from workers.service import WorkerService
+        from workers.speculative.choose import choose_speculation
 
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it during steps
         engine = Engine(
-            runner=runner, spec=self.spec, emit=lambda report: service.on_step(report), clock=time.monotonic
+            runner=runner,
+            spec=self.spec,
+            emit=lambda report: service.on_step(report),
+            clock=time.monotonic,
+            speculation=choose_speculation(self.spec, runner),
         )
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         links = self._links = self._make_links(runner, engine)

@@ -43,6 +43,14 @@ class KVSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationSpec:
+    """How workers that decode guess ahead; what is written is the same."""
+
+    method: str = "auto"  # auto (what pays) | none | ngram (what followed the same words earlier in prompt and answer)
+    max_tokens: int = 8  # drafted at most, of each sequence in a step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangSpec:
     """The ranks of one worker, a process each, and which of them this one is. A gang of one is the plain worker.
 
@@ -73,6 +81,7 @@ class WorkerSpec:
     seed: int = 0  # of dummy weights
     engine: EngineSpec = EngineSpec()
     kv: KVSpec = KVSpec()
+    speculation: SpeculationSpec = SpeculationSpec()
     gang: GangSpec = GangSpec()
     secret: str = ""
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned

@@ -148,7 +148,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerState(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states")
+    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +182,11 @@ class WorkerState(_message.Message):
     RANK_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NUM_STATES_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_STATES_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_BY_PLACE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BY_PLACE_FIELD_NUMBER: _ClassVar[int]
+    DRAFTING_S_FIELD_NUMBER: _ClassVar[int]
+    VERIFYING_S_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_PER_DECODE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     role: Role
@@ -215,4 +220,9 @@ class WorkerState(_message.Message):
     rank_addresses: _containers.RepeatedScalarFieldContainer[str]
     num_states: int
     num_free_states: int
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ...) -> None: ...
+    drafted_by_place: _containers.RepeatedScalarFieldContainer[int]
+    accepted_by_place: _containers.RepeatedScalarFieldContainer[int]
+    drafting_s: float
+    verifying_s: float
+    drafts_per_decode: float
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ...) -> None: ...

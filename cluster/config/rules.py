@@ -12,6 +12,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "generation_defaults": ("model", "neutral"),
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
+    "speculation.method": ("auto", "none", "ngram"),
     **{f"pools.{pool}.placement": ("pack", "spread") for pool in ("prefill", "decode", "mixed")},
 }
 
@@ -32,6 +33,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "engine.state_cache_spacing": (1, 1 << 30),
     "kv.lease_s": (0.1, 3600),
     "kv.max_pending": (1, 1 << 16),
+    "speculation.max_tokens": (1, 64),
     "slo.ttft_ms": (0.001, 1e9),
     "slo.tpot_ms": (0.001, 1e9),
     "slo.attainment": (0, 1),
@@ -61,6 +63,7 @@ def _is_empty_pool(value: Any) -> bool:
 # Keys of the design that this version cannot do: (which values it may have nevertheless, the fix).
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pools.draft": (_is_empty_pool, "leave it out or set `workers: 0`"),
+    "speculation.tree_width": (_is_one, "leave it out or set 1: drafts are single paths"),
     **{
         f"pools.{pool}.pipeline_parallel": (_is_one, "leave it out or set 1") for pool in ("prefill", "decode", "mixed")
     },

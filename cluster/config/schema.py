@@ -7,11 +7,12 @@ ConfigError that names the key, the value and the fix.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from workers.spec import EngineSpec, KVSpec
+from workers.spec import EngineSpec, KVSpec, SpeculationSpec
 
-# These two sections are what each worker is told.
+# These sections are what each worker is told.
 EngineConfig = EngineSpec
 KVConfig = KVSpec
+SpeculationConfig = SpeculationSpec
 
 AUTO = "auto"
 PACK, SPREAD = "pack", "spread"
@@ -99,6 +100,7 @@ class BatonConfig:
     )
     engine: EngineConfig = field(default_factory=EngineConfig)
     kv: KVConfig = field(default_factory=KVConfig)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     slo: SLOConfig = SLOConfig()
     router: RouterConfig = RouterConfig()
     http: HTTPConfig = HTTPConfig()

@@ -106,6 +106,7 @@ def worker_spec(
         load_format="auto" if config.load_format == "fake" else config.load_format,
         engine=config.engine,
         kv=config.kv,
+        speculation=config.speculation,
         gang=GangSpec(
             tensor_parallel=pool.tensor_parallel,
             sequence_parallel=pool.sequence_parallel,

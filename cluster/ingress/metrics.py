@@ -37,6 +37,10 @@ _GAUGES: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
         "Time since the last step while work is pending",
         lambda s: s.since_progress_s,
     ),
+    "baton_worker_drafts_per_decode": (
+        "Moving average of draft tokens verified for each sequence in a step",
+        lambda s: s.drafts_per_decode,
+    ),
     "baton_worker_transfers": ("KV transfers in flight", lambda s: s.num_transfers),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
@@ -48,6 +52,17 @@ _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
     "baton_worker_prefix_hit_tokens": ("Prompt tokens found in the prefix cache", lambda s: s.num_prefix_hit_tokens),
     "baton_worker_prompt_tokens": ("Prompt tokens read", lambda s: s.num_prompt_tokens),
     "baton_worker_output_tokens": ("Tokens written", lambda s: s.num_output_tokens),
+    "baton_worker_drafting_seconds": ("Time that steps waited for drafts", lambda s: s.drafting_s),
+    "baton_worker_verifying_seconds": ("Time of steps that verified drafts", lambda s: s.verifying_s),
+}
+
+
+_BY_PLACE: dict[str, tuple[str, Callable[[WorkerState], Sequence[int]]]] = {
+    "baton_worker_draft_tokens": (
+        "Draft tokens verified, by their place in the draft, the first 1",
+        lambda s: s.drafted_by_place,
+    ),
+    "baton_worker_accepted_tokens": ("Draft tokens that were right, by place", lambda s: s.accepted_by_place),
 }
 
 
@@ -117,6 +132,8 @@ class _WorkerCollector:
             yield _filled(GaugeMetricFamily(name, text, labels=["worker", "role"]), views, value)
         for name, (text, value) in _COUNTERS.items():
             yield _filled(CounterMetricFamily(name, text, labels=["worker", "role"]), views, value)
+        for name, (text, by_place) in _BY_PLACE.items():
+            yield _filled_by_place(CounterMetricFamily(name, text, labels=["worker", "role", "place"]), views, by_place)
 
 
 def _filled(
@@ -127,4 +144,13 @@ def _filled(
     for view in views:
         if view.state is not None:
             family.add_metric([view.entry.worker_id, view.entry.role.value], float(value(view.state)))
+    return family
+
+
+def _filled_by_place(
+    family: CounterMetricFamily, views: Sequence[WorkerView], counts: Callable[[WorkerState], Sequence[int]]
+) -> CounterMetricFamily:
+    for view in views:
+        for place, count in enumerate(counts(view.state) if view.state is not None else (), start=1):
+            family.add_metric([view.entry.worker_id, view.entry.role.value, str(place)], count)
     return family

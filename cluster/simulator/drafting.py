@@ -26,7 +26,9 @@ class Drafting:
     def propose(self, seqs: Iterable[Seq]) -> Drafts | None:
         if self._drafter is None:
             return None
-        return proposed(self._drafter, list(seqs), max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
+        seqs = list(seqs)
+        drafts = proposed(self._drafter, seqs, max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
+        return {seq.key: draft.token_ids for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
 
     def accept(self, chunk: ScheduledChunk) -> int:
         """How many of the chunk's draft tokens are right; once, when its step is done."""

@@ -13,10 +13,10 @@ from cluster.contracts.latency import PromptChunk
 from cluster.contracts.simulation import Arrival, SimCluster, SimDrafter, SimPool
 from cluster.simulator.world import simulate
 from tests.simulation.cases import Linear
-from tests.unit.engine.driver import Clock
+from tests.unit.engine.driver import Clock, speculating
 from tests.unit.engine.stateful_fake import StatefulFakeRunner
 from workers.engine.block_hash import block_hashes
-from workers.engine.drafting import Drafter
+from workers.engine.drafting import Draft, Drafter
 from workers.engine.engine import Engine, StepReport
 from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import Sequence
@@ -124,8 +124,8 @@ class RealDrafter:
     def __init__(self, guesses: Guesses) -> None:
         self._guesses = guesses
 
-    def propose(self, seqs: List[Sequence]) -> list[list[int]]:
-        return [self._draft(seq) for seq in seqs]
+    def propose(self, seqs: List[Sequence]) -> list[Draft]:
+        return [Draft(self._draft(seq)) for seq in seqs]
 
     def _draft(self, seq: Sequence) -> list[int]:
         num_drafts, num_right = self._guesses.at(seq)
@@ -138,8 +138,8 @@ class SimulatedDrafter:
         self._guesses = guesses
         self.num_accepted_tokens = 0
 
-    def propose(self, seqs: List[Sequence]) -> list[list[int]]:
-        return [[0] * self._guesses.at(seq)[0] for seq in seqs]
+    def propose(self, seqs: List[Sequence]) -> list[Draft]:
+        return [Draft([0] * self._guesses.at(seq)[0]) for seq in seqs]
 
     def num_accepted(self, chunk: ScheduledChunk) -> int:
         num_accepted = min(self._guesses.at(chunk.seq)[1], len(chunk.draft_token_ids))
@@ -178,7 +178,7 @@ def real_times(load: Load, drafter: Drafter | None = None) -> list[tuple[float, 
                 cached[int(output.request_id)] = output.num_cached_tokens
 
     runner = TimedStates(spec, clock) if load.keeps_states else TimedRunner(spec, clock)
-    engine = Engine(runner=runner, spec=spec, emit=emit, clock=clock, drafter=drafter)
+    engine = Engine(runner=runner, spec=spec, emit=emit, clock=clock, speculation=speculating(drafter, runner))
     waiting = list(enumerate(load.arrivals))
     while waiting or not engine.is_idle:
         while waiting and waiting[0][1].at_s <= clock.now_s:

@@ -5,15 +5,25 @@ Drafts are proposed anew before each step and forgotten after it: nothing here i
 
 from collections.abc import Iterable
 from collections.abc import Sequence as List
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from workers.engine.scheduler import Drafts
+from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence
 
 
+class Draft(NamedTuple):
+    """Attributes:
+    token_ids: What may follow a sequence's last token, the next first; empty: no guess.
+    kind: Of how sure it is: drafts of one kind are right about equally often. The higher, the surer.
+    """
+
+    token_ids: List[int] = ()
+    kind: int = 0
+
+
 class Drafter(Protocol):
-    def propose(self, seqs: List[Sequence]) -> List[List[int]]:
-        """For each sequence the tokens that may follow its last one, the next first; empty: no guess.
+    def propose(self, seqs: List[Sequence]) -> List[Draft]:
+        """For each sequence a guess.
 
         Called by the engine's thread before each step, with all that decode here; the step waits for it. A wrong guess
         costs its computation, never a wrong token.
@@ -21,13 +31,26 @@ class Drafter(Protocol):
         ...
 
 
-def proposed(drafter: Drafter, seqs: List[Sequence], *, max_model_len: int, vocab_size: int) -> Drafts:
+class Speculation(Protocol):
+    """A drafter, and how much of what it proposes is verified. Of the engine's thread."""
+
+    drafting_s: float  # that steps have waited for drafts so far
+
+    def drafts(self, seqs: List[Sequence], num_decodes: int) -> Drafts:
+        """Before each step, for the sequences that want drafts, of `num_decodes` that decode."""
+        ...
+
+    def learn(self, chunks: List[ScheduledChunk], num_accepted: List[int], took_s: float) -> None:
+        """After the step: its chunks, how many draft tokens of each were right, and what it took, drafting included."""
+        ...
+
+
+def proposed(drafter: Drafter, seqs: List[Sequence], *, max_model_len: int, vocab_size: int) -> List[Draft]:
     """What `drafter` proposes, as far as it can be of use to each sequence."""
-    return {
-        seq.key: _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size)
+    return [
+        draft._replace(token_ids=_usable(draft.token_ids, _num_left(seq, max_model_len) - 1, vocab_size))
         for seq, draft in zip(seqs, drafter.propose(seqs), strict=True)
-        if draft
-    }
+    ]
 
 
 def _num_left(seq: Sequence, max_model_len: int) -> int:

@@ -16,18 +16,18 @@ from baton.errors import BatonError, ConfigError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.batching import cut, make_batch, unservable
-from workers.engine.drafting import Drafter, proposed
+from workers.engine.drafting import Speculation
 from workers.engine.jobs import Job, Written
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
-from workers.engine.scheduler import Drafts, Scheduler, StepPlan, is_decode
+from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
-from workers.model.contract import ModelRunner, Sampled
+from workers.model.contract import ChunkKind, ModelRunner, Sampled
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Engine:
         emit: Called from the engine's thread with each step's report, if there is anything new in it, and before a
             step with what has come in since the last one: a step may take long.
         clock: Seconds, monotonic.
-        drafter: Proposes draft tokens; None: every step gives each sequence one token.
+        speculation: Proposes draft tokens; None: every step gives each sequence one token.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Engine:
         spec: WorkerSpec,
         emit: Callable[[StepReport], None],
         clock: Callable[[], float],
-        drafter: Drafter | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         engine = spec.engine
         self.runner = runner
         self.spec = spec
-        if drafter is not None and runner.num_states:
+        if speculation is not None and runner.num_states:
             raise ConfigError("drafts: the model keeps a state that a rejected token cannot be taken out of; use none")
         self.blocks = new_blocks(
             MemoryShares(runner.num_blocks, runner.num_states, runner.state_spacing),
@@ -98,7 +98,7 @@ class Engine:
         self.inbox: Inbox | None = None
         self._emit = emit
         self._clock = clock
-        self._drafter = drafter
+        self._speculation = speculation
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopped = False
@@ -167,15 +167,18 @@ class Engine:
         """One step; whether the next one should follow at once."""
         now_s = self._clock()
         has_news = self._take_in(now_s)
-        plan = self.scheduler.plan(now_s, self._drafts(self._drafter) if self._drafter is not None else None)
+        plan = self.scheduler.plan(now_s, self._drafts(self._speculation) if self._speculation else None)
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error, code=PREEMPTED)
         if plan.chunks:
             self.stats.step_begins(now_s)
             if has_news or plan.admitted or plan.preempted:
                 self._report()
-            self._run(plan)
-            self.stats.step_done(self._clock(), now_s, plan, is_idle=not self.has_work)
+            num_accepted = self._run(plan)
+            ended_s = self._clock()
+            if self._speculation is not None:
+                self._learn(self._speculation, plan.chunks, num_accepted, ended_s - now_s)
+            self.stats.step_done(ended_s, now_s, plan, is_idle=not self.has_work)
         else:
             # What waits for blocks that transfers hold is held back, not stuck: leases bound it.
             self.stats.no_step(self._clock(), is_stuck=self.has_work and not self.serving.num_in_transfer)
@@ -196,13 +199,22 @@ class Engine:
                 self.blocks.check_integrity()
         return has_news
 
-    def _drafts(self, drafter: Drafter) -> Drafts:
-        """For all that go on decoding here: of a hand-over, this worker writes one token."""
-        runner = self.runner
-        seqs = [seq for seq in self.scheduler.running if is_decode(seq) and self.jobs.of(seq).handover is None]
-        return proposed(drafter, seqs, max_model_len=runner.max_model_len, vocab_size=runner.vocab_size)
+    def _drafts(self, speculation: Speculation) -> Drafts:
+        """For all that go on decoding here and may: of a hand-over, this worker writes one token."""
+        decodes = [seq for seq in self.scheduler.running if is_decode(seq)]
+        seqs = [seq for seq in decodes if seq.params.speculation and self.jobs.of(seq).handover is None]
+        return speculation.drafts(seqs, len(decodes)) if seqs else {}
 
-    def _run(self, plan: StepPlan) -> None:
+    def _learn(
+        self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
+    ) -> None:
+        speculation.learn(chunks, num_accepted, took_s)
+        drafted = [(len(chunk.draft_token_ids), right) for chunk, right in zip(chunks, num_accepted, strict=True)]
+        num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
+        self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
+
+    def _run(self, plan: StepPlan) -> list[int]:
+        """How many draft tokens of each chunk were right."""
         chunks = plan.chunks
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
         self.serving.offer(jobs)
@@ -214,17 +226,14 @@ class Engine:
             logger.exception("step failed sequences=%d", len(chunks))
             for job in jobs:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
-            return
+            return [0] * len(chunks)
         self.serving.computed(chunks)
         tokens: dict[int, list[tuple[int, list[Sampled]]]] = defaultdict(list)
         for (index, choice), run in zip(owners, sampled, strict=True):
             tokens[index].append((choice, run))
         for index, news in tokens.items():
-            num_drafts = len(chunks[index].draft_token_ids)
-            if num_drafts:
-                self.stats.num_draft_tokens += num_drafts
-                self.stats.num_accepted_tokens += len(news[0][1]) - 1
             self._accept(jobs[index], news)
+        return [len(tokens[index][0][1]) - 1 if chunk.draft_token_ids else 0 for index, chunk in enumerate(chunks)]
 
     def _accept(self, job: Job, news: list[tuple[int, list[Sampled]]]) -> None:
         """Sends the tokens of each choice, and goes on with those that are not done."""

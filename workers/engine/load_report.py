@@ -42,6 +42,11 @@ class LoadReport:
     kv_bytes_received: int
     num_transfers: int
     num_failed_transfers: int
+    drafted_by_place: tuple[int, ...] = ()
+    accepted_by_place: tuple[int, ...] = ()
+    drafting_s: float = 0.0
+    verifying_s: float = 0.0
+    drafts_per_decode: float = 0.0
 
 
 _SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
@@ -80,6 +85,11 @@ def load_report(
         kv_bytes_received=inbox.bytes_received if inbox is not None else 0,
         num_transfers=serving.num_in_transfer,
         num_failed_transfers=(outbox.num_failed if outbox else 0) + (inbox.num_failed if inbox else 0),
+        drafted_by_place=tuple(stats.drafted_by_place),
+        accepted_by_place=tuple(stats.accepted_by_place),
+        drafting_s=stats.drafting_s,
+        verifying_s=stats.verifying_s,
+        drafts_per_decode=stats.drafts_per_decode,
     )
 
 
@@ -122,5 +132,9 @@ class WorkerStates:
         state = WorkerState(since_progress_s=since_progress_s(load.waiting_since_s, now_s))
         state.MergeFrom(self._constants)
         for name in _SAME_NAME:
-            setattr(state, name, getattr(load, name))
+            value = getattr(load, name)
+            if isinstance(value, tuple):
+                getattr(state, name).extend(value)
+            else:
+                setattr(state, name, value)
         return state

@@ -1,6 +1,7 @@
 """Counters and moving averages of one engine, of its own thread; others read them in a `LoadReport`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from workers.engine.scheduler import StepPlan
 from workers.model.contract import ChunkKind
@@ -17,6 +18,13 @@ class EngineStats:
     num_output_tokens: int = 0
     num_draft_tokens: int = 0  # computed
     num_accepted_tokens: int = 0  # of them right, whether the answer went so far or ended before
+    drafted_by_place: list[int] = field(
+        default_factory=list
+    )  # draft tokens computed, of the first place, the second, ...
+    accepted_by_place: list[int] = field(default_factory=list)
+    drafting_s: float = 0.0  # that steps waited for drafts
+    verifying_s: float = 0.0  # of steps that computed draft tokens
+    drafts_per_decode: float = 0.0  # moving average, of each sequence that decodes in a step
     step_s: float = 0.0
     prefill_tokens_per_s: float = 0.0
     waiting_since_s: float | None = None  # since when work has waited for a step to finish; None while idle
@@ -24,6 +32,21 @@ class EngineStats:
     def step_begins(self, now_s: float) -> None:
         if self.waiting_since_s is None:
             self.waiting_since_s = now_s
+
+    def drafted(self, outcomes: Iterable[tuple[int, int]], num_decodes: int, took_s: float, drafting_s: float) -> None:
+        """A step of an engine that speculates: of each sequence, (draft tokens computed, of them right)."""
+        self.drafting_s = drafting_s
+        if not num_decodes:
+            return
+        num_before = self.num_draft_tokens
+        for num_drafts, num_accepted in outcomes:
+            self.num_draft_tokens += num_drafts
+            self.num_accepted_tokens += num_accepted
+            _count_places(self.drafted_by_place, num_drafts)
+            _count_places(self.accepted_by_place, num_accepted)
+        num_drafts = self.num_draft_tokens - num_before
+        self.verifying_s += took_s if num_drafts else 0.0
+        self.drafts_per_decode += (num_drafts / num_decodes - self.drafts_per_decode) * SMOOTHING
 
     def step_done(self, now_s: float, started_s: float, plan: StepPlan, *, is_idle: bool) -> None:
         took_s = max(now_s - started_s, 1e-9)
@@ -42,6 +65,12 @@ class EngineStats:
             self.waiting_since_s = None
         elif self.waiting_since_s is None:
             self.waiting_since_s = now_s
+
+
+def _count_places(counts: list[int], num_tokens: int) -> None:
+    counts += [0] * (num_tokens - len(counts))
+    for place in range(num_tokens):
+        counts[place] += 1
 
 
 def since_progress_s(waiting_since_s: float | None, now_s: float) -> float:

@@ -24,8 +24,9 @@ class Row:
     """Which values a field takes from outside.
 
     Attributes:
-        kind: Of a value in JSON: float, int, bool, list[...], or dict[int, float] (token ids to numbers).
+        kind: Of a value in JSON: float, int, bool, str, list[...], or dict[int, float] (token ids to numbers).
         allowed: The range in words, to end "it must be ...".
+        choices: Of a word.
         low, high, above: Bounds of a number, or of each value where `kind` is a dict; `above` itself is out.
         of_model: A model folder's generation_config.json may set it.
         read: Makes of a message's value the sampler's.
@@ -37,6 +38,7 @@ class Row:
     high: float = math.inf
     above: float = -math.inf
     of_model: bool = False
+    choices: tuple[str, ...] = ()
     read: Callable[[Any], Any] = _as_it_is
 
     def refusal(self, name: str, value: Any) -> str | None:
@@ -44,6 +46,8 @@ class Row:
         if isinstance(value, Mapping):
             each = (self.refusal(f"{name} of token {key}", one) for key, one in value.items())
             return next((refusal for refusal in each if refusal is not None), None)
+        if self.choices and value not in self.choices:
+            return f"{name} is {value!r}; it must be {self.allowed}"
         if self.kind is bool or not isinstance(value, int | float) or self._holds(value):
             return None
         shown = value if isinstance(value, int) else f"{value:g}"
@@ -60,6 +64,10 @@ def _row(default: Any, kind: Any, allowed: str = "", **more: Any) -> Any:
 
 def _none_or_more(value: int) -> int:
     return max(value, 0)
+
+
+def _is_wanted(word: str) -> bool:
+    return word != "none"
 
 
 def _pairs(value: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
@@ -89,6 +97,9 @@ class SamplingParams:
     frequency_penalty: float = _row(0.0, float, "between -2 and 2; 0 turns it off", low=-2, high=2)
     repetition_penalty: float = _row(1.0, float, "above 0; 1 turns it off", above=0, of_model=True)
     ignore_eos: bool = _row(False, bool)
+    speculation: bool = _row(  # whether drafts of what comes next may be verified: the text is the same
+        True, str, "'auto' or 'none'", choices=("auto", "none"), read=_is_wanted
+    )
 
 
 SAMPLER_ROWS: Mapping[str, Row] = {one.name: one.metadata["row"] for one in fields(SamplingParams)}

@@ -12,6 +12,7 @@ from workers.kv_transfer.link import Inbox, Outbox
 from workers.model.contract import ModelRunner
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+from workers.speculative.speculation import DraftedSpeculation
 
 INGRESS = "ingress-0"
 OPEN: "list[Driver]" = []  # with links whose threads a test must end
@@ -41,6 +42,13 @@ def make_spec(role: Role = Role.MIXED, **engine: object) -> WorkerSpec:
     )
 
 
+def speculating(drafter: Drafter | None, runner: ModelRunner) -> DraftedSpeculation | None:
+    """All that is proposed is verified, as far as it fits."""
+    if drafter is None:
+        return None
+    return DraftedSpeculation(drafter, max_model_len=runner.max_model_len, vocab_size=runner.vocab_size)
+
+
 class Driver:
     """One engine, or prefill and decode with an in-process link between them."""
 
@@ -58,8 +66,10 @@ class Driver:
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
         self.engines = [
-            Engine(runner=make_runner(spec), spec=spec, emit=self._take, clock=self.clock, drafter=drafter)
-            for spec in specs
+            Engine(
+                runner=runner, spec=spec, emit=self._take, clock=self.clock, speculation=speculating(drafter, runner)
+            )
+            for spec, runner in ((spec, make_runner(spec)) for spec in specs)
         ]
         self.links: list[Outbox | Inbox] = []
         self.route = worker_pb2.DecodeRoute(worker_id="decode-0")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from random import Random
 
+from workers.engine.drafting import Draft
 from workers.engine.sequence import Sequence as Seq
 
 Answers = Mapping[tuple[str, int], Sequence[int]]
@@ -22,8 +23,8 @@ class Oracle:
         self._right = right
         self._rng = Random(5)
 
-    def propose(self, seqs: Sequence[Seq]) -> list[list[int]]:
-        return [self._draft(seq) for seq in seqs]
+    def propose(self, seqs: Sequence[Seq]) -> list[Draft]:
+        return [Draft(self._draft(seq)) for seq in seqs]
 
     def _draft(self, seq: Seq) -> list[int]:
         start, count = len(seq.output_token_ids), self._rng.randint(0, self._num_drafts)

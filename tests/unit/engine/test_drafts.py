@@ -7,7 +7,7 @@ import pytest
 from baton.v1 import inference_pb2, worker_pb2
 from tests.unit.engine.driver import INGRESS, OPEN, Driver, make_spec
 from tests.unit.engine.oracle import Answers, Oracle
-from workers.engine.drafting import Drafter, proposed
+from workers.engine.drafting import Draft, Drafter, proposed
 from workers.engine.sequence import SamplingParams, Sequence
 from workers.engine.wire import sampling_params
 from workers.model.contract import Sampled, SampleRow
@@ -235,10 +235,10 @@ def test_only_what_can_be_of_use_is_drafted() -> None:
         )
 
         class Fixed:
-            def propose(self, seqs: object) -> list[list[int]]:
-                return [tokens]
+            def propose(self, seqs: object) -> list[Draft]:
+                return [Draft(tokens)]
 
-        return list(proposed(Fixed(), [seq], max_model_len=max_model_len, vocab_size=10)[seq.key])
+        return list(proposed(Fixed(), [seq], max_model_len=max_model_len, vocab_size=10)[0].token_ids)
 
     assert draft([5, 6, 7]) == [5, 6, 7]
     assert draft([5, 10, 7]) == [5]

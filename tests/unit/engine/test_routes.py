@@ -19,6 +19,7 @@ from tests.unit.model.driver import Expected, generate, make_spec, prompts_of
 from workers.engine.drafting import Drafter
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, WorkerSpec
+from workers.speculative.ngram import NgramDrafter
 
 NUM_OUTPUTS = 10
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 40)
@@ -181,6 +182,20 @@ def test_drafts_right_and_wrong_change_neither_tokens_nor_logprobs(family: str) 
         driver.run()
         check(driver, folder)
         assert 0 < driver.engines[-1].stats.num_accepted_tokens < driver.engines[-1].stats.num_draft_tokens
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_copies_of_what_stood_before_change_no_token(family: str) -> None:
+    folder = tiny(family)
+    repeating = [[*prompt, *prompt, *prompt[:4]] for prompt in prompts() if len(prompt) < 24]
+    answers: list[list[list[int]]] = []
+    for driver in (mixed(folder), *(make(folder, NgramDrafter(6), max_batched_tokens=24) for make in (mixed, pair))):
+        for index, prompt in enumerate(repeating):
+            driver.submit(str(index), prompt, max_tokens=NUM_OUTPUTS)
+        driver.run()
+        answers.append([driver.answer(str(index)) for index in range(len(repeating))])
+        assert (driver.engines[-1].stats.num_draft_tokens > 0) == (len(answers) > 1)
+    assert all(answer == answers[0] for answer in answers)
 
 
 def test_penalties_seeds_and_choices_do_not_depend_on_the_route() -> None:

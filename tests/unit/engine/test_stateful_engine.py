@@ -154,7 +154,7 @@ def test_a_prefix_cached_on_either_side_changes_no_token() -> None:
 def test_drafts_are_refused_by_name() -> None:
     spec = make_spec(Role.MIXED)
     with pytest.raises(ConfigError, match="drafts: the model keeps a state"):
-        Engine(runner=StatefulFakeRunner(spec), spec=spec, emit=print, clock=Clock(), drafter=object())  # type: ignore[arg-type]
+        Engine(runner=StatefulFakeRunner(spec), spec=spec, emit=print, clock=Clock(), speculation=object())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(6))

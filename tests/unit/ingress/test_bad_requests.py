@@ -48,6 +48,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"top_p": 0}, "top_p", "top_p is 0; it must be above 0 and at most 1"),
     ({"top_p": 1.1}, "top_p", "top_p is 1.1"),
     ({"top_k": -2}, "top_k", "top_k is -2; it must be 0 or -1 (off)"),
+    ({"speculation": "draft"}, "speculation", "speculation is 'draft'; it must be 'auto' or 'none'"),
     ({"min_p": 2}, "min_p", "min_p is 2; it must be between 0 and 1"),
     ({"n": 0}, "n", "n is 0; it must be between 1 and 128"),
     ({"n": 129}, "n", "n is 129"),

@@ -1,0 +1,152 @@
+"""Tokens a second with each way of speculating beside none, on real prompts, at several concurrencies.
+
+    python -m bench.speculation                                     # a few prompts of each sort
+    python -m bench.speculation --prompts question.jsonl            # Spec-Bench's questions, its categories apart
+    python -m bench.speculation --quick                             # under 2 minutes
+
+One engine in this process reads and writes, as a mixed worker does. Methods take turns in each round; figures are
+medians of rounds, greedy, and each method's tokens are compared with those of none. Prompts are read before the clock
+starts: decode alone is timed.
+"""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from baton.v1 import worker_pb2
+from baton.v1.inference_pb2 import SamplingParams
+from bench.machine import Quick, announce
+from bench.speculation_prompts import PROMPTS, read_questions
+from cluster.fleet.nodes import resolve_dtype
+from cluster.ingress.tokenizer import Tokenizer
+from cluster.profiling.specs import available_cores
+from workers.engine.engine import Engine, StepReport
+from workers.model.registry import resolve_model
+from workers.model.runner import TorchRunner
+from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
+from workers.speculative.choose import choose_speculation
+
+METHODS = ("none", "ngram")
+MAX_MODEL_LEN = 2048
+Tokens = dict[str, list[int]]
+
+
+class Side:
+    """An engine with one way of speculating; all share a runner."""
+
+    def __init__(self, spec: WorkerSpec, runner: TorchRunner) -> None:
+        self._tokens: Tokens = defaultdict(list)
+        self.engine = Engine(
+            runner=runner,
+            spec=spec,
+            emit=self._take,
+            clock=time.perf_counter,
+            speculation=choose_speculation(spec, runner),
+        )
+
+    def run(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> tuple[float, Tokens]:
+        """Tokens a second from when all prompts are read, and what was written."""
+        self._tokens.clear()
+        names = [str(number) for number in range(len(prompts))]
+        for name, prompt in zip(names, prompts, strict=True):
+            sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0)
+            submit = worker_pb2.Submit(request_id=name, prompt_token_ids=prompt, sampling=sampling, timeout_s=3600)
+            submit.choices.add(choice=0)
+            self.engine.submit("bench", submit)
+        while not all(self._tokens[name] for name in names):
+            self.engine.step()
+        num_before, began_s = sum(map(len, self._tokens.values())), time.perf_counter()
+        while not self.engine.is_idle:
+            self.engine.step()
+        took_s = time.perf_counter() - began_s
+        return (sum(map(len, self._tokens.values())) - num_before) / took_s, dict(self._tokens)
+
+    def _take(self, report: StepReport) -> None:
+        for outputs in report.outputs.values():
+            for output in outputs:
+                if output.HasField("error"):
+                    raise RuntimeError(f"request {output.request_id} failed: {output.error.message}")
+                self._tokens[output.request_id] += output.token_ids
+
+
+def make_sides(model: str, dtype: str, max_tokens: int) -> dict[str, Side]:
+    spec = WorkerSpec(
+        worker_id="bench-0",
+        role=Role.MIXED,
+        model=str(resolve_model(model)),
+        served_name="bench",
+        dtype=resolve_dtype(dtype, "cpu"),
+        device="cpu",
+        engine=EngineSpec(max_model_len=MAX_MODEL_LEN, prefix_cache=False),
+    )
+    runner = TorchRunner(spec)
+    runner.warm_up()
+    return {
+        method: Side(replace(spec, speculation=SpeculationSpec(method=method, max_tokens=max_tokens)), runner)
+        for method in METHODS
+    }
+
+
+def compare(sides: Mapping[str, Side], prompts: Sequence[Sequence[int]], num_tokens: int, rounds: int) -> str:
+    rates: dict[str, list[float]] = defaultdict(list)
+    same = dict.fromkeys(sides, True)
+    for number in range(rounds + 1):  # the first teaches what steps take
+        expected: Tokens = {}
+        for method, side in sides.items():
+            rate, tokens = side.run(prompts, num_tokens)
+            expected = expected or tokens
+            same[method] &= tokens == expected
+            if number:
+                rates[method].append(rate)
+    plain = statistics.median(rates["none"])
+    cells = [f"none {plain:7.1f} tok/s"]
+    for method in sides:
+        if method != "none":
+            rate = statistics.median(rates[method])
+            note = "" if same[method] else " OTHER TOKENS"
+            cells.append(f"{method} {rate:7.1f} ({rate / plain:.2f} x){note}")
+    return "   ".join(cells)
+
+
+def main(
+    model: Annotated[str, typer.Option("--model")] = "smollm2",
+    prompts: Annotated[str, typer.Option("--prompts", help="Spec-Bench's question.jsonl.")] = "",
+    dtype: Annotated[str, typer.Option("--dtype")] = "auto",
+    concurrency: Annotated[str, typer.Option("--concurrency", help="Comma-separated.")] = "1,4,16",
+    tokens: Annotated[int, typer.Option("--tokens", min=8, help="Of each answer.")] = 128,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1)] = 3,
+    quick: Quick = False,
+) -> None:
+    """What speculation brings."""
+    sets = read_questions(Path(prompts)) if prompts else PROMPTS
+    sizes = [int(word) for word in concurrency.split(",")]
+    rounds, tokens = (1, min(tokens, 64)) if quick else (rounds, tokens)
+    announce(
+        "bench.speculation", about_s=len(sets) * len(sizes) * (rounds + 1) * 10, dtypes=[resolve_dtype(dtype, "cpu")]
+    )
+    torch.set_num_threads(len(available_cores()))
+    tokenizer = Tokenizer(str(resolve_model(model)))
+    sides = make_sides(model, dtype, max_tokens)
+    for name, texts in sets.items():
+        chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]
+        ids = [tokenizer.encode(chat, add_special_tokens=False)[: MAX_MODEL_LEN - tokens - 1] for chat in chats]
+        for size in sizes:
+            chosen = [ids[index % len(ids)] for index in range(size)]
+            print(f"{name:16} {size:3} at once: {compare(sides, chosen, tokens, rounds)}", flush=True)
+    stats = sides["ngram"].engine.stats
+    shares = [f"{a / d:.2f}" for a, d in zip(stats.accepted_by_place, stats.drafted_by_place, strict=False) if d]
+    print(
+        f"ngram: {stats.num_accepted_tokens:,} of {stats.num_draft_tokens:,} drafts right; by place {' '.join(shares)}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,33 @@
+"""What `bench.speculation` asks: texts whose answers repeat much of them, or little."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_NOTE = (
+    "The meeting of the harbour committee began at nine. Mrs Alder, who keeps the lighthouse accounts, said that the "
+    "oil for the lamp had cost eleven pounds more than last year. Mr Finch asked whether the new lamp could burn for "
+    "three hours longer on the same oil. Nobody knew. The committee agreed to write to the maker of the lamp, to paint "
+    "the north pier before the winter, and to meet again on the first Monday of next month."
+)
+_CODE = (
+    "def total(orders):\n    result = 0\n    for order in orders:\n        if order.paid:\n"
+    "            result = result + order.price * order.count\n    return result\n"
+)
+PROMPTS: Mapping[str, Sequence[str]] = {
+    "repeat": [f"Repeat this text word for word:\n\n{_NOTE}"],
+    "edit code": [f"Rename `result` to `amount` in this program and print it whole:\n\n{_CODE}"],
+    "summarize": [f"Summarize this in one paragraph:\n\n{_NOTE}"],
+    "question": ["Why is the sky blue, and why is it red in the evening?"],
+    "story": ["Write a story about a fox who wants to learn to swim."],
+}
+
+
+def read_questions(path: Path) -> dict[str, list[str]]:
+    """Spec-Bench's file, a JSON object per line: the first turn of each question, by category."""
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for line in path.read_text().splitlines():
+        question = json.loads(line)
+        by_category[question["category"]].append(question["turns"][0])
+    return dict(by_category)

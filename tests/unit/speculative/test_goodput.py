@@ -1,0 +1,103 @@
+"""How much of what was drafted is verified: what makes most tokens a second, and never lastingly less than without."""
+
+import random
+
+import pytest
+
+from workers.engine.drafting import Draft
+from workers.speculative.goodput import PROBE_TOKENS, REFRESH_STEPS, Goodput, Outcome
+from workers.speculative.step_times import StepTimes, size_class, smallest_of
+
+FOUR = Draft([1, 2, 3, 4])
+
+
+def taught(*, token_s: float, right: int, num_decodes: int = 1) -> Goodput:
+    """That knows steps of 1 s and `token_s` more for each draft token; of four tokens `right` were right each time."""
+    goodput = Goodput(8)
+    for num_drafts in (0, 4, 32):
+        goodput.took(num_decodes, num_drafts, 1.0 + token_s * num_drafts)
+    for _ in range(100):
+        goodput.learn([Outcome(0, 4, right)])
+    return goodput
+
+
+def test_nothing_is_verified_before_it_is_known_what_a_plain_step_takes() -> None:
+    goodput = Goodput(8)
+    assert goodput.choose([FOUR], 1) == [0]
+    goodput.took(1, 0, 1.0)
+    assert goodput.choose([FOUR], 1) == [4]
+
+
+@pytest.mark.parametrize(("token_s", "right", "chosen"), [(0.05, 4, 4), (0.05, 2, 2), (0.05, 0, 0), (1.5, 4, 0)])
+def test_as_many_as_pay(token_s: float, right: int, chosen: int) -> None:
+    assert taught(token_s=token_s, right=right).choose([FOUR], 1) == [chosen]
+
+
+def test_the_surer_draft_is_verified_further() -> None:
+    goodput = taught(token_s=0.1, right=1, num_decodes=2)
+    for _ in range(100):
+        goodput.learn([Outcome(1, 4, 4)])
+    sure, unsure = goodput.choose([FOUR._replace(kind=1), FOUR], 2)
+    assert sure == 4
+    assert unsure == 1
+
+
+def test_the_load_decides_as_well() -> None:
+    goodput = Goodput(8)
+    for num_decodes, token_s in ((1, 0.02), (32, 0.08)):
+        for num_drafts in (0, 4, 128):
+            goodput.took(num_decodes, num_drafts, 1.0 + token_s * num_drafts)
+    for _ in range(100):
+        goodput.learn([Outcome(0, 4, 2)])
+    assert goodput.choose([FOUR], 1) == [2]
+    assert sum(goodput.choose([FOUR] * 32, 32)) < 32
+
+
+def test_what_did_not_pay_is_tried_again_and_comes_back() -> None:
+    goodput = taught(token_s=0.05, right=0)
+    chosen = [goodput.choose([FOUR], 1)[0] for _ in range(3 * REFRESH_STEPS)]
+    assert 1 <= sum(map(bool, chosen)) <= 3
+    assert max(chosen) == PROBE_TOKENS
+    for _ in range(60):  # and now drafts are right
+        goodput.learn([Outcome(0, PROBE_TOKENS, PROBE_TOKENS)])
+    assert goodput.choose([FOUR], 1)[0] > 0
+
+
+def test_a_plain_step_is_taken_now_and_then() -> None:
+    goodput = taught(token_s=0.01, right=4)
+    chosen = [goodput.choose([FOUR], 1)[0] for _ in range(2 * (REFRESH_STEPS + 1))]
+    assert chosen.count(0) == 2
+
+
+def test_steps_between_those_that_were_seen() -> None:
+    times = StepTimes()
+    times.learn(1, 0, 1.0)
+    assert times.expected_s(1, 3) == [1.0] * 4
+    times.learn(1, 4, 2.0)
+    assert times.expected_s(1, 6) == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5])
+
+
+def test_more_drafts_are_never_thought_cheaper() -> None:
+    times, rng = StepTimes(), random.Random(3)
+    for _ in range(200):
+        times.learn(2, rng.randrange(40), rng.uniform(1, 2))
+    expected = times.expected_s(2, 60)
+    assert len(expected) == 61
+    assert expected == sorted(expected)
+
+
+def test_a_disturbed_step_counts_little() -> None:
+    times = StepTimes()
+    for took_s in (1.0, 1.0, 500.0):
+        times.learn(1, 0, took_s)
+    assert times.expected_s(1, 0)[0] < 1.5
+
+
+def test_classes_of_counts() -> None:
+    classes = [size_class(count) for count in range(2000)]
+    assert classes == sorted(classes)
+    assert classes[:8] == list(range(8))
+    for size in set(classes):
+        assert classes.index(size) == smallest_of(size)
+        members = classes.count(size)
+        assert members == 1 or size == classes[-1] or members <= smallest_of(size) / 4

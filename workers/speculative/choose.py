@@ -1,0 +1,38 @@
+"""How a worker speculates, from its spec."""
+
+import logging
+
+from baton.errors import ConfigError
+from workers.model.contract import ModelRunner
+from workers.spec import WorkerSpec
+from workers.speculative.goodput import Goodput
+from workers.speculative.ngram import NgramDrafter
+from workers.speculative.speculation import DraftedSpeculation
+
+logger = logging.getLogger(__name__)
+AUTO, NONE = "auto", "none"
+
+
+def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculation | None:
+    """None: nothing is drafted.
+
+    Raises:
+        ConfigError: A method is named that the model cannot go with.
+    """
+    method, max_tokens = spec.speculation.method, spec.speculation.max_tokens
+    if method == NONE or not spec.role.decodes:
+        return None
+    if runner.num_states:
+        if method == AUTO:
+            return None
+        raise ConfigError(
+            f"speculation.method: {method!r} does not go with {spec.model_name or spec.model}: a rejected token cannot "
+            "be taken out of the state that linear attention keeps; set none or auto"
+        )
+    logger.info("speculation worker_id=%s method=ngram max_tokens=%d", spec.worker_id, max_tokens)
+    return DraftedSpeculation(
+        NgramDrafter(max_tokens),
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        goodput=Goodput(max_tokens),
+    )

@@ -1,0 +1,87 @@
+"""How much of what was drafted a step verifies: as much as makes most tokens a second (SmartSpec), 0 included.
+
+Of all draft tokens of all sequences the likeliest to be right go first, so a good guess is verified far and a bad one
+is not. Tokens expected of a step are those of its sequences, and the chances of the draft tokens; what it takes was
+learnt from steps like it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.engine.drafting import Draft
+from workers.speculative.acceptance import Acceptance
+from workers.speculative.step_times import StepTimes
+
+REFRESH_STEPS = 100  # so often a step without drafts tells what one takes, and one with a few whether they pay again
+PROBE_TOKENS = 3
+MIN_GAIN = 1.02  # less is within what steps vary by
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one sequence's draft, as far as it was verified."""
+
+    kind: int
+    num_drafts: int
+    num_accepted: int
+
+
+class Goodput:
+    """One engine's; plain arithmetic, no clock."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.acceptance = Acceptance(max_tokens)
+        self.times = StepTimes()
+        self._num_drafting = 0  # steps with drafts since the last one without
+        self._num_silent = 0  # steps without since the last one with drafts, though there were some
+
+    def choose(self, drafts: Sequence[Draft], num_decodes: int) -> list[int]:
+        """How many tokens of each draft to verify.
+
+        Args:
+            num_decodes: Sequences that decode in this step, with drafts or without.
+        """
+        lengths = [0] * len(drafts)
+        if not any(draft.token_ids for draft in drafts):
+            return lengths
+        if not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS:
+            self._num_drafting = 0
+            return lengths
+        order = self._likeliest_first(drafts)
+        best = self._best_count([chance for chance, *_ in order], num_decodes)
+        if best == 0 and self._num_silent >= REFRESH_STEPS:
+            which = order[0][2]
+            lengths[which] = min(PROBE_TOKENS, len(drafts[which].token_ids))
+        for _, _, which in order[:best]:
+            lengths[which] += 1
+        drafting = any(lengths)
+        self._num_drafting = self._num_drafting + 1 if drafting else 0
+        self._num_silent = 0 if drafting else self._num_silent + 1
+        return lengths
+
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Of a step, whatever else was in it."""
+        for outcome in outcomes:
+            self.acceptance.learn(outcome.kind, outcome.num_drafts, outcome.num_accepted)
+
+    def took(self, num_decodes: int, num_drafts: int, seconds: float) -> None:
+        """A step that only decoded."""
+        self.times.learn(num_decodes, num_drafts, seconds)
+
+    def _likeliest_first(self, drafts: Sequence[Draft]) -> list[tuple[float, int, int]]:
+        """(chance, -place, draft): of one draft in order of places, since chances fall."""
+        found = [
+            (chance, -place, which)
+            for which, draft in enumerate(drafts)
+            for place, chance in enumerate(self.acceptance.chances(draft.kind, len(draft.token_ids)))
+        ]
+        return sorted(found, reverse=True)
+
+    def _best_count(self, chances: Sequence[float], num_decodes: int) -> int:
+        took_s = self.times.expected_s(num_decodes, len(chances))
+        best, best_rate, expected = 0, num_decodes / took_s[0] * MIN_GAIN, float(num_decodes)
+        for count, chance in enumerate(chances, start=1):
+            expected += chance
+            if expected / took_s[count] > best_rate:
+                best, best_rate = count, expected / took_s[count]
+        return best
