@@ -28,7 +28,7 @@ PARTS = (
     Part(name="handoff", limit_s=120, shows="KV arrives bit for bit in another process, over every transport"),
     Part(name="served", limit_s=90, shows="a prefill and a decode worker answer what generate answers"),
     Part(
-        name="gang", limit_s=120, shows="workers of two and four ranks that share the GPU answer what generate answers"
+        name="gang", limit_s=150, shows="workers of two and four ranks that share the GPU answer what generate answers"
     ),
     Part(name="speed", limit_s=150, shows="decode and prefill of an 8 B model, as shares of what the card can do"),
     Part(name="speed_transformers", limit_s=120, shows="the same points by transformers"),
