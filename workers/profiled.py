@@ -103,7 +103,6 @@ async def serve(spec: WorkerSpec, incarnation: str) -> None:
 def facts(runner: ModelRunner) -> dict[str, Any]:
     """What a profile says of the model, as this worker holds it."""
     token_bytes = [spec.unit_nbytes for spec in runner.store.payloads if spec.unit is Unit.TOKEN]
-    state_bytes = [spec.unit_nbytes for spec in runner.store.payloads if spec.unit is Unit.STATE]
     return {
         "fingerprint": runner.fingerprint,
         "num_blocks": runner.num_blocks,
@@ -111,7 +110,7 @@ def facts(runner: ModelRunner) -> dict[str, Any]:
         "vocab_size": runner.vocab_size,
         "num_layers": len(token_bytes),
         "token_bytes": sum(token_bytes) * runner.kv_shares,
-        "state_bytes": sum(state_bytes),  # this rank's
+        "state_bytes": runner.state_nbytes,
     }
 
 

@@ -135,7 +135,7 @@ def fitted(
         machine=machine(),
         num_cores=len(ranks[0].cores),
         token_bytes=facts["token_bytes"],
-        state_bytes=facts["state_bytes"] * degrees.tensor,
+        state_bytes=facts["state_bytes"],
         num_layers=facts["num_layers"],
         max_model_len=facts["max_model_len"],
         latencies=latencies,

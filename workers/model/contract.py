@@ -231,6 +231,7 @@ class ModelRunner(Protocol):
     max_model_len: int
     eos_token_ids: frozenset[int]
     fingerprint: str  # of the weights, equal on two workers only if their weights are
+    state_nbytes: int  # of one sequence's state, on all ranks together; 0: the model keeps none
     kv_shares: int  # in how many the KV heads are divided, of which this rank's store holds one
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:

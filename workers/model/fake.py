@@ -52,6 +52,7 @@ class FakeRunner:
             )
         self.max_model_len = engine.max_model_len or min(model_len, num_tokens)
         self.kv_shares = 1
+        self.state_nbytes = 0
         self.fingerprint = f"fake/{self.vocab_size}/{spec.seed}"
         self.store = FakeStore(num_layers=NUM_LAYERS, num_blocks=self.num_blocks, block_size=engine.block_size)
         self._layer_s = spec.fake_step_s / NUM_LAYERS

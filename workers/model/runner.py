@@ -109,6 +109,7 @@ class TorchRunner:
         self.eos_token_ids = loaded.eos_token_ids
         self.fingerprint = loaded.fingerprint
         self.kv_shares = loaded.num_shares
+        self.state_nbytes = sum(shape.nbytes for shape in loaded.whole_shapes if isinstance(shape, StateShape))
         engine = spec.engine
         # Of the whole model, so that blocks do not depend on how many ranks share them.
         shares = plan_memory(loaded.whole_shapes, engine, loaded.dtype)

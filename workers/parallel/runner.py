@@ -64,6 +64,7 @@ class GangRunner:
         self.eos_token_ids = runner.eos_token_ids
         self.fingerprint = runner.fingerprint
         self.kv_shares = runner.kv_shares
+        self.state_nbytes = runner.state_nbytes
 
     @property
     def store(self) -> KVStore:

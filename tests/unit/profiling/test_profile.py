@@ -81,9 +81,9 @@ def test_a_profile_holds_the_steps_of_every_degree_and_all_else_of_the_first() -
     assert (read.latencies, read.errors, read.state_bytes) == (found.latencies, found.errors, 0)
 
 
-def test_states_are_those_of_all_ranks_that_divide_heads_and_go_over_once() -> None:
+def test_states_are_those_of_all_ranks_together_and_go_over_once() -> None:
     ranks = worker(Role.DECODE, tensor_parallel=2)
     facts = {"token_bytes": 640, "state_bytes": 5000}
     found = fitted(BatonConfig(model="m"), ranks, measured(points(0.01), **facts), {}, others={})
-    assert (found.token_bytes, found.state_bytes) == (640, 10_000)
+    assert (found.token_bytes, found.state_bytes) == (640, 5000)
     assert handed_bytes(facts, 100) == 100 * 640 + 5000
