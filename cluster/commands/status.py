@@ -103,7 +103,23 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
     trouble = [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
-    return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *trouble)
+    drafts = [line for worker in status.workers for line in _drafts(worker)]
+    return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *drafts, *trouble)
+
+
+def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
+    from rich.text import Text
+
+    drafted, accepted = worker.drafted_by_place, worker.accepted_by_place
+    if not drafted:
+        return
+    right = [*accepted, *[0] * (len(drafted) - len(accepted))]
+    shares = " ".join(f"{100 * a // d}" for a, d in zip(right, drafted, strict=True))
+    yield Text(
+        f"{worker.worker_id}: {sum(right)} of {sum(drafted)} draft tokens right, by place {shares} %; "
+        f"now {worker.drafts_per_decode:.1f} a decode; {worker.drafting_s:.1f} s drafting, "
+        f"{worker.verifying_s:.1f} s verifying"
+    )
 
 
 def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":

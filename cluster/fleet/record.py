@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.launch import Launched
 from cluster.fleet.shell import WorkerFacts
-from cluster.fleet.status import COUNTS, RankStatus, WorkerStatus
+from cluster.fleet.status import BY_PLACE, COUNTS, RankStatus, WorkerStatus
 from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
@@ -89,6 +89,7 @@ class WorkerRecord:
 
     def status(self, now_s: float) -> WorkerStatus:
         counts = {name: getattr(self.state, name) for name in COUNTS} if self.state is not None else {}
+        by_place = {name: tuple(getattr(self.state, name)) for name in BY_PLACE} if self.state is not None else {}
         return WorkerStatus(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
@@ -104,6 +105,7 @@ class WorkerRecord:
             error_is_final=self.error_is_final,
             num_failures=self.num_failures,
             **counts,
+            **by_place,
         )
 
 

@@ -48,6 +48,11 @@ class WorkerStatus:
     num_output_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     since_progress_s: float = 0.0
+    drafted_by_place: tuple[int, ...] = ()  # draft tokens verified, of the first place of a draft, the second, ...
+    accepted_by_place: tuple[int, ...] = ()
+    drafts_per_decode: float = 0.0
+    drafting_s: float = 0.0
+    verifying_s: float = 0.0
 
     @property
     def failure(self) -> str:
@@ -74,7 +79,11 @@ COUNTS = (
     "num_output_tokens",
     "num_prefix_hit_tokens",
     "since_progress_s",
+    "drafts_per_decode",
+    "drafting_s",
+    "verifying_s",
 )
+BY_PLACE = ("drafted_by_place", "accepted_by_place")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

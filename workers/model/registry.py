@@ -10,7 +10,7 @@ from workers.model.cache_folder import cache_folder
 from workers.model.gguf.folder import SUFFIX, find_gguf, gguf_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
-BUNDLED_NAMES = ("demo", "demo-draft")
+BUNDLED_NAMES = ("demo", "demo-draft", "demo-hybrid")
 FETCHED = {"smollm2": "smollm2-0.1.2-2"}  # name -> its folder in the cache; the last number is of our conversion
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 

@@ -129,3 +129,10 @@ def test_slots_are_shown_of_workers_whose_model_has_states() -> None:
     heading, row, states = shown(status(num_states=6, num_free_states=4))[1:4]
     assert states.split() == ["states", "2/6"]
     assert states.index("2/6") + 3 == row.index("3/8") + 3 == heading.index("blocks") + 6
+
+
+def test_drafts_are_told_of_workers_that_verified_some() -> None:
+    drafted = status(drafted_by_place=(200, 100), accepted_by_place=(150,), drafts_per_decode=1.25, verifying_s=3.04)
+    (line,) = shown(drafted, width=200)[3:]
+    said = "150 of 300 draft tokens right, by place 75 0 %; now 1.2 a decode; 0.0 s drafting, 3.0 s verifying"
+    assert line == f"{drafted.workers[0].worker_id}: {said}"
