@@ -51,6 +51,8 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # On a full machine a proxy takes longer than Serve's 5 s to start; killed for that, it would only start again.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     if not haproxy or binary is None:
         return settings

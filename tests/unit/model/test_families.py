@@ -58,12 +58,13 @@ def test_a_ragged_batch_of_sixteen_gives_the_tokens_and_logprobs_of_generate(fam
     assert count_differences(driver.streams, expected(family)) == 0
 
 
-def test_the_bundled_demo_gives_the_tokens_and_logprobs_of_generate() -> None:
-    if not (BUNDLED / "demo" / "model.safetensors").is_file():
-        pytest.skip("the bundled demo model is not there")
+@pytest.mark.parametrize("name", ["demo", "demo-hybrid"])
+def test_bundled_models_give_the_tokens_and_logprobs_of_generate(name: str) -> None:
+    if not (BUNDLED / name / "model.safetensors").is_file():
+        pytest.skip(f"the bundled model {name} is not there")
     given = prompts_of(random.Random(2), (1, 7, 30, 65), 4096)
-    driver = Driver(TorchRunner(make_spec(BUNDLED / "demo", block_size=16, max_model_len=128)), seed=4, max_chunk=24)
+    driver = Driver(TorchRunner(make_spec(BUNDLED / name, block_size=16, max_model_len=128)), seed=4, max_chunk=24)
     for prompt in given:
         driver.add(prompt, 12)
     driver.finish()
-    assert count_differences(driver.streams, generate(BUNDLED / "demo", given, 12)) == 0
+    assert count_differences(driver.streams, generate(BUNDLED / name, given, 12)) == 0
