@@ -1,7 +1,7 @@
 """How often draft tokens proved right, by class of guess and place in the draft."""
 
 _MEMORY = 0.98  # of what was learnt, with each new outcome at the same place
-_PRIOR, _PRIOR_WEIGHT = 0.7, 4.0  # of a place that was hardly ever drafted: worth trying
+_PRIOR, _PRIOR_WEIGHT = 0.5, 4.0  # of a place that was hardly ever drafted: worth trying
 
 
 class Acceptance:

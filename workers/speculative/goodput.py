@@ -14,6 +14,7 @@ from workers.speculative.step_times import StepTimes
 
 REFRESH_STEPS = 100  # so often a step without drafts tells what one takes, and one with a few whether they pay again
 PROBE_TOKENS = 3
+FIRST_TOKENS = 4  # tried of a batch whose drafts' cost is not known; then up to twice as many as were seen, and these
 MIN_GAIN = 1.02  # less is within what steps vary by
 
 
@@ -47,7 +48,7 @@ class Goodput:
         if not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS:
             self._num_drafting = 0
             return lengths
-        order = self._likeliest_first(drafts)
+        order = self._likeliest_first(drafts)[: FIRST_TOKENS + 2 * self.times.most_drafts(num_decodes)]
         best = self._best_count([chance for chance, *_ in order], num_decodes)
         if best == 0 and self._num_silent >= REFRESH_STEPS:
             which = order[0][2]

@@ -26,6 +26,10 @@ class StepTimes:
         """Whether a step without drafts was seen, which all others are compared with."""
         return 0 in self._rows.get(size_class(num_decodes), ())
 
+    def most_drafts(self, num_decodes: int) -> int:
+        """Of the steps that were seen."""
+        return smallest_of(max(self._rows[size_class(num_decodes)]))
+
     def expected_s(self, num_decodes: int, most: int) -> list[float]:
         """Of steps with 0 to `most` draft tokens: between what was seen on a line; beyond it as steep as its last part,
         and flat, so worth a try, if there is none. Never less than with fewer drafts. `knows` must hold.

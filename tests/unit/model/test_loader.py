@@ -265,7 +265,9 @@ def test_bundled_names_and_folders_are_resolved() -> None:
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "demmo", "./x", "a/b/c"])
 def test_a_name_that_is_no_model_is_refused_with_the_choices(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no folder; give a bundled name \(smollm2, demo, demo-draft, demo-hybrid\)"):
+    with pytest.raises(
+        ConfigError, match=r"is no folder; give a bundled name \(smollm2, demo, demo-draft, demo-hybrid\)"
+    ):
         resolve_model(name)
 
 

@@ -69,6 +69,15 @@ def test_a_plain_step_is_taken_now_and_then() -> None:
     assert chosen.count(0) == 2
 
 
+def test_a_batch_whose_costs_are_unknown_is_tried_little_by_little() -> None:
+    goodput, counts = Goodput(8), []
+    goodput.took(16, 0, 1.0)
+    for _ in range(4):
+        counts.append(sum(goodput.choose([Draft([1] * 8)] * 16, 16)))
+        goodput.took(16, counts[-1], 1.0)
+    assert counts == [4, 12, 28, 60]
+
+
 def test_steps_between_those_that_were_seen() -> None:
     times = StepTimes()
     times.learn(1, 0, 1.0)
@@ -101,3 +110,28 @@ def test_classes_of_counts() -> None:
         assert classes.index(size) == smallest_of(size)
         members = classes.count(size)
         assert members == 1 or size == classes[-1] or members <= smallest_of(size) / 4
+
+
+@pytest.mark.parametrize("num_decodes", [1, 4, 16])
+@pytest.mark.parametrize("token_s", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("chances", [(0.1, 0.1), (0.1, 0.9)])
+def test_never_lastingly_slower_than_without(num_decodes: int, token_s: float, chances: tuple[float, ...]) -> None:
+    """Steps of 1 s and `token_s` for each draft token, told with some noise; drafts of two kinds."""
+    rng, goodput = random.Random(1), Goodput(8)
+    num_tokens, took_s = 0, 0.0
+    for _ in range(1500):
+        drafts = [Draft([1] * 8, rng.randrange(2)) if rng.random() < 0.8 else Draft() for _ in range(num_decodes)]
+        outcomes = []
+        for draft, length in zip(drafts, goodput.choose(drafts, num_decodes), strict=True):
+            right = next((at for at in range(length) if rng.random() >= chances[draft.kind]), length)
+            num_tokens += 1 + right
+            outcomes.append(Outcome(draft.kind, length, right))
+        num_drafts = sum(outcome.num_drafts for outcome in outcomes)
+        step_s = (1.0 + token_s * num_drafts) * rng.gauss(1, 0.05)
+        took_s += step_s
+        goodput.learn(outcomes)
+        goodput.took(num_decodes, num_drafts, step_s)
+    faster = num_tokens / took_s / num_decodes
+    assert faster > 0.97
+    if num_decodes == 1 and max(chances) == 0.9:
+        assert faster > (2.0 if token_s == 0.05 else 1.1)
