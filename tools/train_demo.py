@@ -76,6 +76,7 @@ HOW = {
     "draft": "distilled from `demo`",
     "hybrid": "distilled from `demo`, whose embedding, MLPs and norms it began with,",
 }
+CORES = {"hybrid": "one core of a Xeon (Sapphire Rapids)"}
 NAMES = {"target": "demo", "draft": "demo-draft", "hybrid": "demo-hybrid"}
 
 
@@ -315,8 +316,8 @@ def export(run: Path, out: Path) -> None:
         card = (
             f"# {name}\n\n{KINDS[stage]} of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
             f"{HOW.get(stage, 'trained from scratch')} on public-domain books by "
-            f"`tools/train_demo.py`: {last['tokens'] / 1e6:.1f} M tokens in {last['minutes']:.0f} minutes on two CPU "
-            f"cores.\nHeld-out loss {last['held_out']:.3f} nats per token (perplexity "
+            f"`tools/train_demo.py`: {last['tokens'] / 1e6:.1f} M tokens in {last['minutes']:.0f} minutes on "
+            f"{CORES.get(stage, 'two CPU cores')}.\nHeld-out loss {last['held_out']:.3f} nats per token (perplexity "
             f"{math.exp(last['held_out']):.1f}), on the last {HELD_OUT_SHARE:.0%} of every book.\n\n"
             "It continues stories in the English of the nineteenth century. It knows nothing and answers no questions; "
             "it is here so that a fresh machine serves readable text.\n\n![loss curve](loss.png)\n"
