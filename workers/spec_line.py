@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from workers.spec import EngineSpec, GangSpec, KVSpec, Role, WorkerSpec
+from workers.spec import EngineSpec, GangSpec, KVSpec, Role, SpeculationSpec, WorkerSpec
 
 
 def dump(spec: WorkerSpec, incarnation: str) -> str:
@@ -18,6 +18,7 @@ def parse(line: str) -> tuple[WorkerSpec, str]:
     fields["role"] = Role(fields["role"])
     fields["engine"] = EngineSpec(**fields["engine"])
     fields["kv"] = KVSpec(**fields["kv"])
+    fields["speculation"] = SpeculationSpec(**fields["speculation"])
     fields["gang"] = GangSpec(**fields["gang"])
     fields["cores"] = tuple(fields["cores"])
     return WorkerSpec(**fields), message["incarnation"]

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 LEADER = 0
 BEAT_S = 0.5
 SILENCE_S = 4.0
+LOADING_SILENCE_S = 60.0  # imports and kernels keep a rank's threads from their turns, on few cores for long
+NO_COUNT, LOADING = -1, -2  # said instead of a count
 COUNT = struct.Struct("=q")
 
 OnMessage = Callable[[int, bytes], None]
@@ -69,8 +71,8 @@ class Gang:
         self._steps = dict(steps)
         self._locks = {other: threading.Lock() for other in controls}
         self._heard_s = dict.fromkeys(controls, time.monotonic())
-        self._counts = dict.fromkeys(controls, (-1, time.monotonic()))  # of collectives, and since when it is so
-        self._count: Callable[[], int] | None = None
+        self._counts = dict.fromkeys(controls, (NO_COUNT, time.monotonic()))  # of collectives, and since when it is so
+        self._count: Callable[[], int] = lambda: NO_COUNT
         self._fail = fail
         self._failing = threading.Lock()
         self._ended = False  # as wanted, or failed: what happens to connections now is no news
@@ -140,6 +142,13 @@ class Gang:
         self._deliverer.start()
 
     # The end.
+
+    def load_begins(self) -> None:
+        """From now on, until `load_ends`, the others let this rank be silent for `LOADING_SILENCE_S`."""
+        self._count = lambda: LOADING
+
+    def load_ends(self) -> None:
+        self._count = lambda: NO_COUNT
 
     def watch_progress(self, count: Callable[[], int]) -> None:
         """From now on a rank that others wait for in a collective fails the gang after `SILENCE_S`.
@@ -249,7 +258,7 @@ class Gang:
     def _note_progress(self, other: int, payload: bytearray) -> None:
         (count,) = COUNT.unpack(payload)
         before, since_s = self._counts[other]
-        mine, now_s = self._count() if self._count is not None else -1, time.monotonic()
+        mine, now_s = self._count(), time.monotonic()
         if count != before or count < 0 or mine <= count:
             self._counts[other] = (count, now_s)
         elif now_s - since_s > SILENCE_S - BEAT_S:
@@ -259,7 +268,8 @@ class Gang:
         """What came while this thread had no turn is heard first: `_watch` calls this when nothing is left to read."""
         now_s = time.monotonic()
         for other, heard_s in self._heard_s.items():
-            if now_s - heard_s > SILENCE_S and not frames.is_readable(self._controls[other]):
+            limit_s = LOADING_SILENCE_S if self._counts[other][0] == LOADING else SILENCE_S
+            if now_s - heard_s > limit_s and not frames.is_readable(self._controls[other]):
                 self._end(
                     UnavailableError(f"rank {other} of the gang gave no sign of life for {now_s - heard_s:.1f} s")
                 )
@@ -269,8 +279,7 @@ class Gang:
             for other in self._controls:
                 if self._locks[other].acquire(blocking=False):  # else something is being sent, which is as good
                     try:
-                        count = self._count() if self._count is not None else -1
-                        frames.send(self._controls[other], Kind.BEAT, COUNT.pack(count))
+                        frames.send(self._controls[other], Kind.BEAT, COUNT.pack(self._count()))
                     except ConnectionLost as error:
                         self._lost(other, error)
                     finally:

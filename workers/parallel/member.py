@@ -53,9 +53,12 @@ def enter(spec: WorkerSpec, fail: Fail) -> tuple[RankRunner, Gang]:
 
 
 def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
+    gang.load_begins()
     try:
         if spec.fake:
-            return build_runner(spec)
+            runner = build_runner(spec)
+            gang.load_ends()
+            return runner
         from workers.parallel.axes import Axes
 
         axes = Axes(spec, gang)

@@ -120,6 +120,20 @@ def test_a_silent_rank_fails_the_gang(threads: Ranks) -> None:
     assert "rank 1 of the gang gave no sign of life" in threads.failures[0].message
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_rank_that_loads_may_be_silent_for_longer(threads: Ranks) -> None:
+    for one in threads.gangs:
+        one.load_begins()
+    time.sleep(3 * gang.BEAT_S)
+    with threads.gangs[1]._locks[0]:
+        assert not threads.failed.wait(2 * gang.SILENCE_S)
+    for one in threads.gangs:
+        one.load_ends()
+    time.sleep(3 * gang.BEAT_S)
+    with threads.gangs[1]._locks[0]:
+        assert threads.failed.wait(8)
+
+
 def test_a_fault_that_a_rank_tells_is_the_gangs(threads: Ranks) -> None:
     threads.gangs[2].fault(ConfigError("model: is nowhere; give another"))
     assert threads.failed.wait(2)
@@ -158,7 +172,7 @@ def test_a_rank_that_lives_and_keeps_the_others_waiting_fails_the_gang(threads: 
 
 
 def test_a_turn_that_came_a_little_late_does_not_prolong_the_wait_for_a_hung_rank() -> None:
-    alone = Gang(rank=0, size=1, controls={}, steps={}, group=None, fail=print)
+    alone = Gang(rank=0, size=1, controls={}, steps={}, group=None, subgroup=lambda *_: None, fail=print)
     ahead_s = 1e9
     alone._heard_s = {1: ahead_s}
     alone._forgive(0.9)

@@ -122,9 +122,13 @@ def test_a_rank_that_dies_in_the_middle_of_a_step_fails_the_gang_within_five_sec
             led.processes[victim].kill()
             led.processes[victim].wait()
 
+        def run_on() -> None:
+            while True:  # a rank that was ahead of the others may have told all of the first step
+                led.runner.run(Batch(chunks=[chunk], samples=[]), kill)
+
         begin = time.monotonic()
         with pytest.raises((BatonError, RuntimeError)):
-            led.runner.run(Batch(chunks=[chunk], samples=[]), kill)
+            run_on()
         assert led.failed.wait(5)
         assert time.monotonic() - begin < 5
     assert f"rank {victim + 1} of the gang is gone" in led.failures[0].message

@@ -136,7 +136,7 @@ def test_the_states_of_all_sequences_that_may_run_count_against_the_memory() -> 
     words = ["--hardware", "l4", "--model", "Qwen/Qwen3.5-9B", "--rate", "1", "--set", "engine.memory=1GiB"]
     said = " ".join(error(*words, "--set", "engine.max_sequences=256").split())
     assert "hold 0 KV blocks" in said
-    assert "beside 51904512 bytes of states for each of engine.max_sequences 256, 1 are needed" in said
+    assert "beside 51511296 bytes of states for each of engine.max_sequences 256, 1 are needed" in said
 
 
 def test_hardware_stands_in_for_a_profile(tmp_path: Path) -> None:
