@@ -40,7 +40,7 @@ class Parts(Protocol):
 
 
 class _Grouped:
-    """Through a process group: all or nothing. `work` None: there is nothing to wait for."""
+    """Through a process group: all or nothing. `work` None: it is there."""
 
     def __init__(self, work: Any, parts: Tensor) -> None:
         self._work, self._parts = work, parts
@@ -49,7 +49,7 @@ class _Grouped:
         return self._work is None or bool(self._work.is_completed())
 
     def wait(self, num_ranks: int) -> Tensor:
-        if self._work is not None:
+        if self._work is not None and num_ranks:
             self._work.wait()
             self._work = None
         return self._parts

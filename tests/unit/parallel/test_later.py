@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.unit.model.linear.recurrence import Inputs, inputs
+from tests.unit.parallel.ranks import threads
 from workers.model.contract import Chunk, Row
 from workers.model.cpu import exchange
 from workers.model.cpu.exchange import Exchange, segment_bytes
@@ -120,3 +121,26 @@ def test_no_rank_waits_in_a_layer_for_one_after_it(kind: str) -> None:
             assert torch.equal(mine.parts[layer][1], parts[layer][1])
         slots = [CHUNK.block_ids[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(NUM_TOKENS)]
         assert torch.equal(mine.keys[:, slots], kv.transpose(1, 2))
+
+
+def test_the_first_rank_waits_for_nobody_over_a_process_group_either() -> None:
+    division = divide([CHUNK], [Row(0, 0)], 2, over_tokens=2)
+    assert division is not None
+    kv = torch.randn(2, 2, NUM_TOKENS, 3, generator=torch.Generator().manual_seed(4))
+    is_through = threading.Event()
+
+    def run(ranks: SequenceRanks) -> Tensor:
+        assert ranks.rank == 0 or is_through.wait(10), "the first rank waits for the second"
+        keys, later = torch.zeros(2, 6 * BLOCK_SIZE, 2, 3), Later()
+        slots = torch.tensor(division.slots_of(ranks.rank, BLOCK_SIZE))
+        piece = division.pieces[0][ranks.rank]
+        write = SharedKeys(ranks, division, copy_rows, BLOCK_SIZE, CPU, later)
+        write(*kv[:, None, :, piece.start : piece.stop], *keys, slots)
+        is_through.set()
+        later.finish()
+        return keys
+
+    with threads(2) as pair:
+        for keys in pair.run(run):
+            slots = [CHUNK.block_ids[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(NUM_TOKENS)]
+            assert torch.equal(keys[:, slots], kv.transpose(1, 2))
