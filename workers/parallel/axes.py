@@ -15,7 +15,7 @@ from workers.parallel.sequence_runner import SequenceRunner
 from workers.parallel.shared_ranks import SharedRanks, share_exchange, share_memory
 from workers.spec import WorkerSpec
 
-AHEAD_BYTES = 8 << 20  # by which a rank may be ahead: two layers' keys and values of some 1,000 tokens
+AHEAD_BYTES = 8 << 20  # that are told and not read yet: two layers' keys and values of some 1,000 tokens
 
 
 class Axes:

@@ -67,7 +67,7 @@ def share_exchange(group: GroupRanks, ring_bytes: int) -> Exchange | None:
     """As `share_memory`.
 
     Args:
-        ring_bytes: By how much a rank may be ahead of another that does not read.
+        ring_bytes: As `Exchange` takes it.
     """
     found = _share(group, exchange.segment_bytes(ring_bytes), exchange.available())
     if found is None:

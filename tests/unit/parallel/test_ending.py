@@ -17,7 +17,7 @@ async def stuck(ending: Ending) -> None:
 async def main() -> None:
     ending = Ending()
     error = UnavailableError("rank 1 of the gang gave no sign of life for 4.0 s")
-    threading.Timer(0.05, lambda: ending.end(error)).start()
+    threading.Timer(0.3, lambda: ending.end(error)).start()
     try:
         await {waiting}
     except BatonError as told:

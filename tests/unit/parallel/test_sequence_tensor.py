@@ -37,7 +37,7 @@ def _cases() -> list[Any]:
 
 def _wait_for_counts(led: Led) -> None:
     """Until signs of life have told that all ranks have begun as many collectives."""
-    count, deadline = led.gang._count, time.monotonic() + 3
+    count, deadline = led.gang._count, time.monotonic() + 10
     assert count is not None
     while (told := {number for number, _ in led.gang._counts.values()}) != {count()}:
         assert time.monotonic() < deadline, f"{told} on the others, {count()} on the leader"

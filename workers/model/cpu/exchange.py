@@ -63,7 +63,8 @@ class Exchange:
 
     Args:
         addresses: Of each rank's segment as this process sees it, zeroed before the first call of any rank.
-        ring_bytes: By how much a rank may be ahead of another that does not read.
+        ring_bytes: Of a rank's parts, how much another may not have read yet. A rank never waits for room: what is
+            beyond stays in its own memory, and follows with its next calls.
         memories: What they point to, kept as long as this.
     """
 
