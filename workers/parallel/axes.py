@@ -38,6 +38,13 @@ class Axes:
         before = self._num_begun()
         return lambda: self._num_begun() - before
 
+    def patience_s(self) -> float:
+        """How much longer than ranks that wait for each other in every layer others may take from one collective to
+        the next. A rank that waits for none after it is layers ahead of them, and they need for a layer what it did,
+        on a full machine twice that.
+        """
+        return 2 * self._sequence.pace_s if self._sequence is not None else 0.0
+
     def _num_begun(self) -> int:
         return sum(axis.num_begun for axis in (self._tensor, self._sequence) if axis is not None)
 

@@ -73,6 +73,7 @@ class Gang:
         self._heard_s = dict.fromkeys(controls, time.monotonic())
         self._counts = dict.fromkeys(controls, (NO_COUNT, time.monotonic()))  # of collectives, and since when it is so
         self._count: Callable[[], int] = lambda: NO_COUNT
+        self._patience_s: Callable[[], float] = lambda: 0.0
         self._fail = fail
         self._failing = threading.Lock()
         self._ended = False  # as wanted, or failed: what happens to connections now is no news
@@ -150,13 +151,14 @@ class Gang:
     def load_ends(self) -> None:
         self._count = lambda: NO_COUNT
 
-    def watch_progress(self, count: Callable[[], int]) -> None:
+    def watch_progress(self, count: Callable[[], int], patience_s: Callable[[], float] = lambda: 0.0) -> None:
         """From now on a rank that others wait for in a collective fails the gang after `SILENCE_S`.
 
         Args:
-            count: Of the collectives that this rank has begun; asked from any thread.
+            count: Of the collectives that this rank has begun; asked from any thread, as the other is.
+            patience_s: How much longer than that others may take from one collective to the next.
         """
-        self._count = count
+        self._count, self._patience_s = count, patience_s
 
     def on_end(self, free: Callable[[], None]) -> None:
         """`free` is called, from any thread, when the gang fails: for what else waits for the other ranks."""
@@ -261,7 +263,7 @@ class Gang:
         mine, now_s = self._count(), time.monotonic()
         if count != before or count < 0 or mine <= count:
             self._counts[other] = (count, now_s)
-        elif now_s - since_s > SILENCE_S - BEAT_S:
+        elif now_s - since_s > SILENCE_S - BEAT_S + self._patience_s():
             self._end(UnavailableError(f"rank {other} of the gang kept the others waiting for {now_s - since_s:.1f} s"))
 
     def _judge_silence(self) -> None:

@@ -5,6 +5,7 @@ needs the first ranks' parts alone waits for those where all ranks share memory,
 """
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -92,6 +93,7 @@ class SequenceRanks:
         keys: What keys and values of softmax layers moved.
         group: As given.
         num_begun: Calls of this rank so far; every rank makes the same.
+        pace_s: The longest time that it took from one gather to the next, in the step that it computes or the last one.
     """
 
     def __init__(self, group: Any, *, rank: int, size: int, exchange: "Exchange | None" = None) -> None:
@@ -99,12 +101,20 @@ class SequenceRanks:
         self.states, self.inputs, self.keys = Traffic(), Traffic(), Traffic()
         self.group = group
         self.num_begun = 0
+        self.pace_s = 0.0
+        self._gathered_s = time.monotonic()
         self._exchange = exchange
         self._is_nccl = bool(group is not None and group.name() == "nccl")
+
+    def begin_step(self) -> None:
+        """Call it before the first gather of a step."""
+        self.pace_s, self._gathered_s = 0.0, time.monotonic()
 
     def gather(self, part: Tensor, traffic: Traffic) -> Gathering:
         """Starts it. `part` has the same shape and dtype on every rank."""
         self.num_begun += 1
+        now_s = time.monotonic()
+        self.pace_s, self._gathered_s = max(self.pace_s, now_s - self._gathered_s), now_s
         device, part = part.device, self._there(part)
         traffic.add(self.size * part.nbytes)
         if self._exchange is not None and part.device.type == "cpu":

@@ -66,5 +66,5 @@ def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
     except BatonError as error:
         gang.fault(error)
         raise
-    gang.watch_progress(axes.progress())
+    gang.watch_progress(axes.progress(), axes.patience_s)
     return runner

@@ -62,6 +62,7 @@ class SequenceRunner(TorchRunner):
     ) -> Tensor | None:
         """As `_computed`, of a step in which chunks are cut."""
         ranks, later = self.sequence, Later()
+        ranks.begin_step()
         mine = [row for row in rows if division.rank_of(row) == ranks.rank]
         write = SharedKeys(ranks, division, write_kv, self.store.block_size, self.device, later)
         states = SharedStates(ranks, division, self._states, self.device, later) if self._states else None

@@ -20,7 +20,7 @@ from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
 from workers.model.contract import PayloadSpec, Unit
 from workers.model.cpu import kv_copy
-from workers.model.places import PLAIN, HeadsOf, Place
+from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.shared_memory import SharedMemory
 from workers.spec import KVSpec, Role, WorkerSpec
 
@@ -81,8 +81,9 @@ class TorchStore:
     def head_counts(self) -> frozenset[int]:
         return frozenset({1})
 
-    def part(self, heads: HeadsOf) -> "TorchStore":
+    def part(self, heads: HeadsOf, turn: Turn = EVERY_BLOCK) -> "TorchStore":
         assert heads(1), "a store whose layers have no heads to divide"
+        assert turn == EVERY_BLOCK, "of one rank that sends"
         return self
 
     def read(self, index: int, block_ids: Sequence[int], start: int, end: int, out: Any = None) -> Any:

@@ -171,6 +171,17 @@ def test_a_rank_that_lives_and_keeps_the_others_waiting_fails_the_gang(threads: 
     assert "rank 1 of the gang kept the others waiting" in threads.failures[0].message
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_rank_may_take_as_long_for_a_layer_as_one_that_is_ahead_took(threads: Ranks) -> None:
+    counts = [5, 5, 5]
+    for one in threads.gangs:
+        one.watch_progress(lambda rank=one.rank: counts[rank], lambda: 3.0)  # type: ignore[misc]
+    time.sleep(0.6)
+    counts[0] = 9  # layers ahead of the others
+    assert not threads.failed.wait(2.5)
+    assert threads.failed.wait(8)
+
+
 def test_a_turn_that_came_a_little_late_does_not_prolong_the_wait_for_a_hung_rank() -> None:
     alone = Gang(rank=0, size=1, controls={}, steps={}, group=None, subgroup=lambda *_: None, fail=print)
     ahead_s = 1e9

@@ -1,6 +1,7 @@
 """What a rank puts off until the ranks after it have told their parts: nothing in a layer waits for those."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -144,3 +145,14 @@ def test_the_first_rank_waits_for_nobody_over_a_process_group_either() -> None:
         for keys in pair.run(run):
             slots = [CHUNK.block_ids[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(NUM_TOKENS)]
             assert torch.equal(keys[:, slots], kv.transpose(1, 2))
+
+
+def test_the_pace_of_a_rank_is_that_of_its_slowest_layer_in_this_step() -> None:
+    alone = SequenceRanks(None, rank=0, size=1)
+    for pause_s in (0.2, 0.0):
+        alone.begin_step()
+        for wait_s in (0.0, pause_s, 0.0):
+            time.sleep(wait_s)
+            alone.gather(torch.ones(1), alone.keys)
+        assert alone.pace_s >= pause_s
+    assert alone.pace_s < 0.2, "that of the step before"
