@@ -183,10 +183,16 @@ class Crew:
             raise
 
     async def _watch(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
-        try:
-            await actor.ended.remote()
-        except RayError as error:
-            self._fail(worker, rank, error)
+        while worker.phase in LIVE:
+            try:
+                await actor.ended.remote()
+            except ActorUnavailableError as error:  # nobody knows yet whether it has ended: it is asked again
+                logger.warning(
+                    "rank not reached worker_id=%s rank=%d error=%s", worker.worker_id, rank, first_line(error)
+                )
+                await asyncio.sleep(PING_S)
+            except RayError as error:
+                self._fail(worker, rank, error)
 
     def _fail(self, worker: WorkerRecord, rank: int, error: RayError) -> None:
         if worker.phase in LIVE:
