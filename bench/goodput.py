@@ -69,7 +69,8 @@ def main(
     slo = SLO(ttft_s=ttft_ms / 1e3, tpot_s=tpot_ms / 1e3)
     plan = Search(seconds=seconds or (4.0 if quick else 30.0), tolerance=0.25 if quick else 0.08, slo=slo, seed=seed)
     try:
-        configs = {name: from_tree({"model": model, "dtype": dtype, "pools": pools}) for name, pools in POOLS.items()}
+        common = {"model": model, "dtype": dtype, "speculation": {"method": "none"}}  # as simulated
+        configs = {name: from_tree(common | {"pools": pools}) for name, pools in POOLS.items()}
         chosen_dtype = resolved(next(iter(configs.values()))).config.dtype
         lengths = read_lengths(trace, scale) if trace is not None else synthetic_lengths(scale, seed)
     except BatonError as error:

@@ -24,7 +24,7 @@ from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Hello, Submit, TokenOu
 from baton.v1.worker_pb2_grpc import WorkerStub
 from bench.models import LLAMA_150M
 from cluster.profiling.local_cluster import WorkerProcess, by_worker, greedy
-from workers.spec import EngineSpec, GangSpec, KVSpec, Role, WorkerSpec
+from workers.spec import EngineSpec, GangSpec, KVSpec, Role, SpeculationSpec, WorkerSpec
 
 PREFILL_CORE, DECODE_CORE = 0, 1
 NUM_OUTPUTS = 8  # the second and those after it: the gap in question, and the steps to compare it with
@@ -136,6 +136,7 @@ def _spec(model: Path, worker_id: str, role: Role, core: int, dtype: str, transp
         load_format="dummy",
         engine=EngineSpec(memory_bytes=KV_TOKENS * kv_nbytes, prefix_cache=False),
         kv=KVSpec(transport=transport, push=push),
+        speculation=SpeculationSpec(method="none"),  # a step per token
         secret="s3cret",
         cores=(core,),
         num_threads=1,

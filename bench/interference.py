@@ -27,7 +27,7 @@ from bench.machine import DEFAULT_DTYPES, Dtypes, Quick, announce, dtypes_of
 from bench.models import LlamaShape, write_dummy
 from cluster.config.schema import RouterConfig
 from cluster.profiling.local_cluster import LocalCluster, greedy, local_cluster
-from workers.spec import EngineSpec, Role, WorkerSpec
+from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
 
 SHAPE = LlamaShape(hidden=288, layers=8, heads=9, kv_heads=3, mlp=768, vocab=4096, positions=8192)
 PREFILL_CORE, DECODE_CORE = 0, 1
@@ -54,6 +54,7 @@ def spec(model: Path, worker_id: str, role: Role, core: int, dtype: str, *, chun
         device="cpu",
         load_format="dummy",
         engine=EngineSpec(memory_bytes=512 << 20, chunked_prefill=chunked, prefix_cache=False),
+        speculation=SpeculationSpec(method="none"),  # a gap per token
         secret="s3cret",
         cores=(core,),
         num_threads=1,

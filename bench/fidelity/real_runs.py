@@ -149,7 +149,7 @@ def set_ups(*, seconds: float = 20.0, seed: int = 0) -> list[SetUp]:
     return [
         SetUp(
             name=name,
-            config=from_tree(tree),
+            config=from_tree(tree | {"speculation": {"method": "none"}}),  # as simulated
             arrivals=synthetic(
                 shape,
                 rate=rate,

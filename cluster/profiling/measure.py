@@ -26,7 +26,7 @@ from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
 from cluster.profiling.scenarios import Scenario, ScenarioRequest, WorkerLimits, scenarios
 from cluster.profiling.side_by_side import beside_each_other, receiving
 from cluster.profiling.specs import available_cores
-from workers.spec import GangSpec, Role, WorkerSpec
+from workers.spec import GangSpec, Role, SpeculationSpec, WorkerSpec
 
 MODULE = "workers.profiled"
 MEASURED = "decode-0"
@@ -101,14 +101,7 @@ async def _measure(
     effort: MeasureEffort,
     progress: MeasureProgress,
 ) -> Measured:
-    spec = ranks[0]
-    engine = replace(
-        spec.engine,
-        max_batched_tokens=max(spec.engine.max_batched_tokens, MAX_BATCHED_TOKENS),
-        chunked_prefill=True,
-        prefix_cache=True,
-    )
-    measured = [replace(rank, worker_id=MEASURED, role=Role.DECODE, engine=engine) for rank in ranks]
+    spec, measured = ranks[0], as_measured(ranks)
     plain = replace(measured[0], gang=GangSpec(), cores=cores, num_threads=len(cores))
     sender = replace(plain, role=Role.PREFILL)
     senders = [
@@ -129,6 +122,19 @@ async def _measure(
         if transports:
             await session.handovers(transports[0])
         return session.measured()
+
+
+def as_measured(ranks: Sequence[WorkerSpec]) -> list[WorkerSpec]:
+    """The worker of `ranks`, set up so that all can be measured of it: without drafts, whose steps are of no kind."""
+    engine = ranks[0].engine
+    engine = replace(
+        engine,
+        max_batched_tokens=max(engine.max_batched_tokens, MAX_BATCHED_TOKENS),
+        chunked_prefill=True,
+        prefix_cache=True,
+    )
+    changes: dict[str, Any] = {"engine": engine, "speculation": SpeculationSpec(method="none")}
+    return [replace(rank, worker_id=MEASURED, role=Role.DECODE, **changes) for rank in ranks]
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ from cluster.config.schema import BatonConfig
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.overheads import ALONE
 from cluster.planner.costs.fitted import Profile
-from cluster.profiling.measure import Measured, handed_bytes
+from cluster.profiling.measure import Measured, as_measured, handed_bytes
 from cluster.profiling.points import StepPoint
 from cluster.profiling.profile import degrees_of, fitted, measured_workers
 from workers.spec import GangSpec, Role, WorkerSpec
@@ -87,3 +87,7 @@ def test_states_are_those_of_all_ranks_together_and_go_over_once() -> None:
     found = fitted(BatonConfig(model="m"), ranks, measured(points(0.01), **facts), {}, others={})
     assert (found.token_bytes, found.state_bytes) == (640, 5000)
     assert handed_bytes(facts, 100) == 100 * 640 + 5000
+
+
+def test_a_worker_is_measured_without_drafts() -> None:
+    assert {rank.speculation.method for rank in as_measured(worker(Role.MIXED, tensor_parallel=2))} == {"none"}
