@@ -8,6 +8,7 @@ from cluster.config.schema import BatonConfig, PoolConfig
 from cluster.contracts.latency import Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
 from cluster.contracts.simulation import SimCluster
+from cluster.fleet.cores import split
 from cluster.models.model_file import read_model_spec
 from cluster.planner.costs.devices import known_device
 from cluster.planner.costs.fitted import FittedLatency, Profile
@@ -69,11 +70,11 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
 def _check_cores(config: BatonConfig, profile: Profile) -> None:
     for name in ("prefill", "decode", "mixed"):
         pool = getattr(config.pools, name)
-        measured = profile.num_cores * degrees_of(pool).num_devices
         for cores in pool.cores or ():
-            if len(cores) != measured:
+            num_cores = len(split(cores, degrees_of(pool).num_devices)[0])
+            if num_cores != profile.num_cores:
                 raise ConfigError(
-                    f"pools.{name}.cores: {len(cores)} per worker, the profile is of {measured}; "
+                    f"pools.{name}.cores: {num_cores} per rank, the profile is of {profile.num_cores}; "
                     "run `baton profile` with the config"
                 )
 

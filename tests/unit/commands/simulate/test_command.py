@@ -192,7 +192,7 @@ def test_costs_that_cannot_be_are_refused(words: list[str], message: str, monkey
         (["--rate", "3", "--set", "model=demo-draft"], "the profile is of model 'demo', not 'demo-draft'"),
         (["--rate", "3", "--set", "dtype=float32"], "dtype: float32 in the config, the profile is of bfloat16"),
         (["--rate", "3", "--set", "kv.transport=grpc"], "kv.transport: grpc was not measured, the profile has auto"),
-        (["--rate", "3", "--set", "pools.prefill.cores=[[0, 1]]"], "pools.prefill.cores: 2 per worker"),
+        (["--rate", "3", "--set", "pools.prefill.cores=[[0, 1]]"], "pools.prefill.cores: 2 per rank"),
         (["--rate", "3", "--faults", "kill_dcode@1s"], "unknown kind 'kill_dcode'; known are kill, kill_prefill"),
         (["--rate", "3", "--faults", "kill_mixed@1s"], "no mixed worker; its workers are prefill-0, decode-0"),
         (["--rate", "3", "--faults", "kill:decode-4@1s"], "cannot hit worker 'decode-4'"),
