@@ -176,7 +176,7 @@ class Engine:
                 self._report()
             num_accepted = self._run(plan)
             ended_s = self._clock()
-            if self._speculation is not None:
+            if self._speculation is not None and num_accepted is not None:
                 self._learn(self._speculation, plan.chunks, num_accepted, ended_s - now_s)
             self.stats.step_done(ended_s, now_s, plan, is_idle=not self.has_work)
         else:
@@ -203,7 +203,7 @@ class Engine:
         """For all that go on decoding here and may: of a hand-over, this worker writes one token."""
         decodes = [seq for seq in self.scheduler.running if is_decode(seq)]
         seqs = [seq for seq in decodes if seq.params.speculation and self.jobs.of(seq).handover is None]
-        return speculation.drafts(seqs, len(decodes)) if seqs else {}
+        return speculation.drafts(seqs, len(decodes))
 
     def _learn(
         self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
@@ -213,8 +213,8 @@ class Engine:
         num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
         self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
 
-    def _run(self, plan: StepPlan) -> list[int]:
-        """How many draft tokens of each chunk were right."""
+    def _run(self, plan: StepPlan) -> list[int] | None:
+        """How many draft tokens of each chunk were right; None: the step failed."""
         chunks = plan.chunks
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
         self.serving.offer(jobs)
@@ -226,7 +226,7 @@ class Engine:
             logger.exception("step failed sequences=%d", len(chunks))
             for job in jobs:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
-            return [0] * len(chunks)
+            return None
         self.serving.computed(chunks)
         tokens: dict[int, list[tuple[int, list[Sampled]]]] = defaultdict(list)
         for (index, choice), run in zip(owners, sampled, strict=True):

@@ -11,11 +11,11 @@ class Acceptance:
         self._max_tokens = max_tokens
         self._seen: dict[int, list[list[float]]] = {}  # by class, of each place: outcomes and right ones, both fading
 
-    def chances(self, kind: int, num_tokens: int) -> list[float]:
-        """For each of a draft's first tokens that it and all before it are right."""
+    def chances(self, kind: int) -> list[float]:
+        """For each place of a draft that its token and all before it are right."""
         chances: list[float] = []
         so_far = 1.0
-        for outcomes, right in self._places(kind)[:num_tokens]:
+        for outcomes, right in self._places(kind):
             so_far *= (right + _PRIOR * _PRIOR_WEIGHT) / (outcomes + _PRIOR_WEIGHT)
             chances.append(so_far)
         return chances

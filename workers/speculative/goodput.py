@@ -71,18 +71,19 @@ class Goodput:
 
     def _likeliest_first(self, drafts: Sequence[Draft]) -> list[tuple[float, int, int]]:
         """(chance, -place, draft): of one draft in order of places, since chances fall."""
+        chances = {kind: self.acceptance.chances(kind) for kind in {draft.kind for draft in drafts}}
         found = [
             (chance, -place, which)
             for which, draft in enumerate(drafts)
-            for place, chance in enumerate(self.acceptance.chances(draft.kind, len(draft.token_ids)))
+            for place, chance in enumerate(chances[draft.kind][: len(draft.token_ids)])
         ]
         return sorted(found, reverse=True)
 
     def _best_count(self, chances: Sequence[float], num_decodes: int) -> int:
         took_s = self.times.expected_s(num_decodes, len(chances))
-        best, best_rate, expected = 0, num_decodes / took_s[0] * MIN_GAIN, float(num_decodes)
+        best, best_tokens, best_s, expected = 0, num_decodes * MIN_GAIN, took_s[0], float(num_decodes)
         for count, chance in enumerate(chances, start=1):
             expected += chance
-            if expected / took_s[count] > best_rate:
-                best, best_rate = count, expected / took_s[count]
+            if expected * best_s > best_tokens * took_s[count]:  # rates, without dividing by a clock that stood still
+                best, best_tokens, best_s = count, expected, took_s[count]
         return best

@@ -5,6 +5,7 @@ import itertools
 _EXACT = 4  # counts up to here have a class of their own; above, four classes for each doubling
 _WEIGHT = 0.2  # of the newest step
 _OUTLIER = 3.0  # a step that took so many times what was expected was disturbed, and counts no more than that
+_FADING = 0.001  # of what drafts cost, with each step of other counts: what once was dear is tried again
 
 
 class StepTimes:
@@ -17,10 +18,18 @@ class StepTimes:
         row = self._rows.setdefault(size_class(num_decodes), {})
         at = size_class(num_drafts)
         known_s = row.get(at)
-        if known_s is None:
+        if known_s is None or known_s > _OUTLIER * took_s:  # what was known was disturbed
             row[at] = took_s
         else:
             row[at] += _WEIGHT * (min(took_s, _OUTLIER * known_s) - known_s)
+        self._fade(row, at)
+
+    def _fade(self, row: dict[int, float], kept: int) -> None:
+        """Towards a step without drafts: nobody would ever learn that a count which was too dear is no longer."""
+        plain_s = row.get(0)
+        if plain_s is not None:
+            for at in row.keys() - {0, kept}:
+                row[at] += _FADING * (plain_s - row[at])
 
     def knows(self, num_decodes: int) -> bool:
         """Whether a step without drafts was seen, which all others are compared with."""

@@ -78,6 +78,44 @@ def test_a_batch_whose_costs_are_unknown_is_tried_little_by_little() -> None:
     assert counts == [4, 12, 28, 60]
 
 
+def chosen_last(goodput: Goodput, num_steps: int, token_s: float) -> list[int]:
+    """How many tokens the last hundred of so many steps verified, if all are right and each takes so long."""
+    chosen = []
+    for _ in range(num_steps):
+        (count,) = goodput.choose([FOUR], 1)
+        goodput.took(1, count, 1.0 + token_s * count)
+        goodput.learn([Outcome(0, count, count)] if count else [])
+        chosen.append(count)
+    return chosen[-REFRESH_STEPS:]
+
+
+def test_drafts_come_back_after_a_step_of_theirs_was_disturbed() -> None:
+    goodput = Goodput(8)
+    goodput.took(1, 0, 1.0)
+    goodput.took(1, 4, 200.0)  # something was compiled
+    assert goodput.choose([FOUR], 1) == [0]
+    assert chosen_last(goodput, 8000, token_s=0.05).count(4) > REFRESH_STEPS * 0.9
+
+
+def test_drafts_that_do_not_pay_are_seldom_tried() -> None:
+    goodput = taught(token_s=2.0, right=4)
+    tried = [count for _ in range(50) for count in chosen_last(goodput, REFRESH_STEPS, token_s=2.0)]
+    assert sum(map(bool, tried)) <= len(tried) * 0.03
+
+
+def test_a_first_step_that_was_disturbed_is_forgotten_with_the_next() -> None:
+    times = StepTimes()
+    times.learn(1, 0, 50.0)
+    times.learn(1, 0, 1.0)
+    assert times.expected_s(1, 0) == [1.0]
+
+
+def test_a_clock_that_stands_still_ends_nothing() -> None:
+    goodput = Goodput(8)
+    goodput.took(1, 0, 0.0)
+    assert goodput.choose([FOUR], 1) == [0]
+
+
 def test_steps_between_those_that_were_seen() -> None:
     times = StepTimes()
     times.learn(1, 0, 1.0)

@@ -18,7 +18,7 @@ from workers.model.fake import VOCAB_SIZE, FakeRunner
 from workers.model.sampling_params import SamplingParams
 from workers.spec import Role, SpeculationSpec
 from workers.speculative.choose import choose_speculation
-from workers.speculative.ngram import SPARE, NgramDrafter
+from workers.speculative.ngram import READ_AT_ONCE, NgramDrafter
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,20 @@ def test_another_attempt_is_another_text() -> None:
 
 def test_texts_are_forgotten_when_their_sequences_are_gone() -> None:
     drafter = NgramDrafter(2)
-    for number in range(3 * SPARE):
-        drafter.propose([sequence([1, 2, 3], [], name=str(number))])
-    assert len(drafter._texts) == SPARE + 1
+    for number in range(9):
+        drafter.propose([sequence([1, 2, 3], [], name=str(number)), sequence([1, 2, 3], [], name="stays")])
+    assert len(drafter._texts) == 2
+    drafter.propose([])
+    assert not drafter._texts
+
+
+def test_long_prompts_are_read_bit_by_bit() -> None:
+    """Whoever decodes beside them waits for a few milliseconds, not for a hundred thousand tokens."""
+    drafter = NgramDrafter(2)
+    long = sequence([*range(READ_AT_ONCE + 10), 1, 2, 3], [], name="long")
+    short = sequence([1, 2, 3, 1, 2], [], name="short")
+    assert [draft.token_ids for draft in drafter.propose([long, short])] == [(), ()]
+    assert [draft.token_ids for draft in drafter.propose([long, short])] == [[4, 5], [3, 1]]
 
 
 def test_a_request_may_go_without() -> None:
