@@ -77,8 +77,8 @@ def _find() -> "tuple[ClusterState, ControllerClient]":
 
 
 def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
-    """A heading; a row per worker, below it one for its slots of states and one per rank where there are several; and a
-    line for each worker that had trouble.
+    """A heading; a row per worker, below it one for its slots of states and one per rank where there are several; and
+    lines of the workers that verified drafts, and of those that had trouble.
 
     A row fits 80 columns for a worker of few cores; where it does not, cells are folded, never cut.
     """

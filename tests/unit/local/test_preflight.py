@@ -1,6 +1,7 @@
 """What is wrong with a model's files or the device is told before anything starts."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.local.preflight import check_device, check_model, ranks_and_cores, warnings
+from cluster.local.preflight import check_device, check_model, warnings
 from workers.model.registry import resolve_model
 
 
@@ -103,11 +104,10 @@ def test_a_degree_that_does_not_divide_linear_heads_is_refused_by_its_pool(folde
         check_model(folder, loads(pools % 8))
 
 
-def test_more_ranks_than_cores_are_warned_of() -> None:
-    _, num_cores = ranks_and_cores(BatonConfig())
-    many = loads(f"device: cpu\npools: {{mixed: {{workers: 1, tensor_parallel: {min(num_cores + 1, 64)}}}}}")
-    (said,) = warnings(many)
-    assert said.startswith(f"pools: {num_cores + 1} ranks on {num_cores} cores: each wants a core of its own")
+def test_more_ranks_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    (said,) = warnings(loads("device: cpu\npools: {mixed: {workers: 1, tensor_parallel: 3}}"))
+    assert said.startswith("pools: 3 ranks on 2 cores: each wants a core of its own")
     assert not list(warnings(loads("device: cpu\npools: {mixed: {workers: 1}}")))
 
 
