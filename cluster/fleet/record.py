@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from ray.exceptions import ActorDiedError
 
@@ -88,8 +89,10 @@ class WorkerRecord:
         )
 
     def status(self, now_s: float) -> WorkerStatus:
-        counts = {name: getattr(self.state, name) for name in COUNTS} if self.state is not None else {}
-        by_place = {name: tuple(getattr(self.state, name)) for name in BY_PLACE} if self.state is not None else {}
+        told: dict[str, Any] = {}
+        if self.state is not None:
+            told = {name: getattr(self.state, name) for name in COUNTS}
+            told |= {name: tuple(getattr(self.state, name)) for name in BY_PLACE}
         return WorkerStatus(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
@@ -104,8 +107,7 @@ class WorkerRecord:
             error=self.error,
             error_is_final=self.error_is_final,
             num_failures=self.num_failures,
-            **counts,
-            **by_place,
+            **told,
         )
 
 
