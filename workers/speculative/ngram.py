@@ -6,7 +6,7 @@ from workers.engine.drafting import Draft
 from workers.engine.sequence import Sequence
 from workers.speculative.suffixes import Suffixes
 
-READ_AT_ONCE = 4096  # tokens, in one step: 4 ms or so, which all that decode wait for
+READ_AT_ONCE = 4096  # tokens, in one step: some milliseconds, which all that decode wait for
 _GRADES = (3, 5, 9)  # lengths of agreement from which a guess is of the next better class
 
 

@@ -264,3 +264,23 @@ def test_a_run_is_accepted_up_to_its_first_difference() -> None:
     assert [one.output_token_ids for one in singles] == [[2, 3], [2, 3, 4], [2, 3, 4, 5], [2, 3], [2, 3], [2, 3, 6]]
     found = accept(rows, [Sampled(token_id=token) for token in (4, 9, 5, 7, 6, 8)])
     assert [[token.token_id for token in run] for run in found] == [[4, 9], [7], [6, 8]]
+
+
+def test_a_step_that_fails_teaches_nothing() -> None:
+    driver = mixed(oracle(answers()))
+    engine = driver.engines[0]
+    speculation, run, learnt = engine._speculation, engine.runner.run, []
+    assert speculation is not None
+    speculation.learn = lambda chunks, num_accepted, took_s: learnt.append(took_s)  # type: ignore[method-assign]
+
+    def fail(*args: object) -> list[list[Sampled]]:
+        engine.runner.run = run  # type: ignore[method-assign]
+        raise ValueError("out of memory")
+
+    driver.submit("r0", PROMPTS["r0"], max_tokens=NUM_OUTPUTS)
+    driver.step()
+    num_learnt = len(learnt)
+    engine.runner.run = fail  # type: ignore[method-assign]
+    driver.step()
+    assert driver.finals["r0", 0][0].error.message == "the step failed: out of memory"
+    assert len(learnt) == num_learnt == 1
