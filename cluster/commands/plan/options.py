@@ -20,11 +20,13 @@ class MachineOptions:
     nodes: Annotated[int, typer.Option(help="Machines, all alike.", rich_help_panel=_MACHINES)] = 1
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(help="Devices of one (default: 8; with --profile: workers).", rich_help_panel=_MACHINES),
+        typer.Option(help="Devices of one (default: 8; with --profile: ranks).", rich_help_panel=_MACHINES),
     ] = None
     kv_memory: Annotated[
         str | None,
-        typer.Option(help=f"With --profile: of a worker, for KV (default: {KV_MEMORY}).", rich_help_panel=_MACHINES),
+        typer.Option(
+            help=f"With --profile: of each rank, for KV and states (default: {KV_MEMORY}).", rich_help_panel=_MACHINES
+        ),
     ] = None
     price: Annotated[
         float | None, typer.Option(help="US$ per device and hour, for the cost.", rich_help_panel=_MACHINES)

@@ -63,7 +63,7 @@ def _layer_types(config: Config) -> list[str]:
     num_layers = whole(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is not None and has_mamba(config):
-        kinds = [HUB_LAYER_TYPES.get(kind, kind) for kind in kinds]
+        kinds = [HUB_LAYER_TYPES.get(str(kind), kind) for kind in kinds]
     if kinds is None:
         return [_implied_type(config, index) for index in range(num_layers)]
     unknown = sorted(set(map(str, kinds)) - set(LAYER_TYPES))
