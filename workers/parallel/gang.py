@@ -71,8 +71,8 @@ class Gang:
         self._steps = dict(steps)
         self._locks = {other: threading.Lock() for other in controls}
         self._heard_s = dict.fromkeys(controls, time.monotonic())
-        self._counts = dict.fromkeys(controls, (NO_COUNT, time.monotonic()))  # of collectives, and since when it is so
-        self._count: Callable[[], int] = lambda: NO_COUNT
+        self._counts = dict.fromkeys(controls, (LOADING, time.monotonic()))  # of collectives, and since when it is so
+        self._count: Callable[[], int] = lambda: LOADING
         self._patience_s: Callable[[], float] = lambda: 0.0
         self._fail = fail
         self._failing = threading.Lock()
@@ -144,11 +144,8 @@ class Gang:
 
     # The end.
 
-    def load_begins(self) -> None:
-        """From now on, until `load_ends`, the others let this rank be silent for `LOADING_SILENCE_S`."""
-        self._count = lambda: LOADING
-
     def load_ends(self) -> None:
+        """Until now, or until `watch_progress`, the others let this rank be silent for `LOADING_SILENCE_S`."""
         self._count = lambda: NO_COUNT
 
     def watch_progress(self, count: Callable[[], int], patience_s: Callable[[], float] = lambda: 0.0) -> None:

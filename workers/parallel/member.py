@@ -53,7 +53,6 @@ def enter(spec: WorkerSpec, fail: Fail) -> tuple[RankRunner, Gang]:
 
 
 def _load(spec: WorkerSpec, gang: Gang) -> RankRunner:
-    gang.load_begins()
     try:
         if spec.fake:
             runner = build_runner(spec)

@@ -253,7 +253,7 @@ class Gangs:
             assert sorted(gang.free_blocks) == list(range(NUM_BLOCKS))
             lanes = [gang.leader._own, *(follower._lanes for follower in gang.followers)]
             self.until(lambda lanes=lanes: not any(one.num_active for one in lanes))  # type: ignore[misc]
-        assert self.prefill.leader.outbox.num_active == self.decode.leader.inbox.num_active == 0
+        self.until(lambda: not self.prefill.leader.outbox.num_active and not self.decode.leader.inbox.num_active)
         for kinds in ((Acked, Ended), (Arrived, Lost)):
             keys = [event.key for event in self.events if isinstance(event, kinds)]
             assert len(keys) == len(set(keys)), self.events

@@ -10,6 +10,7 @@ from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.model.driver import Driver, Expected, count_differences, generate, make_spec, prompts_of
 from workers.model.registry import BUNDLED
 from workers.model.runner import TorchRunner
+from workers.spec import EngineSpec
 
 NUM_OUTPUTS = 10
 LENGTHS = (
@@ -63,7 +64,8 @@ def test_bundled_models_give_the_tokens_and_logprobs_of_generate(name: str) -> N
     if not (BUNDLED / name / "model.safetensors").is_file():
         pytest.skip(f"the bundled model {name} is not there")
     given = prompts_of(random.Random(2), (1, 7, 30, 65), 4096)
-    driver = Driver(TorchRunner(make_spec(BUNDLED / name, block_size=16, max_model_len=128)), seed=4, max_chunk=24)
+    engine = EngineSpec(block_size=16, memory_bytes=32 << 20, max_model_len=128)
+    driver = Driver(TorchRunner(make_spec(BUNDLED / name, engine=engine)), seed=4, max_chunk=24)
     for prompt in given:
         driver.add(prompt, 12)
     driver.finish()

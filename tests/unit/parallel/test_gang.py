@@ -19,7 +19,7 @@ SECRET = "s3cret"
 class Ranks:
     """All ranks of one gang; `failures` by rank."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, has_loaded: bool = True) -> None:
         self.failures: dict[int, BatonError] = {}
         self.failed = threading.Event()
         with Lobby(host="127.0.0.1", size=size, secret=SECRET) as lobby, ThreadPoolExecutor(size) as pool:
@@ -38,6 +38,8 @@ class Ranks:
                 for rank in range(1, size)
             ]
             self.gangs: list[Gang] = [leading.result(), *(one.result() for one in joining)]
+        for one in self.gangs if has_loaded else ():
+            one.load_ends()
 
     def _fail(self, rank: int):  # type: ignore[no-untyped-def]
         def fail(error: BatonError) -> None:
@@ -113,6 +115,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_silent_rank_fails_the_gang(threads: Ranks) -> None:
+    time.sleep(3 * gang.BEAT_S)  # all have heard that it has loaded
     begin = time.monotonic()
     with threads.gangs[1]._locks[0]:  # no sign of life leaves while another thread seems to send
         assert threads.failed.wait(8)
@@ -121,17 +124,17 @@ def test_a_silent_rank_fails_the_gang(threads: Ranks) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_rank_that_loads_may_be_silent_for_longer(threads: Ranks) -> None:
-    for one in threads.gangs:
-        one.load_begins()
-    time.sleep(3 * gang.BEAT_S)
-    with threads.gangs[1]._locks[0]:
-        assert not threads.failed.wait(2 * gang.SILENCE_S)
-    for one in threads.gangs:
+def test_a_rank_that_loads_may_be_silent_for_longer() -> None:
+    loading = Ranks(3, has_loaded=False)
+    with loading.gangs[1]._locks[0]:
+        assert not loading.failed.wait(2 * gang.SILENCE_S)
+    for one in loading.gangs:
         one.load_ends()
     time.sleep(3 * gang.BEAT_S)
-    with threads.gangs[1]._locks[0]:
-        assert threads.failed.wait(8)
+    with loading.gangs[1]._locks[0]:
+        assert loading.failed.wait(8)
+    for one in loading.gangs:
+        one.drop()
 
 
 def test_a_fault_that_a_rank_tells_is_the_gangs(threads: Ranks) -> None:
