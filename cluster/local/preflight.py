@@ -19,6 +19,7 @@ from workers.memory_shares import check_spacing
 from workers.model import specs
 from workers.model.gguf.folder import gguf_source
 from workers.model.tensor_parallel.share import check_degree
+from workers.speculative.methods import check_goes_with_states
 
 GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")  # the last: Windows' subsystem for Linux
 
@@ -31,7 +32,10 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
     if config.load_format != "fake":
-        _check_degrees(_text_config(read_json(folder / "config.json")), config)
+        told = _text_config(read_json(folder / "config.json"))
+        _check_degrees(told, config)
+        if getattr(told, "model_type", None) in specs.LINEAR_FAMILIES:
+            check_goes_with_states(config.speculation.method, config.shown_name)
 
 
 def _text_config(told: dict[str, Any]) -> Any:

@@ -2,15 +2,14 @@
 
 import logging
 
-from baton.errors import ConfigError
 from workers.model.contract import ModelRunner
 from workers.spec import WorkerSpec
 from workers.speculative.goodput import Goodput
+from workers.speculative.methods import NONE, check_goes_with_states
 from workers.speculative.ngram import NgramDrafter
 from workers.speculative.speculation import DraftedSpeculation
 
 logger = logging.getLogger(__name__)
-AUTO, NONE = "auto", "none"
 
 
 def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculation | None:
@@ -23,12 +22,8 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
     if method == NONE or not spec.role.decodes:
         return None
     if runner.num_states:
-        if method == AUTO:
-            return None
-        raise ConfigError(
-            f"speculation.method: {method!r} does not go with {spec.model_name or spec.model}: a rejected token cannot "
-            "be taken out of the state that linear attention keeps; set none or auto"
-        )
+        check_goes_with_states(method, spec.model_name or spec.model)
+        return None
     logger.info("speculation worker_id=%s method=ngram max_tokens=%d", spec.worker_id, max_tokens)
     return DraftedSpeculation(
         NgramDrafter(max_tokens),
