@@ -36,6 +36,5 @@ class Drafting:
             return 0
         assert self._drafter is not None, "drafts that nobody proposed"
         num_accepted = self._drafter.num_accepted(chunk)
-        self._stats.num_draft_tokens += len(chunk.draft_token_ids)
-        self._stats.num_accepted_tokens += num_accepted
+        self._stats.count_draft(len(chunk.draft_token_ids), num_accepted)
         return num_accepted

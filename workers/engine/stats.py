@@ -16,11 +16,9 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_output_tokens: int = 0
-    num_draft_tokens: int = 0  # computed
-    num_accepted_tokens: int = 0  # of them right, whether the answer went so far or ended before
-    drafted_by_place: list[int] = field(
-        default_factory=list
-    )  # draft tokens computed, of the first place, the second, ...
+    # Draft tokens computed, of the first place of a draft, the second, ...; and of them right, whether the answer went
+    # so far or ended before.
+    drafted_by_place: list[int] = field(default_factory=list)
     accepted_by_place: list[int] = field(default_factory=list)
     drafting_s: float = 0.0  # that steps waited for drafts
     verifying_s: float = 0.0  # of steps that computed draft tokens
@@ -28,6 +26,14 @@ class EngineStats:
     step_s: float = 0.0
     prefill_tokens_per_s: float = 0.0
     waiting_since_s: float | None = None  # since when work has waited for a step to finish; None while idle
+
+    @property
+    def num_draft_tokens(self) -> int:
+        return sum(self.drafted_by_place)
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        return sum(self.accepted_by_place)
 
     def step_begins(self, now_s: float) -> None:
         if self.waiting_since_s is None:
@@ -40,13 +46,15 @@ class EngineStats:
             return
         num_before = self.num_draft_tokens
         for num_drafts, num_accepted in outcomes:
-            self.num_draft_tokens += num_drafts
-            self.num_accepted_tokens += num_accepted
-            _count_places(self.drafted_by_place, num_drafts)
-            _count_places(self.accepted_by_place, num_accepted)
+            self.count_draft(num_drafts, num_accepted)
         num_drafts = self.num_draft_tokens - num_before
         self.verifying_s += took_s if num_drafts else 0.0
         self.drafts_per_decode += (num_drafts / num_decodes - self.drafts_per_decode) * SMOOTHING
+
+    def count_draft(self, num_drafts: int, num_accepted: int) -> None:
+        """Of one sequence in a step."""
+        _count_places(self.drafted_by_place, num_drafts)
+        _count_places(self.accepted_by_place, num_accepted)
 
     def step_done(self, now_s: float, started_s: float, plan: StepPlan, *, is_idle: bool) -> None:
         took_s = max(now_s - started_s, 1e-9)

@@ -115,8 +115,13 @@ def test_what_is_gathered_is_the_keys_and_values_of_cut_chunks_alone(ranks: Rank
 def test_a_rank_that_dies_in_the_middle_of_a_step_fails_the_gang_within_five_seconds(
     ranks: RankProcesses, victim: int
 ) -> None:
+    check_death_in_a_step(ranks, victim, tensor=1)
+
+
+def check_death_in_a_step(ranks: RankProcesses, victim: int, *, tensor: int) -> None:
+    """Of a follower of four ranks that read prompts together, `tensor` to a piece."""
     chunk = Chunk(token_ids=list(range(3, 15)), start=0, block_ids=[0, 1, 2], num_sequence_tokens=12)
-    with ranks.gang(shared("llama"), 4, sequence=True) as led:
+    with ranks.gang(shared("llama"), 4, sequence=True, tensor=tensor) as led:
 
         def kill(layer: int) -> None:
             led.processes[victim].kill()

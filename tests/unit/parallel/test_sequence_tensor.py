@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 
-from baton.errors import BatonError
 from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.engine.driver import Driver
 from tests.unit.model.driver import generate
 from tests.unit.parallel.gangs import Led, RankProcesses
 from tests.unit.parallel.test_handover_families import handing_over
-from tests.unit.parallel.test_sequence_engine import gathered, shared
+from tests.unit.parallel.test_sequence_engine import check_death_in_a_step, gathered, shared
 from tests.unit.parallel.test_sequence_handover import sent_by_each
 from tests.unit.parallel.test_sequence_hybrid import ranks_of
 from tests.unit.parallel.test_tensor import ask, check, one_thread, prompts
 from tests.unit.parallel.test_tensor_hybrid import ask_twice, folder_of, spec_with_states
-from workers.model.contract import Batch, Chunk
 from workers.model.places import Degrees
 from workers.model.runner import TorchRunner
 from workers.parallel import shared_ranks
@@ -183,17 +181,4 @@ def test_states_are_handed_over_by_heads(
 def test_a_rank_that_dies_in_the_middle_of_a_step_fails_the_gang_within_five_seconds(
     ranks: RankProcesses, victim: int
 ) -> None:
-    chunk = Chunk(token_ids=list(range(3, 15)), start=0, block_ids=[0, 1, 2], num_sequence_tokens=12)
-    with ranks.gang(shared("llama"), 4, sequence=True, tensor=2) as led:
-
-        def kill(layer: int) -> None:
-            led.processes[victim].kill()
-            led.processes[victim].wait()
-
-        begin = time.monotonic()
-        with pytest.raises((BatonError, RuntimeError)):
-            led.runner.run(Batch(chunks=[chunk], samples=[]), kill)
-        assert led.failed.wait(5)
-        assert time.monotonic() - begin < 5
-    assert f"rank {victim + 1} of the gang is gone" in led.failures[0].message
-    assert [said.partition(":")[0] for said in led.said] == ["" if n == victim else "lost" for n in range(3)]
+    check_death_in_a_step(ranks, victim, tensor=2)

@@ -114,7 +114,11 @@ def test_preempted_sequences_and_prefix_hits_and_choices_are_as_on_one_rank(rank
 
 
 def test_dummy_weights_are_the_same_at_every_degree(ranks: RankProcesses) -> None:
-    dummy = replace(spec(tiny("gpt_oss")), load_format="dummy", seed=5)
+    check_dummies(ranks, replace(spec(tiny("gpt_oss")), load_format="dummy", seed=5))
+
+
+def check_dummies(ranks: RankProcesses, dummy: WorkerSpec) -> None:
+    """Two ranks have the weights of one."""
     alone = Driver([dummy], TorchRunner)
     ask(alone)
     alone.run()

@@ -12,7 +12,7 @@ from tests.unit.engine.driver import Driver
 from tests.unit.model.test_hybrid_engine import FAMILY, run_short_of_blocks, spec_of
 from tests.unit.model.test_hybrid_engine import check as check_engine
 from tests.unit.parallel.gangs import RankProcesses
-from tests.unit.parallel.test_tensor import LENGTHS, ask, check, one_thread, spec
+from tests.unit.parallel.test_tensor import ask, check, check_dummies, one_thread, spec
 from workers.model.runner import TorchRunner
 from workers.model.specs import LINEAR_FAMILIES
 from workers.model.tensor_parallel.share import FAMILIES
@@ -87,16 +87,7 @@ def test_sequences_that_lose_their_blocks_are_read_again(ranks: RankProcesses) -
     "family", [name if name in ("minimax", FAMILY) else pytest.param(name, marks=pytest.mark.slow) for name in HYBRIDS]
 )
 def test_dummy_weights_are_the_same_at_every_degree(ranks: RankProcesses, family: str) -> None:
-    dummy = replace(spec_with_states(folder_of(family)), load_format="dummy", seed=5)
-    alone = Driver([dummy], TorchRunner)
-    ask(alone)
-    alone.run()
-    with ranks.gang(dummy, 2) as led:
-        driver = Driver([dummy], lambda _: led.runner)
-        ask(driver)
-        driver.run()
-        assert led.runner.fingerprint == alone.engines[0].runner.fingerprint
-    assert [driver.answer(str(n)) for n in range(len(LENGTHS))] == [alone.answer(str(n)) for n in range(len(LENGTHS))]
+    check_dummies(ranks, replace(spec_with_states(folder_of(family)), load_format="dummy", seed=5))
 
 
 def test_all_hybrids_are_divided() -> None:
