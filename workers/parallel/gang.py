@@ -145,8 +145,12 @@ class Gang:
     # The end.
 
     def load_ends(self) -> None:
-        """Until now, or until `watch_progress`, the others let this rank be silent for `LOADING_SILENCE_S`."""
+        """Until now, or until `watch_progress`, the others let this rank be silent for `LOADING_SILENCE_S`.
+
+        They are told at once: one that hung before its next beat would have that long.
+        """
         self._count = lambda: NO_COUNT
+        self._say_alive()
 
     def watch_progress(self, count: Callable[[], int], patience_s: Callable[[], float] = lambda: 0.0) -> None:
         """From now on a rank that others wait for in a collective fails the gang after `SILENCE_S`.
@@ -156,6 +160,7 @@ class Gang:
             patience_s: How much longer than that others may take from one collective to the next.
         """
         self._count, self._patience_s = count, patience_s
+        self._say_alive()
 
     def on_end(self, free: Callable[[], None]) -> None:
         """`free` is called, from any thread, when the gang fails: for what else waits for the other ranks."""
@@ -275,15 +280,18 @@ class Gang:
 
     def _beat(self) -> None:
         while not self._ended:
-            for other in self._controls:
-                if self._locks[other].acquire(blocking=False):  # else something is being sent, which is as good
-                    try:
-                        frames.send(self._controls[other], Kind.BEAT, COUNT.pack(self._count()))
-                    except ConnectionLost as error:
-                        self._lost(other, error)
-                    finally:
-                        self._locks[other].release()
+            self._say_alive(wait=False)  # where something is being sent, that is as good
             time.sleep(BEAT_S)
+
+    def _say_alive(self, *, wait: bool = True) -> None:
+        for other in self._controls:
+            if self._locks[other].acquire(blocking=wait):
+                try:
+                    frames.send(self._controls[other], Kind.BEAT, COUNT.pack(self._count()))
+                except ConnectionLost as error:
+                    self._lost(other, error)
+                finally:
+                    self._locks[other].release()
 
     def _deliver(self, handler: OnMessage) -> None:
         while (message := self._messages.get()) is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +34,17 @@ def pools(spec: WorkerSpec, senders: int, receivers: int, num_decodes: int = 1) 
 
 
 async def settled(cluster: LocalCluster) -> list[WorkerState]:
-    """Of the workers that are up, once nothing is held or in transfer anywhere."""
+    """Of the workers that are up, once nothing is held or in transfer anywhere.
+
+    Only reports that came after the call count: those before may tell of an earlier answer's end.
+    """
+    begin = time.monotonic() + 0.2  # for those that are on their way
     async with asyncio.timeout(20):
         while True:
-            states = [view.state for view in cluster.dispatcher.states() if view.state is not None and view.up]
-            if all(state.num_free_blocks == state.num_blocks and not state.num_transfers for state in states):
+            views = [view for view in cluster.dispatcher.states() if view.state is not None and view.up]
+            states = [view.state for view in views if view.state is not None and view.age_s < time.monotonic() - begin]
+            idle = (state.num_free_blocks == state.num_blocks and not state.num_transfers for state in states)
+            if len(states) == len(views) and all(idle):
                 return states
             await asyncio.sleep(0.05)
 
