@@ -48,6 +48,7 @@ class SpeculationSpec:
 
     method: str = "auto"  # auto (what pays) | none | ngram (what followed the same words earlier in prompt and answer)
     max_tokens: int = 8  # drafted at most, of each sequence in a step
+    tree_width: int = 1  # guesses at each place of a draft, at most; 1: single paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +60,14 @@ class GangSpec:
 
     tensor_parallel: int = 1  # ranks that divide the model between them
     sequence_parallel: int = 1  # how often that is there, to divide prompts
+    layer_parallel: int = 1  # of draft workers: layers whose attention is computed at once, one on each rank
     rank: int = 0  # 0 leads: it has the engine and the service; the others compute what it says
     lobby: str = ""  # host:port where the leader waits for the others; the leader makes it
     shares_device: bool = False  # the ranks are more than the GPUs
 
     @property
     def size(self) -> int:
-        return self.tensor_parallel * self.sequence_parallel
+        return self.tensor_parallel * self.sequence_parallel * self.layer_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,8 @@ class WorkerSpec:
     engine: EngineSpec = EngineSpec()
     kv: KVSpec = KVSpec()
     speculation: SpeculationSpec = SpeculationSpec()
+    draft_model: str = ""  # local folder of the model that a worker which decodes drafts with itself; empty: none
+    draft_model_name: str = ""  # as `model_name`
     gang: GangSpec = GangSpec()
     secret: str = ""
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned

@@ -8,6 +8,7 @@ from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import EngineStats
 
+MAX_TOKENS = 64  # drafted of each sequence in a step: the drafter says how many
 VOCAB_SIZE = 1  # what a token is does not matter
 
 
@@ -27,7 +28,7 @@ class Drafting:
         if self._drafter is None:
             return None
         seqs = list(seqs)
-        drafts = proposed(self._drafter, seqs, max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
+        drafts = proposed(self._drafter, seqs, MAX_TOKENS, max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
         return {seq.key: draft.token_ids for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
 
     def accept(self, chunk: ScheduledChunk) -> int:

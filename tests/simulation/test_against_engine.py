@@ -124,7 +124,7 @@ class RealDrafter:
     def __init__(self, guesses: Guesses) -> None:
         self._guesses = guesses
 
-    def propose(self, seqs: List[Sequence]) -> list[Draft]:
+    def propose(self, seqs: List[Sequence], depth: int) -> list[Draft]:
         return [Draft(self._draft(seq)) for seq in seqs]
 
     def _draft(self, seq: Sequence) -> list[int]:
@@ -138,7 +138,7 @@ class SimulatedDrafter:
         self._guesses = guesses
         self.num_accepted_tokens = 0
 
-    def propose(self, seqs: List[Sequence]) -> list[Draft]:
+    def propose(self, seqs: List[Sequence], depth: int) -> list[Draft]:
         return [Draft([0] * self._guesses.at(seq)[0]) for seq in seqs]
 
     def num_accepted(self, chunk: ScheduledChunk) -> int:

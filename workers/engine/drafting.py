@@ -15,18 +15,24 @@ class Draft(NamedTuple):
     """Attributes:
     token_ids: What may follow a sequence's last token, the next first; empty: no guess.
     kind: Of how sure it is: drafts of one kind are right about equally often. The higher, the surer.
+    parents: Of a tree: for each token the place in `token_ids` of the one before it, which comes first; -1: the
+        sequence's last token. No token has two equal children. Empty: each follows the one before, a single path.
     """
 
     token_ids: List[int] = ()
     kind: int = 0
+    parents: List[int] = ()
 
 
 class Drafter(Protocol):
-    def propose(self, seqs: List[Sequence]) -> List[Draft]:
+    def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         """For each sequence a guess.
 
         Called by the engine's thread before each step, with all that decode here; the step waits for it. A wrong guess
         costs its computation, never a wrong token.
+
+        Args:
+            depth: Tokens in a row that are of use now, >= 1. Where each costs time, no more are drafted.
         """
         ...
 
@@ -45,11 +51,11 @@ class Speculation(Protocol):
         ...
 
 
-def proposed(drafter: Drafter, seqs: List[Sequence], *, max_model_len: int, vocab_size: int) -> List[Draft]:
+def proposed(drafter: Drafter, seqs: List[Sequence], depth: int, *, max_model_len: int, vocab_size: int) -> List[Draft]:
     """What `drafter` proposes, as far as it can be of use to each sequence."""
     return [
         draft._replace(token_ids=_usable(draft.token_ids, _num_left(seq, max_model_len) - 1, vocab_size))
-        for seq, draft in zip(seqs, drafter.propose(seqs), strict=True)
+        for seq, draft in zip(seqs, drafter.propose(seqs, depth), strict=True)
     ]
 
 

@@ -26,7 +26,8 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         return None
     logger.info("speculation worker_id=%s method=ngram max_tokens=%d", spec.worker_id, max_tokens)
     return DraftedSpeculation(
-        NgramDrafter(max_tokens),
+        NgramDrafter(),
+        max_tokens=max_tokens,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
         goodput=Goodput(max_tokens),

@@ -15,11 +15,10 @@ class NgramDrafter:
 
     num_classes = len(_GRADES) + 1
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
+    def __init__(self) -> None:
         self._texts: dict[tuple[str, int, int], Suffixes] = {}  # of the sequences of the last step
 
-    def propose(self, seqs: List[Sequence]) -> List[Draft]:
+    def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         texts, drafts, left = {}, [], READ_AT_ONCE
         for seq in seqs:
             key = (*seq.key, seq.attempt)
@@ -30,10 +29,11 @@ class NgramDrafter:
             text.extend(seq.tokens(num_read, min(seq.num_tokens, num_read + left)))
             left -= len(text) - num_read
             texts[key] = text
-            drafts.append(self._draft(text) if len(text) == seq.num_tokens else Draft())
+            drafts.append(_draft(text, depth) if len(text) == seq.num_tokens else Draft())
         self._texts = texts
         return drafts
 
-    def _draft(self, text: Suffixes) -> Draft:
-        token_ids, agreed = text.following(self._max_tokens)
-        return Draft(token_ids, sum(agreed >= grade for grade in _GRADES))
+
+def _draft(text: Suffixes, depth: int) -> Draft:
+    token_ids, agreed = text.following(depth)
+    return Draft(token_ids, sum(agreed >= grade for grade in _GRADES))

@@ -14,6 +14,7 @@ class DraftedSpeculation:
     """See `workers.engine.drafting.Speculation`.
 
     Args:
+        max_tokens: Drafted at most, of each sequence in a step.
         goodput: Chooses how much is verified; None: all that fits.
     """
 
@@ -21,19 +22,21 @@ class DraftedSpeculation:
         self,
         drafter: Drafter,
         *,
+        max_tokens: int,
         max_model_len: int,
         vocab_size: int,
         goodput: Goodput | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafter, self._goodput, self._clock = drafter, goodput, clock
+        self._max_tokens = max_tokens
         self.drafting_s = 0.0
         self._limits = {"max_model_len": max_model_len, "vocab_size": vocab_size}
         self._kinds: dict[tuple[str, int], int] = {}  # of the step's drafts
 
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
-        drafts = proposed(self._drafter, seqs, **self._limits)
+        drafts = proposed(self._drafter, seqs, self._max_tokens, **self._limits)
         if self._goodput is not None:
             lengths = self._goodput.choose(drafts, num_decodes)
             drafts = [Draft(draft.token_ids[:n], draft.kind) for draft, n in zip(drafts, lengths, strict=True)]

@@ -23,8 +23,8 @@ class Oracle:
         self._right = right
         self._rng = Random(5)
 
-    def propose(self, seqs: Sequence[Seq]) -> list[Draft]:
-        return [Draft(self._draft(seq)) for seq in seqs]
+    def propose(self, seqs: Sequence[Seq], depth: int) -> list[Draft]:
+        return [Draft(self._draft(seq)[:depth]) for seq in seqs]
 
     def _draft(self, seq: Seq) -> list[int]:
         start, count = len(seq.output_token_ids), self._rng.randint(0, self._num_drafts)

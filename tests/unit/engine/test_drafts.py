@@ -235,10 +235,10 @@ def test_only_what_can_be_of_use_is_drafted() -> None:
         )
 
         class Fixed:
-            def propose(self, seqs: object) -> list[Draft]:
+            def propose(self, seqs: object, depth: int) -> list[Draft]:
                 return [Draft(tokens)]
 
-        return list(proposed(Fixed(), [seq], max_model_len=max_model_len, vocab_size=10)[0].token_ids)
+        return list(proposed(Fixed(), [seq], 6, max_model_len=max_model_len, vocab_size=10)[0].token_ids)
 
     assert draft([5, 6, 7]) == [5, 6, 7]
     assert draft([5, 10, 7]) == [5]

@@ -189,7 +189,7 @@ def test_copies_of_what_stood_before_change_no_token(family: str) -> None:
     folder = tiny(family)
     repeating = [[*prompt, *prompt, *prompt[:4]] for prompt in prompts() if len(prompt) < 24]
     answers: list[list[list[int]]] = []
-    for driver in (mixed(folder), *(make(folder, NgramDrafter(6), max_batched_tokens=24) for make in (mixed, pair))):
+    for driver in (mixed(folder), *(make(folder, NgramDrafter(), max_batched_tokens=24) for make in (mixed, pair))):
         for index, prompt in enumerate(repeating):
             driver.submit(str(index), prompt, max_tokens=NUM_OUTPUTS)
         driver.run()

@@ -47,39 +47,39 @@ def sequence(prompt: list[int], output: list[int], name: str = "r", attempt: int
 
 
 def test_prompt_and_answer_are_searched_and_longer_agreement_is_surer() -> None:
-    drafter = NgramDrafter(3)
+    drafter = NgramDrafter()
     seq = sequence([1, 2, 3, 4, 5, 6, 7], [9, 2, 3])
-    (draft,) = drafter.propose([seq])
+    (draft,) = drafter.propose([seq], 3)
     assert (draft.token_ids, draft.kind) == ([4, 5, 6], 0)
     seq.output_token_ids += [4, 5]
-    (longer,) = drafter.propose([seq])
+    (longer,) = drafter.propose([seq], 3)
     assert longer.token_ids == [6, 7, 9]
     assert longer.kind > draft.kind
 
 
 def test_another_attempt_is_another_text() -> None:
-    drafter = NgramDrafter(2)
-    drafter.propose([sequence([1, 2, 3], [4, 1, 2, 8])])
-    (draft,) = drafter.propose([sequence([1, 2, 3], [1, 2], attempt=1)])
+    drafter = NgramDrafter()
+    drafter.propose([sequence([1, 2, 3], [4, 1, 2, 8])], 2)
+    (draft,) = drafter.propose([sequence([1, 2, 3], [1, 2], attempt=1)], 2)
     assert draft.token_ids == [3, 1]
 
 
 def test_texts_are_forgotten_when_their_sequences_are_gone() -> None:
-    drafter = NgramDrafter(2)
+    drafter = NgramDrafter()
     for number in range(9):
-        drafter.propose([sequence([1, 2, 3], [], name=str(number)), sequence([1, 2, 3], [], name="stays")])
+        drafter.propose([sequence([1, 2, 3], [], name=str(number)), sequence([1, 2, 3], [], name="stays")], 2)
     assert len(drafter._texts) == 2
-    drafter.propose([])
+    drafter.propose([], 2)
     assert not drafter._texts
 
 
 def test_long_prompts_are_read_bit_by_bit() -> None:
     """Whoever decodes beside them waits for a few milliseconds, not for a hundred thousand tokens."""
-    drafter = NgramDrafter(2)
+    drafter = NgramDrafter()
     long = sequence([*range(READ_AT_ONCE + 10), 1, 2, 3], [], name="long")
     short = sequence([1, 2, 3, 1, 2], [], name="short")
-    assert [draft.token_ids for draft in drafter.propose([long, short])] == [(), ()]
-    assert [draft.token_ids for draft in drafter.propose([long, short])] == [[4, 5], [3, 1]]
+    assert [draft.token_ids for draft in drafter.propose([long, short], 2)] == [(), ()]
+    assert [draft.token_ids for draft in drafter.propose([long, short], 2)] == [[4, 5], [3, 1]]
 
 
 def test_a_request_may_go_without() -> None:
