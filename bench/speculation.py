@@ -33,9 +33,9 @@ from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
 from workers.speculative.choose import choose_speculation
 
-METHODS = ("none", "ngram")
+METHODS = ("none", "ngram", "trees")
 MAX_MODEL_LEN = 2048
-TOKEN_S = 0.07  # of all answers of a run, by both methods, on two cores
+TOKEN_S = 0.1  # of all answers of a run, by all methods, on two cores
 Tokens = dict[str, list[int]]
 
 
@@ -77,7 +77,7 @@ class Side:
                 self._tokens[output.request_id] += output.token_ids
 
 
-def make_sides(model: str, dtype: str, max_tokens: int) -> dict[str, Side]:
+def make_sides(model: str, dtype: str, max_tokens: int, tree_width: int) -> dict[str, Side]:
     spec = WorkerSpec(
         worker_id="bench-0",
         role=Role.MIXED,
@@ -89,10 +89,9 @@ def make_sides(model: str, dtype: str, max_tokens: int) -> dict[str, Side]:
     )
     runner = TorchRunner(spec)
     runner.warm_up()
-    return {
-        method: Side(replace(spec, speculation=SpeculationSpec(method=method, max_tokens=max_tokens)), runner)
-        for method in METHODS
-    }
+    ngram = SpeculationSpec(method="ngram", max_tokens=max_tokens)
+    ways = {"none": SpeculationSpec(method="none"), "ngram": ngram, "trees": replace(ngram, tree_width=tree_width)}
+    return {method: Side(replace(spec, speculation=ways[method]), runner) for method in METHODS}
 
 
 def compare(sides: Mapping[str, Side], prompts: Sequence[Sequence[int]], num_tokens: int, rounds: int) -> str:
@@ -123,6 +122,7 @@ def main(
     concurrency: Annotated[str, typer.Option("--concurrency", help="Comma-separated.")] = "1,4,16",
     tokens: Annotated[int, typer.Option("--tokens", min=8, help="Of each answer.")] = 128,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
+    tree_width: Annotated[int, typer.Option("--tree-width", min=2, help="Of `trees`.")] = 4,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 3,
     quick: Quick = False,
 ) -> None:
@@ -135,18 +135,18 @@ def main(
     announce("bench.speculation", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])
     torch.set_num_threads(len(available_cores()))
     tokenizer = Tokenizer(str(resolve_model(model)))
-    sides = make_sides(model, dtype, max_tokens)
+    sides = make_sides(model, dtype, max_tokens, tree_width)
     for name, texts in sets.items():
         chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]
         ids = [tokenizer.encode(chat, add_special_tokens=False)[: MAX_MODEL_LEN - tokens - 1] for chat in chats]
         for size in sizes:
             chosen = [ids[index % len(ids)] for index in range(size)]
             print(f"{name:16} {size:3} at once: {compare(sides, chosen, tokens, rounds)}", flush=True)
-    stats = sides["ngram"].engine.stats
-    shares = [f"{a / d:.2f}" for a, d in zip(stats.accepted_by_place, stats.drafted_by_place, strict=False) if d]
-    print(
-        f"ngram: {stats.num_accepted_tokens:,} of {stats.num_draft_tokens:,} drafts right; by place {' '.join(shares)}"
-    )
+    for method in METHODS[1:]:
+        stats = sides[method].engine.stats
+        shares = [f"{a / d:.2f}" for a, d in zip(stats.accepted_by_place, stats.drafted_by_place, strict=False) if d]
+        drafted = f"{stats.num_accepted_tokens:,} of {stats.num_draft_tokens:,} drafts right"
+        print(f"{method}: {drafted}; by place {' '.join(shares)}; {stats.drafting_s:.1f} s drafting")
 
 
 if __name__ == "__main__":

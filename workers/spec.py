@@ -47,8 +47,10 @@ class SpeculationSpec:
     """How workers that decode guess ahead; what is written is the same."""
 
     method: str = "auto"  # auto (what pays) | none | ngram (what followed the same words earlier in prompt and answer)
-    max_tokens: int = 8  # drafted at most, of each sequence in a step
-    tree_width: int = 1  # guesses at each place of a draft, at most; 1: single paths
+    max_tokens: int = 8  # drafted in a row at most, of each sequence in a step
+    tree_width: int = (
+        1  # guesses at each place of a draft, at most; 1: single paths; above, as often `max_tokens` in all
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

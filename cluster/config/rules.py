@@ -34,6 +34,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "kv.lease_s": (0.1, 3600),
     "kv.max_pending": (1, 1 << 16),
     "speculation.max_tokens": (1, 64),
+    "speculation.tree_width": (1, 16),
     "slo.ttft_ms": (0.001, 1e9),
     "slo.tpot_ms": (0.001, 1e9),
     "slo.attainment": (0, 1),
@@ -63,7 +64,6 @@ def _is_empty_pool(value: Any) -> bool:
 # Keys of the design that this version cannot do: (which values it may have nevertheless, the fix).
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pools.draft": (_is_empty_pool, "leave it out or set `workers: 0`"),
-    "speculation.tree_width": (_is_one, "leave it out or set 1: drafts are single paths"),
     **{
         f"pools.{pool}.pipeline_parallel": (_is_one, "leave it out or set 1") for pool in ("prefill", "decode", "mixed")
     },

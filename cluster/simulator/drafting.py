@@ -29,7 +29,7 @@ class Drafting:
             return None
         seqs = list(seqs)
         drafts = proposed(self._drafter, seqs, MAX_TOKENS, max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
-        return {seq.key: draft.token_ids for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
+        return {seq.key: draft for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
 
     def accept(self, chunk: ScheduledChunk) -> int:
         """How many of the chunk's draft tokens are right; once, when its step is done."""
@@ -37,5 +37,5 @@ class Drafting:
             return 0
         assert self._drafter is not None, "drafts that nobody proposed"
         num_accepted = self._drafter.num_accepted(chunk)
-        self._stats.count_draft(len(chunk.draft_token_ids), num_accepted)
+        self._stats.count_draft(chunk.draft.depths, num_accepted)
         return num_accepted

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from baton.errors import BatonError, InvalidRequestError
 from workers.engine.jobs import Job
-from workers.engine.scheduler import StepPlan
+from workers.engine.scheduler import ScheduledChunk, StepPlan
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow, Watch
 
 
 class End(NamedTuple):
@@ -18,28 +18,30 @@ class End(NamedTuple):
     stop_reason: str = ""  # the stop token's id
 
 
-def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[int, int]]]:
+def make_batch(plan: StepPlan, jobs: Sequence[Job], watch: Watch | None = None) -> tuple[Batch, list[tuple[int, int]]]:
     """The runner's batch, and for each of its sample rows (index of the job, choice).
 
     Args:
         jobs: Those of the plan's chunks, in their order.
+        watch: See `Batch`.
     """
     chunks: list[Chunk] = []
     rows: list[SampleRow] = []
     owners: list[tuple[int, int]] = []
     for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
-        seq, draft = scheduled.seq, scheduled.draft_token_ids
+        seq, draft = scheduled.seq, scheduled.draft
         start, num_tokens = seq.num_computed_tokens, seq.num_tokens
         end = start + scheduled.num_tokens
         is_decode = scheduled.kind is ChunkKind.DECODE
         chunks.append(
             Chunk(
-                token_ids=[seq.output_token_ids[-1], *draft] if is_decode else seq.tokens(start, end),
+                token_ids=[seq.output_token_ids[-1], *draft.token_ids] if is_decode else seq.tokens(start, end),
                 start=start,
                 block_ids=seq.block_ids,
-                num_sequence_tokens=num_tokens + len(draft),
+                num_sequence_tokens=num_tokens + len(draft.token_ids),
                 kind=scheduled.kind,
                 state_id=seq.state_ids[0] if seq.state_ids else None,
+                parents=draft.parents,
             )
         )
         if end < num_tokens:
@@ -52,11 +54,24 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job]) -> tuple[Batch, list[tuple[i
                     params=seq.params,
                     prompt_token_ids=seq.prompt_token_ids,
                     output_token_ids=seq.output_token_ids,
-                    draft_token_ids=draft,
+                    draft_token_ids=draft.token_ids,
+                    parents=draft.parents,
                 )
             )
             owners.append((index, choice))
-    return Batch(chunks=chunks, samples=rows), owners
+    return Batch(chunks=chunks, samples=rows, watch=watch), owners
+
+
+def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]]:
+    """Of a computed tree whose `right` tokens are known: (place where a token's KV is, place where it belongs)."""
+    if not chunk.draft.parents:
+        return []
+    first, block_ids = chunk.seq.num_tokens, chunk.seq.block_ids  # the tree's tokens lie from `first` on
+
+    def place(position: int) -> int:
+        return block_ids[position // block_size] * block_size + position % block_size
+
+    return [(place(first + at), place(first + index)) for index, at in enumerate(chunk.right) if at != index]
 
 
 def cut(seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner) -> tuple[Sequence[Sampled], End | None]:

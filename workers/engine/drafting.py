@@ -3,25 +3,16 @@
 Drafts are proposed anew before each step and forgotten after it: nothing here is state of a sequence.
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence as List
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from workers.engine.draft import Draft
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence
+from workers.model.contract import Watch
+from workers.model.trees import MAX_TOKENS
 
-
-class Draft(NamedTuple):
-    """Attributes:
-    token_ids: What may follow a sequence's last token, the next first; empty: no guess.
-    kind: Of how sure it is: drafts of one kind are right about equally often. The higher, the surer.
-    parents: Of a tree: for each token the place in `token_ids` of the one before it, which comes first; -1: the
-        sequence's last token. No token has two equal children. Empty: each follows the one before, a single path.
-    """
-
-    token_ids: List[int] = ()
-    kind: int = 0
-    parents: List[int] = ()
+__all__ = ["Draft", "Drafter", "Speculation", "proposed"]
 
 
 class Drafter(Protocol):
@@ -41,6 +32,7 @@ class Speculation(Protocol):
     """A drafter, and how much of what it proposes is verified. Of the engine's thread."""
 
     drafting_s: float  # that steps have waited for drafts so far
+    watch: Watch | None  # asked of each step; None: nothing
 
     def drafts(self, seqs: List[Sequence], num_decodes: int) -> Drafts:
         """Before each step, for the sequences that want drafts, of `num_decodes` that decode."""
@@ -54,7 +46,7 @@ class Speculation(Protocol):
 def proposed(drafter: Drafter, seqs: List[Sequence], depth: int, *, max_model_len: int, vocab_size: int) -> List[Draft]:
     """What `drafter` proposes, as far as it can be of use to each sequence."""
     return [
-        draft._replace(token_ids=_usable(draft.token_ids, _num_left(seq, max_model_len) - 1, vocab_size))
+        _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size)
         for seq, draft in zip(seqs, drafter.propose(seqs, depth), strict=True)
     ]
 
@@ -64,11 +56,18 @@ def _num_left(seq: Sequence, max_model_len: int) -> int:
     return min(seq.params.max_tokens - len(seq.output_token_ids), max_model_len - seq.num_tokens)
 
 
-def _usable(draft: Iterable[int], max_tokens: int, vocab_size: int) -> list[int]:
-    """The beginning of `draft` before a token that the model does not have; the last token needs no draft."""
-    usable: list[int] = []
-    for token_id in draft:
-        if len(usable) >= max_tokens or not 0 <= token_id < vocab_size:
-            break
-        usable.append(token_id)
-    return usable
+def _usable(draft: Draft, most: int, vocab_size: int) -> Draft:
+    """Without tokens that the model does not have, those more than `most` in a row (the answer's last needs no draft),
+    a second of equal children, and all that follows such; of a tree, up to its largest size.
+    """
+    if not draft.parents:
+        strange = (at for at, token_id in enumerate(draft.token_ids) if not 0 <= token_id < vocab_size)
+        return draft.first(max(min(most, next(strange, len(draft.token_ids))), 0))
+    kept: dict[int, int] = {-1: 0}  # their depths
+    seen: set[tuple[int, int]] = set()
+    for at, link in enumerate(zip(draft.parents, draft.token_ids, strict=True)):
+        parent, token_id = link
+        if parent in kept and kept[parent] < most and 0 <= token_id < vocab_size and link not in seen:
+            kept[at] = kept[parent] + 1
+            seen.add(link)
+    return draft.of(list(kept)[1 : MAX_TOKENS + 1])

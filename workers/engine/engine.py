@@ -15,7 +15,7 @@ from functools import partial
 from baton.errors import BatonError, ConfigError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
-from workers.engine.batching import cut, make_batch, unservable
+from workers.engine.batching import cut, make_batch, out_of_place, unservable
 from workers.engine.drafting import Speculation
 from workers.engine.jobs import Job, Written
 from workers.engine.load_report import LoadReport, load_report
@@ -209,9 +209,10 @@ class Engine:
         self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
     ) -> None:
         speculation.learn(chunks, num_accepted, took_s)
-        drafted = [(len(chunk.draft_token_ids), right) for chunk, right in zip(chunks, num_accepted, strict=True)]
+        drafted = [(chunk.draft.depths, right) for chunk, right in zip(chunks, num_accepted, strict=True)]
         num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
         self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
+        self.stats.num_cut_draft_tokens = self.scheduler.num_cut_draft_tokens
 
     def _run(self, plan: StepPlan) -> list[int] | None:
         """How many draft tokens of each chunk were right; None: the step failed."""
@@ -219,9 +220,10 @@ class Engine:
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
         self.serving.offer(jobs)
         on_layer = self.sending.on_layer(chunks, jobs) if self.sending is not None else None
-        batch, owners = make_batch(plan, jobs)
+        batch, owners = make_batch(plan, jobs, self._speculation.watch if self._speculation else None)
         try:
             sampled = self.runner.run(batch, on_layer)
+            self._keep_right(chunks, owners, sampled)
         except Exception as error:
             logger.exception("step failed sequences=%d", len(chunks))
             for job in jobs:
@@ -233,7 +235,20 @@ class Engine:
             tokens[index].append((choice, run))
         for index, news in tokens.items():
             self._accept(jobs[index], news)
-        return [len(tokens[index][0][1]) - 1 if chunk.draft_token_ids else 0 for index, chunk in enumerate(chunks)]
+        return [len(chunk.right) for chunk in chunks]
+
+    def _keep_right(
+        self, chunks: list[ScheduledChunk], owners: list[tuple[int, int]], sampled: list[list[Sampled]]
+    ) -> None:
+        """Says which drafts were right, and brings the KV of those of trees to where their positions are."""
+        moves: list[tuple[int, int]] = []
+        for (index, _), run in zip(owners, sampled, strict=True):
+            chunk = chunks[index]
+            if len(run) > 1:
+                chunk.right = chunk.draft.follow([token.token_id for token in run[:-1]])
+                moves += out_of_place(chunk, self.blocks.block_size)
+        if moves:
+            self.runner.copy_tokens(moves)
 
     def _accept(self, job: Job, news: list[tuple[int, list[Sampled]]]) -> None:
         """Sends the tokens of each choice, and goes on with those that are not done."""

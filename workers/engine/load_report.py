@@ -47,6 +47,7 @@ class LoadReport:
     drafting_s: float = 0.0
     verifying_s: float = 0.0
     drafts_per_decode: float = 0.0
+    num_cut_draft_tokens: int = 0
 
 
 _SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
@@ -90,6 +91,7 @@ def load_report(
         drafting_s=stats.drafting_s,
         verifying_s=stats.verifying_s,
         drafts_per_decode=stats.drafts_per_decode,
+        num_cut_draft_tokens=stats.num_cut_draft_tokens,
     )
 
 

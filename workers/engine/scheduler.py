@@ -18,10 +18,11 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 from workers.engine.block_manager import BlockManager
+from workers.engine.draft import NO_DRAFT, Draft
 from workers.engine.sequence import Sequence, Status
 from workers.model.contract import ChunkKind
 
-Drafts = Mapping[tuple[str, int], List[int]]  # by a sequence's key: tokens that may follow its last one
+Drafts = Mapping[tuple[str, int], Draft]  # by a sequence's key
 
 
 @dataclass(slots=True)
@@ -29,13 +30,19 @@ class ScheduledChunk:
     """The next `num_tokens` uncomputed tokens of `seq`, then draft tokens; its blocks hold all of them.
 
     Attributes:
-        draft_token_ids: Of a decode: what may follow the sequence's last token.
+        draft: Of a decode: what may follow the sequence's last token.
+        right: When the step is done: places in the draft of the tokens that were written.
     """
 
     seq: Sequence
     num_tokens: int
     kind: ChunkKind
-    draft_token_ids: List[int] = ()
+    draft: Draft = NO_DRAFT
+    right: list[int] = field(default_factory=list)
+
+    @property
+    def draft_token_ids(self) -> List[int]:
+        return self.draft.token_ids
 
 
 @dataclass(slots=True)
@@ -74,6 +81,7 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.num_cut_draft_tokens = 0  # draft tokens for which a step had neither budget nor blocks
         self._blocks = blocks
         self._max_batched_tokens = max_batched_tokens
         self._max_sequences = max_sequences
@@ -241,7 +249,8 @@ class Scheduler:
         return min(num_tokens, self._state_spacing - seq.num_computed_tokens % self._state_spacing)
 
     def _lengthen(self, plan: StepPlan, drafts: Drafts) -> None:
-        """Adds draft tokens to decodes, oldest first, while budget and blocks last.
+        """Adds draft tokens to decodes, oldest first, while budget and blocks last: of a draft its first, so that of a
+        tree none is without the one before it.
 
         A block to grow is left for each that runs. What blocks the drafts take stays with their sequence whether they
         are accepted or not: it grows into them next, and loses them with all others.
@@ -249,15 +258,17 @@ class Scheduler:
         blocks = self._blocks
         left = self._max_batched_tokens - sum(chunk.num_tokens for chunk in plan.chunks)
         for chunk in plan.chunks:
-            draft = drafts.get(chunk.seq.key, ())
-            if not draft or chunk.kind is not ChunkKind.DECODE:
+            draft = drafts.get(chunk.seq.key)
+            if draft is None or chunk.kind is not ChunkKind.DECODE:
                 continue
             seq, end = chunk.seq, chunk.seq.num_tokens
             num_blocks = len(seq.block_ids) + max(blocks.num_free_blocks - len(self.running), 0)
-            num_drafts = max(min(len(draft), left, num_blocks * blocks.block_size - end), 0)
+            num_wanted = len(draft.token_ids)
+            num_drafts = max(min(num_wanted, left, num_blocks * blocks.block_size - end), 0)
             blocks.grow(seq, end + num_drafts)
-            chunk.draft_token_ids = draft[:num_drafts]
+            chunk.draft = draft.first(num_drafts)
             left -= num_drafts
+            self.num_cut_draft_tokens += num_wanted - num_drafts
 
 
 def is_decode(seq: Sequence) -> bool:

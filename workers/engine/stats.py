@@ -1,6 +1,6 @@
 """Counters and moving averages of one engine, of its own thread; others read them in a `LoadReport`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from workers.engine.scheduler import StepPlan
@@ -20,6 +20,7 @@ class EngineStats:
     # so far or ended before.
     drafted_by_place: list[int] = field(default_factory=list)
     accepted_by_place: list[int] = field(default_factory=list)
+    num_cut_draft_tokens: int = 0  # draft tokens that a step had neither budget nor blocks for
     drafting_s: float = 0.0  # that steps waited for drafts
     verifying_s: float = 0.0  # of steps that computed draft tokens
     drafts_per_decode: float = 0.0  # moving average, of each sequence that decodes in a step
@@ -39,22 +40,26 @@ class EngineStats:
         if self.waiting_since_s is None:
             self.waiting_since_s = now_s
 
-    def drafted(self, outcomes: Iterable[tuple[int, int]], num_decodes: int, took_s: float, drafting_s: float) -> None:
-        """A step of an engine that speculates: of each sequence, (draft tokens computed, of them right)."""
+    def drafted(
+        self, outcomes: Iterable[tuple[Sequence[int], int]], num_decodes: int, took_s: float, drafting_s: float
+    ) -> None:
+        """A step of an engine that speculates: of each sequence, (places of the draft tokens computed, from 1; how many
+        were right).
+        """
         self.drafting_s = drafting_s
         if not num_decodes:
             return
         num_before = self.num_draft_tokens
-        for num_drafts, num_accepted in outcomes:
-            self.count_draft(num_drafts, num_accepted)
+        for places, num_accepted in outcomes:
+            self.count_draft(places, num_accepted)
         num_drafts = self.num_draft_tokens - num_before
         self.verifying_s += took_s if num_drafts else 0.0
         self.drafts_per_decode += (num_drafts / num_decodes - self.drafts_per_decode) * SMOOTHING
 
-    def count_draft(self, num_drafts: int, num_accepted: int) -> None:
-        """Of one sequence in a step."""
-        _count_places(self.drafted_by_place, num_drafts)
-        _count_places(self.accepted_by_place, num_accepted)
+    def count_draft(self, places: Sequence[int], num_accepted: int) -> None:
+        """Of one sequence in a step; a tree may have several tokens at a place."""
+        _count_places(self.drafted_by_place, places)
+        _count_places(self.accepted_by_place, range(1, num_accepted + 1))
 
     def step_done(self, now_s: float, started_s: float, plan: StepPlan, *, is_idle: bool) -> None:
         took_s = max(now_s - started_s, 1e-9)
@@ -75,10 +80,10 @@ class EngineStats:
             self.waiting_since_s = now_s
 
 
-def _count_places(counts: list[int], num_tokens: int) -> None:
-    counts += [0] * (num_tokens - len(counts))
-    for place in range(num_tokens):
-        counts[place] += 1
+def _count_places(counts: list[int], places: Sequence[int]) -> None:
+    counts += [0] * (max(places, default=0) - len(counts))
+    for place in places:
+        counts[place - 1] += 1
 
 
 def since_progress_s(waiting_since_s: float | None, now_s: float) -> float:

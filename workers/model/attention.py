@@ -9,7 +9,7 @@ A path is a function `paged_attention(query, k_cache, v_cache, meta, scoring) ->
 Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query, cache and output is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.model import trees
 from workers.model.contract import Chunk
 
 
@@ -40,13 +41,17 @@ class PagedMeta:
     num_context: Tensor  # [num_chunks] int32: tokens of the sequence before the chunk
     block_tables: Tensor  # [num_chunks, max_blocks] int32, padded with 0
     slot_mapping: Tensor  # [T] int64: block * block_size + offset of each query row's own key and value
-    positions: Tensor  # [T] int64: of each query row in its sequence
+    positions: Tensor  # [T] int64: of each query row in its sequence; in a tree that of its parent + 1
     query_starts: tuple[int, ...]  # = query_start
     num_contexts: tuple[int, ...]  # = num_context
     block_ids: tuple[Sequence[int], ...]  # per chunk, unpadded; may run past the chunk's last token
     block_size: int
+    # Of chunks that are trees, by number: as `Chunk.parents`. Keys and values lie in the order of the rows.
+    trees: Mapping[int, Sequence[int]] = field(default_factory=dict)
     # (chunk, first block, end block) -> how `attention_torch` gathers them: a new index on a GPU waits for it
     gathers: dict[tuple[int, int, int], slice | Tensor] = field(default_factory=dict)
+
+    seen: dict[int | None, Tensor] = field(default_factory=dict)  # of `seen_rows`, by window
 
     @property
     def num_chunks(self) -> int:
@@ -55,6 +60,21 @@ class PagedMeta:
     @property
     def num_tokens(self) -> int:
         return self.query_starts[-1]
+
+    def seen_rows(self, window: int | None) -> Tensor | None:
+        """[T] int64: for a row of a tree the bits of its chunk's rows that it sees, its own included; for others 0.
+
+        None: no chunk is a tree.
+        """
+        if not self.trees:
+            return None
+        if window not in self.seen:
+            bits = torch.zeros(self.num_tokens, dtype=torch.int64)
+            for chunk, parents in self.trees.items():
+                begin, end = self.query_starts[chunk], self.query_starts[chunk + 1]
+                bits[begin:end] = torch.tensor(trees.seen(parents, window))
+            self.seen[window] = bits
+        return self.seen[window]
 
 
 class PagedAttention(Protocol):
@@ -75,13 +95,18 @@ def build_meta(chunks: Sequence[Chunk], block_size: int) -> PagedMeta:
     starts, contexts, tables = [0], [], []
     positions: list[int] = []
     slots: list[int] = []
-    for chunk in chunks:
+    shapes: dict[int, Sequence[int]] = {}
+    for number, chunk in enumerate(chunks):
         first, end = chunk.start, chunk.start + len(chunk.token_ids)
         table = chunk.block_ids[: -(-end // block_size)]
         starts.append(starts[-1] + end - first)
         contexts.append(first)
         tables.append(table)
-        positions += range(first, end)
+        if chunk.parents:
+            shapes[number] = chunk.parents
+            positions += (first + depth for depth in (0, *trees.depths(chunk.parents)))
+        else:
+            positions += range(first, end)
         slots += [table[p // block_size] * block_size + p % block_size for p in range(first, end)]
     block_tables = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
     for row, table in zip(block_tables, tables, strict=True):
@@ -96,4 +121,5 @@ def build_meta(chunks: Sequence[Chunk], block_size: int) -> PagedMeta:
         num_contexts=tuple(contexts),
         block_ids=tuple(tables),
         block_size=block_size,
+        trees=shapes,
     )

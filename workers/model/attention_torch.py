@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.model import trees
 from workers.model.attention import PagedMeta, Scoring
 
 
@@ -31,17 +32,16 @@ def paged_attention(
         length = context + end - begin
         keys, values = (_tokens(cache, meta, i, oldest, length) for cache in (k_cache, v_cache))
         mine, out = query[begin:end], output[begin:end]
-        if scoring.softcap is not None or scoring.sinks is not None:
-            mask = None if end - begin == 1 else _mask(context - oldest, end - begin, window, query.device)
+        is_written_out = scoring.softcap is not None or scoring.sinks is not None
+        is_causal = context == 0 and i not in meta.trees and (window is None or length <= window)
+        without_mask = end - begin == 1 or (is_causal and not is_written_out)
+        mask = None if without_mask else _mask_of(meta, i, oldest, window, query.device)
+        if is_written_out:
             _written_out(mine, keys, values, mask, scoring, out)
         elif end - begin == 1:
             _one_row(mine, keys, values, scoring.scale, out)
-        elif context == 0 and (window is None or length <= window):
-            _many_rows(mine, keys, values, None, scoring.scale, out)
         else:
-            _many_rows(
-                mine, keys, values, _mask(context - oldest, end - begin, window, query.device), scoring.scale, out
-            )
+            _many_rows(mine, keys, values, mask, scoring.scale, out)
     return output
 
 
@@ -61,6 +61,26 @@ def _index(used: Sequence[int], device: torch.device) -> slice | Tensor:
     if used[-1] - used[0] == len(used) - 1 and all(b == used[0] + i for i, b in enumerate(used)):
         return slice(used[0], used[-1] + 1)
     return torch.tensor(used, device=device)
+
+
+def _mask_of(meta: PagedMeta, chunk: int, oldest: int, window: int | None, device: torch.device) -> Tensor:
+    """Of the chunk's queries and the sequence's keys from `oldest` on: True where a query sees a key."""
+    num_queries = meta.query_starts[chunk + 1] - meta.query_starts[chunk]
+    num_before = meta.num_contexts[chunk] - oldest
+    if chunk in meta.trees:
+        return _tree_mask(num_before, meta.trees[chunk], window).to(device)
+    return _mask(num_before, num_queries, window, device)
+
+
+def _tree_mask(context: int, parents: Sequence[int], window: int | None) -> Tensor:
+    """The same of a tree: [1 + len(parents), context + 1 + len(parents)]."""
+    bits = torch.tensor(trees.seen(parents, window))[:, None]
+    own = (bits >> torch.arange(len(bits))) & 1 == 1
+    before = torch.ones(len(bits), context, dtype=torch.bool)
+    if window is not None:
+        positions = torch.tensor([context, *(context + depth for depth in trees.depths(parents))])
+        before = torch.arange(context) > positions[:, None] - window
+    return torch.cat([before, own], dim=1)
 
 
 def _mask(context: int, num_queries: int, window: int | None, device: torch.device) -> Tensor:

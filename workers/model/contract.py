@@ -26,7 +26,7 @@ class Chunk:
     """Consecutive tokens of one sequence to compute in this step.
 
     Attributes:
-        token_ids: The tokens, at positions [start, start + len(token_ids)).
+        token_ids: The tokens, at positions [start, start + len(token_ids)), if they are no tree.
         start: Number of the sequence's tokens whose KV is in its blocks already.
         block_ids: Blocks in token order; they cover at least start + len(token_ids) tokens.
         num_sequence_tokens: Tokens the sequence has in all so far (prompt, output and this chunk's drafts), >= start +
@@ -34,6 +34,9 @@ class Chunk:
         kind: What the tokens are; a runner may compute both kinds alike.
         state_id: The slot of the sequence's state, which is that after `start` tokens (whatever is there when `start`
             is 0), and is that after this chunk when the step has run. None: the model keeps no states.
+        parents: Of a tree of drafts: for each token after the first the one before it, as in `workers.model.trees`;
+            at most `trees.MAX_TOKENS`. The position of a token is then that of its parent + 1, and it sees the tokens
+            on the way to it alone; keys and values lie in the order of `token_ids` all the same.
     """
 
     token_ids: Sequence[int]
@@ -42,6 +45,7 @@ class Chunk:
     num_sequence_tokens: int
     kind: ChunkKind = ChunkKind.PREFILL
     state_id: int | None = None
+    parents: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class SampleRow:
 
     Attributes:
         draft_token_ids: The chunk's last tokens, if they are guesses at what will be sampled.
+        parents: The chunk's. Of the draft tokens after one, or after the root, no two are equal.
     """
 
     chunk: int
@@ -62,6 +67,7 @@ class SampleRow:
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]
     draft_token_ids: Sequence[int] = ()
+    parents: Sequence[int] = ()
 
 
 class Row(NamedTuple):
@@ -71,10 +77,24 @@ class Row(NamedTuple):
     num_drafts: int
 
 
+class Watch(Protocol):
+    """Who is told what a step finds likely after tokens, drafts included. Called by the engine's thread, in `run`."""
+
+    num_successors: int  # wanted of each, >= 1
+
+    def saw(self, token_ids: Sequence[int], successors: Any) -> None:
+        """Args:
+        token_ids: Tokens, in no order that means anything; one may be there more than once.
+        successors: For each the likeliest to follow there, likeliest first: an int array [tokens, num_successors].
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     chunks: Sequence[Chunk]  # decodes first
     samples: Sequence[SampleRow]
+    watch: Watch | None = None  # told of the tokens that are sampled after
 
     @property
     def rows(self) -> list[Row]:
@@ -215,11 +235,13 @@ class Share(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None: ...
 
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None: ...
+
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None: ...
 
 
 class ModelRunner(Protocol):
-    """Not thread-safe: one engine thread calls `run`, `copy_blocks` and `copy_states`."""
+    """Not thread-safe: one engine thread calls `run` and the copies."""
 
     @property
     def store(self) -> KVStore: ...
@@ -238,8 +260,9 @@ class ModelRunner(Protocol):
         """Computes the chunks' KV into their blocks and samples.
 
         Returns, for each row of `batch.samples`, the tokens that follow: 1, and one more per accepted draft token. All
-        but the last are the row's first draft tokens. The KV of drafts that were not accepted is in the blocks too; the
-        next chunk of the sequence begins before it and overwrites it.
+        but the last are draft tokens of the row: its first, or of a tree those on a way down from the root, whose keys
+        and values `copy_tokens` brings to their places. The KV of drafts that were not accepted is in the blocks too;
+        the next chunk of the sequence begins before it and overwrites it.
         `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i; on a GPU that
         is when the caller's stream gets there. Nothing is left to do when this returns, on a GPU neither.
         Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
@@ -248,6 +271,12 @@ class ModelRunner(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies block `source` to `target` in every layer, for each (source, target)."""
+        ...
+
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """The same of single tokens: a place is block x block size + offset. All sources are read before a target is
+        written.
+        """
         ...
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:

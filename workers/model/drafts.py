@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from workers.model.contract import Sampled, SampleRow
+from workers.model.trees import path_to
 
 
 def single_rows(rows: Sequence[SampleRow]) -> Sequence[SampleRow]:
     """The rows with a place for each token: every row, followed by one for each of its draft tokens.
 
-    In each, the draft tokens before its place are output, so that penalties, `min_tokens` and seeds see them.
+    In each, the draft tokens on the way to its place are output, so that penalties, `min_tokens` and seeds see them.
     """
     if not any(row.draft_token_ids for row in rows):
         return rows
@@ -24,28 +25,33 @@ def _singles(row: SampleRow) -> Iterator[SampleRow]:
     if not row.draft_token_ids:
         yield row
         return
-    for num_before in range(len(row.draft_token_ids) + 1):
+    for place in range(-1, len(row.draft_token_ids)):
+        before = path_to(row.parents, place) if row.parents else range(place + 1)
         yield SampleRow(
             chunk=row.chunk,
             choice=row.choice,
             params=row.params,
             prompt_token_ids=row.prompt_token_ids,
-            output_token_ids=[*row.output_token_ids, *row.draft_token_ids[:num_before]],
+            output_token_ids=[*row.output_token_ids, *(row.draft_token_ids[at] for at in before)],
         )
 
 
 def accept(rows: Sequence[SampleRow], sampled: Sequence[Sampled]) -> list[list[Sampled]]:
-    """For each row its tokens up to the first that differs from the draft at its place.
+    """For each row its tokens: from the root down, as long as what was sampled at a place was drafted after it.
 
     Args:
         sampled: One token for each of `single_rows(rows)`.
     """
     rest = iter(sampled)
-    return [_accepted(row.draft_token_ids, list(islice(rest, len(row.draft_token_ids) + 1))) for row in rows]
+    return [_accepted(row, list(islice(rest, len(row.draft_token_ids) + 1))) for row in rows]
 
 
-def _accepted(draft_token_ids: Sequence[int], sampled: list[Sampled]) -> list[Sampled]:
-    for index, token_id in enumerate(draft_token_ids):
-        if sampled[index].token_id != token_id:
-            return sampled[: index + 1]
-    return sampled
+def _accepted(row: SampleRow, sampled: list[Sampled]) -> list[Sampled]:
+    """`sampled`: at the root, then after each draft token."""
+    kept = [sampled[0]]
+    at = -1
+    for place, token_id in enumerate(row.draft_token_ids):
+        if token_id == kept[-1].token_id and (row.parents[place] if row.parents else place - 1) == at:
+            kept.append(sampled[place + 1])
+            at = place
+    return kept

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from baton.errors import ConfigError
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.sampling_params import SamplingParams
+from workers.model.trees import depths
 from workers.spec import WorkerSpec
 
 NUM_LAYERS = 4
@@ -28,7 +29,6 @@ VOCAB_SIZE = 512
 EOS_TOKEN_ID = 0
 MAX_MODEL_LEN = 8192
 FORCED = 100.0  # of `logit_bias`
-TOKEN_ID_NBYTES = 4
 
 
 class FakeRunner:
@@ -60,9 +60,11 @@ class FakeRunner:
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         """Raises: KVMismatchError, AssertionError on a batch that breaks the contract."""
         self.compute(batch.chunks, (), on_layer)
-        verified = self._verified(batch)
-        sampled = [self._sample(row, verified[row.chunk]) for row in single_rows(batch.samples)]
-        return accept(batch.samples, sampled)
+        self._verify(batch)
+        singles = single_rows(batch.samples)
+        if batch.watch is not None:
+            self._tell(batch.watch, singles)
+        return accept(batch.samples, self._sample_all(singles))
 
     def compute(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
@@ -71,7 +73,7 @@ class FakeRunner:
         self._check(chunks)
         for layer in range(NUM_LAYERS):
             for chunk in chunks:
-                self.store.compute(layer, chunk.block_ids, chunk.start, chunk.token_ids)
+                self.store.compute(layer, chunk.block_ids, chunk.start, chunk.token_ids, _positions(chunk))
             if self._layer_s:
                 time.sleep(self._layer_s)
             if on_layer is not None:
@@ -80,6 +82,9 @@ class FakeRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:
             self.store.copy(source, target)
+
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self.store.copy_tokens(pairs)
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """There are none."""
@@ -122,26 +127,39 @@ class FakeRunner:
             for block_id in chunk.block_ids:
                 assert writers.get(block_id, index) == index, f"a chunk writes block {block_id} of another sequence"
 
-    def _verified(self, batch: Batch) -> dict[int, bytes]:
-        """Of each chunk that is sampled from, all tokens of its sequence up to the chunk's end, as read back."""
-        verified: dict[int, bytes] = {}
-        for row in batch.samples:
-            if row.chunk in verified:
-                continue
+    def _verify(self, batch: Batch) -> None:
+        """Reads back all tokens of each sequence that is sampled from, up to the chunk's end."""
+        for row in {row.chunk: row for row in batch.samples}.values():
             chunk = batch.chunks[row.chunk]
             token_ids = [*row.prompt_token_ids, *row.output_token_ids, *row.draft_token_ids]
             end = chunk.start + len(chunk.token_ids)
             assert end == len(token_ids), f"sampled after {end} of {len(token_ids)} tokens"
             assert len(row.draft_token_ids) < len(chunk.token_ids), "a chunk of drafts alone has nothing to follow"
-            self.store.verify(chunk.block_ids, token_ids)
-            verified[row.chunk] = _packed(token_ids)
-        return verified
+            assert chunk.parents == row.parents, "the tree that is computed is not the one that is sampled from"
+            own = _positions(chunk)
+            self.store.verify(chunk.block_ids, token_ids, None if own is None else [*range(chunk.start), *own])
+
+    def _sample_all(self, rows: Sequence[SampleRow]) -> list[Sampled]:
+        packed: dict[int, tuple[SampleRow, bytes]] = {}  # of each chunk the first row, whose tokens others begin with
+        sampled = []
+        for row in rows:
+            if row.chunk not in packed:
+                packed[row.chunk] = row, _packed([*row.prompt_token_ids, *row.output_token_ids])
+            first, begin = packed[row.chunk]
+            tail = row.output_token_ids[len(first.output_token_ids) :]
+            sampled.append(self._sample(row, begin + _packed(tail) if tail else begin))
+        return sampled
+
+    def _tell(self, watch: Watch, rows: Sequence[SampleRow]) -> None:
+        """What would be sampled, and the tokens after it."""
+        token_ids = [(row.output_token_ids or row.prompt_token_ids)[-1] for row in rows]
+        likeliest = np.array([[sampled.token_id] for sampled in self._sample_all(rows)])
+        watch.saw(token_ids, (likeliest + np.arange(watch.num_successors)) % self.vocab_size)
 
     def _sample(self, row: SampleRow, packed_token_ids: bytes) -> Sampled:
         params, num_outputs = row.params, len(row.output_token_ids)
         stops = set(params.stop_token_ids) | (set() if params.ignore_eos else self.eos_token_ids)
-        num_bytes = TOKEN_ID_NBYTES * (len(row.prompt_token_ids) + num_outputs)
-        state = _state(packed_token_ids[:num_bytes], num_outputs, row.choice, params)
+        state = _state(packed_token_ids, num_outputs, row.choice, params)
         token_id = _token(state, num_outputs, params, self.vocab_size, stops)
         if params.logprobs is None:
             return Sampled(token_id=token_id)
@@ -162,8 +180,13 @@ def _shape(folder: Path) -> tuple[int, frozenset[int], int]:
     return config.get("vocab_size", VOCAB_SIZE), eos_token_ids, config.get("max_position_embeddings", MAX_MODEL_LEN)
 
 
+def _positions(chunk: Chunk) -> list[int] | None:
+    """Of its tokens; None: one after the other."""
+    return [chunk.start + depth for depth in (0, *depths(chunk.parents))] if chunk.parents else None
+
+
 def _packed(token_ids: Sequence[int]) -> bytes:
-    """`TOKEN_ID_NBYTES` for each."""
+    """Four bytes for each."""
     return np.array(token_ids, dtype=np.int32).tobytes()
 
 

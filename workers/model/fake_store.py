@@ -59,25 +59,41 @@ class FakeStore:
     def empty_payload(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))
 
-    def compute(self, layer: int, block_ids: Sequence[int], start: int, token_ids: Sequence[int]) -> None:
-        """Writes one layer of `token_ids` at positions from `start` on."""
+    def compute(
+        self,
+        layer: int,
+        block_ids: Sequence[int],
+        start: int,
+        token_ids: Sequence[int],
+        positions: Sequence[int] | None = None,
+    ) -> None:
+        """Writes one layer of `token_ids` from `start` on; `positions`: what they say, if it is another."""
         end = start + len(token_ids)
-        entries = _entries(token_ids, start) | self._layers[layer]
+        entries = _entries(token_ids, range(start, end) if positions is None else positions) | self._layers[layer]
         self._kv[layer][self._slots(block_ids, start, end)] = entries
 
     def copy(self, source: int, target: int) -> None:
         self._kv[:, target] = self._kv[:, source]
 
-    def verify(self, block_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """See `ModelRunner.copy_tokens`."""
+        tokens = self._kv.reshape(len(self._kv), -1)
+        tokens[:, [target for _, target in pairs]] = tokens[:, [source for source, _ in pairs]]
+
+    def verify(
+        self, block_ids: Sequence[int], token_ids: Sequence[int], positions: Sequence[int] | None = None
+    ) -> None:
         """Reads every layer of the sequence back.
 
+        Args:
+            positions: What the tokens should say; None: that they stand one after the other.
         Raises:
             KVMismatchError: At the first token that is not where it should be.
         """
         num_tokens = len(token_ids)
         blocks = np.array(block_ids[: -(-num_tokens // self.block_size)], dtype=np.int64)
         found = self._kv[:, blocks].reshape(len(self._kv), -1)[:, :num_tokens]
-        expected = _entries(token_ids, 0) | self._layers
+        expected = _entries(token_ids, range(num_tokens) if positions is None else positions) | self._layers
         if not np.array_equal(found, expected):
             layer, position = (int(index) for index in np.argwhere(found != expected)[0])
             entry = int(found[layer, position])
@@ -95,10 +111,9 @@ class FakeStore:
         return blocks[positions // self.block_size - first], positions % self.block_size
 
 
-def _entries(token_ids: Sequence[int], start: int) -> np.ndarray:
+def _entries(token_ids: Sequence[int], positions: Sequence[int]) -> np.ndarray:
     """[num_tokens]: token ids and positions, without the layer."""
-    positions = np.arange(start, start + len(token_ids), dtype=np.int64)
-    return np.array(token_ids, dtype=np.int64) | (positions << POSITION_SHIFT)
+    return np.array(token_ids, dtype=np.int64) | (np.array(positions, dtype=np.int64) << POSITION_SHIFT)
 
 
 def _describe(entry: int) -> str:

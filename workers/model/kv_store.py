@@ -111,6 +111,14 @@ class TorchKVStore(KVRows):
         for layer in self.layers:
             layer.index_copy_(1, target, layer.index_select(1, source))
 
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """The same of single tokens: block x block size + offset."""
+        source = torch.tensor([s for s, _ in pairs], device=self.device)
+        target = torch.tensor([t for _, t in pairs], device=self.device)
+        for layer in self.layers:
+            tokens = layer.flatten(1, 2)  # a view
+            tokens.index_copy_(1, target, tokens.index_select(1, source))
+
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """The same of slots: (source, target)."""
         source = torch.tensor([s for s, _ in pairs], device=self.device)

@@ -24,6 +24,7 @@ from workers.model.drafts import accept, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.states import States
 from workers.model.kv_store import LayerShape, TorchKVStore
+from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
 from workers.model.memory_plan import plan_memory
 from workers.model.places import PLAIN, Place
@@ -151,6 +152,8 @@ class TorchRunner:
             logits = self._logits(batch.chunks, rows, on_layer)
             if not rows or logits is None:
                 return []
+            if batch.watch is not None:
+                tell(batch.watch, batch, logits)
             return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
         finally:
             self._synchronize()
@@ -192,6 +195,7 @@ class TorchRunner:
     ) -> Tensor | None:
         """`write_kv`, `states`: in place of the runner's own."""
         meta = build_meta(chunks, self.store.block_size)
+        assert not (meta.trees and self._states), "a state goes through one path alone"
         tokens = torch.tensor([[token for chunk in chunks for token in chunk.token_ids]])
         ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
         places = torch.tensor([at for end, drafts in ends for at in range(end - drafts - 1, end)], dtype=torch.int64)
@@ -240,6 +244,11 @@ class TorchRunner:
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_blocks(pairs)
+            self._synchronize()
+
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        if pairs:
+            self.store.copy_tokens(pairs)
             self._synchronize()
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from baton.errors import BatonError, InternalError
 from workers.model.contract import Batch, KVStore, ModelRunner, Sampled, Share
 from workers.parallel.gang import Gang
-from workers.parallel.steps import Compute, Copy, Step, decode, encode
+from workers.parallel.steps import Compute, Copied, Copy, Step, decode, encode
 
 logger = logging.getLogger(__name__)
 OnLayer = Callable[[int], None]
@@ -80,9 +80,13 @@ class GangRunner:
         if pairs:
             self._together(Copy(pairs=pairs), lambda: self._runner.copy_blocks(pairs))
 
+    def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
+        if pairs:
+            self._together(Copy(pairs=pairs, what=Copied.TOKENS), lambda: self._runner.copy_tokens(pairs))
+
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
-            self._together(Copy(pairs=pairs, of_states=True), lambda: self._runner.copy_states(pairs))
+            self._together(Copy(pairs=pairs, what=Copied.STATES), lambda: self._runner.copy_states(pairs))
 
     def warm_up(self) -> None:
         """Nothing: each rank warms its own runner up before the gang takes steps."""
@@ -103,10 +107,15 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
 
     Raises: what a step raises; the gang is of no use then.
     """
+    copies = {
+        Copied.BLOCKS: share.copy_blocks,
+        Copied.STATES: share.copy_states,
+        Copied.TOKENS: share.copy_tokens,
+    }
     while (message := gang.wait_step()) is not None:
         step = decode(message)
         if isinstance(step, Copy):
-            (share.copy_states if step.of_states else share.copy_blocks)(step.pairs)
+            copies[step.what](step.pairs)
         else:
             share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
         if notes is not None:

@@ -3,6 +3,7 @@
 Numbers are int32 in this machine's byte order; a gang's machines are of one kind.
 """
 
+import enum
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from workers.model.contract import Chunk, ChunkKind, Row
 
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
-COMPUTE, COPY, COPY_STATES = 0, 1, 2
+COMPUTE = 0
 NUMBER_BYTES = 4
-CHUNK_HEAD = 6  # numbers before its tokens
+CHUNK_HEAD = 7  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE)
 
 
@@ -28,12 +29,18 @@ class Compute:
     note: bytes = b""
 
 
+class Copied(enum.IntEnum):
+    BLOCKS = 1
+    STATES = 2
+    TOKENS = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Of block (or slot for states) `source` to `target` in every layer, for each (source, target)."""
+    """Of `source` to `target` in every layer, for each (source, target): of blocks, slots for states, or places."""
 
     pairs: Sequence[tuple[int, int]]
-    of_states: bool = False
+    what: Copied = Copied.BLOCKS
 
 
 Step = Compute | Copy
@@ -43,16 +50,18 @@ def encode(step: Step, block_size: int) -> bytes:
     """Of a chunk's blocks, those that its tokens reach."""
     if isinstance(step, Copy):
         numbers = [number for pair in step.pairs for number in pair]
-        kind = COPY_STATES if step.of_states else COPY
-        return HEADER.pack(kind, 0, len(step.pairs), len(numbers), 0) + _packed(numbers)
+        return HEADER.pack(step.what, 0, len(step.pairs), len(numbers), 0) + _packed(numbers)
     numbers = []
     for chunk in step.chunks:
         num_tokens = len(chunk.token_ids)
         num_blocks = -(-(chunk.start + num_tokens) // block_size)
         slot = 0 if chunk.state_id is None else chunk.state_id + 1
-        numbers += (chunk.start, num_tokens, num_blocks, chunk.num_sequence_tokens, KINDS.index(chunk.kind), slot)
+        kind = KINDS.index(chunk.kind)
+        num_sequence_tokens, num_parents = chunk.num_sequence_tokens, len(chunk.parents)
+        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents)
         numbers += chunk.token_ids
         numbers += chunk.block_ids[:num_blocks]
+        numbers += chunk.parents
     for row in step.rows:
         numbers += row
     head = HEADER.pack(COMPUTE, len(step.chunks), len(step.rows), len(numbers), len(step.note))
@@ -64,7 +73,7 @@ def decode(message: bytes | bytearray) -> Step:
     end = HEADER.size + num_numbers * NUMBER_BYTES
     numbers = struct.unpack_from(f"={num_numbers}i", message, HEADER.size)
     if kind != COMPUTE:
-        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)), of_states=kind == COPY_STATES)
+        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)), what=Copied(kind))
     chunks = list(_chunks(numbers, num_chunks))
     tail = numbers[len(numbers) - 2 * num_rows :]
     rows = [Row(chunk, drafts) for chunk, drafts in zip(tail[::2], tail[1::2], strict=True)]
@@ -79,8 +88,9 @@ def _packed(numbers: list[int]) -> bytes:
 def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
     at = 0
     for _ in range(count):
-        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot = numbers[at : at + CHUNK_HEAD]
+        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents = numbers[at : at + CHUNK_HEAD]
         tokens_end = at + CHUNK_HEAD + num_tokens
+        end = tokens_end + num_blocks + num_parents
         yield Chunk(
             token_ids=numbers[at + CHUNK_HEAD : tokens_end],
             start=start,
@@ -88,5 +98,6 @@ def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
             num_sequence_tokens=num_sequence_tokens,
             kind=KINDS[kind],
             state_id=slot - 1 if slot else None,
+            parents=numbers[end - num_parents : end],
         )
-        at = tokens_end + num_blocks
+        at = end

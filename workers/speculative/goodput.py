@@ -20,11 +20,18 @@ MIN_GAIN = 1.02  # less is within what steps vary by
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one sequence's draft, as far as it was verified."""
+    """Of one sequence's draft, as far as it was verified.
+
+    Attributes:
+        tree: Given where tokens differ in kind or place.
+        right: Places in `tree` of the tokens that were.
+    """
 
     kind: int
     num_drafts: int
     num_accepted: int
+    tree: Draft | None = None
+    right: Sequence[int] = ()
 
 
 class Goodput:
@@ -37,7 +44,7 @@ class Goodput:
         self._num_silent = 0  # steps without since the last one with drafts, though there were some
 
     def choose(self, drafts: Sequence[Draft], num_decodes: int) -> list[int]:
-        """How many tokens of each draft to verify.
+        """How many tokens of each draft to verify, its first; those of a tree are ordered by `likeliest_first`.
 
         Args:
             num_decodes: Sequences that decode in this step, with drafts or without.
@@ -63,7 +70,10 @@ class Goodput:
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Of a step, whatever else was in it."""
         for outcome in outcomes:
-            self.acceptance.learn(outcome.kind, outcome.num_drafts, outcome.num_accepted)
+            if outcome.tree is not None:
+                self.acceptance.learn_tree(outcome.tree, outcome.right)
+            else:
+                self.acceptance.learn(outcome.kind, outcome.num_drafts, outcome.num_accepted)
 
     def took(self, num_decodes: int, num_drafts: int, seconds: float) -> None:
         """A step that only decoded."""
@@ -71,11 +81,10 @@ class Goodput:
 
     def _likeliest_first(self, drafts: Sequence[Draft]) -> list[tuple[float, int, int]]:
         """(chance, -place, draft): of one draft in order of places, since chances fall."""
-        chances = {kind: self.acceptance.chances(kind) for kind in {draft.kind for draft in drafts}}
         found = [
             (chance, -place, which)
             for which, draft in enumerate(drafts)
-            for place, chance in enumerate(chances[draft.kind][: len(draft.token_ids)])
+            for place, chance in enumerate(self.acceptance.of(draft))
         ]
         return sorted(found, reverse=True)
 

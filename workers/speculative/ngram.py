@@ -4,6 +4,8 @@ from collections.abc import Sequence as List
 
 from workers.engine.drafting import Draft
 from workers.engine.sequence import Sequence
+from workers.model.trees import MAX_TOKENS
+from workers.speculative.growing import GrowingTree
 from workers.speculative.suffixes import Suffixes
 
 READ_AT_ONCE = 4096  # tokens, in one step: some milliseconds, which all that decode wait for
@@ -11,11 +13,17 @@ _GRADES = (3, 5, 9)  # lengths of agreement from which a guess is of the next be
 
 
 class NgramDrafter:
-    """See `workers.engine.drafting.Drafter`. Guesses of longer agreement are of a higher class."""
+    """See `workers.engine.drafting.Drafter`. Guesses of longer agreement are of a higher class.
 
-    num_classes = len(_GRADES) + 1
+    Args:
+        width: Above 1 trees: several places that agree give several ways on. The token with which one leaves another,
+            which agreed longer, is of a class of its own.
+    """
 
-    def __init__(self) -> None:
+    num_classes = 2 * (len(_GRADES) + 1)  # the second half: of tokens where a way leaves another
+
+    def __init__(self, width: int = 1) -> None:
+        self._width = width
         self._texts: dict[tuple[str, int, int], Suffixes] = {}  # of the sequences of the last step
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
@@ -29,11 +37,20 @@ class NgramDrafter:
             text.extend(seq.tokens(num_read, min(seq.num_tokens, num_read + left)))
             left -= len(text) - num_read
             texts[key] = text
-            drafts.append(_draft(text, depth) if len(text) == seq.num_tokens else Draft())
+            drafts.append(self._draft(text, depth) if len(text) == seq.num_tokens else Draft())
         self._texts = texts
         return drafts
 
+    def _draft(self, text: Suffixes, depth: int) -> Draft:
+        if self._width == 1:
+            token_ids, agreed = text.following(depth)
+            return Draft(token_ids, _grade(agreed))
+        tree = GrowingTree(self._width, min(self._width * depth, MAX_TOKENS))
+        for token_ids, agreed in text.continuations(depth):
+            grade = _grade(agreed)
+            tree.add_path(token_ids, grade, grade + self.num_classes // 2)
+        return tree.draft()
 
-def _draft(text: Suffixes, depth: int) -> Draft:
-    token_ids, agreed = text.following(depth)
-    return Draft(token_ids, sum(agreed >= grade for grade in _GRADES))
+
+def _grade(agreed: int) -> int:
+    return sum(agreed >= grade for grade in _GRADES)

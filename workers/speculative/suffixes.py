@@ -44,17 +44,26 @@ class Suffixes:
         A guess that reaches the end of the text goes on with itself: a text that repeats a part is expected to go on
         doing so. Nothing and 0 where the end is new.
         """
-        tokens, end = self._tokens, len(self._tokens)
-        places = self._places.get(tuple(tokens[end - LEAST :]), ()) if end >= LEAST else ()
         best, longest = 0, 0
-        for place in reversed(places):
+        for place in reversed(self._ends()):
             agreed = self._agreed(place)
             if agreed > longest:
                 best, longest = place, agreed
-        if not longest:
-            return [], 0
-        period = end - best
-        return [tokens[best + at % period] for at in range(max_tokens)], longest
+        return (self._after(best, max_tokens), longest) if longest else ([], 0)
+
+    def continuations(self, max_tokens: int) -> list[tuple[list[int], int]]:
+        """As `following`, after each earlier occurrence that is remembered, the longest first, the latest of equals."""
+        found = [(self._agreed(place), place) for place in self._ends()]
+        return [(self._after(place, max_tokens), agreed) for agreed, place in sorted(found, reverse=True)]
+
+    def _ends(self) -> Sequence[int]:
+        """The positions after earlier occurrences of the last tokens, in order."""
+        end = len(self._tokens)
+        return self._places.get(tuple(self._tokens[end - LEAST :]), ()) if end >= LEAST else ()
+
+    def _after(self, place: int, max_tokens: int) -> list[int]:
+        tokens, period = self._tokens, len(self._tokens) - place
+        return [tokens[place + at % period] for at in range(max_tokens)]
 
     def _agreed(self, place: int) -> int:
         """How many tokens before `place` are the text's last ones."""

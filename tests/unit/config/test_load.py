@@ -54,6 +54,7 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
             "engine: {block_size: sixteen}",
             "engine.block_size: 'sixteen' is not a whole number; e.g. `engine.block_size: 16`",
         ),
+        ("speculation: {tree_width: 17}", "speculation.tree_width"),
         ("engine: {block_size: true}", "engine.block_size: True is not a whole number"),
         ("engine: {prefix_cache: 1}", "engine.prefix_cache: 1 is not true or false; e.g. `engine.prefix_cache: true`"),
         ("engine: {memory: 1GB}", "engine.memory: '1GB' is no size; give bytes or KiB, MiB, GiB"),

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.unit.engine.sequences import make_sequence
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
+from workers.engine.draft import Draft
 from workers.engine.scheduler import Scheduler, StepPlan, is_decode
 from workers.engine.sequence import Sequence, Status
 from workers.model.contract import ChunkKind
@@ -100,7 +101,7 @@ class World:
     def step(self) -> StepPlan:
         before = list(self.scheduler.running)
         decodes = [seq for seq in before if is_decode(seq)]
-        plan = self.scheduler.plan(self.now_s, {seq.key: self.draft(seq) for seq in decodes})
+        plan = self.scheduler.plan(self.now_s, {seq.key: Draft(self.draft(seq)) for seq in decodes})
         self.check_plan(plan)
         self.check_seniority(plan, before)
         self.check_decodes(plan, decodes)

@@ -32,10 +32,11 @@ async def test_several_replicas_are_told_apart_in_one_scrape_under_one_heading()
 
 
 async def test_drafts_are_counted_by_their_place() -> None:
-    state = WorkerState(drafted_by_place=[9, 4], accepted_by_place=[6], drafts_per_decode=1.5)
+    state = WorkerState(drafted_by_place=[9, 4], accepted_by_place=[6], drafts_per_decode=1.5, num_cut_draft_tokens=3)
     entry = SimpleNamespace(worker_id="decode-0", role=Role.DECODE)
     view = cast(WorkerView, SimpleNamespace(entry=entry, state=state, up=True))
     text = (await Metrics(lambda: [view]).text()).decode()
     assert 'baton_worker_draft_tokens_total{place="2",role="decode",worker="decode-0"} 4.0' in text
     assert 'baton_worker_accepted_tokens_total{place="1",role="decode",worker="decode-0"} 6.0' in text
+    assert 'baton_worker_draft_tokens_cut_total{role="decode",worker="decode-0"} 3.0' in text
     assert 'baton_worker_drafts_per_decode{role="decode",worker="decode-0"} 1.5' in text

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.model.contract import Chunk, ChunkKind, Row
-from workers.parallel.steps import Compute, Copy, decode, encode
+from workers.parallel.steps import Compute, Copied, Copy, decode, encode
 
 BLOCK = 4
 number = st.integers(0, 2**31 - 1)
@@ -22,6 +22,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         num_sequence_tokens=start + len(tokens) + draw(st.integers(0, 9)),
         kind=draw(st.sampled_from(ChunkKind)),
         state_id=draw(st.none() | st.integers(0, 2**30)),
+        parents=tuple(range(-1, len(tokens) - 2)) if draw(st.booleans()) else (),
     )
 
 
@@ -35,9 +36,9 @@ def test_what_is_decoded_is_what_was_encoded(batch: list[Chunk], rows: list[tupl
     assert decode(encode(step, BLOCK)) == step
 
 
-@given(st.lists(st.tuples(number, number), max_size=9), st.booleans())
-def test_copies_too(pairs: list[tuple[int, int]], of_states: bool) -> None:
-    step = Copy(pairs=pairs, of_states=of_states)
+@given(st.lists(st.tuples(number, number), max_size=9), st.sampled_from(Copied))
+def test_copies_too(pairs: list[tuple[int, int]], what: Copied) -> None:
+    step = Copy(pairs=pairs, what=what)
     assert decode(encode(step, BLOCK)) == step
 
 

@@ -13,6 +13,7 @@ import torch
 from baton.errors import BatonError, ConfigError
 from tests.models import FAMILIES, tiny
 from tests.unit.engine.driver import Driver
+from tests.unit.engine.oracle import Oracle
 from tests.unit.model.driver import Expected, generate, make_spec, prompts_of
 from tests.unit.parallel.gangs import RankProcesses
 from workers.model.contract import Batch, Chunk
@@ -167,3 +168,16 @@ def test_a_rank_that_dies_in_the_middle_of_a_step_fails_the_gang_within_five_sec
         assert time.monotonic() - begin < 5
     assert "rank 2 of the gang is gone" in led.failures[0].message
     assert [said.partition(":")[0] for said in led.said] == ["lost", "", "lost"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_trees_of_drafts_are_the_same_on_every_rank(ranks: RankProcesses, family: str) -> None:
+    folder = tiny(family)
+    wide = spec(folder, max_batched_tokens=48)
+    answers = {(str(index), 0): want.tokens for index, want in enumerate(expected(folder))}
+    with ranks.gang(wide, 2) as led:
+        driver = Driver([wide], lambda _: led.runner, Oracle(answers, vocab_size=160, right=0.95, width=4))
+        ask(driver)
+        driver.run()
+        check(driver, folder)
+        assert driver.engines[0].stats.num_accepted_tokens > 0

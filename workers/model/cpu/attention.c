@@ -23,6 +23,22 @@ static int kind_of(const baton_attention_args *a) {
     return a->head_dim % (2 * LANES) ? BFLOATS : IN_PAIRS;
 }
 
+/* `soften` for a row of a tree, which sees of its own chunk the tokens on the way to it alone. */
+static float soften_seen(
+    const baton_attention_args *a, const task_t *t, int64_t token, int first, float *scores, float *maximum, float *sum,
+    int count
+) {
+    int64_t own = (int64_t)a->num_context[t->chunk] - first, low = a->window ? a->positions[token] - a->window + 1 - first : 0;
+    if (own > count) own = count;
+    if (low > own) low = own; /* `seen` says what is too old in the chunk */
+    if (low < 0) low = 0;
+    if (a->softcap != 0)
+        for (int64_t j = low; j < count; j++) scores[j] = a->softcap * tanhf(scores[j] * a->scale / a->softcap);
+    for (int64_t j = own < 0 ? 0 : own; j < count; j++)
+        if (!(a->seen[token] >> (first + j - a->num_context[t->chunk]) & 1)) scores[j] = -INFINITY;
+    return soften(scores, maximum, sum, low, count, a->softcap != 0 ? 1 : a->scale, 0);
+}
+
 /* The rows of one KV head against one tile of keys, which begins at key `first`. */
 static void round_of_head(
     const baton_attention_args *a, const task_t *t, float *state, int first, const source_t *keys,
@@ -40,7 +56,12 @@ static void round_of_head(
         if (is_many) score_many(q, scores, transposed, n, dim);
         else scorers[kind][n - 1](q, DOT_PAIRS && a->is_bf16 ? q_pairs + row * dim : NULL, scores, keys, part == 0);
         for (int r = 0; r < n; r++) {
-            int64_t position = a->num_context[t->chunk] + t->query + (row + r) / group;
+            int64_t place = t->query + (row + r) / group, token = a->query_start[t->chunk] + place;
+            if (a->seen && a->seen[token]) {
+                correction[r] = soften_seen(a, t, token, first, scores + r * TILE, maximum + row + r, sum + row + r, keys->count);
+                continue;
+            }
+            int64_t position = a->num_context[t->chunk] + place;
             int64_t low = a->window ? position - a->window + 1 - first : 0, high = position + 1 - first;
             low = low < 0 ? 0 : low > keys->count ? keys->count : low;
             high = high < low ? low : high > keys->count ? keys->count : high;
@@ -163,7 +184,8 @@ static int64_t cut(const baton_attention_args *a, task_t *tasks, int64_t *num_fl
         for (int64_t q = 0; q < num_queries; q += tile) {
             int64_t n = num_queries - q < tile ? num_queries - q : tile;
             int64_t end = a->num_context[c] + q + n;
-            int64_t first = a->window && end - n + 1 > a->window ? end - n + 1 - a->window : 0;
+            int64_t oldest = a->num_context[c] + (a->seen && a->seen[a->query_start[c]] ? 0 : q); /* of the positions */
+            int64_t first = a->window && oldest + 1 > a->window ? oldest + 1 - a->window : 0;
             int64_t splits = (end - first) / MIN_SPLIT_KEYS, heads = a->num_kv_heads;
             if (n * group >= 16) heads = 1;
             splits = splits < 1 ? 1 : splits > wanted ? wanted : splits;

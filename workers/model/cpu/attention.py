@@ -35,6 +35,7 @@ class _Args(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "k_cache", "v_cache", "output")),
         *((name, ctypes.c_void_p) for name in ("query_start", "num_context", "block_tables", "sinks")),
+        *((name, ctypes.c_void_p) for name in ("seen", "positions")),
         *((name, ctypes.c_int64) for name in ("num_chunks", "max_blocks", "block_size")),
         *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "head_dim")),
         *((name, ctypes.c_int64) for name in ("query_token_stride", "query_head_stride")),
@@ -119,6 +120,7 @@ def _args(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring, out: Tensor, limit: int
 ) -> _Args:
     """The tensors must outlive what is done with it."""
+    seen = meta.seen_rows(scoring.window)  # kept by `meta`
     return _Args(
         query.data_ptr(),
         k_cache.data_ptr(),
@@ -128,6 +130,8 @@ def _args(
         meta.num_context.data_ptr(),
         meta.block_tables.data_ptr(),
         scoring.sinks.data_ptr() if scoring.sinks is not None else None,
+        seen.data_ptr() if seen is not None else None,
+        meta.positions.data_ptr(),
         meta.block_tables.shape[0],
         meta.block_tables.shape[1],
         meta.block_size,
@@ -173,5 +177,7 @@ def _by_matrix_products(
         query_starts=(0, end - begin),
         num_contexts=(meta.num_contexts[chunk],),
         block_ids=(meta.block_ids[chunk],),
+        trees={0: meta.trees[chunk]} if chunk in meta.trees else {},
+        gathers={},
     )
     out[begin:end] = attention_torch.paged_attention(query[begin:end], k_cache, v_cache, alone, scoring)

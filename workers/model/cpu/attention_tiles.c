@@ -253,6 +253,12 @@ static void hide(float *s, int low, int high, int count) {
     for (int j = high; j < count; j++) s[j] = UNSEEN;
 }
 
+/* Of the keys from `own` on, which are the chunk's from its token `token` on, those that `seen` lacks do not count. */
+static void hide_others(float *s, int64_t own, int64_t token, uint64_t seen, int64_t count) {
+    for (int64_t j = own; j < count; j++, token++)
+        if (token > 63 || !(seen >> token & 1)) s[j] = UNSEEN;
+}
+
 /* One row's scores become weights. `unit` is the scale of scores, times log2(e): maxima are kept without it. */
 INLINE void soften(work_t *w, int row, float unit, int count, int64_t dim) {
     const float *s = w->scores[row];
@@ -322,17 +328,24 @@ INLINE void attend(
         memcpy(w->query + row * dim, query + row * a->query_token_stride, dim * 2);
     }
     int64_t end = c->context + from + rows - c->first; /* local, of what the last row sees */
-    int64_t begin = a->window ? c->context + from + 1 - a->window - c->first : 0;
+    const uint64_t *seen = a->seen && a->seen[token] ? a->seen + token : NULL; /* of a tree: what each row sees of it */
+    int64_t begin = a->window && !seen ? c->context + from + 1 - a->window - c->first : 0;
     for (int64_t at = begin > 0 ? begin / 32 * 32 : 0; at < end; at += ROUND) {
         int count = end - at < ROUND ? (end - at + 31) / 32 * 32 : ROUND;
         score(w, keys + at * (dim / 2), count, dim, rows);
         for (int row = 0; row < rows; row++) {
             int64_t position = c->context + from + row - c->first - at;
             int64_t low = a->window ? position - a->window + 1 : 0, high = position + 1;
+            int64_t own = c->context - c->first - at; /* where the chunk's keys begin */
+            if (seen && a->window) {
+                low = a->positions[token + row] - a->window + 1 - c->first - at;
+                low = low < own ? low : own;
+            }
             if (a->softcap != 0)
                 for (int j = 0; j < count; j++)
                     w->scores[row][j] = a->softcap * tanhf(w->scores[row][j] * a->scale / a->softcap);
             if (low > 0 || high < count) hide(w->scores[row], low < count ? low : count, high < 0 ? 0 : high, count);
+            if (seen && own < count) hide_others(w->scores[row], own < 0 ? 0 : own, own < 0 ? -own : 0, seen[row], count);
             soften(w, row, unit, count, dim);
         }
         weigh(w, values + at * (dim / 2), count, dim, rows);

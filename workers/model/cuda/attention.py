@@ -75,7 +75,9 @@ class FlashInfer:
         meta: PagedMeta,
         scoring: Scoring,
     ) -> Tensor:
-        """See `workers.model.attention`."""
+        """See `workers.model.attention`. Steps with trees attend by torch: plans here are causal."""
+        if meta.trees:
+            return attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring)
         if meta is not self._meta:
             self.begin(meta)
         kind = PlanKey(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, *scoring[:3])

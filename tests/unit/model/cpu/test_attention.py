@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
 from workers.model.cpu import attention as cpu_attention
@@ -132,3 +133,14 @@ def test_the_dot_products_give_what_the_definition_gives_where_amx_would_be_take
     finally:
         library.baton_attention_tiles_choose(cpu_attention.MOST_TILES)
     assert (found.double() - expected).abs().max() < TOLERANCE[torch.bfloat16]
+
+
+def test_two_long_chunks_of_one_length_each_see_their_own_keys() -> None:
+    lengths = [(0, 300), (0, 300), (16, 300)]  # by torch in float32
+    meta = build_meta(chunks_of(random.Random(1), lengths, 16, 80), 16)
+    generator = torch.Generator().manual_seed(1)
+    cache = torch.randn(2, 80, 16, 1, 8, generator=generator)
+    query = torch.randn(meta.num_tokens, 2, 8, generator=generator)
+    found = cpu_attention.paged_attention(query, cache[0], cache[1], meta, Scoring(0.3))
+    expected = attention_torch.paged_attention(query, cache[0], cache[1], meta, Scoring(0.3))
+    assert (found - expected).abs().max() < TOLERANCE[torch.float32]
