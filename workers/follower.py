@@ -22,7 +22,7 @@ from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
 from workers.server import make_server
-from workers.spec import WorkerSpec
+from workers.spec import Role, WorkerSpec
 from workers.starting import take_place
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Follower:
         self._gang = gang
         gc.collect()
         gc.freeze()
-        agent = (await self._serve_links(share, gang)).agent
+        is_draft = self.spec.role is Role.DRAFT  # whose KV goes nowhere
+        agent = None if is_draft else (await self._serve_links(share, gang)).agent
         args = (share, gang, agent)
         threading.Thread(target=self._follow, args=args, name="follow", daemon=True).start()
         logger.info("rank ready worker_id=%s rank=%d", self.spec.worker_id, self.spec.gang.rank)
@@ -90,7 +91,7 @@ class Follower:
         if self._gang is not None:
             self._gang.close()
 
-    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent") -> None:
+    def _follow(self, share: "RankRunner", gang: "Gang", agent: "RankAgent | None") -> None:
         try:
             follow(share, gang, agent)
         except BatonError as error:

@@ -62,7 +62,8 @@ class GangSpec:
 
     tensor_parallel: int = 1  # ranks that divide the model between them
     sequence_parallel: int = 1  # how often that is there, to divide prompts
-    layer_parallel: int = 1  # of draft workers: layers whose attention is computed at once, one on each rank
+    layer_parallel: int = 1  # of draft workers: ranks that share out the layers, whose attention they compute at once
+    layer_group: int = 0  # layers that attend at once; 0: chosen at the start, at most `layer_parallel`
     rank: int = 0  # 0 leads: it has the engine and the service; the others compute what it says
     lobby: str = ""  # host:port where the leader waits for the others; the leader makes it
     shares_device: bool = False  # the ranks are more than the GPUs

@@ -19,6 +19,7 @@ from workers.model.sampling_params import SamplingParams
 class ChunkKind(enum.Enum):
     PREFILL = "prefill"  # tokens that are known: of a prompt, or of a sequence that is read again
     DECODE = "decode"  # the last token of a sequence that is read, and draft tokens that may follow it
+    DRAFT = "draft"  # to guess what follows: may be computed nearly; read the tokens again before they count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,13 @@ from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
 from workers.model.hybrid.families import state_shapes
 from workers.model.kv_store import LayerShape, Shape
+from workers.model.places import Place
 from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.build import build_share
+from workers.model.tensor_parallel.division import ByHeads, Division
 from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
 from workers.model.tensor_parallel.ranks import Ranks
-from workers.model.tensor_parallel.share import check_degree, num_kv_heads
+from workers.model.tensor_parallel.share import num_kv_heads
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -39,14 +41,19 @@ class LoadedModel:
     whole_shapes: Sequence[Shape]  # of all ranks together
     num_shares: int  # in how many the layers' KV heads are divided
     begin: Callable[[], None]  # from now on all ranks compute together
+    layers: Sequence[int]  # whose KV or states this process keeps
+    place: Place  # of the heads that it keeps of them
     eos_token_ids: frozenset[int]
     fingerprint: str
     dtype: torch.dtype
     device: torch.device
 
 
-def load_model(spec: WorkerSpec, ranks: Ranks | None = None) -> LoadedModel:
+def load_model(spec: WorkerSpec, ranks: Ranks | None = None, division: Division | None = None) -> LoadedModel:
     """Loads `spec.model` on `spec.device`, or what one of several ranks holds of it.
+
+    Args:
+        division: What that is; None: by heads, as `spec.gang.tensor_parallel` says.
 
     Raises:
         ConfigError: Names the file, feature, device, degree or number of bytes that is missing or cannot be served.
@@ -55,11 +62,15 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None) -> LoadedModel:
     device = _device(spec.device)
     dtype = _dtype(spec.dtype)
     config = _config(folder)
-    check_degree(config, spec.gang.tensor_parallel)
+    division = division or ByHeads(spec.gang.tensor_parallel, ranks)
+    division.check(config)
     if spec.engine.max_model_len is not None:
         specs.check_length(config, spec.engine.max_model_len)
     binding.register()
-    weights = _share(config, spec, dtype, device, ranks) if ranks is not None else _whole(config, spec, dtype, device)
+    if ranks is None:
+        weights = _whole(config, spec, dtype, device)
+    else:
+        weights = _share(config, spec, dtype, device, ranks, division)
     model = weights.model.eval().requires_grad_(False)
     shapes = binding.probe(model, device)
     num_shares = num_kv_heads(config) // num_kv_heads(model.config)
@@ -70,6 +81,8 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None) -> LoadedModel:
         whole_shapes=_whole_shapes(shapes, weights.whole, num_shares),
         num_shares=num_shares,
         begin=weights.begin,
+        layers=division.layers(len(shapes)),
+        place=division.place,
         eos_token_ids=specs.eos_token_ids(folder, config),
         fingerprint=fingerprint(config, dtype, weights.whole, weights.samples),
         dtype=dtype,
@@ -101,16 +114,19 @@ def _whole(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.devi
     return _Weights(model, model, samples_of(model), lambda: None)
 
 
-def _share(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> _Weights:
+def _share(
+    config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device, ranks: Ranks, division: Division
+) -> _Weights:
     """What this rank holds."""
     folder = Path(spec.model)
     if gguf_source(folder):
         raise ConfigError(
-            f"tensor_parallel: {ranks.size} is not supported for GGUF files, which are read whole; give a folder with "
-            "safetensors, or set tensor_parallel: 1"
+            f"{division.name}: {ranks.size} is not supported for GGUF files, which are read whole; give a folder with "
+            f"safetensors, or set {division.name}: 1"
         )
     files = specs.weight_files(folder) if spec.load_format != "dummy" else []
-    share = build_share(_auto_model(), config, ranks, dtype=dtype, device=device, attention=binding.ATTENTION)
+    made = (_auto_model(), config, ranks, division)
+    share = build_share(*made, dtype=dtype, device=device, attention=binding.ATTENTION)
     num_shares = num_kv_heads(config) // num_kv_heads(share.model.config)
     _check_memory(share.num_parameters * dtype.itemsize, spec, device, num_shares)
     if spec.load_format == "dummy":

@@ -27,7 +27,6 @@ from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
 from workers.model.memory_plan import plan_memory
-from workers.model.places import PLAIN, Place
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
@@ -96,13 +95,16 @@ class Step:
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
-    def __init__(self, spec: WorkerSpec, *, native: bool = True, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, spec: WorkerSpec, *, native: bool = True, ranks: Ranks | None = None, loaded: LoadedModel | None = None
+    ) -> None:
         """
         Args:
             native: False: torch's own ops alone, to compare with; no compiled kernels, packed weights or graphs.
             ranks: Beside which this one holds a share of the model; None: it holds all of it.
+            loaded: What to run; None: what `load_model` gives.
         """
-        loaded = load_model(spec, ranks)
+        loaded = loaded or load_model(spec, ranks)
         self._ranks = ranks
         self.model: Any = loaded.model
         self.device = loaded.device
@@ -119,18 +121,19 @@ class TorchRunner:
             specs.max_positions(loaded.config), self.num_blocks * engine.block_size
         )
         check_spacing(engine, self.max_model_len)
+        held = {layer: loaded.shapes[layer] for layer in loaded.layers}
         self.store = TorchKVStore(
-            loaded.shapes,
+            list(held.values()),
             num_blocks=self.num_blocks + (self.device.type == "cuda"),  # the last is scratch for padded decodes
             block_size=engine.block_size,
             dtype=loaded.dtype,
             device=self.device,
-            place=Place(ranks.rank, ranks.size) if ranks is not None else PLAIN,
-            whole=loaded.whole_shapes,
+            place=loaded.place,
+            whole=[loaded.whole_shapes[layer] for layer in held],
             num_states=self.num_states,
         )
-        attending = [index for index, shape in enumerate(loaded.shapes) if isinstance(shape, LayerShape)]
-        recurring = [index for index, shape in enumerate(loaded.shapes) if isinstance(shape, StateShape)]
+        attending = [index for index, shape in held.items() if isinstance(shape, LayerShape)]
+        recurring = [index for index, shape in held.items() if isinstance(shape, StateShape)]
         self._caches = {
             index: (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1])
             for index, layer in zip(attending, self.store.layers, strict=True)

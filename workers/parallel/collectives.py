@@ -42,6 +42,13 @@ class GroupRanks:
         self._group.gather([] if found is None else [found], [there], options).wait()
         return None if found is None else [one.to(tensor.device) for one in found]
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        self.num_begun += 1
+        there = self._there(tensor.contiguous())
+        found = [torch.empty_like(there) for _ in range(self.size)]
+        self._group.allgather([found], [there]).wait()
+        return torch.stack(found).to(tensor.device)
+
     def _there(self, tensor: Tensor) -> Tensor:
         """Where the group can read it: NCCL knows GPUs alone."""
         return tensor.cuda() if self._is_nccl and not tensor.is_cuda else tensor

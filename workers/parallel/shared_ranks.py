@@ -49,6 +49,12 @@ class SharedRanks:
         found = self._reducer.gather(tensor.contiguous())
         return None if found is None else list(found)
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        self.num_begun += 1
+        if tensor.device.type != "cpu":
+            return self._group.all_gather(tensor)
+        return self._reducer.all_gather(tensor.contiguous())
+
     def abort(self) -> None:
         self._reducer.abort()
 

@@ -14,7 +14,7 @@ HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes 
 COMPUTE = 0
 NUMBER_BYTES = 4
 CHUNK_HEAD = 7  # numbers before its tokens
-KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE)
+KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE, ChunkKind.DRAFT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

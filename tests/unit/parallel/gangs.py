@@ -13,7 +13,7 @@ from baton.errors import BatonError
 from workers.parallel.gang import Gang
 from workers.parallel.member import lead, open_lobby
 from workers.parallel.runner import GangRunner
-from workers.spec import GangSpec, WorkerSpec
+from workers.spec import GangSpec, Role, WorkerSpec
 from workers.spec_line import dump
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,17 +51,23 @@ class RankProcesses:
         return self._processes[:count]
 
     @contextmanager
-    def gang(self, spec: WorkerSpec, size: int, *, sequence: bool = False, tensor: int = 1) -> Iterator[Led]:
+    def gang(
+        self, spec: WorkerSpec, size: int, *, sequence: bool = False, tensor: int = 1, layer_group: int | None = None
+    ) -> Iterator[Led]:
         """A gang of `size` ranks of a worker like `spec`; ends with the block. Raises: what `lead` does.
 
         Args:
             sequence: They divide prompts, not the model; or both where `tensor` is more than 1.
             tensor: Ranks that divide the model, for each piece of a prompt.
+            layer_group: They share out a draft model's layers, of which so many attend at once.
         """
         processes = self.take(size - 1)
         gang_spec = GangSpec(tensor_parallel=size)
         if sequence:
             gang_spec = GangSpec(sequence_parallel=size // tensor, tensor_parallel=tensor)
+        if layer_group is not None:
+            gang_spec = GangSpec(layer_parallel=size, layer_group=layer_group)
+            spec = replace(spec, role=Role.DRAFT)
         spec = replace(spec, gang=gang_spec, secret="s3cret")
         lobby = open_lobby(spec)
         for rank, process in enumerate(processes, 1):

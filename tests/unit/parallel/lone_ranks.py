@@ -16,3 +16,6 @@ class LoneRanks:
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:
         return [tensor] * self.size if self.rank == 0 else None
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return tensor[None].expand(self.size, *tensor.shape)

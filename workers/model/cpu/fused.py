@@ -85,10 +85,10 @@ class FusedLayer(nn.Module):
         self.head_dim: int = attention.head_dim
         parts = [getattr(attention, name) for name in HEADS]
         self.num_heads, self.num_kv_heads, _ = (part.out_features // self.head_dim for part in parts)
-        self.qkv = make_linear(*_joined(parts))
-        self.output = like(attention.o_proj, make_linear(*_joined([plain_linear(attention.o_proj)])))
-        self.gate_up = make_linear(*_joined([mlp.gate_proj, mlp.up_proj]))
-        self.down = like(mlp.down_proj, make_linear(*_joined([plain_linear(mlp.down_proj)])))
+        self.qkv = make_linear(*joined(parts))
+        self.output = like(attention.o_proj, make_linear(*joined([plain_linear(attention.o_proj)])))
+        self.gate_up = make_linear(*joined([mlp.gate_proj, mlp.up_proj]))
+        self.down = like(mlp.down_proj, make_linear(*joined([plain_linear(mlp.down_proj)])))
         first, second = (getattr(layer, name) for name in NORMS)
         self.norm, self.eps = first.weight.detach().float().contiguous(), float(first.variance_epsilon)
         self.mlp_norm, self.mlp_eps = second.weight.detach().float().contiguous(), float(second.variance_epsilon)
@@ -227,10 +227,10 @@ def _fused(layer: nn.Module, dtype: torch.dtype, make_linear: MakeLinear) -> Fus
     ours = fused(x.clone(), position_embeddings=cos_sin, step=found)
     assert found.seen is not None
     pairs = [(ours, expected), *zip(found.seen[1:4], wanted.seen[1:4], strict=True)]
-    return fused if all(_close(a, b) for a, b in pairs) else None
+    return fused if all(close(a, b) for a, b in pairs) else None
 
 
-def _joined(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
+def joined(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
     """One weight, and one bias or none, of several layers' outputs after each other."""
     weight = torch.cat([part.weight for part in parts])
     if all(part.bias is None for part in parts):
@@ -239,7 +239,7 @@ def _joined(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
     return weight, torch.cat([z if part.bias is None else part.bias for part, z in zip(parts, zeros, strict=True)])
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
+def close(found: Tensor, wanted: Tensor) -> bool:
     """By the largest value: single ones may cancel out."""
     scale = float(wanted.abs().max())
     error = float((found.float() - wanted.float()).abs().max()) if found.shape == wanted.shape else float("inf")

@@ -155,9 +155,15 @@ def pack_linears(model: nn.Module) -> None:
 
 def fuse_layers(model: nn.Module, dtype: torch.dtype) -> None:
     """See `workers.model.cpu.fused`; only where the weights can be held."""
+    maker = linear_maker(model)
+    if maker is not None:
+        fused.fuse_layers(model, dtype, maker)
+
+
+def linear_maker(model: nn.Module) -> fused.MakeLinear | None:
+    """`make_linear` as it suits the model; None: some of its weights cannot be held."""
     weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
-    if all(map(can_hold, weights)):
-        fused.fuse_layers(model, dtype, functools.partial(make_linear, twice=_is_small(model)))
+    return functools.partial(make_linear, twice=_is_small(model)) if all(map(can_hold, weights)) else None
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

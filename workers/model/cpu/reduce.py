@@ -79,9 +79,18 @@ class Reducer:
     def gather(self, tensor: Tensor) -> Tensor | None:
         """[ranks, *tensor.shape] on rank 0, None on the others; contiguous. Raises: RuntimeError: aborted."""
         out = tensor.new_empty((self._size, *tensor.shape)) if self._rank == 0 else None
+        self._gather_into(tensor, out)
+        return out
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """[ranks, *tensor.shape] on every rank; contiguous. Raises: RuntimeError: aborted."""
+        out = tensor.new_empty((self._size, *tensor.shape))
+        self._gather_into(tensor, out)
+        return out
+
+    def _gather_into(self, tensor: Tensor, out: Tensor | None) -> None:
         if self._gather(self._at, tensor.data_ptr(), tensor.nbytes, out.data_ptr() if out is not None else None):
             raise RuntimeError("the ranks beside this one are gone")
-        return out
 
     def abort(self) -> None:
         """Frees a call that waits."""

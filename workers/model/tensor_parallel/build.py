@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.model.tensor_parallel.division import Division
 from workers.model.tensor_parallel.fused import parts_of
 from workers.model.tensor_parallel.ranks import Ranks, Total
 from workers.model.tensor_parallel.shard import Shard, divided_dim, rows_shard, shard_of
-from workers.model.tensor_parallel.share import local_config, num_groups, num_holders
+from workers.model.tensor_parallel.share import num_groups, num_holders
 from workers.model.tensor_parallel.summed import SplitGatedNorm, SplitNorm, SummedLinear
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class Share:
     Attributes:
         model: A causal language model of transformers, its weights not filled yet.
         whole: The whole model, on the device `meta`.
-        weights: By the name in `whole`: the rank's tensor, and which part it is; buffers that files have, too.
+        weights: By the name in `whole`: the rank's tensor, and which part it is; buffers that files have, too. Without
+            those of which it holds nothing.
         head_name: Of the output head's weight, which may be the embedding's.
         head: Its rows on this rank.
     """
@@ -46,17 +48,25 @@ class Share:
 
 
 def build_share(
-    auto_model: Any, config: Any, ranks: Ranks, *, dtype: torch.dtype, device: Any, attention: str
+    auto_model: Any,
+    config: Any,
+    ranks: Ranks,
+    division: Division,
+    *,
+    dtype: torch.dtype,
+    device: Any,
+    attention: str,
 ) -> Share:
-    """Call `check_degree` before. On the CPU the weights take no memory until they are filled."""
+    """Call `division.check` before. On the CPU the weights take no memory until they are filled."""
     from transformers.initialization import no_init_weights
 
     options = {"dtype": dtype, "attn_implementation": attention}
-    local = local_config(config, ranks.size)
+    local = division.local_config(config)
     with torch.device("meta"):
         whole = auto_model.from_config(config, **options)
     with no_init_weights(), torch.device(device):
         model = auto_model.from_config(local, **options)
+    division.leave_out(model)
     total = Total(ranks)
     names = {id(weight): name for name, weight in whole.named_parameters()}
     head_name = names[id(whole.get_parameter(f"{HEAD}.weight"))]
@@ -65,7 +75,7 @@ def build_share(
     weights = {
         name: (mine[name], _shard(name, whole, model, tuple(theirs[name].shape), tuple(mine[name].shape), ranks))
         for name in stored_names(whole)
-        if name != f"{HEAD}.weight"
+        if name != f"{HEAD}.weight" and name in mine
     }
     _join_ranks(model, whole, ranks, total)
     return Share(model=model, whole=whole, weights=weights, head_name=head_name, head=head, total=total)
@@ -114,8 +124,8 @@ def _is_summed(whole: nn.Module, mine: nn.Module) -> bool:
 
 
 def _join_ranks(model: nn.Module, whole: nn.Module, ranks: Ranks, total: Total) -> None:
-    for name, original in list(whole.named_modules()):
-        mine = model.get_submodule(name)
+    for name, mine in list(model.named_modules()):
+        original = whole.get_submodule(name)
         if _is_summed(original, mine):
             if isinstance(mine, nn.Linear):
                 _replace(model, name, SummedLinear(mine, total))

@@ -86,8 +86,11 @@ def sampled_of_all(share: Share, ranks: Ranks, indices: Callable[[int], np.ndarr
     """
     values = []
     for name, whole in share.whole.named_parameters():
-        local, shard = share.head if name == f"{HEAD}.weight" else share.weights[name]
         flat = indices(whole.numel())
+        if name != f"{HEAD}.weight" and name not in share.weights:
+            values.append(torch.zeros(2, len(flat)))
+            continue
+        local, shard = share.head if name == f"{HEAD}.weight" else share.weights[name]
         is_here = torch.from_numpy(shard.places(flat) >= 0)
         values.append(torch.stack([sampled(shard, local, flat), is_here.float()]))
     found = ranks.gather(torch.cat(values, dim=1))

@@ -24,6 +24,10 @@ class Ranks(Protocol):
         """Every rank's tensor, in order of rank, on rank 0; None on the others."""
         ...
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """[ranks, *tensor.shape]: every rank's tensor, in order of rank, on every rank."""
+        ...
+
 
 class Total:
     """Adds a tensor up over the ranks, in place.
