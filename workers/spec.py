@@ -18,7 +18,7 @@ class Role(enum.StrEnum):
         return self in (Role.DECODE, Role.MIXED)
 
 
-SERVING_ROLES = (Role.PREFILL, Role.DECODE, Role.MIXED)  # whose workers take requests, and that pools may have today
+SERVING_ROLES = (Role.PREFILL, Role.DECODE, Role.MIXED)  # whose workers take requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,9 @@ class KVSpec:
 class SpeculationSpec:
     """How workers that decode guess ahead; what is written is the same."""
 
-    method: str = "auto"  # auto (what pays) | none | ngram (what followed the same words earlier in prompt and answer)
+    method: str = "auto"  # auto (what pays) | none | ngram | self | draft; see docs/speculation.md
     max_tokens: int = 8  # drafted in a row at most, of each sequence in a step
-    tree_width: int = (
-        1  # guesses at each place of a draft, at most; 1: single paths; above, as often `max_tokens` in all
-    )
+    tree_width: int = 1  # guesses at each place of a draft, at most; 1: single paths; above: as often max_tokens in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

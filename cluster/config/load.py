@@ -15,15 +15,15 @@ from typing import Any
 import yaml
 
 from baton.errors import ConfigError
+from cluster.config.checks import check
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
-from cluster.config.schema import MAX_RANKS, BatonConfig, EngineConfig, PoolConfig, PoolsConfig
-from workers.memory_shares import check_spacing
+from cluster.config.schema import BatonConfig
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
 _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing"),
-    *("pools.prefill.cores", "pools.decode.cores", "pools.mixed.cores"),
+    *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
 }
 
 
@@ -49,15 +49,14 @@ def loads(text: str) -> BatonConfig:
 def from_tree(tree: Mapping[str, Any]) -> BatonConfig:
     tree = {**tree, "pools": _with_default_pools(tree.get("pools"))}
     config: BatonConfig = _build(BatonConfig, tree, "")
-    _check_pools(config.pools)
-    _check_together(config)
+    check(config)
     return config
 
 
 def to_tree(config: BatonConfig) -> dict[str, Any]:
-    """Plain YAML values under the YAML's own keys; pools without workers are left out."""
+    """Plain YAML values under the YAML's own keys; pools without workers, or a model of theirs, are left out."""
     tree: dict[str, Any] = _plain(config, "")
-    tree["pools"] = {name: pool for name, pool in tree["pools"].items() if pool["workers"]}
+    tree["pools"] = {name: pool for name, pool in tree["pools"].items() if pool["workers"] or pool.get("model")}
     return tree
 
 
@@ -229,69 +228,6 @@ def _cores(value: Any, dotted: str) -> tuple[tuple[int, ...], ...]:
     if not good:
         raise ConfigError(f"{dotted}: {_shown(value)} is no list of core numbers per worker; e.g. [[0, 1], [2, 3]]")
     return tuple(tuple(row) for row in value)
-
-
-def _check_pools(pools: PoolsConfig) -> None:
-    split = pools.prefill.workers + pools.decode.workers
-    if pools.mixed.workers and split:
-        raise ConfigError(
-            f"pools.mixed.workers: {pools.mixed.workers} beside {split} prefill and decode workers is not supported "
-            "yet; set either mixed, or prefill and decode"
-        )
-    for name, other in (("prefill", "decode"), ("decode", "prefill")):
-        if not pools.mixed.workers and not getattr(pools, name).workers:
-            raise ConfigError(
-                f"pools.{name}.workers: 0 leaves nobody for {other}'s other half; give 1 or more, or use `mixed` alone"
-            )
-    for name in ("prefill", "decode", "mixed"):
-        pool: PoolConfig = getattr(pools, name)
-        if pool.cores is not None and len(pool.cores) < pool.workers:
-            raise ConfigError(
-                f"pools.{name}.cores: {len(pool.cores)} lists for {pool.workers} workers; give one list per worker"
-            )
-        if pool.num_ranks > MAX_RANKS:
-            raise ConfigError(
-                f"pools.{name}.sequence_parallel: {pool.sequence_parallel} times tensor_parallel "
-                f"{pool.tensor_parallel} are {pool.num_ranks} ranks for one worker; {MAX_RANKS} are the most, lower "
-                "one of them"
-            )
-
-
-def _check_together(config: BatonConfig) -> None:
-    if not config.model:
-        raise ConfigError("model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out")
-    length = config.engine.max_model_len
-    if length is not None and length < config.engine.block_size:
-        raise ConfigError(
-            f"engine.max_model_len: {length} is below engine.block_size {config.engine.block_size}; use auto"
-        )
-    spacing = config.engine.state_cache_spacing
-    if spacing is not None and spacing % config.engine.block_size:
-        raise ConfigError(
-            f"engine.state_cache_spacing: {spacing} tokens are no multiple of engine.block_size "
-            f"{config.engine.block_size}; give one, or auto"
-        )
-    if spacing is not None and not config.engine.prefix_cache:
-        raise ConfigError(
-            f"engine.state_cache_spacing: {spacing} is of the prefix cache, which engine.prefix_cache turns off; leave "
-            "one of them out"
-        )
-    if length is not None:
-        check_spacing(config.engine, length)
-    budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
-    if budget <= sequences:
-        raise ConfigError(
-            f"engine.max_batched_tokens: {budget} leaves prompts nothing beside the tokens of engine.max_sequences "
-            f"{sequences} answers; set it above that, or lower engine.max_sequences"
-        )
-    over_tokens = config.engine.sequence_parallel_over_tokens
-    if over_tokens != EngineConfig().sequence_parallel_over_tokens and config.pools.prefill.sequence_parallel == 1:
-        raise ConfigError(
-            f"engine.sequence_parallel_over_tokens: {over_tokens} is for prompts that ranks divide; set "
-            "pools.prefill.sequence_parallel to 2 or more, or leave it out"
-        )
-    if config.http.port and config.http.port == config.grpc.port:
-        raise ConfigError(f"grpc.port: {config.grpc.port} is http.port too; give another, or 0 for a free one")
 
 
 def _plain(node: Any, path: str) -> Any:

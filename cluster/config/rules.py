@@ -5,6 +5,8 @@ from typing import Any
 
 from cluster.config.schema import MAX_RANKS
 
+SERVING = ("prefill", "decode", "mixed")
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "bfloat16", "float16", "float32"),
     "device": ("auto", "cpu", "cuda"),
@@ -12,18 +14,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "generation_defaults": ("model", "neutral"),
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
-    "speculation.method": ("auto", "none", "ngram"),
-    **{f"pools.{pool}.placement": ("pack", "spread") for pool in ("prefill", "decode", "mixed")},
+    "speculation.method": ("auto", "none", "ngram", "self", "draft"),
+    **{f"pools.{pool}.placement": ("pack", "spread") for pool in (*SERVING, "draft")},
 }
 
 MAX_WORKERS = 1024  # per pool
 BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "fake_step_s": (0, 60),
-    "pools.prefill.workers": (0, MAX_WORKERS),
-    "pools.decode.workers": (0, MAX_WORKERS),
-    "pools.mixed.workers": (0, MAX_WORKERS),
-    **{f"pools.{pool}.tensor_parallel": (1, MAX_RANKS) for pool in ("prefill", "decode", "mixed")},
+    **{f"pools.{pool}.workers": (0, MAX_WORKERS) for pool in (*SERVING, "draft")},
+    **{f"pools.{pool}.tensor_parallel": (1, MAX_RANKS) for pool in SERVING},
     "pools.prefill.sequence_parallel": (1, MAX_RANKS),
+    "pools.draft.layer_parallel": (1, MAX_RANKS),
     "engine.block_size": (1, 1024),
     "engine.memory": (1 << 16, 1 << 50),
     "engine.max_model_len": (1, 1 << 30),
@@ -57,16 +58,25 @@ def _is_one(value: Any) -> bool:
     return type(value) is int and value == 1
 
 
-def _is_empty_pool(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("workers") == 0
+def _never(value: Any) -> bool:
+    return False
 
 
 # Keys of the design that this version cannot do: (which values it may have nevertheless, the fix).
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "pools.draft": (_is_empty_pool, "leave it out or set `workers: 0`"),
     **{
-        f"pools.{pool}.pipeline_parallel": (_is_one, "leave it out or set 1") for pool in ("prefill", "decode", "mixed")
+        f"pools.draft.{key}": (_is_one, "ranks of a draft worker divide its layers: set layer_parallel")
+        for key in ("tensor_parallel", "sequence_parallel", "pipeline_parallel")
     },
+    **{
+        f"pools.{pool}.layer_parallel": (_is_one, "layers are divided by draft workers alone: set it in pools.draft")
+        for pool in SERVING
+    },
+    **{
+        f"pools.{pool}.model": (_never, "these workers serve `model`, the key above pools; draft workers alone differ")
+        for pool in SERVING
+    },
+    **{f"pools.{pool}.pipeline_parallel": (_is_one, "leave it out or set 1") for pool in SERVING},
     **{
         f"pools.{pool}.sequence_parallel": (
             _is_one,

@@ -4,10 +4,10 @@ Sizes take KiB/MiB/GiB suffixes; every key has a default; an unknown key, a wron
 ConfigError that names the key, the value and the fix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from workers.spec import EngineSpec, KVSpec, SpeculationSpec
+from workers.spec import EngineSpec, GangSpec, KVSpec, SpeculationSpec
 
 # These sections are what each worker is told.
 EngineConfig = EngineSpec
@@ -19,6 +19,8 @@ PACK, SPREAD = "pack", "spread"
 MAX_RANKS = 64  # of one worker
 DEFAULT_MODEL = "smollm2"  # of a config that names none
 FALLBACK_MODEL = "demo"  # where the default can be neither found nor fetched
+MODEL_DRAFTS = ("auto", "draft")  # speculation.method: those for which a draft model is of use
+DEFAULT_DRAFTS: Mapping[str, str] = {"demo": "demo-draft"}  # what drafts for a model where a config names nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +32,36 @@ class PoolConfig:
     cores: tuple[tuple[int, ...], ...] | None = None  # per worker, all its ranks; None: the machine's cores shared out
 
     @property
+    def gang(self) -> GangSpec:
+        """How the ranks of one worker share its work."""
+        return GangSpec(tensor_parallel=self.tensor_parallel, sequence_parallel=self.sequence_parallel)
+
+    @property
     def num_ranks(self) -> int:
         """Of one worker."""
-        return self.tensor_parallel * self.sequence_parallel
+        return self.gang.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftPoolConfig:
+    """Workers that guess ahead with a model of their own, for those that decode."""
+
+    workers: int = 0  # 0: where a model is named, each worker that decodes drafts with it itself
+    model: str = ""  # as the config's own; empty: nothing drafts with a model
+    layer_parallel: int = 1  # layers of a draft worker's model that are computed at once, one on each of its ranks
+    placement: str = PACK  # this and the next: as of other pools
+    cores: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def gang(self) -> GangSpec:
+        return GangSpec(layer_parallel=self.layer_parallel)
+
+    @property
+    def num_ranks(self) -> int:
+        return self.gang.size
+
+
+AnyPool = PoolConfig | DraftPoolConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +71,19 @@ class PoolsConfig:
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
     mixed: PoolConfig = PoolConfig()
+    draft: DraftPoolConfig = DraftPoolConfig()
 
-    def by_name(self) -> Iterator[tuple[str, PoolConfig]]:
-        """Those that have workers."""
+    def serving(self) -> Iterator[tuple[str, PoolConfig]]:
+        """Those with workers that take requests."""
         for name, pool in (("prefill", self.prefill), ("decode", self.decode), ("mixed", self.mixed)):
             if pool.workers:
                 yield name, pool
+
+    def by_name(self) -> Iterator[tuple[str, AnyPool]]:
+        """Those that have workers."""
+        yield from self.serving()
+        if self.draft.workers:
+            yield "draft", self.draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +142,16 @@ class BatonConfig:
     http: HTTPConfig = HTTPConfig()
     grpc: GRPCConfig = GRPCConfig()
     health: HealthConfig = HealthConfig()
+
+    @property
+    def wants_draft_model(self) -> bool:
+        """Whether something drafts with a model, named or not."""
+        return bool(self.pools.draft.workers) or self.speculation.method == "draft"
+
+    @property
+    def drafts_locally(self) -> bool:
+        """Whether each worker that decodes has the draft model itself."""
+        return bool(self.pools.draft.model) and not self.pools.draft.workers and self.speculation.method in MODEL_DRAFTS
 
     @property
     def shown_name(self) -> str:

@@ -25,9 +25,9 @@ from cluster.fleet.plan import FleetPlan
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus
 from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick, worker_id
-from cluster.models.find import Silent, find_model, resolve_config
+from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
-from workers.spec import SERVING_ROLES, Role
+from workers.spec import Role
 
 TICK_S = 0.25
 INGRESS_TIMEOUT_S = 3.0  # a replica asks for the table twice a second
@@ -77,10 +77,11 @@ class Controller:
             device=device,
             dtype=nodes.resolve_dtype(config.dtype, device),
             model_path=str(await asyncio.to_thread(find_model, config.model)),
+            draft_path=await asyncio.to_thread(find_draft, config),
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
-        for role in SERVING_ROLES if device == "cuda" else ():
+        for role in Role if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), nodes.gpu_share(around, new.num_ranks))
         plan.save(self._namespace, new)
         self._plan = new
@@ -112,7 +113,7 @@ class Controller:
             if count or self._crew.num_ready(role)
         )
         return FleetStatus(
-            ready=self._plan is not None and all(pool.num_ready == pool.num_desired for pool in pools),
+            ready=self._plan is not None and all(pool.is_whole for pool in pools if pool.serves),
             config=dump(self._plan.config) if self._plan else "",
             model_path=self._plan.model_path if self._plan else "",
             num_ingress_replicas=self._num_ingresses(),

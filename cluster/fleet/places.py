@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
-from cluster.config.schema import SPREAD, PoolConfig, PoolsConfig
+from cluster.config.schema import SPREAD, AnyPool, PoolsConfig
 from cluster.fleet.cores import share, split
 from cluster.fleet.nodes import Node, choose
 from cluster.fleet.status import RankStatus
+
+DEGREES = ("sequence_parallel", "tensor_parallel", "layer_parallel")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Ground:
     num_ranks: int
     device: str
 
-    def places(self, worker_id: str, role: str, index: int, pool: PoolConfig) -> tuple[RankStatus, ...]:
+    def places(self, worker_id: str, role: str, index: int, pool: AnyPool) -> tuple[RankStatus, ...]:
         """For each rank of worker number `index` of `pool`, the leader first."""
         if pool.placement == SPREAD:
             return self._spread(worker_id, index, pool)
@@ -47,7 +49,7 @@ class Ground:
         others = [*beside, *(taken.rank for taken in self.taken)]
         return all(set(rank.cores).isdisjoint(other.cores) for other in others if other.node_id == rank.node_id)
 
-    def _spread(self, worker_id: str, index: int, pool: PoolConfig) -> tuple[RankStatus, ...]:
+    def _spread(self, worker_id: str, index: int, pool: AnyPool) -> tuple[RankStatus, ...]:
         wanted = split(pool.cores[index], pool.num_ranks) if pool.cores is not None else None
         taken = list(self.taken)
         for number in range(pool.num_ranks):
@@ -75,7 +77,7 @@ def too_few_nodes(pools: PoolsConfig, num_nodes: int) -> Iterator[str]:
             )
 
 
-def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: float) -> None:
+def check_gpus(nodes: Sequence[Node], name: str, pool: AnyPool, per_rank: float) -> None:
     """Raises: ConfigError: no node has the GPUs for all ranks of a worker of pool `name`, which are to be on one.
 
     Args:
@@ -84,9 +86,9 @@ def check_gpus(nodes: Sequence[Node], name: str, pool: PoolConfig, per_rank: flo
     largest = max((node.num_gpus for node in nodes), default=0.0)
     wanted = pool.num_ranks * per_rank
     if pool.placement != SPREAD and wanted > largest:
-        is_both = pool.sequence_parallel > 1 and pool.tensor_parallel > 1
-        degree = "sequence_parallel" if pool.sequence_parallel > 1 else "tensor_parallel"
-        product = f" ({pool.sequence_parallel} times tensor_parallel {pool.tensor_parallel})" if is_both else ""
+        degrees = {name: getattr(pool.gang, name) for name in DEGREES}
+        degree, *others = [name for name in DEGREES if degrees[name] > 1] or ["tensor_parallel"]
+        product = "".join(f" ({degrees[degree]} times {other} {degrees[other]})" for other in others)
         raise ConfigError(
             f"pools.{name}.{degree}: {pool.num_ranks} ranks{product} take {wanted:g} GPUs of one node, the largest "
             f"has {largest:g}; lower it, or set pools.{name}.placement: spread"

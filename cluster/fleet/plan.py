@@ -4,37 +4,49 @@ the controller; and the worker specs that follow from it.
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from baton.errors import ConfigError
 from cluster.config.load import dump, flatten, loads
-from cluster.config.schema import BatonConfig, PoolConfig
-from workers.spec import SERVING_ROLES, GangSpec, Role, WorkerSpec
+from cluster.config.schema import AnyPool, BatonConfig
+from cluster.models.draft_memory import draft_memory_bytes
+from workers.spec import EngineSpec, Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
-    """`config` has no `auto` left in model, dtype and device; `model_path` is a folder on the head node."""
+    """`config` has no `auto` left in model, dtype and device; paths are folders on the head node."""
 
     config: BatonConfig
     model_path: str
+    draft_path: str = ""  # of the model that drafts; empty: none does
 
     @property
     def desired(self) -> dict[Role, int]:
         pools = self.config.pools
-        return {role: getattr(pools, role.value).workers for role in SERVING_ROLES}
+        return {role: getattr(pools, role.value).workers for role in Role}
 
     @property
     def num_ranks(self) -> int:
         """Of all workers that are wanted."""
         return sum(count * self.pool(role).num_ranks for role, count in self.desired.items())
 
-    def pool(self, role: Role) -> PoolConfig:
-        pool: PoolConfig = getattr(self.config.pools, role.value)
+    def pool(self, role: Role) -> AnyPool:
+        pool: AnyPool = getattr(self.config.pools, role.value)
         return pool
+
+    def engine(self, role: Role) -> EngineSpec:
+        """A draft worker has memory for its own model's KV of what the workers that decode can hold."""
+        if role is not Role.DRAFT:
+            return self.config.engine
+        return replace(
+            self.config.engine,
+            memory_bytes=draft_memory_bytes(self.config, Path(self.model_path), Path(self.draft_path)),
+        )
 
 
 def check_change(old: FleetPlan, new: FleetPlan) -> None:
@@ -50,6 +62,12 @@ def check_change(old: FleetPlan, new: FleetPlan) -> None:
     modes = [bool(plan.config.pools.mixed.workers) for plan in (old, new)]
     if modes[0] is not modes[1]:
         raise ConfigError("pools: mixed and separate pools cannot change places on a running cluster; run `baton down`")
+    counts = [plan.config.pools.draft.workers for plan in (old, new)]
+    if bool(counts[0]) is not bool(counts[1]):
+        raise ConfigError(
+            f"pools.draft.workers: {counts[0]} cannot become {counts[1]} while the cluster runs: workers that decode "
+            "are started either with a draft model of their own or for draft workers; run `baton down` first"
+        )
 
 
 def _may_change(key: str) -> bool:
@@ -57,7 +75,7 @@ def _may_change(key: str) -> bool:
 
 
 def save(key: str, plan: FleetPlan) -> None:
-    text = json.dumps({"config": dump(plan.config), "model_path": plan.model_path})
+    text = json.dumps({"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path})
     _internal_kv_put(key.encode(), text.encode(), overwrite=True, namespace=_KV_NAMESPACE)
 
 
@@ -66,16 +84,17 @@ def load_saved(key: str) -> FleetPlan | None:
     if not raw:
         return None
     saved = json.loads(raw)
-    return FleetPlan(config=loads(saved["config"]), model_path=saved["model_path"])
+    config = loads(saved["config"])
+    return FleetPlan(config=config, model_path=saved["model_path"], draft_path=saved["draft_path"])
 
 
 def forget(key: str) -> None:
     _internal_kv_del(key.encode(), namespace=_KV_NAMESPACE)
 
 
-def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str) -> FleetPlan:
+def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str, draft_path: str = "") -> FleetPlan:
     resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
-    return FleetPlan(config=resolved, model_path=model_path)
+    return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path)
 
 
 def worker_spec(
@@ -94,25 +113,24 @@ def worker_spec(
     Args:
         shares_device: There are fewer GPUs than ranks.
     """
-    config, pool = plan.config, plan.pool(role)
+    config, draft = plan.config, plan.config.pools.draft
+    is_draft = role is Role.DRAFT
+    drafts_itself = role.decodes and config.drafts_locally
     return WorkerSpec(
         worker_id=worker_id,
         role=role,
-        model=plan.model_path,
-        model_name=config.model,
+        model=plan.draft_path if is_draft else plan.model_path,
+        model_name=draft.model if is_draft else config.model,
         served_name=config.served_name,
         dtype=config.dtype,
         device=config.device,
         load_format="auto" if config.load_format == "fake" else config.load_format,
-        engine=config.engine,
+        engine=plan.engine(role),
         kv=config.kv,
         speculation=config.speculation,
-        gang=GangSpec(
-            tensor_parallel=pool.tensor_parallel,
-            sequence_parallel=pool.sequence_parallel,
-            rank=rank,
-            shares_device=shares_device,
-        ),
+        draft_model=plan.draft_path if drafts_itself else "",
+        draft_model_name=draft.model if drafts_itself else "",
+        gang=replace(plan.pool(role).gang, rank=rank, shares_device=shares_device),
         secret=secret,
         cores=cores,
         num_threads=len(cores),

@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 from cluster.fleet.tick import WorkerPhase
+from workers.spec import SERVING_ROLES, Role
+
+
+def role_serves(role: str) -> bool:
+    """Whether such workers take requests; others only make answers faster."""
+    return Role(role) in SERVING_ROLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,10 @@ class WorkerStatus:
     verifying_s: float = 0.0
 
     @property
+    def serves(self) -> bool:
+        return role_serves(self.role)
+
+    @property
     def failure(self) -> str:
         """How often its slot's worker failed, and why the last time; of one that did."""
         if self.num_failures <= 1:
@@ -92,10 +102,18 @@ class PoolStatus:
     num_desired: int
     num_ready: int
 
+    @property
+    def serves(self) -> bool:
+        return role_serves(self.role)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.num_ready == self.num_desired
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStatus:
-    ready: bool  # every pool has all the workers it wants
+    ready: bool  # every pool whose workers take requests has all that it wants
     config: str  # YAML; empty: nothing was applied
     model_path: str
     num_ingress_replicas: int  # that asked for the table of late

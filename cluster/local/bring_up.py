@@ -24,8 +24,9 @@ from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.environment import serve_environment
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
+from cluster.local.draft_preflight import check_draft
 from cluster.local.preflight import check_cores, check_device, check_model, warnings
-from cluster.models.find import find_model
+from cluster.models.find import find_draft, find_model
 from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
 
@@ -65,7 +66,10 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         if config.model != AUTO:
             if find_gguf(Path(config.model).expanduser()) is not None:
                 report(f"reading the header of {config.model}")  # seconds, the first time
-            check_model(find_model(config.model), config)
+            model = find_model(config.model)
+            check_model(model, config)
+            if draft := find_draft(config):
+                check_draft(Path(draft), model, config)
         isa()  # a bad BATON_CPU_ISA would show when workers start
         if not local_ray.external_address():
             check_cores(config)
@@ -196,7 +200,7 @@ class _Start:
                 ingress.result()
             counts = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
             self._report(f"starting workers: {counts}")
-            if status.ready:
+            if status.ready and self._drafts_settled(status, time.monotonic() > deadline):
                 return
             if time.monotonic() > deadline:
                 raise UnavailableError(
@@ -204,6 +208,18 @@ class _Start:
                     f"({counts}); raise it, or see {_noted().folder}/{local_ray.RAY_FOLDER}/session_latest/logs"
                 )
             time.sleep(POLL_S)
+
+    def _drafts_settled(self, status: "FleetStatus", late: bool) -> bool:
+        """Whether draft workers are there, or not worth waiting for: answers come without them, only later."""
+        drafts = [worker for worker in status.workers if not worker.serves]
+        for worker in drafts:
+            if worker.phase != "ready" and worker.error:
+                self._warn(
+                    f"{worker.worker_id} {worker.failure}; answers come without its drafts, `baton status` says when "
+                    "it is back"
+                )
+                return True
+        return late or all(pool.is_whole for pool in status.pools)
 
     def _publish(self) -> None:
         host = self._config.http.host
@@ -303,7 +319,7 @@ def _with_ports(config: BatonConfig, http: int, grpc: int) -> BatonConfig:
 def _raise_failure(status: "FleetStatus") -> None:
     """Of the workers that do not serve: one that failed before and is back may well stay."""
     for worker in status.workers:
-        if worker.phase == "ready":
+        if worker.phase == "ready" or not worker.serves:
             continue
         if worker.error_is_final:
             raise ConfigError(f"{worker.worker_id} cannot start: {worker.error}")

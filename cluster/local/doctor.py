@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig, PoolConfig
 from cluster.host import ports, state
 from cluster.ingress.environment import find_haproxy
 from cluster.local import ray_node as local_ray
+from cluster.local.draft_preflight import check_draft, draft_ranks_bytes
 from cluster.local.preflight import check_model, ranks_and_cores
+from cluster.models.find import with_draft
 from cluster.models.packages import PACKAGES
 from workers.model.cache_folder import CACHE_VARIABLE, made_cache_folder
 from workers.model.cpu.native import isa
@@ -161,7 +163,12 @@ def _cores(config: BatonConfig) -> Check:
 def _memory(config: BatonConfig) -> Iterator[Check]:
     check, weights = _model(config)
     yield check
-    needed = sum(pool.workers * _worker_bytes(config, pool, weights) for _, pool in config.pools.by_name())
+    needed_by_drafts = 0
+    if config.pools.draft.model or config.wants_draft_model:
+        check, needed_by_drafts = _draft_model(config)
+        yield check
+    needed = sum(pool.workers * _worker_bytes(config, pool, weights) for _, pool in config.pools.serving())
+    needed += needed_by_drafts
     available = psutil.virtual_memory().available
     needs = f"about {needed / 2**30:.1f} GiB needed by {_processes(config)}"
     found = f"{available / 2**30:.1f} GiB free, {needs}"
@@ -179,6 +186,27 @@ def _worker_bytes(config: BatonConfig, pool: PoolConfig, weights: int) -> int:
     return pool.sequence_parallel * on_cpu + pool.num_ranks * WORKER_BYTES
 
 
+def _draft_model(config: BatonConfig) -> tuple[Check, int]:
+    """And the bytes that drafting takes; 0: not known."""
+    subject = "draft model"
+    try:
+        config = with_draft(replace(config, model=DEFAULT_MODEL if config.model == AUTO else config.model))
+        name, missing = (
+            config.pools.draft.model,
+            [one for one in (config.model, config.pools.draft.model) if _lacks(one)],
+        )
+        if missing:
+            return Check(subject, Verdict.NOTE, f"{name}: not looked at, {missing[0]} is not here yet"), 0
+        folder, target = resolve_model(name), resolve_model(config.model)
+        check_draft(folder, target, config)
+    except BatonError as error:
+        return _bad(subject, error), 0
+    weights, processes = _weight_bytes(folder), config.pools.draft.workers * config.pools.draft.num_ranks * WORKER_BYTES
+    on_cpu = 0 if config.device == "cuda" else draft_ranks_bytes(config, folder, target, weights)
+    found = f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"
+    return Check(subject, Verdict.GOOD, found), on_cpu + processes
+
+
 def _processes(config: BatonConfig) -> str:
     num_workers = sum(pool.workers for _, pool in config.pools.by_name())
     num_ranks, _ = ranks_and_cores(config)
@@ -190,7 +218,7 @@ def _processes(config: BatonConfig) -> str:
 def _model(config: BatonConfig) -> tuple[Check, int]:
     """And the bytes of its weights; 0: not known."""
     name = DEFAULT_MODEL if config.model == AUTO else config.model
-    if name in FETCHED and not fetched_folder(name).is_dir():
+    if _lacks(name):
         size = f"{PACKAGES[name].num_bytes / 1e6:.0f} MB"
         fix = f"`baton fetch {name}` does it now"
         return Check("model", Verdict.NOTE, f"{name}: not here yet, the first start fetches {size}", fix), 0
@@ -205,6 +233,11 @@ def _model(config: BatonConfig) -> tuple[Check, int]:
         return Check("model", Verdict.GOOD, f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"), weights
     fix = "give a folder with *.safetensors or a GGUF file, or set `load_format: dummy` for random weights"
     return Check("model", Verdict.BAD, f"{name}: {folder} has no *.safetensors", fix), 0
+
+
+def _lacks(name: str) -> bool:
+    """Whether the model is one that the first start fetches."""
+    return name in FETCHED and not fetched_folder(name).is_dir()
 
 
 def _weight_bytes(folder: Path) -> int:

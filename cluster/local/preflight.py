@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from baton.errors import ConfigError
-from cluster.config.schema import BatonConfig
+from cluster.config.schema import MODEL_DRAFTS, BatonConfig
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
@@ -32,13 +32,13 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
     if config.load_format != "fake":
-        told = _text_config(read_json(folder / "config.json"))
+        told = text_config(read_json(folder / "config.json"))
         _check_degrees(told, config)
         if getattr(told, "model_type", None) in specs.LINEAR_FAMILIES:
             check_goes_with_states(config.speculation.method, config.shown_name)
 
 
-def _text_config(told: dict[str, Any]) -> Any:
+def text_config(told: dict[str, Any]) -> Any:
     """Of what is served: of a multimodal checkpoint that is its text model alone."""
     text = told.get("text_config") if told.get("model_type") in specs.TEXT_LOADS_ALONE else None
     return SimpleNamespace(**(text if isinstance(text, dict) else told))
@@ -48,7 +48,7 @@ def _check_degrees(told: Any, config: BatonConfig) -> None:
     """`told`: what config.json says. Where it leaves heads to transformers' defaults, workers will say."""
     if not all(hasattr(told, name) for name in ("model_type", "num_attention_heads", "num_key_value_heads")):
         return
-    for name, pool in config.pools.by_name():
+    for name, pool in config.pools.serving():
         try:
             check_degree(told, pool.tensor_parallel)
         except ConfigError as error:
@@ -88,6 +88,9 @@ def check_cores(config: BatonConfig) -> None:
 
 def warnings(config: BatonConfig) -> Iterator[str]:
     """What works on this machine, but not well."""
+    draft, method = config.pools.draft.model, config.speculation.method
+    if draft and method not in MODEL_DRAFTS:
+        yield f"pools.draft.model: {draft} is not used, since speculation.method is {method}; set auto or draft"
     num_ranks, num_cores = ranks_and_cores(config)
     if num_ranks > num_cores and config.device != "cuda" and not (config.device == "auto" and any(_gpus())):
         yield (

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from baton.errors import BatonError, ConfigError
-from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
+from cluster.config.checks import check_draft_model
+from cluster.config.schema import AUTO, DEFAULT_DRAFTS, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.models.download import Show
 from cluster.models.fetch import fetch
 from cluster.models.packages import PACKAGES
@@ -24,12 +25,19 @@ class Silent:
 
 
 def resolve_config(config: BatonConfig, show: Show) -> BatonConfig:
-    """The config with a model that is named, and at hand where it is fetched by name, in its dtype; a path in full.
+    """The config with models that are named, and at hand where they are fetched by name, in its dtype; paths in full.
 
     Raises:
-        ConfigError, UnavailableError: A model that the config names cannot be fetched. One that it leaves to us is
-            replaced by a smaller one then, and `show` says so.
+        ConfigError, UnavailableError: A model that the config names cannot be fetched, or it asks for drafts by a model
+            and there is none. A model that it leaves to us is replaced by a smaller one, and `show` says so.
     """
+    config = with_draft(_with_target(config, show))
+    if config.pools.draft.model in FETCHED:
+        fetch(config.pools.draft.model, show)
+    return config
+
+
+def _with_target(config: BatonConfig, show: Show) -> BatonConfig:
     if is_path(config.model):
         return replace(config, model=str(Path(config.model).expanduser().absolute()))
     if config.model in FETCHED:
@@ -38,6 +46,31 @@ def resolve_config(config: BatonConfig, show: Show) -> BatonConfig:
         config = replace(config, model=_default(config, show))
     package = PACKAGES.get(config.model)
     return replace(config, dtype=package.dtype) if package is not None and config.dtype == AUTO else config
+
+
+def with_draft(config: BatonConfig) -> BatonConfig:
+    """The config with the name of a draft model where it asks for one, a path in full; `config.model` is no `auto`.
+
+    Raises: ConfigError: it names none, and the served model has none of its own.
+    """
+    check_draft_model(config)
+    name = config.pools.draft.model
+    if not name and config.wants_draft_model:
+        name = DEFAULT_DRAFTS[config.model]
+    if not name:
+        return config
+    if is_path(name):
+        name = str(Path(name).expanduser().absolute())
+    return replace(config, pools=replace(config.pools, draft=replace(config.pools.draft, model=name)))
+
+
+def find_draft(config: BatonConfig) -> str:
+    """The draft model's folder on this machine; empty where nothing drafts with one. Raises: as `find_model`."""
+    name = config.pools.draft.model
+    try:
+        return str(find_model(name)) if name else ""
+    except ConfigError as error:
+        raise ConfigError(f"pools.draft.model: {error.message.removeprefix('model: ')}") from error
 
 
 def find_model(name: str) -> Path:

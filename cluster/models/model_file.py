@@ -21,6 +21,11 @@ def read_model_spec(name: str, *, dtype: str | None = None) -> ModelSpec:
         return known_model(name, dtype=dtype)
     given = Path(name).expanduser()
     path = given if given.suffix == ".json" and given.is_file() else resolve_model(name) / "config.json"
+    return spec_of_file(path, name=name, dtype=dtype)
+
+
+def spec_of_file(path: Path, *, name: str = "", dtype: str | None = None) -> ModelSpec:
+    """As `read_model_spec`, of a `config.json`."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -42,6 +42,7 @@ class Choice:
     early: list[TokenOutput] = field(default_factory=list)  # of this attempt, after a gap
     prefill: WorkerKey | None = None
     decode: WorkerKey | None = None
+    draft: WorkerKey | None = None  # who drafts for the attempt; it does not depend on that one
     num_losses: int = 0
     num_fruitless: int = 0  # attempts in a row that ended without a new token
     not_before_s: float = 0.0

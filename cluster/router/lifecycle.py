@@ -20,10 +20,11 @@ from baton.v1.inference_pb2 import (
     FinishReason,
     SamplingParams,
 )
-from baton.v1.worker_pb2 import Abort, ChoiceStart, DecodeRoute, Submit, TokenOutput, WorkerError
+from baton.v1.worker_pb2 import Abort, ChoiceStart, DecodeRoute, DraftRoute, Submit, TokenOutput, WorkerError
 from cluster.router.choice import LIVE, Choice, Phase
 from cluster.router.workers import WorkerKey
 
+NO_DRAFTS = "none"  # of `SamplingParams.speculation`
 PREEMPTED = "preempted"  # the code of a worker that asks for a new attempt through no fault of its own
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
@@ -66,6 +67,11 @@ class Lifecycle:
         self._aborts: list[tuple[WorkerKey, Abort]] = []
 
     @property
+    def wants_drafts(self) -> bool:
+        """Whether its tokens may be guessed ahead."""
+        return self._sampling.speculation != NO_DRAFTS
+
+    @property
     def finished(self) -> bool:
         return all(choice.phase is Phase.FINISHED for choice in self._choices)
 
@@ -98,9 +104,22 @@ class Lifecycle:
         aborts, self._aborts = self._aborts, []
         return aborts
 
-    def dispatch(self, launch: Launch, *, prefill: WorkerKey | None, route: DecodeRoute, now_s: float) -> Submit:
+    def drafts(self) -> set[WorkerKey]:
+        """Those that draft for it; their loss costs time alone."""
+        return {choice.draft for choice in self._choices if choice.phase in LIVE and choice.draft is not None}
+
+    def dispatch(
+        self,
+        launch: Launch,
+        *,
+        prefill: WorkerKey | None,
+        route: DecodeRoute,
+        now_s: float,
+        draft: DraftRoute | None = None,
+    ) -> Submit:
         """Starts an attempt; the message goes to `prefill`, or to the decode worker of `route` when that is None."""
         decode = WorkerKey(route.worker_id, route.incarnation)
+        drafter = WorkerKey(draft.worker_id, draft.incarnation) if draft is not None else None
         attempt = self._num_attempts
         self._num_attempts += 1
         self._known_to.update(key for key in (prefill, decode) if key is not None)
@@ -108,7 +127,7 @@ class Lifecycle:
             choice = self._choices[number]
             self.num_retries += choice.phase is Phase.RETRYING
             choice.move(Phase.DISPATCHED)
-            choice.attempt, choice.prefill, choice.decode = attempt, prefill, decode
+            choice.attempt, choice.prefill, choice.decode, choice.draft = attempt, prefill, decode, drafter
             choice.num_inherited = len(choice.tokens)
         return Submit(
             request_id=self.request_id,
@@ -118,6 +137,7 @@ class Lifecycle:
             sampling=self._sampling,
             timeout_s=max(self.deadline_s - now_s, 0.0),
             decode=route if prefill is not None else None,
+            draft=draft,
         )
 
     def accept(self, output: TokenOutput, sender: WorkerKey, now_s: float) -> list[TokenOutput]:

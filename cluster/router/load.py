@@ -5,6 +5,7 @@ Plain numbers, so that a decision costs microseconds with a thousand workers; th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from workers.spec import Role
 
@@ -65,12 +66,18 @@ class Pools:
 
     prefill: Sequence[WorkerLoad] = ()
     decode: Sequence[WorkerLoad] = ()  # roles decode and mixed
+    draft: Sequence[WorkerLoad] = ()  # they guess ahead, and take no requests
+    draft_homes: Mapping[str, WorkerLoad] = field(default_factory=dict)  # decode worker -> who drafts for it if it can
     by_id: Mapping[str, WorkerLoad] = field(default_factory=dict)
 
     @staticmethod
     def of(loads: Sequence[WorkerLoad]) -> "Pools":
+        decode = tuple(load for load in loads if load.role.decodes)
+        draft = tuple(load for load in loads if load.role is Role.DRAFT)
         return Pools(
             prefill=tuple(load for load in loads if load.role is Role.PREFILL),
-            decode=tuple(load for load in loads if load.role.decodes),
+            decode=decode,
+            draft=draft,
+            draft_homes=dict(zip((load.worker_id for load in decode), cycle(draft), strict=False)),
             by_id={load.worker_id: load for load in loads},
         )

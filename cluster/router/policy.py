@@ -5,7 +5,7 @@ than `max_candidates` are sampled (power of d choices, Mitzenmacher 2001), with 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from cluster.router.load import Pools, WorkerLoad
@@ -13,6 +13,8 @@ from cluster.router.prefix_index import PrefixIndex
 from workers.spec import Role
 
 PREFIX_WEIGHT = 0.5  # a wholly cached prompt makes up for half of a decode worker's sequences or blocks in use
+
+DRAFT_SLACK = 0.25  # of a draft worker's sequences: so many more than elsewhere are still followed at home
 
 NEAR = 0.02  # decode costs are told apart in such steps: a block more or less must not send each prompt to one of two
 NO_ROOM_COST = 2.0  # what a worker with room costs at most, waiting prompts aside
@@ -26,6 +28,7 @@ class RouteRequest:
     max_total_tokens: int  # prompt and all output of one choice
     num_choices: int = 1
     block_hashes: Sequence[int] = ()  # of the tokens to read
+    wants_drafts: bool = True
     excluded: frozenset[str] = frozenset()  # workers that failed this request; chosen only when there is no other
 
 
@@ -34,6 +37,7 @@ class Route:
     prefill_id: str | None  # None: the decode worker reads the prompt itself
     decode_id: str
     num_cached_tokens: int  # expected on the worker that reads the prompt
+    draft_id: str | None = None  # None: nobody else drafts for the decode worker
 
 
 class Policy:
@@ -45,6 +49,25 @@ class Policy:
         self, request: RouteRequest, pools: Pools, prefix: PrefixIndex, now_s: float, rng: Random
     ) -> Route | None:
         """None when no worker that could ever hold the request is there now."""
+        route = self._read_and_write(request, pools, prefix, now_s, rng)
+        if route is None or not request.wants_drafts or not pools.draft:
+            return route
+        return replace(route, draft_id=self._draft(pools, route.decode_id, rng).worker_id)
+
+    def _draft(self, pools: Pools, decode_id: str, rng: Random) -> WorkerLoad:
+        """The decode worker's own one, which hears of many of its sequences in one message and has met their prefixes,
+        unless that follows far more sequences than another does."""
+        num = self._max_candidates
+        least = min(
+            pools.draft if len(pools.draft) <= num else rng.sample(pools.draft, num),
+            key=lambda load: load.num_sequences,
+        )
+        home = pools.draft_homes[decode_id]
+        return home if home.num_sequences <= least.num_sequences + DRAFT_SLACK * home.max_sequences else least
+
+    def _read_and_write(
+        self, request: RouteRequest, pools: Pools, prefix: PrefixIndex, now_s: float, rng: Random
+    ) -> Route | None:
         decodes = self._candidates(request, pools.decode, pools, prefix, rng, request.max_total_tokens)
         if not decodes:
             return None

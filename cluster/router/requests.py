@@ -145,7 +145,7 @@ class Requests(Generic[A]):
         if lifecycle.finished:
             self._forget(active, now_s)
             return
-        self._detach(active, keep=lifecycle.workers())
+        self._detach(active, keep=lifecycle.workers() | lifecycle.drafts())
         if not self.admission.is_queued(active.request_id):
             self.launch(active, now_s)
 
@@ -180,6 +180,7 @@ class Requests(Generic[A]):
             max_total_tokens=active.num_prompt_tokens + active.max_tokens,
             num_choices=len(launch.choices),
             block_hashes=self._block_hashes(active, output, pools.decode[0].block_size),
+            wants_drafts=active.lifecycle.wants_drafts,
             excluded=frozenset(key.worker_id for key in active.lifecycle.excluded if table.load(key)),
         )
         return self._policy.route(facts, pools, table.prefix, now_s, self._rng)
@@ -202,8 +203,10 @@ class Requests(Generic[A]):
         table = self._table
         decode = table.key(route.decode_id)
         prefill = table.key(route.prefill_id) if route.prefill_id is not None else None
-        target = table.route(route.decode_id)
-        submit = active.lifecycle.dispatch(launch, prefill=prefill, route=target, now_s=now_s)
+        draft = table.draft_route(route.draft_id) if route.draft_id is not None else None
+        submit = active.lifecycle.dispatch(
+            launch, prefill=prefill, route=table.route(route.decode_id), draft=draft, now_s=now_s
+        )
         reader = prefill or decode
         self._submit(active, reader, submit)
         num_tokens, num_choices = active.num_prompt_tokens + len(launch.output_token_ids), len(launch.choices)
@@ -211,9 +214,10 @@ class Requests(Generic[A]):
         by_id[reader.worker_id].sent(num_tokens=num_tokens - route.num_cached_tokens, num_sequences=0, num_blocks=0)
         load = by_id[decode.worker_id]
         load.sent(num_tokens=0, num_sequences=num_choices, num_blocks=-(-num_tokens // load.block_size))
-        for key in (reader, decode) if prefill else (decode,):
-            active.workers.add(key)
-            table.attach(key, active.request_id, num_choices)
+        for key in (prefill, decode, table.key(route.draft_id) if route.draft_id is not None else None):
+            if key is not None:
+                active.workers.add(key)
+                table.attach(key, active.request_id, num_choices)
 
     def _detach(self, active: A, keep: Collection[WorkerKey]) -> None:
         for key in active.workers.difference(keep):

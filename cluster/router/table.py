@@ -9,11 +9,11 @@ drain nor are wedged. No I/O: rows come from the controller, reports from `clust
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, DecodeRoute, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, DecodeRoute, DraftRoute, WorkerState
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 _ROLES = {
     ROLE_PREFILL: Role.PREFILL,
@@ -37,6 +37,11 @@ class _Row:
     reported_s: float = 0.0
     load: WorkerLoad | None = None  # while connected and reported
     num_reports: int | None = 0  # on this stream; None: one is missing, and all until the next snapshot are useless
+
+    @property
+    def role(self) -> Role:
+        """The worker's word, else the table's."""
+        return self.entry.role if self.load is None else self.load.role
 
 
 @dataclass(slots=True)
@@ -82,6 +87,11 @@ class WorkerTable:
             address=row.entry.address,
             rank_addresses=row.state.rank_addresses if row.state is not None else (),
         )
+
+    def draft_route(self, worker_id: str) -> DraftRoute:
+        """Where a decode worker finds this one, which drafts for it."""
+        entry = self._rows[worker_id].entry
+        return DraftRoute(worker_id=worker_id, incarnation=entry.incarnation, address=entry.address)
 
     def load(self, key: WorkerKey) -> WorkerLoad | None:
         row = self._rows.get(key.worker_id)
@@ -180,18 +190,22 @@ class WorkerTable:
         return list(outstanding.by_request) if outstanding is not None else []
 
     def health(self) -> Health:
-        """Not ok when nothing can decode, a pool that should have workers has none, or a worker is wedged."""
+        """Not ok when nothing can decode, a pool that should have workers has none, or a worker is wedged.
+
+        Draft workers do not count: answers are the same without them.
+        """
         faults = []
-        rows = [row for row in self._rows.values() if not row.entry.draining]
-        expected = {row.entry.role if row.load is None else row.load.role for row in rows}
+        serving = {worker_id: row for worker_id, row in self._rows.items() if row.role in SERVING_ROLES}
+        rows = [row for row in serving.values() if not row.entry.draining]
+        expected = {row.role for row in rows}
         present = {load.role for load in self.pools.by_id.values()}
         if not self.pools.decode:
-            faults.append(f"no worker can decode: none of {len(self._rows)} in the table is up")
+            faults.append(f"no worker can decode: none of {len(serving)} in the table is up")
         else:
             faults += [f"pool {role.value} is empty" for role in Role if role in expected - present]
         faults += [
             f"worker {worker_id} has work and has finished no step for {row.state.since_progress_s:.0f} s"
-            for worker_id, row in self._rows.items()
+            for worker_id, row in serving.items()
             if row.state is not None and row.load is not None and self._is_wedged(row.state)
         ]
         return Health(ok=not faults, reason="; ".join(faults))

@@ -74,6 +74,7 @@ def degrees_of(pool: PoolConfig) -> Parallelism:
 
 
 def pool_of(config: BatonConfig, role: Role) -> PoolConfig:
+    """Of a role whose workers take requests."""
     pool: PoolConfig = getattr(config.pools, role.value)
     return pool
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,15 @@ from hypothesis import strategies as st
 
 from baton.errors import ConfigError
 from cluster.config.load import dump, load, loads
-from cluster.config.schema import BatonConfig, EngineConfig, GRPCConfig, HTTPConfig, PoolConfig, PoolsConfig
+from cluster.config.schema import (
+    BatonConfig,
+    DraftPoolConfig,
+    EngineConfig,
+    GRPCConfig,
+    HTTPConfig,
+    PoolConfig,
+    PoolsConfig,
+)
 
 DESIGN = """
 model: demo
@@ -25,7 +34,11 @@ grpc:   {port: 9000}
 
 
 def test_the_designs_yaml_is_the_default_config_but_for_its_model_and_dtype() -> None:
-    assert loads(DESIGN) == BatonConfig(model="demo", dtype="bfloat16")
+    config = loads(DESIGN)
+    assert config.drafts_locally
+    assert config.pools.draft == DraftPoolConfig(workers=0, model="demo-draft", layer_parallel=2)
+    plain = replace(config, pools=replace(config.pools, draft=DraftPoolConfig()))
+    assert plain == BatonConfig(model="demo", dtype="bfloat16")
 
 
 def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
@@ -42,6 +55,34 @@ def test_mixed_alone_means_no_prefill_and_no_decode_pool() -> None:
 def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
     pools = loads("pools: {decode: {workers: 3}}").pools
     assert (pools.prefill.workers, pools.decode.workers) == (1, 3)
+
+
+DRAFT_POOL = """
+pools:
+  draft: {workers: 1, model: demo-draft, layer_parallel: 2}
+speculation: {method: auto, max_tokens: 8, tree_width: 4}
+"""
+
+
+def test_a_draft_pool_stands_beside_one_prefill_and_one_decode_worker() -> None:
+    config = loads(DRAFT_POOL)
+    counts = {name: (pool.workers, pool.num_ranks) for name, pool in config.pools.by_name()}
+    assert counts == {"prefill": (1, 1), "decode": (1, 1), "draft": (1, 2)}
+    assert (config.speculation.max_tokens, config.speculation.tree_width) == (8, 4)
+    assert not config.drafts_locally
+    assert loads(dump(config)) == config
+
+
+def test_a_draft_model_without_workers_is_kept_in_the_file_too() -> None:
+    config = loads("pools: {mixed: {workers: 2}, draft: {workers: 0, model: demo-draft}}")
+    assert config.drafts_locally
+    assert loads(dump(config)) == config
+
+
+@pytest.mark.parametrize("method", ["none", "ngram", "self"])
+def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str) -> None:
+    config = loads(f"pools: {{draft: {{workers: 0, model: demo-draft}}}}\nspeculation: {{method: {method}}}")
+    assert not config.drafts_locally
 
 
 @pytest.mark.parametrize(
@@ -67,7 +108,38 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
             "kv: {transport: rdma}",
             "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",
         ),
-        ("pools: {draft: {workers: 1}}", "pools.draft: {'workers': 1} is not supported yet; leave it out"),
+        (
+            "model: smollm2\npools: {draft: {workers: 2}}",
+            "pools.draft.model: is left out, and for 2 draft workers smollm2 has no draft model of its own",
+        ),
+        (
+            "model: smollm2\nspeculation: {method: draft}",
+            "pools.draft.model: is left out, and for speculation.method: draft smollm2 has no draft model",
+        ),
+        (
+            "pools: {draft: {model: d, tensor_parallel: 2}}",
+            "pools.draft.tensor_parallel: 2 is not supported yet; ranks of a draft worker divide its layers: set",
+        ),
+        ("pools: {draft: {model: d, sequence_parallel: 2}}", "pools.draft.sequence_parallel: 2 is not supported yet"),
+        ("pools: {draft: {model: d, layer_parallel: 0}}", "pools.draft.layer_parallel: 0 is out of range; give 1 to"),
+        ("pools: {draft: {model: 3}}", "pools.draft.model: 3 is not text"),
+        ("pools: {draft: {model: d, workers: 2, cores: [[0]]}}", "pools.draft.cores: 1 lists for 2 workers"),
+        (
+            "pools: {decode: {layer_parallel: 2}}",
+            "pools.decode.layer_parallel: 2 is not supported yet; layers are divided by draft workers alone: set it in",
+        ),
+        (
+            "pools: {mixed: {model: demo}}",
+            "pools.mixed.model: 'demo' is not supported yet; these workers serve `model`",
+        ),
+        (
+            "pools: {draft: {model: d}}\nspeculation: {method: ngram}",
+            "pools.draft.workers: 1 would idle, since speculation.method 'ngram' drafts without them; set it to",
+        ),
+        (
+            "pools: {draft: {model: d}}\nspeculation: {method: none}",
+            "pools.draft.workers: 1 would idle, since speculation.method 'none' drafts without them",
+        ),
         ("pools: {decode: {tensor_parallel: 65}}", "pools.decode.tensor_parallel: 65 is out of range; give 1 to 64"),
         ("pools: {mixed: {tensor_parallel: 0}}", "pools.mixed.tensor_parallel: 0 is out of range; give 1 to 64"),
         (
@@ -119,6 +191,11 @@ def test_naming_one_pool_keeps_the_other_at_one_worker() -> None:
         ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),
         ("http: {port: 1}\nmodel: demo\nhttp: {port: 2}", "http: stands twice in one section, again at line 3"),
         ("engine: {memory: 1GiB, memory: 2GiB}", "memory: stands twice in one section, again at line 1"),
+        ("speculation: {tree_width: 17}", "speculation.tree_width: 17 is out of range; give 1 to 16"),
+        (
+            "speculation: {method: eagle}",
+            "speculation.method: 'eagle' is unknown; choose one of auto, none, ngram, self, draft",
+        ),
         ("model: ''", "model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out"),
     ],
 )

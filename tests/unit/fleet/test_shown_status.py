@@ -136,3 +136,12 @@ def test_drafts_are_told_of_workers_that_verified_some() -> None:
     (line,) = shown(drafted, width=200)[3:]
     said = "150 of 300 draft tokens right, by place 75 0 %; now 1.2 a decode; 0.0 s drafting, 3.0 s verifying"
     assert line == f"{drafted.workers[0].worker_id}: {said}"
+
+
+def test_up_does_not_give_in_on_a_draft_worker() -> None:
+    failing = {"worker_id": "draft-0", "role": "draft", "num_failures": MAX_FAILURES, "error": "no memory"}
+    _raise_failure(status(WorkerPhase.STARTING, **failing))
+    _raise_failure(status(WorkerPhase.FAILED, **failing, error_is_final=True))
+    assert "draft-0 failed 3 times without a minute's service in between, the last time: no memory" in "".join(
+        shown(status(WorkerPhase.FAILED, **failing), width=200)
+    )

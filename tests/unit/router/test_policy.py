@@ -1,6 +1,7 @@
 """The routing policy on plain loads."""
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 from cluster.router.load import Pools, WorkerLoad
@@ -178,3 +179,37 @@ def test_a_draft_worker_is_asked_for_nothing() -> None:
     assert route is not None
     assert route.prefill_id is not None
     assert (route.prefill_id[0], route.decode_id[0]) == ("p", "d")
+
+
+def _drafts(*loads: WorkerLoad, wants_drafts: bool = True, seed: int = 0) -> str | None:
+    route = _route(*loads, request=replace(_request(), wants_drafts=wants_drafts), seed=seed)
+    assert route is not None
+    return route.draft_id
+
+
+def test_each_decode_worker_has_a_draft_worker_of_its_own_while_none_has_far_less_to_do() -> None:
+    drafts = [_load(f"x{number}", Role.DRAFT) for number in range(2)]
+    homes = {}
+    for busy in ("d0", "d1", "d2"):
+        decodes = [_load(name, Role.DECODE, num_running=0 if name == busy else 9) for name in ("d0", "d1", "d2")]
+        homes[busy] = {_drafts(*decodes, *drafts, seed=seed) for seed in range(9)}
+    assert homes == {"d0": {"x0"}, "d1": {"x1"}, "d2": {"x0"}}
+    decode = _load("d0", Role.DECODE)
+    for num_running, chosen in ((16, "x0"), (17, "x1")):
+        assert _drafts(decode, _load("x0", Role.DRAFT, num_running=num_running), drafts[1]) == chosen
+    assert _drafts(decode, _load("x0", Role.DRAFT, num_outstanding=17), drafts[1]) == "x1"
+
+
+def test_nobody_drafts_for_a_request_that_wants_none_or_where_there_is_no_draft_worker() -> None:
+    decode, draft = _load("d0", Role.DECODE), _load("x0", Role.DRAFT)
+    assert _drafts(decode, draft) == "x0"
+    assert _drafts(decode, draft, wants_drafts=False) is None
+    assert _drafts(decode) is None
+    assert _drafts(_load("m0", Role.MIXED), draft) == "x0"
+
+
+def test_of_a_large_draft_pool_some_are_looked_at() -> None:
+    drafts = [_load(f"x{number}", Role.DRAFT, num_running=60 if number == 0 else 0) for number in range(100)]
+    chosen = {_drafts(_load("d0", Role.DECODE), *drafts, seed=seed) for seed in range(50)}
+    assert len(chosen) > 20
+    assert "x0" not in chosen

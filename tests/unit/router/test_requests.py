@@ -8,7 +8,7 @@ import pytest
 
 from baton.errors import DeadlineExceededError, InvalidRequestError, UnavailableError
 from baton.v1.inference_pb2 import FINISH_REASON_ERROR, FINISH_REASON_LENGTH, SamplingParams
-from baton.v1.worker_pb2 import ROLE_DECODE, Submit, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, Submit, TokenOutput, WorkerState
 from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Timer
 from cluster.router.lifecycle import Lifecycle
@@ -17,7 +17,7 @@ from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from workers.spec import Role
 
-D0, D1 = WorkerKey("d0", "x"), WorkerKey("d1", "x")
+D0, D1, X0 = WorkerKey("d0", "x"), WorkerKey("d1", "x"), WorkerKey("x0", "x")
 
 
 class Ingress:
@@ -43,19 +43,32 @@ class Ingress:
         for key in workers:
             self.connect(key)
 
-    def connect(self, key: WorkerKey) -> None:
-        entry = WorkerEntry(worker_id=key.worker_id, incarnation=key.incarnation, role=Role.DECODE, address="a:1")
+    def connect(self, key: WorkerKey, role: Role = Role.DECODE) -> None:
+        entry = WorkerEntry(worker_id=key.worker_id, incarnation=key.incarnation, role=role, address="a:1")
         self.table.replace([*self.table.entries().values(), entry])
         state = WorkerState(
-            role=ROLE_DECODE, block_size=4, num_blocks=100, num_free_blocks=100, max_model_len=200, max_sequences=8
+            role=ROLE_DRAFT if role is Role.DRAFT else ROLE_DECODE,
+            block_size=4,
+            num_blocks=100,
+            num_free_blocks=100,
+            max_model_len=200,
+            max_sequences=8,
         )
         self.table.report(key, state, now_s=0.0)
 
-    def arrive(self, request_id: str, now_s: float = 0.0, *, max_tokens: int = 8, deadline_s: float = 100.0) -> Active:
+    def arrive(
+        self,
+        request_id: str,
+        now_s: float = 0.0,
+        *,
+        max_tokens: int = 8,
+        deadline_s: float = 100.0,
+        speculation: str = "",
+    ) -> Active:
         lifecycle = Lifecycle(
             request_id=request_id,
             prompt_token_ids=(1,) * 10,
-            sampling=SamplingParams(n=1, max_tokens=max_tokens, seed=1),
+            sampling=SamplingParams(n=1, max_tokens=max_tokens, seed=1, speculation=speculation),
             deadline_s=deadline_s,
             max_retries=1,
         )
@@ -82,7 +95,7 @@ class Ingress:
     def check_empty(self) -> None:
         assert len(self.requests) == 0
         assert not self.alarms
-        assert not any(self.table.dependents(key) for key in (D0, D1))
+        assert not any(self.table.dependents(key) for key in (D0, D1, X0))
 
 
 def output(request_id: str, index: int, *, attempt: int = 0, is_last: bool = False) -> TokenOutput:
@@ -172,3 +185,27 @@ def test_what_cannot_be_served_is_refused_when_it_arrives() -> None:
     with pytest.raises(DeadlineExceededError, match="request late"):
         ingress.arrive("late", 5.0, deadline_s=5.0)
     ingress.check_empty()
+
+
+def test_a_draft_worker_is_named_to_the_reader_and_its_death_ends_nothing() -> None:
+    ingress = Ingress(D0)
+    ingress.connect(X0, Role.DRAFT)
+    active = ingress.arrive("r")
+    [(_, submit)] = ingress.submits
+    assert (submit.draft.worker_id, submit.draft.incarnation, submit.draft.address) == ("x0", "x", "a:1")
+    assert ingress.table.pools.draft[0].num_sequences == 1
+    ingress.table.disconnect(X0)
+    ingress.requests.lose_worker(X0, "killed", 1.0)
+    ingress.arrive("later", 1.5)
+    assert not ingress.submits[-1][1].HasField("draft")
+    ingress.requests.take_outputs(D0, [output("r", 0), output("later", 0, is_last=True)], 2.0)
+    assert (active.lifecycle.num_retries, len(ingress.submits), ingress.aborts) == (0, 2, [])
+    ingress.requests.take_outputs(D0, [output("r", 1, is_last=True)], 3.0)
+    ingress.check_empty()
+
+
+def test_a_request_that_wants_no_drafts_is_sent_without_a_draft_worker() -> None:
+    ingress = Ingress(D0)
+    ingress.connect(X0, Role.DRAFT)
+    ingress.arrive("r", speculation="none")
+    assert not ingress.submits[0][1].HasField("draft")

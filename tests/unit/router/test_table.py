@@ -1,11 +1,11 @@
 """The worker table: which workers may be chosen, what fits, what is healthy."""
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from workers.spec import Role
 
-_WIRE = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED}
+_WIRE = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED, Role.DRAFT: ROLE_DRAFT}
 
 
 def _entry(worker_id: str, role: Role, *, incarnation: str = "x", draining: bool = False) -> WorkerEntry:
@@ -182,3 +182,17 @@ def test_a_route_names_the_ranks_that_a_gang_has_reported() -> None:
     plain, gang = table.route("d0"), table.route("d1")
     assert (plain.worker_id, plain.incarnation, plain.address, list(plain.rank_addresses)) == ("d0", "x", "a:1", [])
     assert (gang.worker_id, list(gang.rank_addresses)) == ("d1", ["a:1", "b:2"])
+
+
+def test_draft_workers_are_a_pool_of_their_own_and_no_part_of_health() -> None:
+    table = _table(_entry("d0", Role.DECODE), _entry("x0", Role.DRAFT))
+    assert table.health().reason == "no worker can decode: none of 1 in the table is up"
+    _report(table, "d0", Role.DECODE)
+    assert table.health().ok
+    _report(table, "x0", Role.DRAFT)
+    assert [load.worker_id for load in table.pools.draft] == ["x0"]
+    route = table.draft_route("x0")
+    assert (route.worker_id, route.incarnation, route.address) == ("x0", "x", "a:1")
+    _report(table, "x0", Role.DRAFT, since_progress_s=99.0)
+    assert table.pools.draft == ()
+    assert table.health().ok

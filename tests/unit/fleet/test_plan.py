@@ -1,0 +1,91 @@
+"""What a config makes of workers that draft."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from baton.errors import ConfigError
+from cluster.config.load import loads
+from cluster.config.schema import BatonConfig
+from cluster.fleet.plan import FleetPlan, check_change, worker_spec
+from cluster.local.draft_preflight import draft_ranks_bytes
+from cluster.models.draft_memory import draft_memory_bytes
+from cluster.models.find import Silent, find_draft, resolve_config
+from workers.model.registry import resolve_model
+from workers.spec import GangSpec, Role, WorkerSpec
+
+POOL = "model: demo\npools: {draft: {workers: 1, model: demo-draft, layer_parallel: 2}}"
+ITSELF = "model: demo\npools: {draft: {workers: 0, model: demo-draft}}"
+MODEL, DRAFT = resolve_model("demo"), resolve_model("demo-draft")
+
+
+def plan(text: str) -> FleetPlan:
+    config = resolve_config(loads(text), Silent())
+    return FleetPlan(config=config, model_path=str(resolve_model("demo")), draft_path=find_draft(config))
+
+
+def spec(text: str, role: Role, rank: int = 0) -> WorkerSpec:
+    return worker_spec(plan(text), f"{role}-0", role, cores=(0,), host="127.0.0.1", secret="s", rank=rank)
+
+
+def test_a_draft_worker_is_told_the_draft_model_and_its_layers_ranks() -> None:
+    told = spec(POOL, Role.DRAFT, rank=1)
+    assert (told.model, told.model_name, told.draft_model) == (str(DRAFT), "demo-draft", "")
+    assert told.gang == GangSpec(layer_parallel=2, rank=1)
+    assert plan(POOL).desired[Role.DRAFT] == 1
+    assert plan(POOL).num_ranks == 4
+
+
+def test_beside_draft_workers_the_others_are_told_nothing_of_their_model() -> None:
+    told = spec(POOL, Role.DECODE)
+    assert (told.model_name, told.draft_model, told.draft_model_name) == ("demo", "", "")
+
+
+def test_without_draft_workers_those_that_decode_draft_themselves() -> None:
+    told = spec(ITSELF, Role.DECODE)
+    assert (told.draft_model, told.draft_model_name) == (str(DRAFT), "demo-draft")
+    assert spec(ITSELF, Role.PREFILL).draft_model == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["model: demo\npools: {draft: {workers: 1}}", "model: demo\nspeculation: {method: draft}"]
+)
+def test_the_bundled_model_s_own_draft_is_taken_where_none_is_named(text: str) -> None:
+    assert plan(text).config.pools.draft.model == "demo-draft"
+    assert plan("model: demo").config.pools.draft.model == ""
+
+
+def test_a_draft_model_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^pools\.draft\.model: 'nothing-such' is no folder; give a bundled name"):
+        find_draft(loads("pools: {draft: {model: nothing-such}}"))
+
+
+def _with_memory(text: str, memory: int) -> BatonConfig:
+    config = loads(text)
+    return replace(config, engine=replace(config.engine, memory_bytes=memory))
+
+
+def test_a_draft_worker_has_memory_for_what_the_workers_that_decode_hold_and_engine_memory_at_most() -> None:
+    one = _with_memory(POOL, 64 << 20)
+    share = 2 * (6 * 2) / (8 * 3)  # twice, layers times heads of KV
+    assert draft_memory_bytes(one, MODEL, DRAFT) == int(share * (64 << 20))
+    two = _with_memory("pools: {decode: {workers: 2}, draft: {workers: 4, model: demo-draft}}", 64 << 20)
+    assert draft_memory_bytes(two, MODEL, DRAFT) == int(share * (64 << 20)) // 2
+    many = _with_memory("pools: {decode: {workers: 9}, draft: {workers: 1, model: demo-draft}}", 64 << 20)
+    assert draft_memory_bytes(many, MODEL, DRAFT) == 64 << 20
+    assert spec(POOL, Role.DRAFT).engine.memory_bytes == 1 << 30
+    assert spec(POOL, Role.DECODE).engine.memory_bytes == 1 << 30
+
+
+def test_copies_of_the_draft_model_are_counted() -> None:
+    assert draft_ranks_bytes(_with_memory(POOL, 1 << 20), DRAFT, MODEL, 1000) == 2000 + (1 << 20)
+    assert draft_ranks_bytes(_with_memory(ITSELF, 1 << 20), DRAFT, MODEL, 1000) == 1000
+
+
+def test_draft_workers_may_come_and_go_but_not_take_over_from_workers_that_draft_themselves(tmp_path: Path) -> None:
+    check_change(plan(POOL), plan(POOL.replace("workers: 1", "workers: 3")))
+    with pytest.raises(ConfigError, match=r"pools\.draft\.workers: 0 cannot become 1 while the cluster runs: workers"):
+        check_change(plan(ITSELF), plan(ITSELF.replace("workers: 0", "workers: 1")))
+    with pytest.raises(ConfigError, match=r"pools\.draft\.layer_parallel: 2 cannot become 1 while the cluster runs"):
+        check_change(plan(POOL), plan(POOL.replace("layer_parallel: 2", "layer_parallel: 1")))
