@@ -2,11 +2,14 @@
 
     python -m bench.speculation                                     # a few prompts of each sort
     python -m bench.speculation --prompts question.jsonl            # Spec-Bench's questions, its categories apart
+    python -m bench.speculation --model demo --draft demo-draft --methods none,ngram,draft,auto --plain
+    python -m bench.speculation --model demo --layers 64 --draft demo-draft --methods none,draft --plain
     python -m bench.speculation --quick                             # under 2 minutes
 
 One engine in this process reads and writes, as a mixed worker does. Methods take turns in each round; figures are
 medians of rounds, greedy, and each method's tokens are compared with those of none. Prompts are read before the clock
-starts: decode alone is timed.
+starts: decode alone is timed. `--layers` makes a target that costs many times its draft, and writes the same (see
+`bench.padded`).
 """
 
 import statistics
@@ -23,7 +26,8 @@ import typer
 from baton.v1 import worker_pb2
 from baton.v1.inference_pb2 import SamplingParams
 from bench.machine import Quick, announce
-from bench.speculation_prompts import PROMPTS, read_questions
+from bench.padded import padded
+from bench.speculation_prompts import PROMPTS, TEXTS, read_questions
 from cluster.fleet.nodes import resolve_dtype
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.profiling.specs import available_cores
@@ -33,7 +37,8 @@ from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
 from workers.speculative.choose import choose_speculation
 
-METHODS = ("none", "ngram", "trees")
+METHODS = "none,ngram"
+TREES = "trees"  # n-gram and recycled tokens
 MAX_MODEL_LEN = 2048
 TOKEN_S = 0.1  # of all answers of a run, by all methods, on two cores
 Tokens = dict[str, list[int]]
@@ -52,12 +57,12 @@ class Side:
             speculation=choose_speculation(spec, runner),
         )
 
-    def run(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> tuple[float, Tokens]:
+    def run(self, prompts: Sequence[Sequence[int]], num_tokens: int, temperature: float = 0.0) -> tuple[float, Tokens]:
         """Tokens a second from when all prompts are read, and what was written."""
         self._tokens.clear()
         names = [str(number) for number in range(len(prompts))]
         for name, prompt in zip(names, prompts, strict=True):
-            sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0)
+            sampling = SamplingParams(max_tokens=num_tokens, temperature=temperature, seed=1)
             submit = worker_pb2.Submit(request_id=name, prompt_token_ids=prompt, sampling=sampling, timeout_s=3600)
             submit.choices.add(choice=0)
             self.engine.submit("bench", submit)
@@ -77,30 +82,44 @@ class Side:
                 self._tokens[output.request_id] += output.token_ids
 
 
-def make_sides(model: str, dtype: str, max_tokens: int, tree_width: int) -> dict[str, Side]:
-    spec = WorkerSpec(
+def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int, tree_width: int) -> dict[str, Side]:
+    runner = TorchRunner(spec)
+    runner.warm_up()
+    return {
+        method: Side(replace(spec, speculation=_speculation(method, max_tokens, tree_width)), runner)
+        for method in methods
+    }
+
+
+def _speculation(method: str, max_tokens: int, tree_width: int) -> SpeculationSpec:
+    if method == TREES:
+        return SpeculationSpec(method="ngram", max_tokens=max_tokens, tree_width=tree_width)
+    return SpeculationSpec(method=method, max_tokens=max_tokens)
+
+
+def worker(folder: Path, dtype: str, draft: str) -> WorkerSpec:
+    return WorkerSpec(
         worker_id="bench-0",
         role=Role.MIXED,
-        model=str(resolve_model(model)),
+        model=str(folder),
         served_name="bench",
         dtype=resolve_dtype(dtype, "cpu"),
         device="cpu",
         engine=EngineSpec(max_model_len=MAX_MODEL_LEN, prefix_cache=False),
+        draft_model=str(resolve_model(draft)) if draft else "",
+        draft_model_name=draft,
     )
-    runner = TorchRunner(spec)
-    runner.warm_up()
-    ngram = SpeculationSpec(method="ngram", max_tokens=max_tokens)
-    ways = {"none": SpeculationSpec(method="none"), "ngram": ngram, "trees": replace(ngram, tree_width=tree_width)}
-    return {method: Side(replace(spec, speculation=ways[method]), runner) for method in METHODS}
 
 
-def compare(sides: Mapping[str, Side], prompts: Sequence[Sequence[int]], num_tokens: int, rounds: int) -> str:
+def compare(
+    sides: Mapping[str, Side], prompts: Sequence[Sequence[int]], num_tokens: int, rounds: int, temperature: float
+) -> str:
     rates: dict[str, list[float]] = defaultdict(list)
     same = dict.fromkeys(sides, True)
     for number in range(rounds + 1):  # the first teaches what steps take
         expected: Tokens = {}
         for method, side in sides.items():
-            rate, tokens = side.run(prompts, num_tokens)
+            rate, tokens = side.run(prompts, num_tokens, temperature)
             expected = expected or tokens
             same[method] &= tokens == expected
             if number:
@@ -124,29 +143,46 @@ def main(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
     tree_width: Annotated[int, typer.Option("--tree-width", min=2, help="Of `trees`.")] = 4,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 3,
+    methods: Annotated[str, typer.Option("--methods", help="Comma-separated; none is the first.")] = METHODS,
+    draft: Annotated[str, typer.Option("--draft", help="The draft model of methods draft and auto.")] = "",
+    layers: Annotated[int, typer.Option("--layers", help="Of the target, with silent ones; 0: its own.")] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Texts are gone on with, not answered in a chat.")] = False,
+    temperature: Annotated[float, typer.Option("--temperature", min=0)] = 0.0,
     quick: Quick = False,
 ) -> None:
     """What speculation brings."""
-    sets = read_questions(Path(prompts)) if prompts else PROMPTS
+    sets = read_questions(Path(prompts)) if prompts else TEXTS if plain else PROMPTS
     sizes = [int(word) for word in concurrency.split(",")]
     if quick:
         rounds, tokens, sizes = 1, min(tokens, 64), sizes[:: max(len(sizes) - 1, 1)]  # the ends
-    about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S
+    names = methods.split(",")
+    about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S * len(names) / 2
     announce("bench.speculation", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])
     torch.set_num_threads(len(available_cores()))
-    tokenizer = Tokenizer(str(resolve_model(model)))
-    sides = make_sides(model, dtype, max_tokens, tree_width)
+    folder = resolve_model(model)
+    tokenizer = Tokenizer(str(folder))
+    spec = worker(padded(folder, layers) if layers else folder, dtype, draft)
+    sides = make_sides(spec, names, max_tokens, tree_width)
     for name, texts in sets.items():
-        chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]
-        ids = [tokenizer.encode(chat, add_special_tokens=False)[: MAX_MODEL_LEN - tokens - 1] for chat in chats]
+        if not plain:
+            texts = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]
+        ids = [tokenizer.encode(text, add_special_tokens=plain)[: MAX_MODEL_LEN - tokens - 1] for text in texts]
         for size in sizes:
             chosen = [ids[index % len(ids)] for index in range(size)]
-            print(f"{name:16} {size:3} at once: {compare(sides, chosen, tokens, rounds)}", flush=True)
-    for method in METHODS[1:]:
-        stats = sides[method].engine.stats
-        shares = [f"{a / d:.2f}" for a, d in zip(stats.accepted_by_place, stats.drafted_by_place, strict=False) if d]
-        drafted = f"{stats.num_accepted_tokens:,} of {stats.num_draft_tokens:,} drafts right"
-        print(f"{method}: {drafted}; by place {' '.join(shares)}; {stats.drafting_s:.1f} s drafting")
+            print(f"{name:16} {size:3} at once: {compare(sides, chosen, tokens, rounds, temperature)}", flush=True)
+    for name, side in sides.items():
+        print_acceptance(name, side)
+
+
+def print_acceptance(method: str, side: Side) -> None:
+    stats = side.engine.stats
+    if not stats.num_draft_tokens:
+        return
+    shares = [f"{a / d:.2f}" for a, d in zip(stats.accepted_by_place, stats.drafted_by_place, strict=False) if d]
+    print(
+        f"{method}: {stats.num_accepted_tokens:,} of {stats.num_draft_tokens:,} drafts right; "
+        f"by place {' '.join(shares)}; {stats.drafting_s:.1f} s drafting"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@ PROMPTS: Mapping[str, Sequence[str]] = {
     "question": ["Why is the sky blue, and why is it red in the evening?"],
     "story": ["Write a story about a fox who wants to learn to swim."],
 }
+TEXTS: Mapping[str, Sequence[str]] = {  # begun, to go on with: for models that hold no conversations
+    "novel": [
+        "It was late in the evening when the carriage stopped before the old house, and the young man who got out",
+        '"I do not understand you," said the captain, and he looked across the table at his sister, who',
+        "The road went through the wood for many miles, and whoever walked there by night",
+        "My father had been a merchant in the town, and when he died my mother",
+    ],
+}
 
 
 def read_questions(path: Path) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ default spread a dropped cap or window changes no token, and a test of equality 
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,10 @@ def _write(family: str, fields: dict[str, Any], folder: Path) -> None:
             for weight in model.parameters():
                 if weight.ndim == 1:  # norms and biases start at one value each, which hides mistakes
                     weight.add_(torch.randn_like(weight) * 0.2)
+    _save(model, folder)
+
+
+def _save(model: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "model"
         model.save_pretrained(made)
@@ -157,3 +162,44 @@ def _write(family: str, fields: dict[str, Any], folder: Path) -> None:
             made.rename(folder)
         except OSError:  # another process made the same one meanwhile
             assert folder.is_dir()
+
+
+def silenced(folder: Path, layers: Sequence[int], share: float = 0.0) -> Path:
+    """A model like that of `folder`, some of whose layers add little to what they are given.
+
+    Args:
+        share: Of what they added; 0: nothing.
+    """
+    made = folder.with_name(f"{folder.name}-silenced-{'-'.join(map(str, layers))}-{share}")
+    if not made.is_dir():
+        from transformers import AutoModelForCausalLM
+
+        auto_model: Any = AutoModelForCausalLM
+        model = auto_model.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            for index in layers:
+                layer = model.base_model.layers[index]
+                for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                    linear.weight.mul_(share)
+        _save(model, made)
+    return made
+
+
+def near(folder: Path, spread: float) -> Path:
+    """A model like that of `folder` whose weights differ a little: it thinks alike more often than not, not always.
+
+    Args:
+        spread: Of what is added, beside that of each weight.
+    """
+    made = folder.with_name(f"{folder.name}-near-{spread}")
+    if not made.is_dir():
+        from transformers import AutoModelForCausalLM
+
+        auto_model: Any = AutoModelForCausalLM
+        model = auto_model.from_pretrained(folder, dtype=torch.float32)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(4)
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight) * spread * weight.std())
+        _save(model, made)
+    return made

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
@@ -35,13 +35,25 @@ FAULT_TIMEOUT_S = 1.0
 ADDRESSES_TIMEOUT_S = 20.0  # for the other ranks' servers: they have loaded when this is waited for
 
 
+class Driving(Protocol):
+    """A worker's engine, as its process sees it."""
+
+    def run(self) -> None:
+        """On a thread of its own, until `stop`."""
+        ...
+
+    def drain(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class WorkerActor:
     """Call `start` once; then it serves until `stop`. It ends its process when its engine or its service fails."""
 
     def __init__(self, spec: WorkerSpec, incarnation: str) -> None:
         self.spec = spec
         self.incarnation = incarnation
-        self._engine: Engine | None = None
+        self._engine: Driving | None = None
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
@@ -65,36 +77,43 @@ class WorkerActor:
         if self.spec.kv.transport != AUTO:
             check_transport(self.spec, self.spec.kv.transport)
         runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
-        from workers.engine.engine import Engine
         from workers.server import make_server
+
+        speculation = await asyncio.to_thread(choose_speculation, self.spec, runner)  # may load a draft model
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections need not walk it during steps
+        server = make_server(self.spec)
+        self._engine, self._service = self._serve(runner, server)
+        port = server.add_insecure_port(f"{self.spec.host}:0")
+        await server.start()
+        self._server = server
+        if self._links is not None and self.spec.gang.tensor_parallel > 1:
+            others = await asyncio.to_thread(self._links.wait_for_addresses, ADDRESSES_TIMEOUT_S)
+            self._service.say_ranks([f"{self.spec.host}:{port}", *others])
+        self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
+        self._thread.start()
+        logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
+        return f"{self.spec.host}:{port}"
+
+    def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[Driving, WorkerService]":
+        """The engine, not running yet, and what this worker's server answers."""
+        from workers.engine.engine import Engine
         from workers.service import WorkerService
         from workers.speculative.choose import choose_speculation
 
-        gc.collect()
-        gc.freeze()  # what is loaded stays: collections need not walk it during steps
         engine = Engine(
             runner=runner,
             spec=self.spec,
             emit=lambda report: service.on_step(report),
             clock=time.monotonic,
-            speculation=choose_speculation(self.spec, runner),
+            speculation=speculation,
         )
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         links = self._links = self._make_links(runner, engine)
         engine.connect(links.outbox, links.inbox)
-        server = make_server(self.spec)
         worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
         kv_pb2_grpc.add_KVTransferServicer_to_server(links.servicer, server)
-        port = server.add_insecure_port(f"{self.spec.host}:0")
-        await server.start()
-        self._engine, self._service, self._server = engine, service, server
-        if self.spec.gang.tensor_parallel > 1:
-            others = await asyncio.to_thread(links.wait_for_addresses, ADDRESSES_TIMEOUT_S)
-            service.say_ranks([f"{self.spec.host}:{port}", *others])
-        self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
-        self._thread.start()
-        logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
-        return f"{self.spec.host}:{port}"
+        return engine, service
 
     def _make_links(self, runner: "ModelRunner", engine: "Engine") -> "LeaderLinks":
         """And joins them with those of the other ranks."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workers.engine.engine import Engine
 from workers.engine.scheduler import StepPlan
 from workers.engine.stats import EngineStats
 from workers.follower import Follower
@@ -90,7 +91,7 @@ async def serve(spec: WorkerSpec, incarnation: str) -> None:
         await asyncio.to_thread(sys.stdin.read)
         return
     engine = actor._engine
-    assert engine is not None
+    assert isinstance(engine, Engine)
     stats = NotingStats()
     runner: Any = NotingRunner(engine.runner, stats)
     engine.stats, engine.runner = stats, runner

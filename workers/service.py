@@ -9,17 +9,34 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
 
 import grpc
 
 from baton.v1 import worker_pb2, worker_pb2_grpc
 from workers.engine.cache_news import CacheNews
-from workers.engine.engine import Engine, StepReport
-from workers.engine.load_report import WorkerStates
+from workers.engine.engine import StepReport
+from workers.engine.load_report import LoadReport, WorkerStates
+from workers.model.contract import ModelRunner
 from workers.sessions import HEARTBEAT_S, MAX_QUEUED_MESSAGES, IngressSession
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
+
+
+class Serving(Protocol):
+    """An engine, as its service sees it. `load` is read at the start; all else may be called from any thread."""
+
+    runner: ModelRunner
+    load: LoadReport
+
+    def submit(self, ingress_id: str, submit: worker_pb2.Submit) -> None: ...
+
+    def abort(self, abort: worker_pb2.Abort) -> None: ...
+
+    def disconnect(self, ingress_id: str) -> None:
+        """The ingress is gone."""
+        ...
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -30,7 +47,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     """
 
     def __init__(
-        self, *, engine: Engine, spec: WorkerSpec, incarnation: str, fail: Callable[[BaseException], None]
+        self, *, engine: Serving, spec: WorkerSpec, incarnation: str, fail: Callable[[BaseException], None]
     ) -> None:
         runner = engine.runner
         self._engine = engine

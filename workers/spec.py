@@ -46,7 +46,9 @@ class KVSpec:
 class SpeculationSpec:
     """How workers that decode guess ahead; what is written is the same."""
 
-    method: str = "auto"  # auto (what pays) | none | ngram | self | draft; see docs/speculation.md
+    # auto (what pays) | none | ngram (what followed the same words earlier in prompt and answer)
+    # | draft (a draft model) | self (the model itself with some of its layers skipped)
+    method: str = "auto"
     max_tokens: int = 8  # drafted in a row at most, of each sequence in a step
     tree_width: int = 1  # guesses at each place of a draft, at most; 1: single paths; above: as often max_tokens in all
 
@@ -87,6 +89,7 @@ class WorkerSpec:
     speculation: SpeculationSpec = SpeculationSpec()
     draft_model: str = ""  # local folder of the model that a worker which decodes drafts with itself; empty: none
     draft_model_name: str = ""  # as `model_name`
+    draft_overlap: bool = True  # draft workers guess on while this one verifies; False: for comparison
     gang: GangSpec = GangSpec()
     secret: str = ""
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned

@@ -160,7 +160,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerState(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens")
+    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens", "num_guess_hits", "num_guess_misses", "num_draft_peers", "num_draft_waits", "draft_wait_s")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,11 @@ class WorkerState(_message.Message):
     VERIFYING_S_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_PER_DECODE_FIELD_NUMBER: _ClassVar[int]
     NUM_CUT_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_GUESS_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_GUESS_MISSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_PEERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_WAITS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     role: Role
@@ -239,4 +244,9 @@ class WorkerState(_message.Message):
     verifying_s: float
     drafts_per_decode: float
     num_cut_draft_tokens: int
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ...) -> None: ...
+    num_guess_hits: int
+    num_guess_misses: int
+    num_draft_peers: int
+    num_draft_waits: int
+    draft_wait_s: float
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ..., num_guess_hits: _Optional[int] = ..., num_guess_misses: _Optional[int] = ..., num_draft_peers: _Optional[int] = ..., num_draft_waits: _Optional[int] = ..., draft_wait_s: _Optional[float] = ...) -> None: ...

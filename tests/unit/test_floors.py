@@ -31,6 +31,11 @@ FLOOR_1 = (
     "workers/engine/scheduler.py",
     "workers/engine/draft.py",
     "workers/engine/drafting.py",
+    "workers/speculative/futures.py",
+    "workers/speculative/patience.py",
+    "workers/speculative/guess_tree.py",
+    "workers/speculative/forecast.py",
+    "workers/speculative/forecasts.py",
     "workers/engine/jobs.py",
     "workers/engine/forking.py",
     "workers/engine/sending.py",
@@ -74,6 +79,7 @@ FLOOR_1 = (
 )
 FLOOR_3 = (
     "workers/actor.py",
+    "workers/draft_actor.py",
     "workers/follower.py",
     "workers/rank.py",
     "workers/process.py",

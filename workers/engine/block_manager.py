@@ -138,16 +138,19 @@ class BlockManager:
                 self._tell_added(block_hash)
         seq.num_committed_blocks = num_full
 
-    def fork(self, parent: Sequence, child: Sequence) -> list[tuple[int, int]]:
-        """Lets `child`, which has the same first `parent.num_computed_tokens` tokens, share the parent's full blocks.
+    def fork(self, parent: Sequence, child: Sequence, num_tokens: int | None = None) -> list[tuple[int, int]]:
+        """Lets `child`, which has the same first `num_tokens` tokens, share the parent's blocks that these fill.
 
+        Args:
+            num_tokens: At most `parent.num_computed_tokens`; None: so many.
         Returns:
             (source, target) of the block to copy, if the last one is filled in part; the target is the child's own.
         Raises:
             OutOfBlocksError: No block for the copy; nothing was taken.
         """
         assert not child.block_ids, f"{child.key} holds {len(child.block_ids)} blocks already"
-        num_full, num_left = divmod(parent.num_computed_tokens, self.block_size)
+        num_tokens = parent.num_computed_tokens if num_tokens is None else num_tokens
+        num_full, num_left = divmod(num_tokens, self.block_size)
         copies: list[int] = []
         if num_left:
             self._take(1, copies)
@@ -157,7 +160,7 @@ class BlockManager:
         child.block_ids = shared + copies
         child.block_hashes = parent.block_hashes[:num_full]
         child.num_committed_blocks = min(parent.num_committed_blocks, num_full)
-        child.num_computed_tokens = parent.num_computed_tokens
+        child.num_computed_tokens = num_tokens
         child.num_cached_tokens = parent.num_cached_tokens
         return [(parent.block_ids[num_full], copy) for copy in copies]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence as List
 from typing import Protocol
 
 from workers.engine.draft import Draft
+from workers.engine.jobs import JobWatch
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence
 from workers.model.contract import Watch
@@ -33,6 +34,7 @@ class Speculation(Protocol):
 
     drafting_s: float  # that steps have waited for drafts so far
     watch: Watch | None  # asked of each step; None: nothing
+    job_watch: JobWatch | None  # who wants to know of sequences that draft workers draft for
 
     def drafts(self, seqs: List[Sequence], num_decodes: int) -> Drafts:
         """Before each step, for the sequences that want drafts, of `num_decodes` that decode."""

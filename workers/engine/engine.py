@@ -99,6 +99,8 @@ class Engine:
         self._emit = emit
         self._clock = clock
         self._speculation = speculation
+        if speculation is not None and speculation.job_watch is not None:
+            self.jobs.watch, self.stats.guesses = speculation.job_watch, speculation.job_watch.counts
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopped = False
@@ -149,10 +151,14 @@ class Engine:
 
     def run(self) -> None:
         """Steps until `stop`; sleeps while there is nothing to do."""
-        while not self._stopped:
-            self._wake.clear()
-            if not self.step():
-                self._wake.wait(HOUSEKEEPING_S)
+        try:
+            while not self._stopped:
+                self._wake.clear()
+                if not self.step():
+                    self._wake.wait(HOUSEKEEPING_S)
+        finally:
+            if self.jobs.watch is not None:
+                self.jobs.watch.close()
 
     @property
     def has_work(self) -> bool:

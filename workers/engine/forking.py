@@ -43,7 +43,7 @@ class Forking:
     def _fork(self, job: Job, choice: int, token: int) -> None:
         child = _child(job.seq, choice)
         self._jobs.drop_choice(job, choice)
-        self._jobs.add(Job(seq=child, choices=[choice], cached_reported=True))
+        self._jobs.add(Job(seq=child, choices=[choice], cached_reported=True, draft=job.draft))
         try:
             pairs = self._blocks.fork(job.seq, child)
         except OutOfBlocksError:

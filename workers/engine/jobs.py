@@ -6,10 +6,11 @@ lease, so that an abort may overtake its request. No blocks here: whoever drops 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from baton.v1.worker_pb2 import Submit
+from baton.v1.worker_pb2 import DraftRoute, Submit
 from workers.engine.sequence import Sequence as Seq
+from workers.engine.stats import GuessCounts
 from workers.kv_transfer.link import TransferKey
 
 
@@ -19,6 +20,7 @@ class Job:
     choices: Those that this job still produces. More than one only until the prompt is read.
     handover: Key of the transfer to or from another worker while there is one.
     submit: As it came; kept while a transfer may need it.
+    draft: Which worker drafts for it while it is decoded here; None: none.
     """
 
     seq: Seq
@@ -27,6 +29,26 @@ class Job:
     handover: TransferKey | None = None
     offered: bool = False
     cached_reported: bool = False
+    draft: DraftRoute | None = None
+
+
+class JobWatch(Protocol):
+    """Is told of sequences that another worker drafts for, from when they are known here until they are not.
+
+    Of the engine's thread. One that is preempted and read again here stays known.
+    """
+
+    counts: GuessCounts
+
+    def begins(self, seq: Seq, route: DraftRoute) -> None: ...
+
+    def ends(self, key: tuple[str, int]) -> None:
+        """Of any choice, drafted for or not."""
+        ...
+
+    def close(self) -> None:
+        """The engine has ended."""
+        ...
 
 
 class Written(NamedTuple):
@@ -47,6 +69,7 @@ class Tombstone:
 @dataclass(slots=True)
 class JobTable:
     lease_s: float
+    watch: JobWatch | None = None
     _jobs: dict[tuple[str, int], Job] = field(default_factory=dict)  # every choice of a job has a row
     _tombstones: dict[str, list[Tombstone]] = field(default_factory=dict)
 
@@ -64,18 +87,25 @@ class JobTable:
         for choice in job.choices:
             assert (job.seq.request_id, choice) not in self._jobs, f"{job.seq.request_id}/{choice} is here already"
             self._jobs[job.seq.request_id, choice] = job
+        if self.watch is not None and job.draft is not None:
+            self.watch.begins(job.seq, job.draft)
 
     def remove(self, job: Job) -> None:
         for choice in job.choices:
-            self._jobs.pop((job.seq.request_id, choice), None)
+            self._pop(job.seq.request_id, choice)
 
     def drop_choice(self, job: Job, choice: int) -> None:
         """Takes one choice off a job; the job's sequence then speaks for one that is left."""
         job.choices.remove(choice)
-        self._jobs.pop((job.seq.request_id, choice), None)
+        self._pop(job.seq.request_id, choice)
         if job.choices and job.seq.choice == choice:
             job.seq.choice = job.choices[0]
         job.seq.siblings = tuple(other for other in job.choices if other != job.seq.choice)
+
+    def _pop(self, request_id: str, choice: int) -> None:
+        gone = self._jobs.pop((request_id, choice), None)
+        if self.watch is not None and gone is not None and gone.draft is not None:
+            self.watch.ends((request_id, choice))
 
     def of(self, seq: Seq) -> Job:
         return self._jobs[seq.key]

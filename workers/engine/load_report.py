@@ -48,6 +48,11 @@ class LoadReport:
     verifying_s: float = 0.0
     drafts_per_decode: float = 0.0
     num_cut_draft_tokens: int = 0
+    num_guess_hits: int = 0
+    num_guess_misses: int = 0
+    num_draft_peers: int = 0
+    num_draft_waits: int = 0
+    draft_wait_s: float = 0.0
 
 
 _SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
@@ -92,6 +97,11 @@ def load_report(
         verifying_s=stats.verifying_s,
         drafts_per_decode=stats.drafts_per_decode,
         num_cut_draft_tokens=stats.num_cut_draft_tokens,
+        num_guess_hits=stats.guesses.num_hits,
+        num_guess_misses=stats.guesses.num_misses,
+        num_draft_peers=stats.guesses.num_peers,
+        num_draft_waits=stats.guesses.num_waits,
+        draft_wait_s=stats.guesses.wait_s,
     )
 
 

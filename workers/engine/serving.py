@@ -109,6 +109,8 @@ class Serving:
             for choice in choices:
                 self._tell(ingress_id, wire.final(job.seq, choice, FinishReason.ERROR, refusal))
             return None
+        if submit.HasField("draft") and not handing_over:
+            job.draft = submit.draft
         self.jobs.add(job)
         for choice in aborted:
             self.jobs.drop_choice(job, choice)

@@ -92,7 +92,8 @@ class StatefulBlocks(BlockManager):
             self._copy_states([(seq.state_ids[0], slot)])
             self._tell_resumable(seq.block_hashes[: num_tokens // self.block_size])
 
-    def fork(self, parent: Sequence, child: Sequence) -> list[tuple[int, int]]:
+    def fork(self, parent: Sequence, child: Sequence, num_tokens: int | None = None) -> list[tuple[int, int]]:
+        assert num_tokens is None, "a state is that of all computed tokens"
         if not self.has_slot:
             raise OutOfBlocksError("no slot for the state is free")
         pairs = super().fork(parent, child)

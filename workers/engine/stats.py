@@ -10,6 +10,17 @@ SMOOTHING = 0.1  # weight of the newest step in the moving averages
 
 
 @dataclass(slots=True)
+class GuessCounts:
+    """Of the guesses of draft workers, as one that decodes has asked for them; fields as in WorkerState."""
+
+    num_hits: int = 0
+    num_misses: int = 0
+    num_peers: int = 0
+    num_waits: int = 0
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
 class EngineStats:
     num_steps: int = 0
     num_preemptions: int = 0
@@ -24,6 +35,7 @@ class EngineStats:
     drafting_s: float = 0.0  # that steps waited for drafts
     verifying_s: float = 0.0  # of steps that computed draft tokens
     drafts_per_decode: float = 0.0  # moving average, of each sequence that decodes in a step
+    guesses: GuessCounts = field(default_factory=GuessCounts)
     step_s: float = 0.0
     prefill_tokens_per_s: float = 0.0
     waiting_since_s: float | None = None  # since when work has waited for a step to finish; None while idle

@@ -26,6 +26,13 @@ def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
     return SamplingParams(**{name: row.read(said[name]) for name, row in SAMPLER_ROWS.items() if name in said})
 
 
+def sampling_message(params: SamplingParams) -> inference_pb2.SamplingParams:
+    """What `sampling_params` reads as the same, but for logprobs and speculation, which change no token."""
+    said = {name: getattr(params, name) for name in SAMPLER_ROWS if name not in ("logprobs", "speculation")}
+    said |= {"logit_bias": dict(params.logit_bias), "stop_token_ids": sorted(params.stop_token_ids)}
+    return inference_pb2.SamplingParams(**said)
+
+
 def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
     """The sequence of the first choice of `submit`."""
     if not submit.choices:

@@ -61,7 +61,7 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None, division: Division 
     folder = Path(spec.model)
     device = _device(spec.device)
     dtype = _dtype(spec.dtype)
-    config = _config(folder)
+    config = read_config(folder)
     division = division or ByHeads(spec.gang.tensor_parallel, ranks)
     division.check(config)
     if spec.engine.max_model_len is not None:
@@ -154,7 +154,8 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """Of a model that can be served, transformers' config. Raises: ConfigError."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -5,20 +5,29 @@ import logging
 from workers.engine.drafting import Drafter
 from workers.model.contract import ModelRunner, Watch
 from workers.spec import WorkerSpec
+from workers.speculative.draft_model import ModelDrafter
+from workers.speculative.draft_runner import load_draft_runner
 from workers.speculative.goodput import Goodput
-from workers.speculative.methods import NONE, check_goes_with_states
+from workers.speculative.methods import AUTO, DRAFTED, NONE, SELF, check_goes_with_states
 from workers.speculative.ngram import NgramDrafter
+from workers.speculative.pace import Pace
+from workers.speculative.paced import CostlyDrafter, PacedDrafter
 from workers.speculative.recycling import RecyclingDrafter, Successors
+from workers.speculative.remote import RemoteDrafter
+from workers.speculative.self_choice import make_self_drafter
 from workers.speculative.speculation import DraftedSpeculation
 
 logger = logging.getLogger(__name__)
+# Kinds of drafts, after those of n-gram and of recycled tokens.
+COSTLY_KIND = 48  # that cost time here
+REMOTE_KIND = 64  # of draft workers, and the next
 
 
 def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculation | None:
     """None: nothing is drafted.
 
     Raises:
-        ConfigError: A method is named that the model cannot go with.
+        ConfigError: A method is named that the model cannot go with, or a draft model that cannot draft for it.
     """
     method, max_tokens = spec.speculation.method, spec.speculation.max_tokens
     if method == NONE or not spec.role.decodes:
@@ -27,22 +36,46 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         check_goes_with_states(method, spec.model_name or spec.model)
         return None
     width = spec.speculation.tree_width
-    logger.info("speculation worker_id=%s method=ngram max_tokens=%d tree_width=%d", spec.worker_id, max_tokens, width)
-    drafter, watch = _drafter(width, runner.vocab_size)
+    logger.info(
+        "speculation worker_id=%s method=%s max_tokens=%d tree_width=%d", spec.worker_id, method, max_tokens, width
+    )
+    goodput = Goodput(max_tokens)
+    drafter, watch = _copies(width, runner.vocab_size, goodput)
+    costly = _costly(spec, runner)
+    pace = Pace(goodput, kind=COSTLY_KIND, max_tokens=max_tokens) if costly is not None else None
+    if costly is not None and pace is not None:
+        free = drafter if method == AUTO else None
+        drafter = PacedDrafter(costly, pace, goodput.acceptance, free=free)
+    remote = None
+    if method in DRAFTED and costly is None:
+        remote = RemoteDrafter(
+            spec, vocab_size=runner.vocab_size, fallback=drafter, acceptance=goodput.acceptance, kind=REMOTE_KIND
+        )
     return DraftedSpeculation(
-        drafter,
+        remote or drafter,
         max_tokens=max_tokens,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
-        goodput=Goodput(max_tokens),
+        goodput=goodput,
         watch=watch,
+        job_watch=remote,
+        pace=pace,
     )
 
 
-def _drafter(width: int, vocab_size: int) -> tuple[Drafter, Watch | None]:
-    """And what steps tell, if it learns from that."""
+def _copies(width: int, vocab_size: int, goodput: Goodput) -> tuple[Drafter, Watch | None]:
+    """Drafts that cost nothing; and what steps tell, if they learn from that."""
     copies = NgramDrafter(width)
     if width == 1:
         return copies, None
     successors = Successors(vocab_size)
-    return RecyclingDrafter(copies, successors, width=width, first_kind=copies.num_classes), successors
+    return RecyclingDrafter(copies, successors, width=width, of_use=goodput.num_considered), successors
+
+
+def _costly(spec: WorkerSpec, runner: ModelRunner) -> CostlyDrafter | None:
+    """Who drafts here at a cost, if anybody does."""
+    if spec.speculation.method == SELF:
+        return make_self_drafter(spec, runner, COSTLY_KIND)
+    if spec.draft_model and spec.speculation.method in DRAFTED:
+        return ModelDrafter(load_draft_runner(spec, runner), kind=COSTLY_KIND)
+    return None

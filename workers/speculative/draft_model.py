@@ -9,60 +9,16 @@ is one more pass over all that go on. Prompts are read in pieces within a budget
 
 import logging
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
 
 from workers.engine.drafting import Draft
 from workers.engine.sequence import Sequence
-from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow
-from workers.model.sampling_params import SamplingParams
-from workers.speculative.draft_blocks import DraftBlocks, Followed
+from workers.model.contract import ModelRunner
+from workers.speculative.draft_blocks import DraftBlocks
+from workers.speculative.lines import Line, num_useful, run_pass
 
 logger = logging.getLogger(__name__)
 READ_AT_ONCE = 64  # tokens of prompts, of all sequences in one step, which all that decode wait for
 CAUGHT_UP = 16  # tokens behind the text, of a sequence that need not wait for its turn to read
-
-
-@dataclass(slots=True)
-class _Line:
-    """One sequence in a round."""
-
-    seq: Sequence
-    followed: Followed
-    start: int  # the first token of the first pass
-    end: int  # the last one's end
-    depth: int  # tokens to draft; 0: it only reads
-    params: SamplingParams
-    token_ids: list[int] = field(default_factory=list)  # drafted
-
-    @property
-    def goes_on(self) -> bool:
-        return len(self.token_ids) < self.depth
-
-    def first_chunk(self) -> Chunk:
-        return self._chunk(self.seq.tokens(self.start, self.end), self.start, self.seq.num_tokens)
-
-    def next_chunk(self) -> Chunk:
-        """Of the last drafted token."""
-        start = self.seq.num_tokens + len(self.token_ids) - 1
-        return self._chunk([self.token_ids[-1]], start, start + 1)
-
-    def _chunk(self, token_ids: List[int], start: int, num_tokens: int) -> Chunk:
-        return Chunk(
-            token_ids=token_ids,
-            start=start,
-            block_ids=self.followed.block_ids,
-            num_sequence_tokens=num_tokens,
-            kind=ChunkKind.DECODE if len(token_ids) == 1 else ChunkKind.PREFILL,
-        )
-
-    def row(self, chunk: int) -> SampleRow:
-        return SampleRow(
-            chunk=chunk,
-            choice=self.seq.choice,
-            params=self.params,
-            prompt_token_ids=self.seq.prompt_token_ids,
-            output_token_ids=[*self.seq.output_token_ids, *self.token_ids],
-        )
 
 
 class ModelDrafter:
@@ -114,7 +70,7 @@ class ModelDrafter:
         lines = self._lines(seqs, depth, read_at_once)
         try:
             self._begin([line for line in lines if line is not None and line.end > line.start])
-            while going := [line for line in lines if line is not None and line.token_ids and line.goes_on]:
+            while going := [line for line in lines if line is not None and line.goes_on]:
                 self._go_on(going)
         except RuntimeError:  # torch's, of memory too
             logger.exception("the draft model failed; nothing is drafted any more")
@@ -122,10 +78,10 @@ class ModelDrafter:
             return [Draft()] * len(seqs)
         return [Draft(line.token_ids, self._kind) if line is not None else Draft() for line in lines]
 
-    def _lines(self, seqs: List[Sequence], depth: int, left: int) -> list[_Line | None]:
+    def _lines(self, seqs: List[Sequence], depth: int, left: int) -> list[Line | None]:
         """In the order of `seqs`; those with the least to read are served first. None: a draft would be of no use."""
-        lines: list[_Line | None] = [None] * len(seqs)
-        useful = [which for which, seq in enumerate(seqs) if self._num_useful(seq) > 0]
+        lines: list[Line | None] = [None] * len(seqs)
+        useful = [which for which, seq in enumerate(seqs) if num_useful(seq, self._runner.max_model_len) > 0]
         unread = {which: self.num_unread(seqs[which]) for which in useful}
         for which in useful:
             self.blocks.follow(draft_key(seqs[which]))
@@ -137,54 +93,31 @@ class ModelDrafter:
             lines[which] = line
         return lines
 
-    def _line(self, seq: Sequence, depth: int, num_read: int | None) -> _Line:
+    def _line(self, seq: Sequence, depth: int, num_read: int | None) -> Line:
         """`num_read`: Tokens that may be read now; None: all there are."""
         followed = self.blocks.follow(draft_key(seq))
         known = seq.num_tokens
         followed.settle(seq.tokens(followed.num_known, known), keeps_drafted=self._keeps_drafted)
         start = min(followed.num_computed, known - 1)  # the last token's logits are wanted, whether its KV is there
         end = known if num_read is None else min(start + num_read, known)
-        depth = min(depth, self._num_useful(seq)) if end == known else 0
+        depth = min(depth, num_useful(seq, self._runner.max_model_len)) if end == known else 0
         held = self.blocks.reach(followed, end + max(depth - 1, 0))
         end = min(end, held)
-        depth = min(depth, held - known + 1) if end == known else 0
-        return _Line(seq, followed, start, end, depth, replace(seq.params, logprobs=None))
+        return Line(seq, followed.block_ids, start, end, min(depth, held - known + 1) if end == known else 0)
 
-    def _num_useful(self, seq: Sequence) -> int:
-        """The answer's last token needs no draft."""
-        answer = seq.params.max_tokens - len(seq.output_token_ids) - 1
-        return min(answer, self._runner.max_model_len - seq.num_tokens)
-
-    def _begin(self, lines: List[_Line]) -> None:
+    def _begin(self, lines: List[Line]) -> None:
         """The pass that makes KV that of the text."""
-        lines = sorted(lines, key=lambda line: line.end - line.start)  # single tokens first
-        self._run(lines, [line.first_chunk() for line in lines])
-        for line in lines:
-            line.followed.num_computed = line.end
-            line.followed.num_known = line.seq.num_tokens
-
-    def _go_on(self, lines: List[_Line]) -> None:
-        chunks = [line.next_chunk() for line in lines]
-        for line in lines:
-            line.followed.drafted = tuple(line.token_ids)
-        self._run(lines, chunks)
-
-    def _run(self, lines: List[_Line], chunks: List[Chunk]) -> None:
-        if not chunks:
+        if not lines:
             return
-        drafting = [index for index, line in enumerate(lines) if line.depth]
-        batch = Batch(chunks=chunks, samples=[lines[index].row(index) for index in drafting])
-        for index, (sampled,) in zip(drafting, self._runner.run(batch), strict=True):
-            self._take(lines[index], sampled)
+        run_pass(self._runner.run, lines, self._runner.eos_token_ids)
+        for line in lines:
+            followed = self.blocks.follow(draft_key(line.seq))
+            followed.num_computed, followed.num_known = line.end, line.seq.num_tokens
 
-    def _take(self, line: _Line, sampled: Sampled) -> None:
-        line.token_ids.append(sampled.token_id)
-        if self._ends(line.params, sampled.token_id):
-            line.depth = len(line.token_ids)
-
-    def _ends(self, params: SamplingParams, token_id: int) -> bool:
-        is_eos = token_id in self._runner.eos_token_ids and not params.ignore_eos
-        return is_eos or token_id in params.stop_token_ids
+    def _go_on(self, lines: List[Line]) -> None:
+        for line in lines:
+            self.blocks.follow(draft_key(line.seq)).drafted = tuple(line.token_ids)
+        run_pass(self._runner.run, lines, self._runner.eos_token_ids)
 
 
 def draft_key(seq: Sequence) -> tuple[str, int, int]:

@@ -51,8 +51,9 @@ class Goodput:
         """
         lengths = [0] * len(drafts)
         if not any(draft.token_ids for draft in drafts):
+            self._num_drafting = 0
             return lengths
-        if not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS:
+        if self.takes_plain(num_decodes):
             self._num_drafting = 0
             return lengths
         order = self._likeliest_first(drafts)[: FIRST_TOKENS + 2 * self.times.most_drafts(num_decodes)]
@@ -66,6 +67,10 @@ class Goodput:
         self._num_drafting = self._num_drafting + 1 if drafting else 0
         self._num_silent = 0 if drafting else self._num_silent + 1
         return lengths
+
+    def takes_plain(self, num_decodes: int) -> bool:
+        """Whether the next step verifies nothing, whatever is drafted, so that it is known what such a step takes."""
+        return not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Of a step, whatever else was in it."""

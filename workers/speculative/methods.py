@@ -2,7 +2,8 @@
 
 from baton.errors import ConfigError
 
-AUTO, NONE = "auto", "none"
+AUTO, NONE, NGRAM, DRAFT, SELF = "auto", "none", "ngram", "draft", "self"
+DRAFTED = (AUTO, DRAFT)  # those that take what a draft model guesses, here or on draft workers
 
 
 def check_goes_with_states(method: str, model: str) -> None:

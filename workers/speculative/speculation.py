@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from workers.engine.drafting import Draft, Drafter, proposed
+from workers.engine.jobs import JobWatch
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import ChunkKind, Watch
 from workers.speculative.goodput import Goodput, Outcome
+from workers.speculative.pace import Pace
 
 
 class DraftedSpeculation:
@@ -17,6 +19,8 @@ class DraftedSpeculation:
         max_tokens: Drafted in a row at most, of each sequence in a step.
         goodput: Chooses how much is verified; None: all that fits.
         watch: Told what steps find likely; None: nobody is.
+        job_watch: Is told of sequences that draft workers draft for.
+        pace: Of a drafter that is a `workers.speculative.paced.PacedDrafter` with this goodput.
     """
 
     def __init__(
@@ -28,27 +32,34 @@ class DraftedSpeculation:
         vocab_size: int,
         goodput: Goodput | None = None,
         watch: Watch | None = None,
+        job_watch: JobWatch | None = None,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafter, self._goodput, self._clock = drafter, goodput, clock
+        self._pace = pace
         self._max_tokens = max_tokens
+        self.job_watch = job_watch
         self.drafting_s = 0.0
         self.watch = watch
         self._limits = {"max_model_len": max_model_len, "vocab_size": vocab_size}
 
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
+        if self._pace is not None:
+            self._pace.begin(num_decodes)
         drafts = proposed(self._drafter, seqs, self._max_tokens, **self._limits)
         if self._goodput is not None:
             drafts = self._chosen(self._goodput, drafts, num_decodes)
         self.drafting_s += self._clock() - began_s
         return {seq.key: draft for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
 
-    @staticmethod
-    def _chosen(goodput: Goodput, drafts: Sequence[Draft], num_decodes: int) -> list[Draft]:
+    def _chosen(self, goodput: Goodput, drafts: Sequence[Draft], num_decodes: int) -> list[Draft]:
         """Of each draft what is to be verified."""
         ordered = [goodput.acceptance.likeliest_first(draft) if draft.parents else draft for draft in drafts]
         lengths = goodput.choose(ordered, num_decodes)
+        if self._pace is not None:
+            lengths = self._pace.verified(ordered, lengths)
         chosen = [draft.first(length) for draft, length in zip(ordered, lengths, strict=True)]
         return [draft.deep_first() if draft.parents else draft for draft in chosen]
 
@@ -63,8 +74,12 @@ class DraftedSpeculation:
         ]
         if self._goodput is not None:
             self._goodput.learn(outcomes)
-            if num_decodes == len(chunks):
-                self._goodput.took(num_decodes, sum(one.num_drafts for one in outcomes), took_s)
+            only_decoded = num_decodes == len(chunks)
+            step_s = took_s - self._pace.spent_s if self._pace is not None else took_s
+            if self._pace is not None:
+                self._pace.step_done(outcomes, step_s if only_decoded else None)
+            if only_decoded:
+                self._goodput.took(num_decodes, sum(one.num_drafts for one in outcomes), step_s)
 
 
 def _outcome(chunk: ScheduledChunk, num_accepted: int) -> Outcome:

@@ -99,7 +99,13 @@ def _show(inputs: "PlanInputs", answer: "PlanAnswer", model: str, output: PlanOu
     if output.out is not None:
         head = comments(question, answer, command=_command_line(), about=inputs.about)
         text = plan_text(
-            question, answer.best.layout, head, model=model, device=inputs.device, transport=inputs.transport
+            question,
+            answer.best.layout,
+            head,
+            model=model,
+            device=inputs.device,
+            transport=inputs.transport,
+            draft=inputs.draft,
         )
         with writing(output.out, "--out"):
             output.out.write_text(text, encoding="utf-8")

@@ -19,9 +19,20 @@ BURST = 2.0  # requests under way at once, of the mean: what the router must all
 
 
 def plan_text(
-    question: Question, layout: Layout, comments: Sequence[str], *, model: str, device: str, transport: str
+    question: Question,
+    layout: Layout,
+    comments: Sequence[str],
+    *,
+    model: str,
+    device: str,
+    transport: str,
+    draft: str | None = None,
 ) -> str:
-    """YAML that `baton up` takes, or refuses by name where the layout is not runnable yet; checked here to be so."""
+    """YAML that `baton up` takes, or refuses by name where the layout is not runnable yet; checked here to be so.
+
+    Args:
+        draft: The model of draft workers, where the layout has some.
+    """
     config = _config(question, layout, model=model, device=device, transport=transport)
     tree = {"model": model, **_changed(to_tree(config), to_tree(BatonConfig()))}
     tree["pools"] = {str(pool.role): _pool_tree(pool) for pool in layout.pools}
@@ -29,9 +40,10 @@ def plan_text(
     if drafted is not None and drafted.shape.draft is not None:
         tree["pools"]["draft"] = {
             "workers": drafted.num_workers,
+            "model": draft,
             "layer_parallel": drafted.shape.draft.layer_parallel,
-            "num_drafts": drafted.shape.draft.num_drafts,
         }
+        tree["speculation"] = {"max_tokens": drafted.shape.draft.num_drafts}
     head = "".join(f"# {line}".rstrip() + "\n" for comment in comments for line in _wrapped(comment))
     text = head + yaml.safe_dump(tree, sort_keys=False)
     _check(text, layout)

@@ -40,6 +40,7 @@ class PlanInputs:
     notes: tuple[str, ...]
     device: str  # cuda | auto: for the plan's config
     transport: str  # kv.transport, likewise
+    draft: str | None  # the model of draft workers
 
 
 def read_inputs(asked: Asked) -> PlanInputs:
@@ -80,13 +81,14 @@ def read_inputs(asked: Asked) -> PlanInputs:
         options=Options(
             allow_pipeline=search.allow_pp,
             runnable_only=not search.hypothetical,
-            drafts=DRAFTS if search.draft else (),
+            drafts=tuple(shape for shape in DRAFTS if shape.layer_parallel <= priced.max_layer_parallel),
             colocated_because=priced.colocated_because,
         ),
         about=f"{asked.model} on {priced.source}; {requests.described}",
         notes=requests.notes,
         device=priced.device,
         transport=priced.transport,
+        draft=search.draft,
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions
 from cluster.commands.flag_checks import check_above_zero, check_least, check_most, check_unread
+from cluster.contracts.draft_chances import DraftChances
 
 MAX_NODES, MAX_PER_NODE = 100_000, 1024
 KV_MEMORY = "1GiB"  # engine.memory of a config that does not say it
@@ -69,10 +70,15 @@ class SearchOptions:
         typer.Option("--hypothetical", help="Workers that this version does not start, too.", rich_help_panel=_SEARCH),
     ] = False
     draft: Annotated[
-        str | None, typer.Option(help="A draft model to try, with --hypothetical.", rich_help_panel=_SEARCH)
+        str | None,
+        typer.Option(help="A draft model: does a draft worker for each decode worker pay?", rich_help_panel=_SEARCH),
     ] = None
     draft_acceptance: Annotated[
-        float | None, typer.Option(help="Of its tokens, measured.", rich_help_panel=_SEARCH)
+        str | None,
+        typer.Option(
+            help="Share of its tokens that are right if those before are; or one by place: 0.8,0.7.",
+            rich_help_panel=_SEARCH,
+        ),
     ] = None
     jobs: Annotated[int, typer.Option(help="Simulations at once.", rich_help_panel=_SEARCH)] = 2
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_SEARCH)] = 0
@@ -81,13 +87,12 @@ class SearchOptions:
         """Raises: ConfigError: options that contradict each other, or that nothing would read beside `costs`."""
         check_least(1, {"--jobs": self.jobs})
         check_least(0, {"--seed": self.seed})
-        if (self.draft is None) is not (self.draft_acceptance is None):
+        is_told = self.draft_acceptance is not None
+        if (self.draft is None and is_told) or (self.draft is not None and not is_told and costs.profile is None):
             raise ConfigError("--draft MODEL and --draft-acceptance SHARE go together; give both or neither")
-        if self.draft_acceptance is not None and not 0 <= self.draft_acceptance <= 1:
-            raise ConfigError(
-                f"--draft-acceptance {self.draft_acceptance:g} must be a share in [0, 1], for example 0.7"
-            )
-        more = {"--allow-pp": self.allow_pp, "--draft": self.draft}
+        if self.draft_acceptance is not None:
+            DraftChances.read(self.draft_acceptance, "--draft-acceptance")
+        more = {"--allow-pp": self.allow_pp}
         if not self.hypothetical:
             check_unread(more, "this version starts no such workers; add --hypothetical to plan with them")
         if costs.profile is not None:

@@ -6,7 +6,16 @@ from math import inf, isfinite
 from rich.table import Table
 
 from cluster.planner.search.planning import PlanAnswer
-from cluster.planner.search.report import PERCENTS, ReportRow, affinity, robustness_lines, row, verdict, verification
+from cluster.planner.search.report import (
+    PERCENTS,
+    ReportRow,
+    affinity,
+    drafts_verdict,
+    robustness_lines,
+    row,
+    verdict,
+    verification,
+)
 from cluster.planner.search.trial import Question
 
 NAME_WIDTH, PLAN_WIDTH = 24, 16  # columns of a terminal that the names and a plan take at least
@@ -77,7 +86,8 @@ def _price(price: float | None, digits: int) -> str:
 
 def sentences(question: Question, answer: PlanAnswer) -> list[str]:
     """Below the table: which kind wins and why, what was checked, what trouble does."""
-    lines = [verdict(question, answer), affinity(question, answer), ""]
+    lines = [verdict(question, answer), affinity(question, answer), drafts_verdict(question, answer), ""]
+    lines = lines if lines[2] else [*lines[:2], ""]
     lines += ["The best plan:", *(f"  {line}" for line in robustness_lines(answer.robustness))]
     lines.append(f"  {verification(answer.best)}")
     missing = answer.best.layout.missing_features

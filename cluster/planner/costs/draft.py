@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from baton.errors import ConfigError
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import LatencyModel, Parallelism, PromptChunk
 from cluster.planner.costs.devices import DeviceSpec
 from cluster.planner.costs.roofline import RooflineLatency
@@ -30,14 +31,13 @@ class DraftShape:
 class LayerParallelDraft:
     """See `cluster.contracts.latency.DraftModel`.
 
-    `acceptance` is the chance that a draft is accepted when those before it were, as measured with this
-    `layer_parallel`: stale attention inputs cost some of it.
+    `acceptance` is as measured with this `layer_parallel`: stale attention inputs cost some of it.
     """
 
     target: LatencyModel
     draft: LatencyModel  # of one rank that computes every layer
     num_drafts: int
-    acceptance: float
+    acceptance: DraftChances
     layer_parallel: int = 1
     parallel_share: float = 0.0  # of the draft's step: attention of the layers that are computed in groups
     num_groups: int = 0
@@ -45,8 +45,6 @@ class LayerParallelDraft:
     hop_s: float = 0.0  # between target and draft worker, one way
 
     def __post_init__(self) -> None:
-        if not 0 <= self.acceptance <= 1:
-            raise ConfigError(f"acceptance {self.acceptance:g} must be in [0, 1]")
         if self.num_drafts < 1:
             raise ConfigError(f"num_drafts {self.num_drafts} must be 1 or more")
         if self.layer_parallel < 1:
@@ -61,7 +59,7 @@ class LayerParallelDraft:
         device: DeviceSpec,
         layer_parallel: int,
         num_drafts: int,
-        acceptance: float,
+        acceptance: DraftChances,
     ) -> Self:
         """The draft `model` on `layer_parallel` devices; attention's share of a step is that of its parameters."""
         grouped = model.layers[1:-1]
@@ -92,5 +90,5 @@ class LayerParallelDraft:
         return exact_s + (self.num_drafts - 1) * drafted_s + verify_s + 2 * self.hop_s
 
     def tokens_per_round(self) -> float:
-        """1 + a + ... + a^k: Leviathan et al., ICML 2023, equation 1."""
-        return sum(self.acceptance**drafts for drafts in range(self.num_drafts + 1))
+        """With one chance a for all places 1 + a + ... + a^k: Leviathan et al., ICML 2023, equation 1."""
+        return 1 + self.acceptance.expected(self.num_drafts)

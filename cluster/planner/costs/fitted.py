@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from baton.errors import ConfigError
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import PromptChunk
 from cluster.contracts.overheads import ALONE, Contention, Overheads
 from cluster.planner.costs.transfer import Path
@@ -99,7 +100,8 @@ class Profile:
     """What was measured of one model on one machine.
 
     `latencies` and `errors` by parallelism (`str(Parallelism)`, "1" for a plain worker) and by kind of step
-    (prefill, decode, mixed); `transfers` by KV transport; `drafts` by draft model.
+    (prefill, decode, mixed); `transfers` by KV transport; `drafts` and `acceptance` by draft model: what its
+    steps take, and how much of what it drafts is right.
     """
 
     model: str
@@ -112,6 +114,7 @@ class Profile:
     latencies: Mapping[str, FittedLatency]
     transfers: Mapping[str, Path] = field(default_factory=dict)
     drafts: Mapping[str, FittedLatency] = field(default_factory=dict)
+    acceptance: Mapping[str, DraftChances] = field(default_factory=dict)
     errors: Mapping[str, FitError] = field(default_factory=dict)
     to_worker_s: float = 0.0  # from the caller to the worker's step
     to_client_s: float = 0.0  # from the end of a step to the caller
@@ -133,6 +136,21 @@ class Profile:
             contention=self.contention,
         )
 
+    def draft_chances(self, draft: str, told: DraftChances | None) -> DraftChances:
+        """What comes of drafts of a model: as `told`, else as measured.
+
+        Raises:
+            ConfigError: The model was not profiled, or not what comes of its drafts.
+        """
+        chances = told or self.acceptance.get(draft)
+        if draft not in self.drafts or chances is None:
+            known = ", ".join(self.drafts) or "none"
+            raise ConfigError(
+                f"--draft {draft}: the profile holds draft models {known}; run `baton profile --set "
+                f"pools.draft.model={draft}`"
+            )
+        return chances
+
     def check_model(self, model: str, *, fingerprint: str | None = None) -> None:
         """
         Raises:
@@ -153,9 +171,7 @@ class Profile:
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, Mapping) and each.name != "points":
-                value = {
-                    key: one.to_dict() if isinstance(one, FittedLatency) else asdict(one) for key, one in value.items()
-                }
+                value = {key: _plain(one) for key, one in value.items()}
             elif isinstance(value, Contention):
                 value = asdict(value)
             tree[each.name] = value
@@ -182,7 +198,9 @@ class Profile:
             "num_cores",
             "state_bytes",
         )
-        groups = ("latencies", "transfers", "drafts", "errors", "points")
+        groups = ("latencies", "transfers", "drafts", "acceptance", "errors", "points")
+        if isinstance(tree, Mapping):
+            tree = {"acceptance": {}, **tree}  # files of before drafts were measured have none
         checked = _tree(tree, source, ["version", *texts, *numbers, "contention", *groups])
         for name in texts:
             if not isinstance(checked[name], str):
@@ -212,6 +230,10 @@ class Profile:
             values[name] = {
                 key: FittedLatency.from_dict(one, f"{source}: {name}.{key}") for key, one in checked[name].items()
             }
+        values["acceptance"] = {
+            key: DraftChances(tuple(_numbers(one, f"{source}: acceptance.{key}")))
+            for key, one in checked["acceptance"].items()
+        }
         values["transfers"] = {
             key: Path(**_all_numbers(one, f"{source}: transfers.{key}", Path))
             for key, one in checked["transfers"].items()
@@ -236,6 +258,15 @@ class Profile:
 
 
 AGAIN = "run `baton profile` again"
+
+
+def _plain(one: Any) -> Any:
+    """For JSON."""
+    if isinstance(one, FittedLatency):
+        return one.to_dict()
+    return list(one.by_place) if isinstance(one, DraftChances) else asdict(one)
+
+
 MAX_WORKERS = 4096  # of one machine
 MAX_S, MAX_SHARE, MAX_NUMBER = 600.0, 100.0, 1e15
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baton.errors import ConfigError
 from cluster.config.schema import EngineConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.overheads import Overheads
 from cluster.planner.costs.draft import DraftShape, LayerParallelDraft
@@ -14,6 +14,7 @@ from cluster.planner.costs.transfer import Path
 from workers.memory_shares import state_spacing
 
 ACROSS_NODES = ("nccl", "gloo", "grpc")  # transports that reach another machine
+DRAFT_HOP_S = 3e-4  # of a gRPC message between two processes of one machine (two cores of an Intel Sapphire Rapids)
 PROBE_BYTES = 1 << 24  # transports are compared by what they take for so many
 
 
@@ -22,11 +23,13 @@ class ProfileCosts:
     """See `cluster.planner.search.placement.Costs`. Weights were in memory when it was measured: only KV and states are
     counted.
 
-    `kv_bytes`: what each rank has for its blocks and slots.
+    `kv_bytes`: what each rank has for its blocks and slots. `draft_model`: one that was profiled; empty: none.
     """
 
     profile: Profile
     kv_bytes: int
+    draft_model: str = ""
+    draft_acceptance: DraftChances | None = None
 
     @property
     def device_bytes(self) -> int:
@@ -84,4 +87,12 @@ class ProfileCosts:
         return self.profile.transfers[name]
 
     def draft(self, target: Parallelism, shape: DraftShape) -> LayerParallelDraft:
-        raise ConfigError("--draft: profiles hold no layer-parallel drafts; give --hardware")
+        assert shape.layer_parallel == 1, "draft workers of several ranks were not profiled"
+        assert self.draft_acceptance is not None, "drafts are asked for with what comes of them"
+        return LayerParallelDraft(
+            target=self.latency(target),
+            draft=self.profile.drafts[self.draft_model],
+            num_drafts=shape.num_drafts,
+            acceptance=self.draft_acceptance,
+            hop_s=DRAFT_HOP_S,
+        )

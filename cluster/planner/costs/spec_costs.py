@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.config.schema import EngineConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.overheads import Overheads
 from cluster.planner.costs.devices import DeviceSpec
@@ -24,7 +25,7 @@ class SpecCosts:
     model: ModelSpec
     device: DeviceSpec
     draft_model: ModelSpec | None = None
-    draft_acceptance: float = 0.0
+    draft_acceptance: DraftChances | None = None
 
     @property
     def device_bytes(self) -> int:
@@ -93,6 +94,7 @@ class SpecCosts:
 
     def draft(self, target: Parallelism, shape: DraftShape) -> LayerParallelDraft:
         assert self.draft_model is not None, "drafts are asked for with a draft model alone"
+        assert self.draft_acceptance is not None, "likewise"
         return LayerParallelDraft.from_specs(
             target=self.latency(target),
             model=self.draft_model,

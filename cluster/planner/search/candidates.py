@@ -61,7 +61,7 @@ class Candidate:
     @property
     def is_runnable(self) -> bool:
         """Whether the runtime of this version can start such a worker."""
-        return self.shape.parallelism.runs_as(self.role) and self.shape.draft is None
+        return self.shape.parallelism.runs_as(self.role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def find(question: Question, options: Options, role: Role) -> FoundCandidates:
         return found
     sample = Sample.of(question)
     allow_sequence = options.allow_sequence and role is Role.PREFILL
-    drafts = (None, *options.drafts) if role is not Role.PREFILL and not options.runnable_only else (None,)
+    drafts = (None, *options.drafts) if role is not Role.PREFILL else (None,)
     for degrees in parallelisms(
         question.site,
         question.costs,

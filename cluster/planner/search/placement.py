@@ -151,6 +151,11 @@ class Layout:
         return next((pool for pool in self.pools if pool.role is role), None)
 
     @property
+    def draft(self) -> DraftShape | None:
+        """What drafts for each worker that decodes."""
+        return next((pool.shape.draft for pool in self.pools if pool.shape.draft), None)
+
+    @property
     def missing_features(self) -> list[str]:
         """What the runtime of this version cannot start, in words; empty: `baton up` takes the plan."""
         missing = []
@@ -158,8 +163,6 @@ class Layout:
             degrees = pool.shape.parallelism
             if not degrees.runs_as(pool.role):
                 missing.append(f"{pool.role} workers of {degrees.num_devices} devices ({degrees})")
-            if pool.shape.draft:
-                missing.append(f"draft workers ({pool.shape.draft})")
         return missing
 
     def __str__(self) -> str:

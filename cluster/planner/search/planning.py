@@ -24,6 +24,7 @@ class PlanAnswer:
         co-located workers meet the SLO.
     num_candidates: Kinds of workers considered; `scored` were simulated, bounds ruled the others out.
     colocated_because: See `Options`.
+    tried_drafts: Workers with a draft worker of their own were among them.
     """
 
     plans: tuple[Plan, ...]
@@ -32,6 +33,7 @@ class PlanAnswer:
     scored: tuple[Scored, ...]
     num_candidates: int
     colocated_because: str = ""
+    tried_drafts: bool = False
 
     @property
     def best(self) -> Plan:
@@ -44,6 +46,14 @@ class PlanAnswer:
     @property
     def best_disaggregated(self) -> Plan | None:
         return next((plan for plan in self.plans if plan.layout.is_disaggregated), None)
+
+    @property
+    def best_drafted(self) -> Plan | None:
+        return next((plan for plan in self.plans if plan.layout.draft), None)
+
+    @property
+    def best_undrafted(self) -> Plan | None:
+        return next((plan for plan in self.plans if not plan.layout.draft), None)
 
     @property
     def num_scored(self) -> int:
@@ -88,6 +98,7 @@ def answer(
         scored=tuple(one for many in scored.values() for one in many),
         num_candidates=sum(len(one.candidates) for one in found.values()),
         colocated_because=options.colocated_because,
+        tried_drafts=bool(options.drafts),
     )
 
 
@@ -105,11 +116,25 @@ def _confirmed(question: Question, plans: list[Plan], note: Callable[[str], None
 
 
 def _search(question: Question, candidates: Sequence[Candidate], run: Map) -> list[Scored]:
-    """All kinds; and those that can be started now among themselves, if none of them was worth a look so far."""
+    """All kinds; and those that can be started now, with drafts and without, among themselves, where none of them was
+    worth a look so far."""
     scored = search_phase(question, candidates, run)
-    if not any(one.candidate.is_runnable for one in scored):
-        scored += search_phase(question, [one for one in candidates if one.is_runnable], run)
+    for kind in (_is_runnable, _drafts, _drafts_not):
+        if not any(kind(one.candidate) for one in scored):
+            scored += search_phase(question, [one for one in candidates if kind(one)], run)
     return scored
+
+
+def _is_runnable(candidate: Candidate) -> bool:
+    return candidate.is_runnable
+
+
+def _drafts(candidate: Candidate) -> bool:
+    return candidate.shape.draft is not None
+
+
+def _drafts_not(candidate: Candidate) -> bool:
+    return candidate.shape.draft is None
 
 
 def _disaggregated(
@@ -143,12 +168,15 @@ def _disaggregated(
 
 
 def _chosen(layouts: Sequence[Layout]) -> list[Layout]:
-    """The first few of different shapes, and the first that can be started now."""
+    """The first few of different shapes, and the first of those that can be started now, with drafts and without."""
     chosen: dict[tuple[str, ...], Layout] = {}
     startable = [layout for layout in layouts if not layout.missing_features]
-    for layout in [*layouts[: 4 * NUM_ALTERNATIVES], *startable[:1]]:
+    with_drafts = [layout for layout in startable if layout.draft]
+    without = [layout for layout in startable if not layout.draft]
+    firsts = [*startable[:1], *with_drafts[:1], *without[:1]]
+    for layout in [*layouts[: 4 * NUM_ALTERNATIVES], *firsts]:
         shapes = tuple(str(pool.shape) for pool in layout.pools)
-        if len(chosen) < NUM_ALTERNATIVES or layout in startable[:1]:
+        if len(chosen) < NUM_ALTERNATIVES or layout in firsts:
             chosen.setdefault(shapes, layout)
     return list(chosen.values())
 

@@ -105,6 +105,26 @@ def verdict(question: Question, answer: PlanAnswer) -> str:
     return f"Disaggregated wins: {compared}. {_why_split(question, together)}"
 
 
+def drafts_verdict(question: Question, answer: PlanAnswer) -> str:
+    """Whether draft workers pay for their devices; empty: nobody asked."""
+    drafted, plain = answer.best_drafted, answer.best_undrafted
+    if not answer.tried_drafts:
+        return ""
+    if drafted is None:
+        return "Draft workers do not pay: no plan with them holds the SLO on these devices."
+    if plain is None:
+        return f"Draft workers pay: no plan without them holds the SLO on these devices; {drafted.layout} does."
+    pays = drafted.order < plain.order
+    winner, other = (drafted, plain) if pays else (plain, drafted)
+    site = question.site
+    return (
+        f"Draft workers {'pay' if pays else 'do not pay'}: {'with' if pays else 'without'} them it takes "
+        f"{site.named(winner.layout.num_devices)} ({winner.goodput_per_device:.3g} requests/s each before the SLO "
+        f"breaks), {'without' if pays else 'with'} them {other.layout.num_devices} ({other.goodput_per_device:.3g} "
+        f"each: {other.layout}). Their drafting is counted before each step, though part of it is done meanwhile."
+    )
+
+
 def _compared(question: Question, winner: Plan, other: Plan) -> str:
     ours, theirs = winner.layout.num_devices, other.layout.num_devices
     site = question.site
@@ -204,6 +224,7 @@ def comments(question: Question, answer: PlanAnswer, *, command: str, about: str
         *_beside(question, answer),
         f"Why: {verdict(question, answer)}",
         affinity(question, answer),
+        *([said] if (said := drafts_verdict(question, answer)) else ()),
         *robustness_lines(answer.robustness),
     ]
     if shown.missing:
@@ -256,6 +277,7 @@ def as_data(question: Question, answer: PlanAnswer) -> dict[str, Any]:
         "plans": [_plan_data(question, plan) for plan in answer.plans],
         "verdict": verdict(question, answer),
         "affinity": affinity(question, answer),
+        "drafts": drafts_verdict(question, answer),
         "robustness": asdict(answer.robustness),
         "num_candidates": answer.num_candidates,
         "workers_simulated": [

@@ -54,7 +54,7 @@ PLAN_OPTIONS: Values = {
     "allow_pp": True,
     "hypothetical": True,
     "draft": "demo-draft",
-    "draft_acceptance": 0.7,
+    "draft_acceptance": "0.7",
     "seed": 5,
 }
 SIMULATE_OPTIONS: Values = {**LOAD_OPTIONS, "num_requests": 7, "faults": "kill_decode@1s", "seed": 5}

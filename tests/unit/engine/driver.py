@@ -61,6 +61,7 @@ class Driver:
     ) -> None:
         """`links`: between the two engines, closed by whoever made them; None: in-process ones."""
         self.route = worker_pb2.DecodeRoute(worker_id="decode-0")
+        self.draft: worker_pb2.DraftRoute | None = None  # who drafts for what is submitted
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
@@ -106,6 +107,7 @@ class Driver:
             choices=[worker_pb2.ChoiceStart(choice=choice) for choice in range(choices)],
             sampling=inference_pb2.SamplingParams(**settings),  # type: ignore[arg-type]
             timeout_s=1000.0,
+            draft=self.draft,
         )
         if len(self.engines) == 2:
             submit.decode.CopyFrom(self.route)

@@ -11,6 +11,7 @@ import yaml
 from baton.errors import ConfigError
 from cluster.commands.plan.file import plan_text
 from cluster.config.load import load, loads
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
 from cluster.planner.costs.draft import DraftShape
 from cluster.planner.costs.fitted import FittedLatency, Profile
@@ -99,17 +100,14 @@ def test_the_router_of_a_busy_plan_lets_as_many_requests_run_as_stay_at_once() -
 
 
 @pytest.mark.parametrize(
-    ("parallelism", "draft", "named"),
+    ("parallelism", "named"),
     [
-        (Parallelism(sequence=2), None, "pools.decode.sequence_parallel"),
-        (Parallelism(pipeline=2), None, "pools.decode.pipeline_parallel"),
-        (Parallelism(), DraftShape(layer_parallel=2, num_drafts=4), "pools.draft"),
+        (Parallelism(sequence=2), "pools.decode.sequence_parallel"),
+        (Parallelism(pipeline=2), "pools.decode.pipeline_parallel"),
     ],
 )
-def test_a_plan_that_cannot_be_started_is_refused_by_name(
-    parallelism: Parallelism, draft: DraftShape | None, named: str
-) -> None:
-    text = text_of(layout_of(parallelism, draft))
+def test_a_plan_that_cannot_be_started_is_refused_by_name(parallelism: Parallelism, named: str) -> None:
+    text = text_of(layout_of(parallelism))
     with pytest.raises(ConfigError, match=f"^{named}: .* is not supported yet"):
         loads(text)
 
@@ -123,6 +121,15 @@ def test_a_plan_with_ranks_that_divide_heads_or_prompts_is_one_that_up_takes() -
         assert (made.sequence_parallel, made.tensor_parallel) == (4, tensor)
     pools = loads(text_of(layout)).pools
     assert (pools.prefill.tensor_parallel, pools.decode.tensor_parallel) == (1, 2)
+
+
+def test_a_plan_with_draft_workers_is_one_that_up_takes() -> None:
+    layout = layout_of(Parallelism(), DraftShape(layer_parallel=2, num_drafts=4))
+    text = plan_text(question(), layout, [], model="demo", device="cuda", transport="auto", draft="demo-draft")
+    config = loads(text)
+    draft = config.pools.draft
+    assert (draft.model, draft.layer_parallel, draft.workers) == ("demo-draft", 2, config.pools.decode.workers)
+    assert (config.speculation.method, config.speculation.max_tokens) == ("auto", 4)
 
 
 def test_unknown_hardware_lists_the_known() -> None:
@@ -190,18 +197,11 @@ def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
         ("--hardware h200 --rate 3 --draft demo-draft", "--draft MODEL and --draft-acceptance"),
         ("--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 2", "--draft-acceptance 2 must be a share"),
         ("--hardware h200 --rate 3 --allow-pp", "--allow-pp: this version starts no such workers; add --hypothetical"),
-        (
-            "--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 0.7",
-            "--draft demo-draft: this version starts no such workers",
-        ),
+        ("--hardware h200 --rate 3 --draft-acceptance 0.7", "--draft MODEL and --draft-acceptance"),
         ("--profile p.json --rate 3", "--gpus-per-node is needed with --profile"),
         (
             "--profile p.json --gpus-per-node 2 --rate 3 --allow-pp --hypothetical",
             "--allow-pp: --profile holds no costs of such",
-        ),
-        (
-            "--profile p.json --gpus-per-node 2 --rate 3 --draft demo-draft --draft-acceptance 0.7 --hypothetical",
-            "--draft demo-draft: --profile holds no costs of such",
         ),
         ("--hardware h200 --rate 3 --out /nowhere/plan.yaml", "--out /nowhere/plan.yaml"),
         ("--hardware h200 --rate 3 --plot plan.gif", "--plot plan.gif: unknown kind"),
@@ -283,6 +283,32 @@ def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> No
     config = load(out)
     assert config.kv.transport == "shm"
     assert config.engine.memory_bytes <= 64 << 20
+
+
+def test_a_profile_says_whether_a_draft_worker_pays(tmp_path: Path) -> None:
+    path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
+    plain = profile_of()
+    words = ("--model", "demo", "--profile", str(path), "--gpus-per-node", "4", "--jobs", "1", "--kv-memory", "64MiB")
+    words += ("--rate", "1", "--input-len", "20", "--output-len", "20", "--slo-ttft", "600", "--draft", "demo-draft")
+    path.write_text(plain.to_text())
+    assert "--draft demo-draft: the profile holds draft models none; run `baton profile" in error(*words)
+    known = plain.latencies["1"]
+    free = replace(known, base_s=0.0, prompt_s=0.0, decode_s=0.0, slopes_s=(0.0,) * len(known.knots))
+    drafts = {"drafts": {"demo-draft": free}, "acceptance": {"demo-draft": DraftChances((1.0,))}}
+    path.write_text(replace(plain, **drafts).to_text())
+    tpot_ms = plain.latencies["1"].step_s((), 1, 30) * 1000
+    tight = plan(*words, "--slo-tpot", str(0.8 * tpot_ms), "--out", out)
+    assert tight.code == 0, tight
+    assert "Draft workers pay: no plan without them holds the SLO on these devices" in tight.out
+    assert load(out).pools.draft.model == "demo-draft"
+    loose = plan(*words, "--slo-tpot", str(20 * tpot_ms))
+    assert "Draft workers do not pay: without them it takes 1 worker" in loose.out
+
+
+def test_another_vocabulary_is_no_draft() -> None:
+    words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "h200", "--draft-acceptance", "0.7", *SMALL)
+    said = error(*words, "--draft", "demo-draft")
+    assert "--draft demo-draft: its vocabulary has 4096 tokens, meta-llama/Llama-3.1-8B's has 128256" in said
 
 
 def test_a_profile_of_another_model_or_version_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from baton.errors import ConfigError
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import PromptChunk
 from cluster.planner.costs.fitted import FittedLatency, Profile
 from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer, nonnegative_least_squares
@@ -142,6 +143,7 @@ PROFILE = Profile(
     latencies={"1": TRUE},
     transfers={"shm": Path(bandwidth=3e9, latency_s=1e-3)},
     drafts={"demo-draft": TRUE},
+    acceptance={"demo-draft": DraftChances((0.75, 0.5))},
     errors=fit_errors(TRUE, measured()),
     to_worker_s=1e-3,
 )
@@ -149,6 +151,19 @@ PROFILE = Profile(
 
 def test_a_profile_survives_its_file() -> None:
     assert Profile.from_text(PROFILE.to_text()) == PROFILE
+
+
+def test_a_profile_from_before_drafts_were_measured_is_read() -> None:
+    tree = PROFILE.to_dict()
+    del tree["acceptance"]
+    assert Profile.from_dict(tree) == replace(PROFILE, acceptance={})
+
+
+def test_what_comes_of_drafts_is_as_told_or_as_measured() -> None:
+    assert PROFILE.draft_chances("demo-draft", None) == DraftChances((0.75, 0.5))
+    assert PROFILE.draft_chances("demo-draft", DraftChances((0.1,))) == DraftChances((0.1,))
+    with pytest.raises(ConfigError, match="--draft other: the profile holds draft models demo-draft; run `baton prof"):
+        PROFILE.draft_chances("other", DraftChances((0.1,)))
 
 
 def test_a_profile_of_another_model_is_refused() -> None:
@@ -164,6 +179,8 @@ def test_a_profile_of_another_model_is_refused() -> None:
     [
         (("version",), 1, r"p\.json: version 1; this baton reads version 3; run `baton profile` again"),
         (("model",), None, "model None must be a text"),
+        (("acceptance", "demo-draft"), 0.5, r"acceptance\.demo-draft 0\.5 must be a list of numbers"),
+        (("acceptance", "demo-draft"), [2.0], r"acceptance 2 must be in \[0, 1\]"),
         (("token_bytes",), -1, "token_bytes -1 must be a number, 0 or more"),
         (("token_bytes",), True, "token_bytes True must be"),
         (("start_s",), float("nan"), "start_s nan must be"),

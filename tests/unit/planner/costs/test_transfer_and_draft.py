@@ -3,6 +3,7 @@
 import pytest
 
 from baton.errors import ConfigError
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
 from cluster.planner.costs.devices import known_device
 from cluster.planner.costs.draft import LayerParallelDraft
@@ -21,7 +22,7 @@ def draft(layer_parallel: int = 1, num_drafts: int = 4, acceptance: float = 0.8)
         device=H200,
         layer_parallel=layer_parallel,
         num_drafts=num_drafts,
-        acceptance=acceptance,
+        acceptance=DraftChances((acceptance,)),
     )
 
 
@@ -45,6 +46,15 @@ def test_expected_tokens_follow_the_acceptance() -> None:
     assert draft(num_drafts=3, acceptance=0.0).tokens_per_round() == 1
 
 
+def test_chances_go_by_place_and_the_last_is_that_of_all_further_ones() -> None:
+    chances = DraftChances.read("0.9,0.5", "--draft-acceptance")
+    assert [chances.at(place) for place in range(4)] == [0.9, 0.5, 0.5, 0.5]
+    assert chances.expected(3) == pytest.approx(0.9 + 0.45 + 0.225)
+    for text in ("1.2", "", "0.5,", "half", "nan"):
+        with pytest.raises(ConfigError, match=r"--draft-acceptance .* must be a share in \[0, 1\], for example 0\.7"):
+            DraftChances.read(text, "--draft-acceptance")
+
+
 def test_rounds_pay_for_one_sequence_and_not_for_a_full_batch() -> None:
     model = draft()
     gain = TARGET.step_s((), 1, 1000) * model.tokens_per_round() / model.round_s(1, 1000)
@@ -62,13 +72,12 @@ def test_layer_parallel_ranks_draft_faster_but_not_by_their_number() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"acceptance": 1.2}, "acceptance 1.2 must be in"),
         ({"num_drafts": 0}, "num_drafts 0 must be 1 or more"),
         ({"layer_parallel": 0}, "layer_parallel 0 must be 1 or more"),
     ],
 )
 def test_impossible_drafts_are_refused(fields: dict[str, float], message: str) -> None:
-    arguments = {"num_drafts": 4, "acceptance": 0.8, **fields}
+    arguments = {"num_drafts": 4, "acceptance": DraftChances((0.8,)), **fields}
     with pytest.raises(ConfigError, match=message):
         LayerParallelDraft(target=TARGET, draft=TARGET, **arguments)  # type: ignore[arg-type]
 

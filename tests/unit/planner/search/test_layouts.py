@@ -107,16 +107,17 @@ def test_a_tensor_parallel_worker_wins_where_it_is_worth_its_devices_and_runs() 
     assert answer(asked, Options(runnable_only=True)).best.layout == found.best.layout
 
 
-def test_drafts_are_tried_and_not_runnable() -> None:
+def test_drafts_are_tried_and_can_be_started() -> None:
     asked = question(costs=ONE, rate=10.0)
     shapes = (DraftShape(layer_parallel=2, num_drafts=4),)
     with_drafts = find(asked, Options(drafts=shapes), Role.DECODE).candidates
     plain, drafted = sorted(with_drafts, key=lambda candidate: candidate.shape.num_devices)
     assert (plain.shape.num_devices, drafted.shape.num_devices) == (1, 3)
     assert drafted.idle_tpot_s == plain.idle_tpot_s / 2
-    assert (plain.is_runnable, drafted.is_runnable) == (True, False)
+    assert (plain.is_runnable, drafted.is_runnable) == (True, True)
     layout = colocated(drafted, 2)
-    assert layout.missing_features == ["draft workers (draft lp2 k4)"]
+    assert layout.missing_features == []
+    assert layout.draft == shapes[0]
     assert layout.num_devices == 6
 
 

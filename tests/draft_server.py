@@ -1,0 +1,80 @@
+"""A draft worker in this process, on a thread's event loop, and a drafter that waits for it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from baton.v1.worker_pb2 import DraftRoute, WorkerState
+from tests.unit.engine.driver import make_spec
+from workers.draft_actor import DraftActor
+from workers.spec import Role, WorkerSpec
+from workers.speculative.acceptance import Acceptance
+from workers.speculative.ngram import NgramDrafter
+from workers.speculative.patience import Patience
+from workers.speculative.remote import RemoteDrafter
+
+T = TypeVar("T")
+PATIENCE_S = 10.0
+
+
+class DraftServer:
+    def __init__(self, spec: WorkerSpec | None = None) -> None:
+        self.spec = spec or make_spec(Role.DRAFT, memory_bytes=1 << 17)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._actor = self._run(_make(self.spec))
+        self.route = DraftRoute(worker_id=self.spec.worker_id, address=self._run(self._actor.start()))
+
+    def state(self) -> WorkerState:
+        return WorkerState.FromString(self._run(self._actor.state()))
+
+    def until(self, holds: Callable[[WorkerState], bool]) -> WorkerState:
+        """The first state for which `holds` is true."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not holds(state := self.state()):
+            assert time.monotonic() < deadline_s, f"not in time: {state}"
+            time.sleep(0.01)
+        return state
+
+    def close(self) -> None:
+        self._run(self._actor.stop())
+        self._run(_settled())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_S)
+
+
+async def _settled() -> None:
+    """What gRPC still has to do on this loop is done."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=1.0)
+
+
+async def _make(spec: WorkerSpec) -> DraftActor:
+    return DraftActor(spec, "i1")
+
+
+class Waiting(Patience):
+    """Waits for each guess, as if steps took long."""
+
+    def wait_s(self, num_missing: int, num_decodes: int) -> float:
+        return 0.1 if num_missing else 0.0
+
+
+def waiting_drafter(spec: WorkerSpec, vocab_size: int, *, kind: int = 64) -> RemoteDrafter:
+    drafter = RemoteDrafter(
+        spec,
+        vocab_size=vocab_size,
+        fallback=NgramDrafter(),
+        acceptance=Acceptance(spec.speculation.max_tokens),
+        kind=kind,
+    )
+    drafter.patience = Waiting()
+    return drafter

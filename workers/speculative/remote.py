@@ -1,0 +1,304 @@
+"""Drafts of draft workers: what they said of a sequence's future, as far as the text has gone that way.
+
+The engine's thread only looks into a table that the links fill, and tells them after each step what was written. Where
+nothing is known it may wait a little, if that pays (`patience`), and else takes what another drafter has. A draft
+worker that is late, dead or refuses takes nothing away but its guesses.
+"""
+
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+from baton.v1.draft_pb2 import DraftHello, Follow, Guess, News, ToDrafter, Written
+from baton.v1.worker_pb2 import DraftRoute
+from workers.engine.draft import NO_DRAFT, Draft
+from workers.engine.drafting import Drafter
+from workers.engine.sequence import Sequence
+from workers.engine.stats import GuessCounts
+from workers.engine.wire import sampling_message
+from workers.spec import WorkerSpec
+from workers.speculative.acceptance import Acceptance
+from workers.speculative.draft_link import DOWN, DraftLink
+from workers.speculative.futures import ROOT, Futures
+from workers.speculative.patience import Patience
+
+CHECK_S = 1.0
+MAX_PATIENCE_S = 0.25
+ANSWER_TOKENS = 3  # that a guess must have, to end a wait
+
+
+@dataclass(slots=True, eq=False)
+class Drafted:
+    """One sequence that a draft worker follows.
+
+    Attributes:
+        number: Its name on the stream.
+        life: Of the link's lives the one that knows it.
+        num_told: Tokens that were told.
+        futures: The newest guess; changed by the link's thread.
+        asked_s: When the text left what was guessed; None: an answer is there.
+        proposed: What was given to the engine last, and the text's length then.
+    """
+
+    number: int
+    seq: Sequence
+    link: DraftLink
+    life: int = DOWN
+    num_told: int = 0
+    futures: Futures | None = None
+    asked_s: float | None = None
+    proposed: tuple[int, Draft] = (0, NO_DRAFT)
+
+    @property
+    def is_followed(self) -> bool:
+        """By the draft worker, as it is now."""
+        return self.life == self.link.life != DOWN
+
+    @property
+    def is_awaited(self) -> bool:
+        """An answer to the newest news is on its way, as far as is known: there were some before."""
+        return self.futures is not None and self.is_followed
+
+    def draft(self, seq: Sequence, depth: int, width: int, kind: int) -> Draft | None:
+        """What is guessed of the text as it is now; None: nothing."""
+        futures = self.futures
+        if futures is None or not 0 <= seq.num_tokens - futures.base < len(futures):
+            return None
+        node = futures.after(seq.tokens(futures.base, seq.num_tokens))
+        if node is None:
+            return None
+        if width > 1:
+            token_ids, parents, ranks = futures.below(node, depth, width)
+            kinds = [kind + min(rank, 1) for rank in ranks]
+            return Draft(token_ids, kind, parents, kinds).deep_first() if token_ids else None
+        path = futures.path(node, depth)
+        return Draft(path, kind) if path else None
+
+
+class RemoteDrafter:
+    """See `workers.engine.drafting.Drafter` and `JobWatch`.
+
+    Args:
+        fallback: Drafts where no guess is there, or none as likely.
+        acceptance: How likely drafts of each kind are.
+        kind: Of its drafts; the next one is of the runners-up of trees.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        vocab_size: int,
+        fallback: Drafter,
+        acceptance: Acceptance,
+        kind: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts = GuessCounts()
+        self.patience = Patience()
+        num_tokens = spec.speculation.max_tokens
+        self._secret = spec.secret
+        self._hello = DraftHello(
+            worker_id=spec.worker_id,
+            incarnation=uuid.uuid4().hex[:8],
+            vocab_size=vocab_size,
+            num_tokens=num_tokens,
+            no_overlap=not spec.draft_overlap,
+        )
+        self._fallback, self._acceptance = fallback, acceptance
+        self._kind, self._clock = kind, clock
+        self._answer = min(num_tokens, ANSWER_TOKENS)
+        self._width = max(spec.speculation.tree_width, 1)
+        self._links: dict[str, DraftLink] = {}  # by worker id
+        self._drafted: dict[tuple[str, int], Drafted] = {}  # by the sequence's key; the engine's thread
+        self._news = threading.Condition()  # guards what follows, and what each `Drafted` says of its link
+        self._by_number: dict[int, Drafted] = {}
+        self._num_numbers = 0
+        self._stepped_s: float | None = None
+        self._checked_s = 0.0
+
+    # Jobs coming and going, from the engine's thread.
+
+    def begins(self, seq: Sequence, route: DraftRoute) -> None:
+        """A sequence that will decode here; its prompt may not be here yet."""
+        if not seq.params.speculation:
+            return
+        self._num_numbers += 1
+        drafted = self._drafted[seq.key] = Drafted(self._num_numbers, seq, self._link(route))
+        with self._news:
+            self._by_number[drafted.number] = drafted
+            _follow(drafted)
+
+    def ends(self, key: tuple[str, int]) -> None:
+        """It is not decoded here any more, if it was drafted for."""
+        drafted = self._drafted.pop(key, None)
+        if drafted is None:
+            return
+        with self._news:
+            del self._by_number[drafted.number]
+            drafted.link.post(drafted.life, ToDrafter(news=News(forgotten=[drafted.number])))
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.close()
+
+    def _link(self, route: DraftRoute) -> DraftLink:
+        link = self._links.get(route.worker_id)
+        if link is None:
+            link = self._links[route.worker_id] = DraftLink(
+                route.worker_id,
+                route.address,
+                hello=self._hello,
+                secret=self._secret,
+                on_up=self._up,
+                on_guesses=self._take,
+            )
+        link.move(route.address)
+        return link
+
+    # A step.
+
+    def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
+        backup = self._fallback.propose(seqs, depth)
+        if not self._drafted:
+            self._stepped_s = None
+            return backup
+        now_s = self._clock()
+        if self._stepped_s is not None:
+            self.patience.stepped(now_s - self._stepped_s)
+        self._check(now_s)
+        asked = [
+            _Asked(which, seq, drafted) for which, seq in enumerate(seqs) if (drafted := self._drafted.get(seq.key))
+        ]
+        for one in asked:
+            self._prove(one)
+        self._tell(asked)
+        found = self._look(asked, depth, num_decodes=len(seqs))
+        self._stepped_s = self._clock()
+        return [self._likelier(found.get(which), draft) for which, draft in enumerate(backup)]
+
+    def _likelier(self, guess: Draft | None, other: Draft) -> Draft:
+        """Of which more tokens are expected to be right."""
+        if guess is None or not other.token_ids:
+            return guess or other
+        return guess if sum(self._acceptance.of(guess)) >= sum(self._acceptance.of(other)) else other
+
+    def _prove(self, asked: "_Asked") -> None:
+        """How much of what was proposed last has been written."""
+        seq, (length, draft) = asked.seq, asked.drafted.proposed
+        if draft.token_ids and seq.num_tokens > length:
+            self.patience.proved(len(draft.follow(seq.tokens(length, seq.num_tokens))))
+
+    def _tell(self, asked: List["_Asked"]) -> None:
+        """The draft workers of what was written, in one message each."""
+        news: dict[DraftLink, list[Written]] = defaultdict(list)
+        with self._news:
+            for drafted in (one.drafted for one in asked):
+                seq, start = drafted.seq, drafted.num_told
+                if drafted.is_followed and seq.num_tokens > start:
+                    drafted.num_told = seq.num_tokens
+                    tokens = seq.tokens(start, seq.num_tokens)
+                    news[drafted.link].append(Written(number=drafted.number, start=start, token_ids=tokens))
+            for link, written in news.items():
+                link.post(link.life, ToDrafter(news=News(written=written)))
+
+    def _look(self, asked: List["_Asked"], depth: int, num_decodes: int) -> dict[int, Draft]:
+        """What is known of each; waits for what is missing, if that pays."""
+        with self._news:
+            found = self._known(asked, depth)
+            missing = [one for one in asked if one.which not in found and one.drafted.is_awaited]
+            self.counts.num_hits += len(found)
+            self.counts.num_misses += len(asked) - len(found)
+            patience_s = min(self.patience.wait_s(len(missing), num_decodes), MAX_PATIENCE_S)
+            if patience_s:
+                self._wait(missing, patience_s)
+                found |= self._known(missing, depth)
+        return found
+
+    def _known(self, asked: List["_Asked"], depth: int) -> dict[int, Draft]:
+        """With `_news` held."""
+        found: dict[int, Draft] = {}
+        for one in asked:
+            draft = one.drafted.draft(one.seq, depth, self._width, self._kind)
+            one.drafted.proposed = (one.seq.num_tokens, draft or NO_DRAFT)
+            if draft is None:
+                one.drafted.asked_s = one.drafted.asked_s or self._clock()
+            else:
+                found[one.which] = draft
+                one.drafted.asked_s = None
+        return found
+
+    def _wait(self, missing: List["_Asked"], patience_s: float) -> None:
+        """Until a guess of each is there, or for so long."""
+        began_s = self._clock()
+        answered = self._news.wait_for(lambda: all(one.drafted.asked_s is None for one in missing), patience_s)
+        took_s = self._clock() - began_s
+        self.counts.num_waits += 1
+        self.counts.wait_s += took_s
+        if not answered:
+            self.patience.gave_up(took_s)
+
+    def _check(self, now_s: float) -> None:
+        if now_s - self._checked_s >= CHECK_S:
+            self._checked_s = now_s
+            for link in self._links.values():
+                link.check()
+            self.counts.num_peers = sum(link.life != DOWN for link in self._links.values())
+
+    # News, from a link's thread.
+
+    def _up(self, link: DraftLink) -> None:
+        """It follows nothing yet."""
+        with self._news:
+            for drafted in self._by_number.values():
+                if drafted.link is link:
+                    _follow(drafted)
+
+    def _take(self, guesses: List[Guess]) -> None:
+        """Raises: ValueError: One is no tree."""
+        now_s = self._clock()
+        news = [(guess.number, Futures(guess.base, guess.token_ids, guess.parents)) for guess in guesses]
+        with self._news:
+            for number, futures in news:
+                drafted = self._by_number.get(number)
+                if drafted is None:
+                    continue
+                drafted.futures = futures
+                if drafted.asked_s is not None and self._is_answer(drafted, futures):
+                    self.patience.answered(now_s - drafted.asked_s)
+                    drafted.asked_s = None
+            self._news.notify_all()
+
+    def _is_answer(self, drafted: Drafted, futures: Futures) -> bool:
+        """To the newest news, and long enough to have been worth a wait."""
+        return futures.base >= drafted.num_told and len(futures.path(ROOT, self._answer)) == self._answer
+
+
+def _follow(drafted: Drafted) -> None:
+    """Tells all of the sequence to the link's life of now, if there is one."""
+    seq, drafted.life = drafted.seq, drafted.link.life
+    if drafted.life == DOWN:
+        return
+    output = list(seq.output_token_ids)  # it may grow meanwhile
+    drafted.num_told = len(seq.prompt_token_ids) + len(output)
+    follow = Follow(
+        number=drafted.number,
+        choice=seq.choice,
+        prompt_token_ids=seq.prompt_token_ids,
+        output_token_ids=output,
+        sampling=sampling_message(seq.params),
+    )
+    drafted.link.post(drafted.life, ToDrafter(follow=follow))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A sequence of a step that is drafted for; `which` of the step's."""
+
+    which: int
+    seq: Sequence
+    drafted: Drafted

@@ -1,0 +1,38 @@
+"""Whether and how a worker's model can draft for itself."""
+
+import time
+
+from baton.errors import ConfigError
+from workers.model.contract import ModelRunner
+from workers.spec import WorkerSpec
+from workers.speculative.paced import CostlyDrafter
+
+LIMIT_S = 10.0  # for trying layers when the worker starts
+
+
+def make_self_drafter(spec: WorkerSpec, runner: ModelRunner, kind: int) -> CostlyDrafter:
+    """Tries the model's layers: seconds.
+
+    Raises:
+        ConfigError: The model is divided over ranks, has too few layers, or none.
+    """
+    if spec.fake:
+        raise ConfigError("speculation.method: 'self' needs a model with layers, load_format: fake has none; set auto")
+    if spec.gang.size > 1:
+        raise ConfigError(
+            f"speculation.method: 'self' does not go with workers of {spec.gang.size} ranks; give each decode worker "
+            "one rank, or set auto or ngram"
+        )
+    from workers.model.layer_subset import LayerSubset
+    from workers.model.runner import TorchRunner
+    from workers.speculative.layer_choice import choose_levels
+    from workers.speculative.self_drafting import SelfDrafter
+
+    assert isinstance(runner, TorchRunner)
+    subset = LayerSubset(runner)
+    levels = choose_levels(subset, limit_s=LIMIT_S, clock=time.perf_counter)
+    if not levels:
+        raise ConfigError(
+            f"speculation.method: 'self' needs a model of more layers than {subset.num_layers}; set auto or ngram"
+        )
+    return SelfDrafter(subset, levels, kind=kind)
