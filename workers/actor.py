@@ -79,11 +79,10 @@ class WorkerActor:
         runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
         from workers.server import make_server
 
-        speculation = await asyncio.to_thread(choose_speculation, self.spec, runner)  # may load a draft model
+        server = make_server(self.spec)
+        self._engine, self._service = await self._serve(runner, server)
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it during steps
-        server = make_server(self.spec)
-        self._engine, self._service = self._serve(runner, server)
         port = server.add_insecure_port(f"{self.spec.host}:0")
         await server.start()
         self._server = server
@@ -95,12 +94,13 @@ class WorkerActor:
         logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
         return f"{self.spec.host}:{port}"
 
-    def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[Driving, WorkerService]":
+    async def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[Driving, WorkerService]":
         """The engine, not running yet, and what this worker's server answers."""
         from workers.engine.engine import Engine
         from workers.service import WorkerService
         from workers.speculative.choose import choose_speculation
 
+        speculation = await asyncio.to_thread(choose_speculation, self.spec, runner)  # may load a draft model
         engine = Engine(
             runner=runner,
             spec=self.spec,

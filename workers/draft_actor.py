@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class DraftActor(WorkerActor):
     """As `WorkerActor`."""
 
-    def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[DraftEngine, WorkerService]":
+    async def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[DraftEngine, WorkerService]":
         from baton.v1 import draft_pb2_grpc, worker_pb2_grpc
         from workers.service import WorkerService
         from workers.speculative.draft_engine import DraftEngine

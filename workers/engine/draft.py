@@ -22,7 +22,7 @@ class Draft(NamedTuple):
 
     def first(self, count: int) -> "Draft":
         """The first `count` tokens."""
-        return self.of(range(min(count, len(self.token_ids))))
+        return self.of(range(min(count, len(self.token_ids)))) if count else NO_DRAFT
 
     def of(self, places: Sequence[int]) -> "Draft":
         """The tokens at `places`, in that order; of a tree each after the one before it. A path where it is one."""
@@ -48,6 +48,16 @@ class Draft(NamedTuple):
             order.append(rest.pop())
             rest += children.get(order[-1], [])[::-1]
         return self.of(order)
+
+    def first_path(self) -> "Draft":
+        """Of a tree its first token, the first of those that may follow it, and so on: a single path."""
+        if not self.parents:
+            return self
+        places: list[int] = []
+        for at, parent in enumerate(self.parents):
+            if parent == (places[-1] if places else -1):
+                places.append(at)
+        return self.of(places)
 
     @property
     def links(self) -> Sequence[int]:

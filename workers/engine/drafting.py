@@ -45,11 +45,25 @@ class Speculation(Protocol):
         ...
 
 
-def proposed(drafter: Drafter, seqs: List[Sequence], depth: int, *, max_model_len: int, vocab_size: int) -> List[Draft]:
-    """What `drafter` proposes, as far as it can be of use to each sequence."""
+def proposed(
+    drafter: Drafter,
+    seqs: List[Sequence],
+    depth: int,
+    *,
+    max_model_len: int,
+    vocab_size: int,
+    paths_only: bool = False,
+) -> List[Draft]:
+    """What `drafter` proposes, as far as it can be of use to each sequence.
+
+    Args:
+        paths_only: Of a tree its first path alone is of use: the model keeps states, and a state has no branches.
+    """
+    drafts = drafter.propose(seqs, depth)
+    if paths_only:
+        drafts = [draft.first_path() for draft in drafts]
     return [
-        _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size)
-        for seq, draft in zip(seqs, drafter.propose(seqs, depth), strict=True)
+        _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size) for seq, draft in zip(seqs, drafts, strict=True)
     ]
 
 
@@ -72,4 +86,5 @@ def _usable(draft: Draft, most: int, vocab_size: int) -> Draft:
         if parent in kept and kept[parent] < most and 0 <= token_id < vocab_size and link not in seen:
             kept[at] = kept[parent] + 1
             seen.add(link)
-    return draft.of(list(kept)[1 : MAX_TOKENS + 1])
+    places = list(kept)[1 : MAX_TOKENS + 1]
+    return draft if len(places) == len(draft.token_ids) else draft.of(places)

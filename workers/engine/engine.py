@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from baton.errors import BatonError, ConfigError, InternalError
+from baton.errors import BatonError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.batching import cut, make_batch, out_of_place, unservable
@@ -66,8 +66,6 @@ class Engine:
         engine = spec.engine
         self.runner = runner
         self.spec = spec
-        if speculation is not None and runner.num_states:
-            raise ConfigError("drafts: the model keeps a state that a rejected token cannot be taken out of; use none")
         self.blocks = new_blocks(
             MemoryShares(runner.num_blocks, runner.num_states, runner.state_spacing),
             block_size=engine.block_size,

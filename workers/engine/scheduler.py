@@ -67,7 +67,8 @@ class Scheduler:
         max_sequences: Running sequences up to which prompts are admitted, choices still to be forked included.
         chunked_prefill: False: prompts run whole, in steps of their own, before decodes; one longer than the budget
             runs alone. For comparison: decodes pause meanwhile.
-        state_spacing: Chunks end at its multiples, so that the state of the tokens before can be kept; None: anywhere.
+        state_spacing: Chunks end at its multiples, those of drafts too (but not prompts that run whole), so that the
+            state of the tokens before can be kept; None: anywhere.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._max_sequences = max_sequences
         self._chunked_prefill = chunked_prefill
-        self._state_spacing = state_spacing if chunked_prefill else None
+        self._state_spacing = state_spacing
+        self._prompt_spacing = state_spacing if chunked_prefill else None
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -244,9 +246,9 @@ class Scheduler:
     def _num_next(self, seq: Sequence, budget: int) -> int:
         """Tokens of the next chunk of a prompt."""
         num_tokens = min(seq.num_uncomputed_tokens, budget)
-        if self._state_spacing is None:
+        if self._prompt_spacing is None:
             return num_tokens
-        return min(num_tokens, self._state_spacing - seq.num_computed_tokens % self._state_spacing)
+        return min(num_tokens, self._prompt_spacing - seq.num_computed_tokens % self._prompt_spacing)
 
     def _lengthen(self, plan: StepPlan, drafts: Drafts) -> None:
         """Adds draft tokens to decodes, oldest first, while budget and blocks last: of a draft its first, so that of a
@@ -264,11 +266,15 @@ class Scheduler:
             seq, end = chunk.seq, chunk.seq.num_tokens
             num_blocks = len(seq.block_ids) + max(blocks.num_free_blocks - len(self.running), 0)
             num_wanted = len(draft.token_ids)
-            num_drafts = max(min(num_wanted, left, num_blocks * blocks.block_size - end), 0)
+            num_drafts = max(min(num_wanted, left, num_blocks * blocks.block_size - end, self._num_to_state(end)), 0)
             blocks.grow(seq, end + num_drafts)
             chunk.draft = draft.first(num_drafts)
             left -= num_drafts
             self.num_cut_draft_tokens += num_wanted - num_drafts
+
+    def _num_to_state(self, num_tokens: int) -> int:
+        """Tokens after `num_tokens` up to those whose state is kept: 0 where theirs is."""
+        return sys.maxsize if self._state_spacing is None else -num_tokens % self._state_spacing
 
 
 def is_decode(seq: Sequence) -> bool:

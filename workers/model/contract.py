@@ -8,7 +8,7 @@ Nothing here imports torch.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -32,9 +32,10 @@ class Chunk:
         block_ids: Blocks in token order; they cover at least start + len(token_ids) tokens.
         num_sequence_tokens: Tokens the sequence has in all so far (prompt, output and this chunk's drafts), >= start +
             len(token_ids). RoPE variants that depend on the length use this, so that chunking does not change a result.
-        kind: What the tokens are; a runner may compute both kinds alike.
+        kind: What the tokens are; a runner may compute both kinds alike, but for states.
         state_id: The slot of the sequence's state, which is that after `start` tokens (whatever is there when `start`
-            is 0), and is that after this chunk when the step has run. None: the model keeps no states.
+            is 0), and is that after this chunk, without the drafts that were not accepted, when the step has run. None:
+            the model keeps no states.
         parents: Of a tree of drafts: for each token after the first the one before it, as in `workers.model.trees`;
             at most `trees.MAX_TOKENS`. The position of a token is then that of its parent + 1, and it sees the tokens
             on the way to it alone; keys and values lie in the order of `token_ids` all the same.
@@ -47,6 +48,11 @@ class Chunk:
     kind: ChunkKind = ChunkKind.PREFILL
     state_id: int | None = None
     parents: Sequence[int] = ()
+
+    @property
+    def num_drafts(self) -> int:
+        """Of its last tokens, how many are guesses."""
+        return len(self.token_ids) - 1 if self.kind is ChunkKind.DECODE else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +245,15 @@ class Share(Protocol):
     def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None: ...
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None: ...
+
+    def settle_states(self, num_tokens: Mapping[int, int]) -> None:
+        """After `compute` of chunks that end in drafts, once it is known which were accepted: states become those after
+        the tokens that count. Before anything else is done with them.
+
+        Args:
+            num_tokens: By slot of such a chunk: how many of its tokens count.
+        """
+        ...
 
 
 class ModelRunner(Protocol):

@@ -7,7 +7,7 @@ each row that counts was sampled after tokens that are all accepted. No logits h
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from workers.model.contract import Sampled, SampleRow
+from workers.model.contract import Batch, Sampled, SampleRow
 from workers.model.trees import path_to
 
 
@@ -44,6 +44,20 @@ def accept(rows: Sequence[SampleRow], sampled: Sequence[Sampled]) -> list[list[S
     """
     rest = iter(sampled)
     return [_accepted(row, list(islice(rest, len(row.draft_token_ids) + 1))) for row in rows]
+
+
+def num_accepted(batch: Batch, found: Sequence[Sequence[Sampled]]) -> dict[int, int]:
+    """By slot of a state: how many tokens of a chunk that ends in drafts count, its first and the right ones.
+
+    Args:
+        found: What `accept` keeps, of each of the batch's rows.
+    """
+    chunks = [batch.chunks[row.chunk] for row in batch.samples]
+    return {
+        chunk.state_id: len(run)
+        for chunk, run in zip(chunks, found, strict=True)
+        if chunk.num_drafts and chunk.state_id is not None
+    }
 
 
 def _accepted(row: SampleRow, sampled: list[Sampled]) -> list[Sampled]:

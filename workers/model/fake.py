@@ -9,7 +9,7 @@ temperature (0 or not), seed, logprobs, `min_tokens`, and a `logit_bias` of 100 
 import json
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -87,6 +87,9 @@ class FakeRunner:
         self.store.copy_tokens(pairs)
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """There are none."""
+
+    def settle_states(self, num_tokens: Mapping[int, int]) -> None:
         """There are none."""
 
     def warm_up(self) -> None:

@@ -24,7 +24,7 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
     if num_pieces <= count:
         return logits.topk(count, dim=-1).indices
     whole = logits.shape[1] - tail
-    pieces = logits[:, :whole].unflatten(1, (num_pieces, WIDTH))
+    pieces = logits[:, :whole].view(len(logits), num_pieces, WIDTH)
     best = pieces.amax(-1).topk(count, dim=-1, sorted=False).indices
     found = pieces.gather(1, best[:, :, None].expand(-1, -1, WIDTH)).flatten(1)
     where = torch.cat([found, logits[:, whole:]], dim=1).topk(count, dim=-1).indices

@@ -20,9 +20,9 @@ from workers.model.cpu import memory as cpu_memory
 from workers.model.cpu import packed
 from workers.model.cuda import attention as attention_cuda
 from workers.model.cuda.graphs import DecodeGraphs
-from workers.model.drafts import accept, single_rows
+from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
-from workers.model.hybrid.states import States
+from workers.model.hybrid.split import linear_step
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
@@ -139,6 +139,7 @@ class TorchRunner:
             for index, layer in zip(attending, self.store.layers, strict=True)
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
+        self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self._write_kv: WriteKV = copy_rows
         self.graphs: DecodeGraphs | None = None
@@ -157,7 +158,9 @@ class TorchRunner:
                 return []
             if batch.watch is not None:
                 tell(batch.watch, batch, logits)
-            return accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+            found = accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+            self.settle_states(num_accepted(batch, found))
+            return found
         finally:
             self._synchronize()
 
@@ -207,7 +210,8 @@ class TorchRunner:
             tokens, places = tokens.to(device), places.to(device)
         positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
         if states is None and self._states:
-            states = States(self._states, chunks, device)
+            states = linear_step(self._states, chunks, device)
+        self._unsettled = states if any(chunk.num_drafts for chunk in chunks) else None
         return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, write_kv, states)
 
     def _replayed(
@@ -257,6 +261,14 @@ class TorchRunner:
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_states(pairs)
+            self._synchronize()
+
+    @torch.inference_mode()
+    def settle_states(self, num_tokens: Mapping[int, int]) -> None:
+        """Implements `workers.model.contract.Share`."""
+        if self._unsettled is not None:
+            self._unsettled.settle(num_tokens)
+            self._unsettled = None
             self._synchronize()
 
     def warm_up(self) -> None:

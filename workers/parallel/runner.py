@@ -10,8 +10,9 @@ from typing import Protocol, TypeVar
 
 from baton.errors import BatonError, InternalError
 from workers.model.contract import Batch, KVStore, ModelRunner, Sampled, Share
+from workers.model.drafts import num_accepted
 from workers.parallel.gang import Gang
-from workers.parallel.steps import Compute, Copied, Copy, Step, decode, encode
+from workers.parallel.steps import Compute, Copied, Copy, Settle, Step, decode, encode
 
 logger = logging.getLogger(__name__)
 OnLayer = Callable[[int], None]
@@ -74,7 +75,11 @@ class GangRunner:
     def run(self, batch: Batch, on_layer: OnLayer | None = None) -> list[list[Sampled]]:
         note = self.notes.note(on_layer) if self.notes is not None else b""
         step = Compute(chunks=batch.chunks, rows=batch.rows, note=note)
-        return self._together(step, lambda: self._runner.run(batch, on_layer))
+        found = self._together(step, lambda: self._runner.run(batch, on_layer))
+        counts = num_accepted(batch, found)
+        if counts:
+            self._together(Settle(num_tokens=counts), lambda: None)  # this rank's runner has done so itself
+        return found
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -116,6 +121,8 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
         step = decode(message)
         if isinstance(step, Copy):
             copies[step.what](step.pairs)
+        elif isinstance(step, Settle):
+            share.settle_states(step.num_tokens)
         else:
             share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
         if notes is not None:

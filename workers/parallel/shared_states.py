@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from workers.model.contract import Chunk
 from workers.model.hybrid.convolution import Window, convolve
 from workers.model.hybrid.mixer import Recurrence
-from workers.model.hybrid.states import States, rows_of
+from workers.model.hybrid.split import linear_step
+from workers.model.hybrid.states import rows_of
 from workers.parallel.division import Division
 from workers.parallel.gathering import SequenceRanks
 from workers.parallel.halo import Halo
@@ -40,7 +41,7 @@ class SharedStates:
     ) -> None:
         self._parts = parts
         whole = [chunk for number, chunk in enumerate(division.chunks) if number not in division.pieces]
-        self._whole = States(parts, whole, device) if whole else None
+        self._whole = linear_step(parts, whole, device) if whole else None
         numbers, places = sorted(division.pieces), division.places_of(ranks.rank)
         self._cut = [
             _CutChunk(ranks, place, division.chunks[number], [len(piece) for piece in division.pieces[number]], later)
@@ -69,6 +70,11 @@ class SharedStates:
         for chunk in self._cut:
             out[chunk.place] = chunk.recur(self._parts[layer][0], rows_of(recurrence, chunk.place))
         return out
+
+    def settle(self, num_tokens: Mapping[int, int]) -> None:
+        """See `LinearStep`; chunks that end in drafts are not cut."""
+        if self._whole is not None:
+            self._whole.settle(num_tokens)
 
 
 class _CutChunk:

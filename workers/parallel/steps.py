@@ -5,13 +5,13 @@ Numbers are int32 in this machine's byte order; a gang's machines are of one kin
 
 import enum
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from workers.model.contract import Chunk, ChunkKind, Row
 
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
-COMPUTE = 0
+COMPUTE, SETTLE = 0, 4
 NUMBER_BYTES = 4
 CHUNK_HEAD = 7  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE, ChunkKind.DRAFT)
@@ -43,15 +43,27 @@ class Copy:
     what: Copied = Copied.BLOCKS
 
 
-Step = Compute | Copy
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """What came of the last `Compute`'s drafts.
+
+    Attributes:
+        num_tokens: By slot of a state: how many tokens of its chunk count.
+    """
+
+    num_tokens: Mapping[int, int]
+
+
+Step = Compute | Copy | Settle
 
 
 def encode(step: Step, block_size: int) -> bytes:
     """Of a chunk's blocks, those that its tokens reach."""
     if isinstance(step, Copy):
-        numbers = [number for pair in step.pairs for number in pair]
-        return HEADER.pack(step.what, 0, len(step.pairs), len(numbers), 0) + _packed(numbers)
-    numbers = []
+        return _encoded_pairs(step.what, step.pairs)
+    if isinstance(step, Settle):
+        return _encoded_pairs(SETTLE, list(step.num_tokens.items()))
+    numbers: list[int] = []
     for chunk in step.chunks:
         num_tokens = len(chunk.token_ids)
         num_blocks = -(-(chunk.start + num_tokens) // block_size)
@@ -73,11 +85,17 @@ def decode(message: bytes | bytearray) -> Step:
     end = HEADER.size + num_numbers * NUMBER_BYTES
     numbers = struct.unpack_from(f"={num_numbers}i", message, HEADER.size)
     if kind != COMPUTE:
-        return Copy(pairs=list(zip(numbers[::2], numbers[1::2], strict=True)), what=Copied(kind))
+        pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+        return Settle(num_tokens=dict(pairs)) if kind == SETTLE else Copy(pairs=pairs, what=Copied(kind))
     chunks = list(_chunks(numbers, num_chunks))
     tail = numbers[len(numbers) - 2 * num_rows :]
     rows = [Row(chunk, drafts) for chunk, drafts in zip(tail[::2], tail[1::2], strict=True)]
     return Compute(chunks=chunks, rows=rows, note=bytes(message[end : end + num_note]))
+
+
+def _encoded_pairs(kind: int, pairs: Sequence[tuple[int, int]]) -> bytes:
+    numbers = [number for pair in pairs for number in pair]
+    return HEADER.pack(kind, 0, len(pairs), len(numbers), 0) + _packed(numbers)
 
 
 def _packed(numbers: list[int]) -> bytes:

@@ -61,7 +61,9 @@ class Acceptance:
         return [self._places(kind)[min(depth - 1, last)] for kind, depth in zip(kinds, draft.depths, strict=True)]
 
     def _places(self, kind: int) -> list[list[float]]:
-        return self._seen.setdefault(kind, [[0.0, 0.0] for _ in range(self._max_tokens)])
+        if kind not in self._seen:
+            self._seen[kind] = [[0.0, 0.0] for _ in range(self._max_tokens)]
+        return self._seen[kind]
 
 
 def _chance(place: Sequence[float]) -> float:

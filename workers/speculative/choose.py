@@ -34,8 +34,7 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         return None
     if runner.num_states:
         check_goes_with_states(method, spec.model_name or spec.model)
-        return None
-    width = spec.speculation.tree_width
+    width = spec.speculation.tree_width if not runner.num_states else 1  # a state has no branches
     logger.info(
         "speculation worker_id=%s method=%s max_tokens=%d tree_width=%d", spec.worker_id, method, max_tokens, width
     )
@@ -56,6 +55,7 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         max_tokens=max_tokens,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
+        paths_only=runner.num_states > 0,
         goodput=goodput,
         watch=watch,
         job_watch=remote,

@@ -56,7 +56,7 @@ class Goodput:
         if self.takes_plain(num_decodes):
             self._num_drafting = 0
             return lengths
-        order = self._likeliest_first(drafts)[: FIRST_TOKENS + 2 * self.times.most_drafts(num_decodes)]
+        order = self._likeliest_first(drafts)[: self.num_considered(num_decodes)]
         best = self._best_count([chance for chance, *_ in order], num_decodes)
         if best == 0 and self._num_silent >= REFRESH_STEPS:
             which = order[0][2]
@@ -71,6 +71,10 @@ class Goodput:
     def takes_plain(self, num_decodes: int) -> bool:
         """Whether the next step verifies nothing, whatever is drafted, so that it is known what such a step takes."""
         return not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS
+
+    def num_considered(self, num_decodes: int) -> int:
+        """Of all tokens that are drafted for a step: the likeliest, at most."""
+        return FIRST_TOKENS + (2 * self.times.most_drafts(num_decodes) if self.times.knows(num_decodes) else 0)
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Of a step, whatever else was in it."""

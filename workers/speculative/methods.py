@@ -1,4 +1,4 @@
-"""Names of `speculation.method`, and what each asks of a model."""
+"""Names of `speculation.method`."""
 
 from baton.errors import ConfigError
 
@@ -8,8 +8,8 @@ DRAFTED = (AUTO, DRAFT)  # those that take what a draft model guesses, here or o
 
 def check_goes_with_states(method: str, model: str) -> None:
     """Raises: ConfigError: a method is named that a model with linear attention cannot go with."""
-    if method not in (AUTO, NONE):
+    if method == SELF:
         raise ConfigError(
-            f"speculation.method: {method!r} does not go with {model}: a rejected token cannot be taken out of the "
-            "state that linear attention keeps; set none or auto"
+            f"speculation.method: 'self' does not go with {model}: what its own layers guess would change the states "
+            "that its linear attention keeps; set auto, ngram or none"
         )

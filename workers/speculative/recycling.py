@@ -6,8 +6,9 @@ same words already, what followed there comes first (`workers.speculative.ngram`
 """
 
 import heapq
+from collections.abc import Callable
 from collections.abc import Sequence as List
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from workers.speculative.growing import ROOT, GrowingTree
 
 NUM_SUCCESSORS = 8  # remembered of each token: with 4 bytes each, 1.6 MB for 49,152
 MAX_BYTES = 8 << 20  # tokens with an id beyond it are not remembered
-MOST_AT_ONCE = 256  # tokens proposed in a step, over all sequences: what the step waits for grows with them
+MOST_AT_ONCE = 128  # tokens proposed in a step, over all sequences: each costs 5 us, which the step waits for
+FIRST_KIND = 100  # of the likeliest token after another; each rank has one, beside those of other drafters
 _NONE = -1  # no successor is known
 
 
@@ -55,44 +57,65 @@ class RecyclingDrafter:
     Args:
         copies: Proposes what comes first in each tree.
         width: Tokens after each, at most.
-        first_kind: Kinds of recycled tokens are from here on, one for each rank; those of `copies` are below.
+        of_use: Of how many tokens, over that many sequences, some may be verified in a step; None: of any number.
     """
 
-    def __init__(self, copies: Drafter, successors: Successors, *, width: int, first_kind: int) -> None:
-        self._copies, self._successors = copies, successors
-        self._width, self._first_kind = width, first_kind
+    def __init__(
+        self, copies: Drafter, successors: Successors, *, width: int, of_use: Callable[[int], int] | None = None
+    ) -> None:
+        self._copies, self._successors, self._width = copies, successors, width
+        self._of_use = of_use
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         if not seqs:
             return []
-        most = min(self._width * depth, MAX_TOKENS, max(MOST_AT_ONCE // len(seqs), depth))
         copied = self._copies.propose(seqs, depth)
+        most = self._most(len(seqs), depth)
         return [self._grown(seq, draft, depth, most) for seq, draft in zip(seqs, copied, strict=True)]
 
+    def _most(self, num_seqs: int, depth: int) -> int:
+        """Tokens of each tree. Not all sequences are alike, so each may have more than its part of what is of use."""
+        at_once = MOST_AT_ONCE if self._of_use is None else min(2 * self._of_use(num_seqs), MOST_AT_ONCE)
+        return min(self._width * depth, MAX_TOKENS, -(-at_once // num_seqs))
+
     def _grown(self, seq: Sequence, copied: Draft, depth: int, most: int) -> Draft:
-        tree = GrowingTree(self._width, most)
-        halvings = [0]  # of the chances of the root and each place: each rank is taken for half as likely as the last
-        depths = [0]
-        heap: list[tuple[int, int, int]] = []  # (halvings, place, rank) of what may be added next
+        """`copied` goes in whole, whatever its size."""
+        tree = GrowingTree(self._width, max(most, len(copied.token_ids)))
+        nodes = [Node(0, 0, self._likely(seq.output_token_ids[-1]))]  # the root, then those of the tree
         kinds = copied.kinds or [copied.kind] * len(copied.token_ids)
         for token_id, parent, kind in zip(copied.token_ids, copied.links, kinds, strict=True):
-            if tree.add(parent, token_id, kind) is None:
-                return tree.draft()
-            halvings.append(halvings[parent + 1] + 1)
-            depths.append(depths[parent + 1] + 1)
-        heap = [(halvings[at + 1] + 1, at, 0) for at in range(ROOT, len(tree.token_ids)) if depths[at + 1] < depth]
+            tree.add(parent, token_id, kind)
+            nodes.append(nodes[parent + 1].child(0, self._likely(token_id)))
+        heap = [(node.halvings + 1, at, 0) for at, node in enumerate(nodes, start=ROOT) if node.depth < depth]
         heapq.heapify(heap)
-        last = seq.output_token_ids[-1]
         while heap and not tree.is_full:
-            chance, at, rank = heapq.heappop(heap)
-            successors = self._successors.of(last if at == ROOT else tree.token_ids[at])
-            if rank >= min(len(successors), self._width):
+            halvings, at, rank = heapq.heappop(heap)  # the likeliest of what may be added
+            node = nodes[at + 1]
+            if rank >= len(node.successors):
                 continue
-            place = tree.add(at, successors[rank], self._first_kind + rank)
-            heapq.heappush(heap, (chance + 1, at, rank + 1))
-            if place == len(depths) - 1:  # it was not there
-                halvings.append(chance)
-                depths.append(depths[at + 1] + 1)
-                if depths[-1] < depth:
-                    heapq.heappush(heap, (chance + 1, place, 0))
+            heapq.heappush(heap, (halvings + 1, at, rank + 1))
+            token_id = node.successors[rank]
+            place = tree.add(at, token_id, FIRST_KIND + rank)
+            if place == len(nodes) - 1:  # it was not there
+                nodes.append(node.child(rank, self._likely(token_id)))
+                if node.depth + 1 < depth:
+                    heapq.heappush(heap, (halvings + 1, place, 0))
         return tree.draft()
+
+    def _likely(self, token_id: int) -> list[int]:
+        return self._successors.of(token_id)[: self._width]
+
+
+class Node(NamedTuple):
+    """Attributes:
+    halvings: Of its chance: each rank is taken for half as likely as the one before.
+    depth: Steps from the root.
+    successors: Likeliest first.
+    """
+
+    halvings: int
+    depth: int
+    successors: List[int]
+
+    def child(self, rank: int, successors: List[int]) -> "Node":
+        return Node(self.halvings + rank + 1, self.depth + 1, successors)

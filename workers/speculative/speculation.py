@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from workers.engine.drafting import Draft, Drafter, proposed
 from workers.engine.jobs import JobWatch
@@ -17,6 +18,7 @@ class DraftedSpeculation:
 
     Args:
         max_tokens: Drafted in a row at most, of each sequence in a step.
+        paths_only: See `workers.engine.drafting.proposed`.
         goodput: Chooses how much is verified; None: all that fits.
         watch: Told what steps find likely; None: nobody is.
         job_watch: Is told of sequences that draft workers draft for.
@@ -30,25 +32,28 @@ class DraftedSpeculation:
         max_tokens: int,
         max_model_len: int,
         vocab_size: int,
+        paths_only: bool = False,
         goodput: Goodput | None = None,
         watch: Watch | None = None,
         job_watch: JobWatch | None = None,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._drafter, self._goodput, self._clock = drafter, goodput, clock
+        self._goodput, self._clock = goodput, clock
         self._pace = pace
         self._max_tokens = max_tokens
         self.job_watch = job_watch
         self.drafting_s = 0.0
         self.watch = watch
-        self._limits = {"max_model_len": max_model_len, "vocab_size": vocab_size}
+        self._propose = partial(
+            proposed, drafter, max_model_len=max_model_len, vocab_size=vocab_size, paths_only=paths_only
+        )
 
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
         if self._pace is not None:
             self._pace.begin(num_decodes)
-        drafts = proposed(self._drafter, seqs, self._max_tokens, **self._limits)
+        drafts = self._propose(seqs, self._max_tokens)
         if self._goodput is not None:
             drafts = self._chosen(self._goodput, drafts, num_decodes)
         self.drafting_s += self._clock() - began_s

@@ -46,7 +46,8 @@ def speculating(drafter: Drafter | None, runner: ModelRunner) -> DraftedSpeculat
     """All that is proposed is verified, as far as it fits."""
     if drafter is None:
         return None
-    return DraftedSpeculation(drafter, max_tokens=6, max_model_len=runner.max_model_len, vocab_size=runner.vocab_size)
+    limits = {"max_model_len": runner.max_model_len, "vocab_size": runner.vocab_size}
+    return DraftedSpeculation(drafter, max_tokens=6, paths_only=runner.num_states > 0, **limits)
 
 
 class Driver:

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from workers.model.contract import Batch, PayloadSpec, Sampled, Unit
+from workers.model.drafts import num_accepted
 from workers.model.fake import FakeRunner
 from workers.spec import WorkerSpec
 
@@ -42,11 +43,16 @@ class StatefulFakeRunner(FakeRunner):
         for index, chunk in enumerate(batch.chunks):
             assert chunk.state_id is not None
             before = self.states[chunk.state_id] if chunk.start else b""
-            self.states[chunk.state_id] = after(before, chunk.token_ids)
+            known = chunk.token_ids[: len(chunk.token_ids) - chunk.num_drafts]
+            self.states[chunk.state_id] = after(before, known)
             if index in tokens_of:
                 wanted = after(b"", tokens_of[index])
                 assert self.states[chunk.state_id] == wanted, f"chunk {index} from {chunk.start} on: a wrong state"
-        return super().run(batch, on_layer)
+        found = super().run(batch, on_layer)
+        for slot, num_tokens in num_accepted(batch, found).items():
+            drafts = next(chunk.token_ids[1:num_tokens] for chunk in batch.chunks if chunk.state_id == slot)
+            self.states[slot] = after(self.states[slot], drafts)
+        return found
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         self.num_state_copies += len(pairs)

@@ -5,11 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from baton.errors import ConfigError
-from tests.unit.engine.driver import OPEN, Clock, Driver, make_spec
+from tests.unit.engine.driver import OPEN, Driver, make_spec
 from tests.unit.engine.stateful_fake import StatefulFakeRunner
 from tests.unit.engine.test_engine import expected
-from workers.engine.engine import Engine
 from workers.engine.stateful_blocks import StatefulBlocks
 from workers.spec import Role
 
@@ -149,12 +147,6 @@ def test_a_prefix_cached_on_either_side_changes_no_token() -> None:
         assert driver.answer(f"r{turn}") == expected(prompt)
     assert driver.engines[0].stats.num_prefix_hit_tokens > 0
     assert blocks_of(driver, 1).num_cached_blocks > 0
-
-
-def test_drafts_are_refused_by_name() -> None:
-    spec = make_spec(Role.MIXED)
-    with pytest.raises(ConfigError, match="drafts: the model keeps a state"):
-        Engine(runner=StatefulFakeRunner(spec), spec=spec, emit=print, clock=Clock(), speculation=object())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(6))

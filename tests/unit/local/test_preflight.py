@@ -115,10 +115,3 @@ def test_states_further_apart_than_the_model_s_positions_are_refused(folder: Pat
     config = loads("engine: {state_cache_spacing: 1000000000}")
     with pytest.raises(ConfigError, match="1000000000 tokens are not below the longest sequence, 2048: no prompt"):
         check_model(folder, config)
-
-
-def test_drafts_of_a_model_that_keeps_states_are_refused_before_anything_starts(folder: Path) -> None:
-    _break(folder, "config.json", json.dumps({"model_type": "qwen3_5_text"}))
-    check_model(folder, loads("speculation: {method: auto}"))
-    with pytest.raises(ConfigError, match=r"^speculation.method: 'ngram' does not go with .* set none or auto$"):
-        check_model(folder, loads("speculation: {method: ngram}"))

@@ -128,11 +128,11 @@ def test_prompts_that_are_handed_over(family: str) -> None:
     assert driver.engines[0].stats.num_prefix_hit_tokens > 0
 
 
-def run_short_of_blocks(driver: Driver) -> None:
+def run_short_of_blocks(driver: Driver, num_left: int = 32) -> None:
     """All requests, with so few blocks that some sequences lose theirs."""
     engine = driver.engines[0]
     blocks = engine.blocks
-    held = [blocks._free.take(blocks.num_blocks) for _ in range(blocks.num_blocks - 32)]
+    held = [blocks._free.take(blocks.num_blocks) for _ in range(blocks.num_blocks - num_left)]
     blocks._quarantined["held"], blocks._num_quarantined = held, len(held)
     submit_all(driver)
     for _ in range(2000):

@@ -6,7 +6,8 @@ import pytest
 
 from tests.models import HYBRIDS, tiny
 from tests.unit.engine.driver import OPEN, Driver
-from tests.unit.model.test_hybrid_engine import FAMILY, check, run_short_of_blocks, spec_of, submit_all
+from tests.unit.engine.oracle import Oracle
+from tests.unit.model.test_hybrid_engine import FAMILY, check, expected, run_short_of_blocks, spec_of, submit_all
 from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_tensor import one_thread
 from workers.model.runner import TorchRunner
@@ -63,6 +64,22 @@ def test_states_that_ranks_found_together_are_handed_over(ranks: RankProcesses, 
         finally:
             driver.close()
             OPEN.remove(driver)
+
+
+@pytest.mark.parametrize(
+    "family", [name if name == FAMILY else pytest.param(name, marks=pytest.mark.slow) for name in HYBRIDS]
+)
+def test_drafts_beside_prompts_that_are_cut(ranks: RankProcesses, family: str) -> None:
+    answers = {(f"r{index}", 0): tokens for index, tokens in enumerate(expected(family))}
+    with ranks.gang(spec(family), 2, sequence=True) as led:
+        driver = Driver([spec(family)], lambda _: led.runner, Oracle(answers, vocab_size=160))
+        for _ in range(2):
+            submit_all(driver)
+            check(driver, family)
+            driver.tokens.clear(), driver.finals.clear()
+        stats = driver.engines[0].stats
+        assert ranks_of(led.runner).states.num_gathers > 0
+    assert 0 < stats.num_accepted_tokens < stats.num_draft_tokens
 
 
 def test_sequences_that_lose_their_blocks_are_read_again(ranks: RankProcesses) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.model.contract import Chunk, ChunkKind, Row
-from workers.parallel.steps import Compute, Copied, Copy, decode, encode
+from workers.parallel.steps import Compute, Copied, Copy, Settle, decode, encode
 
 BLOCK = 4
 number = st.integers(0, 2**31 - 1)
@@ -39,6 +39,12 @@ def test_what_is_decoded_is_what_was_encoded(batch: list[Chunk], rows: list[tupl
 @given(st.lists(st.tuples(number, number), max_size=9), st.sampled_from(Copied))
 def test_copies_too(pairs: list[tuple[int, int]], what: Copied) -> None:
     step = Copy(pairs=pairs, what=what)
+    assert decode(encode(step, BLOCK)) == step
+
+
+@given(st.dictionaries(number, st.integers(1, 99), max_size=9))
+def test_what_came_of_drafts_too(num_tokens: dict[int, int]) -> None:
+    step = Settle(num_tokens=num_tokens)
     assert decode(encode(step, BLOCK)) == step
 
 

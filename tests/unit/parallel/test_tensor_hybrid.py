@@ -9,10 +9,11 @@ import pytest
 from baton.errors import ConfigError
 from tests.models import HYBRIDS, tiny
 from tests.unit.engine.driver import Driver
+from tests.unit.engine.oracle import Oracle
 from tests.unit.model.test_hybrid_engine import FAMILY, run_short_of_blocks, spec_of
 from tests.unit.model.test_hybrid_engine import check as check_engine
 from tests.unit.parallel.gangs import RankProcesses
-from tests.unit.parallel.test_tensor import ask, check, check_dummies, one_thread, spec
+from tests.unit.parallel.test_tensor import ask, check, check_dummies, expected, one_thread, spec
 from workers.model.runner import TorchRunner
 from workers.model.specs import LINEAR_FAMILIES
 from workers.model.tensor_parallel.share import FAMILIES
@@ -73,6 +74,25 @@ def test_a_gang_gives_the_tokens_of_generate_and_the_facts_of_one_rank(
         mine, whole = led.runner.store.states[0][0], alone.store.states[0][0]  # type: ignore[attr-defined]
     assert mine.shape == (alone.num_states, whole.shape[1] // size, *whole.shape[2:])
     assert led.said == [f"ended: {alone.num_blocks} blocks"] * (size - 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        ("qwen3_5_text", 2),
+        *(pytest.param(family, size, marks=pytest.mark.slow) for family in HYBRIDS for size in (2, 4)),
+    ],
+)
+def test_drafts_are_taken_out_of_every_ranks_states(ranks: RankProcesses, family: str, size: int) -> None:
+    folder = folder_of(family)
+    answers = {(str(index), 0): want.tokens for index, want in enumerate(expected(folder))}
+    mine = spec_with_states(folder, max_batched_tokens=24)
+    with ranks.gang(mine, size) as led:
+        driver = Driver([mine], lambda _: led.runner, Oracle(answers, vocab_size=160))
+        ask_twice(driver, folder)
+        stats = driver.engines[0].stats
+    assert 0 < stats.num_accepted_tokens < stats.num_draft_tokens
+    assert len(led.said) == size - 1
 
 
 def test_sequences_that_lose_their_blocks_are_read_again(ranks: RankProcesses) -> None:

@@ -7,7 +7,6 @@ from typing import cast
 
 import pytest
 
-from baton.errors import ConfigError
 from baton.v1 import inference_pb2
 from tests.unit.engine.driver import OPEN, Driver, make_spec
 from tests.unit.engine.oracle import Oracle
@@ -104,15 +103,10 @@ def runner(num_states: int = 0) -> ModelRunner:
         (Role.DECODE, "ngram", 0, True),
         (Role.DECODE, "none", 0, False),
         (Role.PREFILL, "ngram", 0, False),
-        (Role.DECODE, "auto", 4, False),
+        (Role.DECODE, "auto", 4, True),
+        (Role.MIXED, "ngram", 4, True),
     ],
 )
 def test_who_speculates(role: Role, method: str, num_states: int, speculates: bool) -> None:
     spec = replace(make_spec(role), speculation=SpeculationSpec(method=method))
     assert (choose_speculation(spec, runner(num_states)) is not None) == speculates
-
-
-def test_a_named_method_that_cannot_be_is_refused() -> None:
-    spec = replace(make_spec(Role.DECODE), speculation=SpeculationSpec(method="ngram"))
-    with pytest.raises(ConfigError, match=r"speculation.method: 'ngram' does not go with .*set none or auto"):
-        choose_speculation(spec, runner(num_states=4))

@@ -12,7 +12,7 @@ from workers.model.fake import VOCAB_SIZE, FakeRunner
 from workers.spec import Role, SpeculationSpec
 from workers.speculative.choose import choose_speculation
 from workers.speculative.ngram import NgramDrafter
-from workers.speculative.recycling import MAX_BYTES, MOST_AT_ONCE, RecyclingDrafter, Successors
+from workers.speculative.recycling import FIRST_KIND, MAX_BYTES, MOST_AT_ONCE, RecyclingDrafter, Successors
 
 
 def paths(draft: Draft) -> set[tuple[int, ...]]:
@@ -42,7 +42,7 @@ def test_places_that_agree_give_branches_the_longest_agreement_first() -> None:
 
 
 def recycled(table: dict[int, list[int]], *, width: int, depth: int, text: list[int], num_seqs: int = 1) -> list[Draft]:
-    drafter = RecyclingDrafter(NgramDrafter(width), successors(table), width=width, first_kind=NgramDrafter.num_classes)
+    drafter = RecyclingDrafter(NgramDrafter(width), successors(table), width=width)
     return drafter.propose([sequence(text[:-1], text[-1:], str(at)) for at in range(num_seqs)], depth)
 
 
@@ -50,8 +50,8 @@ def test_a_tree_grows_from_what_was_likely_after_each_token() -> None:
     (draft,) = recycled({7: [8, 9], 8: [5, 6], 9: [4]}, width=2, depth=2, text=[1, 7])
     assert paths(draft) == {(8, 5), (8, 6), (9,)}  # four tokens at most: the likeliest
     kinds = dict(zip(draft.token_ids, draft.kinds, strict=True))
-    assert kinds[8] == kinds[5] == NgramDrafter.num_classes
-    assert kinds[9] == kinds[6] == NgramDrafter.num_classes + 1
+    assert kinds[8] == kinds[5] == FIRST_KIND
+    assert kinds[9] == kinds[6] == FIRST_KIND + 1
     (nothing,) = recycled({7: [8, 9]}, width=2, depth=2, text=[7, 1])
     assert not nothing.token_ids
 
@@ -70,7 +70,7 @@ def test_a_batch_shares_what_is_proposed_in_a_step() -> None:
     for num_seqs in (1, 40, 300):
         drafts = recycled(table, width=8, depth=4, text=[1, 7], num_seqs=num_seqs)
         sizes = {len(draft.token_ids) for draft in drafts}
-        assert sizes == {min(32, max(MOST_AT_ONCE // num_seqs, 4))}
+        assert sizes == {min(32, -(-MOST_AT_ONCE // num_seqs))}
 
 
 def test_the_matrix_is_bounded_and_keeps_the_latest() -> None:

@@ -4,6 +4,7 @@ The projections, gates and norms are the module's; the convolution over a sequen
 its state are the step's, which knows where each sequence of the batch keeps them.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,7 +31,16 @@ class LinearStep(Protocol):
         ...
 
     def recur(self, layer: int, recurrence: Recurrence) -> Tensor:
-        """[T, H, d_v] in v's dtype; the states are those after the batch when this returns."""
+        """[T, H, d_v] in v's dtype; the states are those after the batch when this returns, but those of chunks that
+        end in drafts, which are as before until `settle`."""
+        ...
+
+    def settle(self, num_tokens: Mapping[int, int]) -> None:
+        """Once, after the last layer: the states of chunks that end in drafts become those after their first tokens.
+
+        Args:
+            num_tokens: By slot: how many tokens of the chunk count, >= 1.
+        """
         ...
 
 

@@ -21,7 +21,7 @@ class States:
 
     Args:
         parts: Of each layer that has a state, its parts: [num_slots, heads, ...] each.
-        chunks: The batch's; each has a `state_id`.
+        chunks: The batch's; each has a `state_id`, and none ends in drafts.
     """
 
     def __init__(self, parts: Mapping[int, Sequence[Tensor]], chunks: Sequence[Chunk], device: torch.device) -> None:
@@ -68,6 +68,9 @@ class States:
             out[rows], before[singles] = step(*rows_of(recurrence, rows), before[singles])
         kept.index_copy_(0, self._slots, before)
         return out
+
+    def settle(self, num_tokens: Mapping[int, int]) -> None:
+        """Nothing: there are no drafts."""
 
     def _before(self, kept: Tensor) -> Tensor:
         """A copy of the states before each chunk: zero where it begins its sequence."""

@@ -64,11 +64,11 @@ class ScalarDecay:
         # Sums in float64: what two of them differ by is exact to float32 however large they are.
         sums = log_decay.clamp(min=LEAST_LOG_DECAY).double().cumsum(-1)
         between = (sums[..., :, None] - sums[..., None, :]).float().clamp_(max=0)
-        self._between = _factors(between).tril_()  # [N, H, C, C]
-        self._from_start = _factors(sums.float())[..., None]
-        self._to_end = _factors((sums[..., -1:] - sums).float())[..., None]
+        self._between = factors(between).tril_()  # [N, H, C, C]
+        self._from_start = factors(sums.float())[..., None]
+        self._to_end = factors((sums[..., -1:] - sums).float())[..., None]
         self._total = self._from_start[..., -1:, :]  # [N, H, 1, 1]
-        self._whole = _factors(sums[..., -1:].sum(0).float())
+        self._whole = factors(sums[..., -1:].sum(0).float())
 
     def from_start(self, rows: Tensor) -> Tensor:
         return rows * self._from_start
@@ -115,16 +115,16 @@ class VectorDecay:
             if 2 * half == self._base:
                 self._direct = torch.cat([-rest[..., 0, :, :], sums[..., 1, :, :]], dim=-2).exp_()
             elif half >= self._base:
-                self._levels.append((half, _factors(sums[..., 1, :, :].clone()), _factors(rest[..., 0, :, :].clone())))
+                self._levels.append((half, factors(sums[..., 1, :, :].clone()), factors(rest[..., 0, :, :].clone())))
             first, second = sums[..., 0, -1:, :].clone(), sums[..., 1, -1:, :].clone()
             sums[..., 1, :, :] += first
             rest[..., 0, :, :] += second
             half *= 2
         totals = forward[..., -1, :]  # [N, H, d_k]
-        self._total = _factors(totals.clone())[..., None]
-        self._whole = _factors(totals.double().sum(0).float())
-        self._from_start = _factors(forward)
-        self._to_end = _factors(backward)
+        self._total = factors(totals.clone())[..., None]
+        self._whole = factors(totals.double().sum(0).float())
+        self._from_start = factors(forward)
+        self._to_end = factors(backward)
 
     def _largest_block(self, log_decay: Tensor) -> int:
         size = log_decay.shape[-2]
@@ -168,7 +168,7 @@ class VectorDecay:
         return placed
 
 
-def _factors(log_decay: Tensor) -> Tensor:
+def factors(log_decay: Tensor) -> Tensor:
     """exp, in place, and 0 below e^-40: far less than float32 tells beside 1. So neither these nor products of two are
     denormal numbers, which processors multiply a hundred times slower.
     """
