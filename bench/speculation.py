@@ -37,10 +37,9 @@ from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
 from workers.speculative.choose import choose_speculation
 
-METHODS = "none,ngram"
-TREES = "trees"  # n-gram and recycled tokens
+METHODS = "none,ngram,ngram:4"
 MAX_MODEL_LEN = 2048
-TOKEN_S = 0.1  # of all answers of a run, by all methods, on two cores
+TOKEN_S = 0.07  # of all answers of a run, by two methods, on two cores
 Tokens = dict[str, list[int]]
 
 
@@ -82,19 +81,16 @@ class Side:
                 self._tokens[output.request_id] += output.token_ids
 
 
-def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int, tree_width: int) -> dict[str, Side]:
+def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int) -> dict[str, Side]:
+    """Args: methods: Each a name of `speculation.method`, and after a colon its `tree_width`, if it is not 1."""
     runner = TorchRunner(spec)
     runner.warm_up()
-    return {
-        method: Side(replace(spec, speculation=_speculation(method, max_tokens, tree_width)), runner)
-        for method in methods
-    }
-
-
-def _speculation(method: str, max_tokens: int, tree_width: int) -> SpeculationSpec:
-    if method == TREES:
-        return SpeculationSpec(method="ngram", max_tokens=max_tokens, tree_width=tree_width)
-    return SpeculationSpec(method=method, max_tokens=max_tokens)
+    sides = {}
+    for name in methods:
+        method, _, width = name.partition(":")
+        way = SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=int(width or 1))
+        sides[name] = Side(replace(spec, speculation=way), runner)
+    return sides
 
 
 def worker(folder: Path, dtype: str, draft: str) -> WorkerSpec:
@@ -141,9 +137,10 @@ def main(
     concurrency: Annotated[str, typer.Option("--concurrency", help="Comma-separated.")] = "1,4,16",
     tokens: Annotated[int, typer.Option("--tokens", min=8, help="Of each answer.")] = 128,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
-    tree_width: Annotated[int, typer.Option("--tree-width", min=2, help="Of `trees`.")] = 4,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 3,
-    methods: Annotated[str, typer.Option("--methods", help="Comma-separated; none is the first.")] = METHODS,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Comma-separated, none first; :4 for trees of width 4.")
+    ] = METHODS,
     draft: Annotated[str, typer.Option("--draft", help="The draft model of methods draft and auto.")] = "",
     layers: Annotated[int, typer.Option("--layers", help="Of the target, with silent ones; 0: its own.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Texts are gone on with, not answered in a chat.")] = False,
@@ -161,8 +158,7 @@ def main(
     torch.set_num_threads(len(available_cores()))
     folder = resolve_model(model)
     tokenizer = Tokenizer(str(folder))
-    spec = worker(padded(folder, layers) if layers else folder, dtype, draft)
-    sides = make_sides(spec, names, max_tokens, tree_width)
+    sides = make_sides(worker(padded(folder, layers) if layers else folder, dtype, draft), names, max_tokens)
     for name, texts in sets.items():
         if not plain:
             texts = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]

@@ -4,11 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from collections.abc import Sequence as List
 from typing import Any, TypeVar
 
 from baton.v1.worker_pb2 import DraftRoute, WorkerState
 from tests.unit.engine.driver import make_spec
 from workers.draft_actor import DraftActor
+from workers.engine.draft import Draft
+from workers.engine.sequence import Sequence
 from workers.spec import Role, WorkerSpec
 from workers.speculative.acceptance import Acceptance
 from workers.speculative.ngram import NgramDrafter
@@ -17,6 +20,7 @@ from workers.speculative.remote import RemoteDrafter
 
 T = TypeVar("T")
 PATIENCE_S = 10.0
+OPENED: list[RemoteDrafter] = []  # whose links a server's end ends
 
 
 class DraftServer:
@@ -40,6 +44,8 @@ class DraftServer:
         return state
 
     def close(self) -> None:
+        while OPENED:
+            OPENED.pop().close()
         self._run(self._actor.stop())
         self._run(_settled())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -77,4 +83,34 @@ def waiting_drafter(spec: WorkerSpec, vocab_size: int, *, kind: int = 64) -> Rem
         kind=kind,
     )
     drafter.patience = Waiting()
+    OPENED.append(drafter)
     return drafter
+
+
+class Following:
+    """A `RemoteDrafter` that learns of sequences as they come to be drafted for, and waits until they are read."""
+
+    def __init__(self, drafter: RemoteDrafter, route: DraftRoute) -> None:
+        self.drafter = drafter
+        self._route = route
+        self._seqs: dict[tuple[str, int, int], Sequence] = {}  # by key and attempt
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
+        now = {(*seq.key, seq.attempt): seq for seq in seqs}
+        for key in [key for key in self._seqs if key not in now]:
+            del self._seqs[key]
+            self.drafter.ends(key[:2])
+        for key, seq in now.items():
+            if key not in self._seqs:
+                self._seqs[key] = seq
+                self.drafter.begins(seq, self._route)
+                self._until_read(seq)
+        return self.drafter.propose(seqs, depth)
+
+    def _until_read(self, seq: Sequence) -> None:
+        deadline_s = time.monotonic() + 1.0
+        while time.monotonic() < deadline_s and self.drafter._drafted[seq.key].futures is None:
+            time.sleep(0.001)

@@ -123,15 +123,24 @@ HYBRIDS: dict[str, dict[str, Any]] = {  # with layers of linear attention
     },
 }
 
+OTHERS: dict[str, dict[str, Any]] = {  # which are not divided by their heads
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    }
+}
+
 
 def tiny(family: str, **overrides: Any) -> Path:
     """The folder of a tiny float32 model; made once per machine for the same arguments.
 
     Args:
-        family: A key of `FAMILIES` or `HYBRIDS`, which is also the `model_type` where the fields have none.
+        family: A key of `FAMILIES`, `HYBRIDS` or `OTHERS`, which is also the `model_type` where the fields have none.
         overrides: Fields of its config.
     """
-    fields = {**COMMON, **{**FAMILIES, **HYBRIDS}[family], **overrides}
+    fields = {**COMMON, **{**FAMILIES, **HYBRIDS, **OTHERS}[family], **overrides}
     key = hashlib.sha256(json.dumps([family, fields, 1], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"baton-tiny-{family}-{key}"
     if not folder.is_dir():

@@ -20,6 +20,7 @@ from workers.engine.load_report import LoadReport, WorkerStates
 from workers.model.contract import ModelRunner
 from workers.sessions import HEARTBEAT_S, MAX_QUEUED_MESSAGES, IngressSession
 from workers.spec import WorkerSpec
+from workers.speculative.who_drafts import who_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             num_blocks=runner.num_blocks,
             max_model_len=runner.max_model_len,
             max_sequences=spec.engine.max_sequences,
+            drafters=who_drafts(spec),
         )
         self._sessions: dict[str, IngressSession] = {}
         self._cached: dict[int, None] = {}  # hashes; a dict keeps their order

@@ -50,7 +50,9 @@ class SpeculationSpec:
     # | draft (a draft model) | self (the model itself with some of its layers skipped)
     method: str = "auto"
     max_tokens: int = 8  # drafted in a row at most, of each sequence in a step
-    tree_width: int = 1  # guesses at each place of a draft, at most; 1: single paths; above: as often max_tokens in all
+    # Guesses at each place of a draft, at most; 1: single paths. Above, trees of up to so many times max_tokens, whose
+    # branches are what was likely before.
+    tree_width: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class WorkerSpec:
     draft_model: str = ""  # local folder of the model that a worker which decodes drafts with itself; empty: none
     draft_model_name: str = ""  # as `model_name`
     draft_overlap: bool = True  # draft workers guess on while this one verifies; False: for comparison
+    has_draft_workers: bool = False  # workers of their own draft for one that decodes, as each request says
     gang: GangSpec = GangSpec()
     secret: str = ""
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned

@@ -110,6 +110,12 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
 def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
     from rich.text import Text
 
+    if not worker.serves and worker.guess_share is not None:
+        noun = "worker" if worker.num_draft_peers == 1 else "workers"
+        yield Text(
+            f"{worker.worker_id}: drafts for {worker.num_running} sequences of {worker.num_draft_peers} {noun}, "
+            f"{worker.num_output_tokens} tokens so far; foresaw {worker.guess_share:.0%} of what was written"
+        )
     drafted, accepted = worker.drafted_by_place, worker.accepted_by_place
     if not drafted:
         return
@@ -118,8 +124,16 @@ def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
     yield Text(
         f"{worker.worker_id}: {sum(right)} of {sum(drafted)} draft tokens right, by place {shares} %; "
         f"now {worker.drafts_per_decode:.1f} a decode; {worker.drafting_s:.1f} s drafting, "
-        f"{worker.verifying_s:.1f} s verifying"
+        f"{worker.verifying_s:.1f} s verifying{_by(worker)}"
     )
+
+
+def _by(worker: "WorkerStatus") -> str:
+    """Who drafts, and how often draft workers' guesses were in time."""
+    who = f"; by {', '.join(worker.drafters)}" if worker.drafters else ""
+    if worker.guess_share is None:
+        return who
+    return f"{who}, whose guesses were there {worker.guess_share:.0%} of the time (waited {worker.draft_wait_s:.1f} s)"
 
 
 def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cluster.config.schema import EngineConfig, HealthConfig, KVConfig, RouterConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import LatencyModel, TransferModel
 from cluster.contracts.overheads import ALONE, Contention
 from workers.engine.drafting import Drafter
@@ -18,6 +19,25 @@ class SimDrafter(Drafter, Protocol):
     def num_accepted(self, chunk: ScheduledChunk) -> int:
         """Of the chunk's draft tokens; called once, when its step is done."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimDrafts:
+    """Guesses of how the sequences of a worker go on, of which it verifies as much as production would.
+
+    Attributes:
+        max_tokens: Drafted at most, of each sequence in a step.
+        chances: Of being right.
+        latency: Of the draft model, each pass of which gives all sequences one more token; None: guesses cost nothing.
+        is_remote: Draft workers guess while the step before is computed; else the step waits.
+        num_sharing: Workers that decode for each draft worker.
+    """
+
+    max_tokens: int
+    chances: DraftChances
+    latency: LatencyModel | None = None
+    is_remote: bool = False
+    num_sharing: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +78,8 @@ class SimPool:
     num_states: int = 0  # slots of each for the states of sequences; 0: the model keeps none
     state_spacing: int | None = None  # tokens between the states that the prefix cache keeps; None: it keeps none
     receive_token_s: float = 0.0  # for each token of KV that comes over a link, the worker's steps stand still
-    drafter: SimDrafter | None = None  # None: every step gives each sequence one token
+    drafts: SimDrafts | None = None  # None, as the next: every step gives each sequence one token
+    drafter: SimDrafter | None = None  # whose guesses are all verified
     pipelining: Pipelining = EVENLY
 
 

@@ -130,6 +130,7 @@ def worker_spec(
         speculation=config.speculation,
         draft_model=plan.draft_path if drafts_itself else "",
         draft_model_name=draft.model if drafts_itself else "",
+        has_draft_workers=role.decodes and bool(draft.workers),
         gang=replace(plan.pool(role).gang, rank=rank, shares_device=shares_device),
         secret=secret,
         cores=cores,

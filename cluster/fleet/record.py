@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.launch import Launched
 from cluster.fleet.shell import WorkerFacts
-from cluster.fleet.status import BY_PLACE, COUNTS, RankStatus, WorkerStatus
+from cluster.fleet.status import COUNTS, LISTS, RankStatus, WorkerStatus
 from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
@@ -92,7 +92,7 @@ class WorkerRecord:
         told: dict[str, Any] = {}
         if self.state is not None:
             told = {name: getattr(self.state, name) for name in COUNTS}
-            told |= {name: tuple(getattr(self.state, name)) for name in BY_PLACE}
+            told |= {name: tuple(getattr(self.state, name)) for name in LISTS}
         return WorkerStatus(
             worker_id=self.worker_id,
             incarnation=self.incarnation,

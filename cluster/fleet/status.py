@@ -59,6 +59,18 @@ class WorkerStatus:
     drafts_per_decode: float = 0.0
     drafting_s: float = 0.0
     verifying_s: float = 0.0
+    drafters: tuple[str, ...] = ()  # who may draft for what it decodes
+    num_draft_peers: int = 0  # draft workers that it is joined with; of a draft worker, those that decode
+    num_guess_hits: int = 0  # of draft workers: guesses that were there in time; see worker.proto, as the next
+    num_guess_misses: int = 0
+    num_draft_waits: int = 0
+    draft_wait_s: float = 0.0
+
+    @property
+    def guess_share(self) -> float | None:
+        """Of guesses that were asked for, those that were there; None: nobody asked."""
+        num_asked = self.num_guess_hits + self.num_guess_misses
+        return self.num_guess_hits / num_asked if num_asked else None
 
     @property
     def serves(self) -> bool:
@@ -92,8 +104,13 @@ COUNTS = (
     "drafts_per_decode",
     "drafting_s",
     "verifying_s",
+    "num_draft_peers",
+    "num_guess_hits",
+    "num_guess_misses",
+    "num_draft_waits",
+    "draft_wait_s",
 )
-BY_PLACE = ("drafted_by_place", "accepted_by_place")
+LISTS = ("drafted_by_place", "accepted_by_place", "drafters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,10 @@ _GAUGES: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
         lambda s: s.drafts_per_decode,
     ),
     "baton_worker_transfers": ("KV transfers in flight", lambda s: s.num_transfers),
+    "baton_worker_draft_peers": (
+        "Draft workers that it is joined with; of a draft worker, workers that decode",
+        lambda s: s.num_draft_peers,
+    ),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
     "baton_worker_steps": ("Engine steps", lambda s: s.num_steps),
@@ -58,6 +62,13 @@ _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
     ),
     "baton_worker_drafting_seconds": ("Time that steps waited for drafts", lambda s: s.drafting_s),
     "baton_worker_verifying_seconds": ("Time of steps that verified drafts", lambda s: s.verifying_s),
+    "baton_worker_guess_hits": (
+        "Guesses of draft workers that were there when asked for; of a draft worker, news that it had foreseen",
+        lambda s: s.num_guess_hits,
+    ),
+    "baton_worker_guess_misses": ("Guesses that were not", lambda s: s.num_guess_misses),
+    "baton_worker_draft_waits": ("Steps that waited for guesses on their way", lambda s: s.num_draft_waits),
+    "baton_worker_draft_wait_seconds": ("How long, of the time drafting", lambda s: s.draft_wait_s),
 }
 
 

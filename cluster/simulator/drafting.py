@@ -1,41 +1,67 @@
-"""Who says how sequences of a simulated worker go on, and how much of it is right: tokens here are all alike."""
+"""What guesses do to one simulated worker: which tokens its steps verify, how many are right, how long steps wait."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from cluster.contracts.simulation import SimDrafter
-from workers.engine.drafting import proposed
+from cluster.contracts.simulation import SimPool
+from cluster.simulator.guessers import VOCAB_SIZE, Accepts, Guessing
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import EngineStats
+from workers.model.contract import ChunkKind
+from workers.speculative.speculation import DraftedSpeculation
 
-MAX_TOKENS = 64  # drafted of each sequence in a step: the drafter says how many
-VOCAB_SIZE = 1  # what a token is does not matter
+MAX_TOKENS = 64  # of a drafter that says itself how many it guesses
 
 
 class Drafting:
-    """A drafter's work for one worker, counted in its statistics.
+    """Counted in the worker's statistics.
 
     Args:
-        drafter: None: nobody drafts.
+        worker: Index among all.
     """
 
-    def __init__(self, drafter: SimDrafter | None, stats: EngineStats, *, max_model_len: int) -> None:
-        self._drafter = drafter
+    def __init__(self, pool: SimPool, stats: EngineStats, *, max_model_len: int, worker: int) -> None:
+        self.waited_s = 0.0  # by the step that was planned last, for its drafts
         self._stats = stats
-        self._max_model_len = max_model_len
+        self._right: dict[tuple[str, int], int] = {}  # of the step that is done
+        self._guessing: Guessing | None = None
+        self._speculation: DraftedSpeculation | None = None
+        self._accepts: Accepts | None = None
+        if pool.drafts is not None:
+            guessing = self._guessing = Guessing(pool.drafts, worker=worker, max_model_len=max_model_len)
+            self._speculation, self._accepts = guessing.speculation, guessing.luck.num_accepted
+        elif pool.drafter is not None:
+            self._speculation = DraftedSpeculation(
+                pool.drafter, max_tokens=MAX_TOKENS, max_model_len=max_model_len, vocab_size=VOCAB_SIZE, clock=float
+            )
+            self._accepts = pool.drafter.num_accepted
 
-    def propose(self, seqs: Iterable[Seq]) -> Drafts | None:
-        if self._drafter is None:
+    def propose(self, decodes: Sequence[Seq], seqs: Sequence[Seq]) -> Drafts | None:
+        """For `seqs`, of all that decode."""
+        if self._speculation is None:
             return None
-        seqs = list(seqs)
-        drafts = proposed(self._drafter, seqs, MAX_TOKENS, max_model_len=self._max_model_len, vocab_size=VOCAB_SIZE)
-        return {seq.key: draft for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
+        before_s = self._speculation.drafting_s
+        drafts = self._speculation.drafts(seqs, len(decodes))
+        self.waited_s = self._speculation.drafting_s - before_s
+        return drafts
 
     def accept(self, chunk: ScheduledChunk) -> int:
         """How many of the chunk's draft tokens are right; once, when its step is done."""
         if not chunk.draft_token_ids:
             return 0
-        assert self._drafter is not None, "drafts that nobody proposed"
-        num_accepted = self._drafter.num_accepted(chunk)
-        self._stats.count_draft(chunk.draft.depths, num_accepted)
+        assert self._accepts is not None, "drafts that nobody proposed"
+        num_accepted = self._right[chunk.seq.key] = self._accepts(chunk)
         return num_accepted
+
+    def learn(self, chunks: Sequence[ScheduledChunk], took_s: float) -> None:
+        """Of a step that is done, once what it accepted is known."""
+        if self._speculation is None:
+            return
+        right = [self._right.get(chunk.seq.key, 0) if chunk.draft_token_ids else 0 for chunk in chunks]
+        self._right.clear()
+        self._speculation.learn(chunks, right, took_s)
+        drafted = [(chunk.draft.depths, num) for chunk, num in zip(chunks, right, strict=True)]
+        num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
+        self._stats.drafted(drafted, num_decodes, took_s, self._speculation.drafting_s)
+        if self._guessing is not None:
+            self._guessing.step_took(took_s)

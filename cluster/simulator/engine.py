@@ -41,6 +41,7 @@ class SimEngine:
     request: By request id; None: it has ended meanwhile.
     notify: There is news for the next step.
     spans: Where to note what requests go through, if anywhere.
+    worker: Index among all.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SimEngine:
         request: Callable[[str], Request | None],
         notify: Callable[[], None],
         spans: Spans | None,
+        worker: int,
     ) -> None:
         engine = cluster.engine
         self.key = key
@@ -107,7 +109,8 @@ class SimEngine:
         self._request = request
         self._notify = notify
         self._phases = Phases(spans, queue)
-        self._drafting = Drafting(pool.drafter, self.stats, max_model_len=cluster.max_model_len)
+        self.has_drafts = pool.drafts is not None or pool.drafter is not None
+        self._drafting = Drafting(pool, self.stats, max_model_len=cluster.max_model_len, worker=worker)
         self._commands: deque[Callable[[], None]] = deque()
 
     @property
@@ -168,8 +171,13 @@ class SimEngine:
 
     def drafts(self) -> Drafts | None:
         """As the engine asks for them, of all that decode here; None: there is no drafter."""
-        running, jobs = self.scheduler.running, self.jobs
-        return self._drafting.propose(seq for seq in running if is_decode(seq) and jobs.of(seq).handover is None)
+        decodes = [seq for seq in self.scheduler.running if is_decode(seq)] if self.has_drafts else []
+        return self._drafting.propose(decodes, [seq for seq in decodes if self.jobs.of(seq).handover is None])
+
+    @property
+    def drafting_s(self) -> float:
+        """That the step which was planned last waits for its drafts."""
+        return self._drafting.waited_s
 
     def note_plan(self, plan: StepPlan) -> None:
         self._phases.admitted(plan.admitted)
@@ -193,6 +201,7 @@ class SimEngine:
         for chunk, job in zip(chunks, jobs, strict=True):
             if job.seq.num_uncomputed_tokens == 0:
                 self._accept(job, 1 + self._drafting.accept(chunk))
+        self._drafting.learn(chunks, self._queue.now_s - began_s)
         self.outbox.flush(began_s)
 
     def finish(self, seq: Seq) -> None:

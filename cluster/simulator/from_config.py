@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig, PoolConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import LatencyModel, Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
-from cluster.contracts.simulation import SimCluster, SimPool
+from cluster.contracts.simulation import SimCluster, SimDrafts, SimPool
 from workers.memory_shares import MemoryShares, share_memory
 from workers.spec import SERVING_ROLES, Role
 
@@ -29,10 +30,12 @@ def sim_cluster(
     transfer: TransferModel | None,
     shape: KVShape,
     overheads: Overheads,
+    drafts: SimDrafts | None = None,
 ) -> SimCluster:
     """
     Args:
         latency: Of a worker of such degrees.
+        drafts: Of workers that decode; None: nothing is drafted.
         transfer: None: hand-overs take no time.
     Raises:
         ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
@@ -46,6 +49,7 @@ def sim_cluster(
             num_blocks=shares.num_blocks,
             num_states=shares.num_states,
             state_spacing=shares.state_spacing,
+            drafts=drafts if role.decodes else None,
         )
         for role in SERVING_ROLES
         if pool_of(config, role).workers
@@ -66,6 +70,22 @@ def sim_cluster(
         receive_s=overheads.receive_s,
         start_s=overheads.start_s,
         contention=overheads.contention,
+    )
+
+
+def drafts_of(config: BatonConfig, chances: DraftChances, latency: LatencyModel | None) -> SimDrafts:
+    """As the config's speculation asks for them.
+
+    Args:
+        latency: Of the draft model; None: there is none, and guesses from the text cost nothing.
+    """
+    pools = config.pools
+    return SimDrafts(
+        max_tokens=config.speculation.max_tokens,
+        chances=chances,
+        latency=latency,
+        is_remote=bool(pools.draft.workers),
+        num_sharing=(pools.decode.workers + pools.mixed.workers) / max(pools.draft.workers, 1),
     )
 
 

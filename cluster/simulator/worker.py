@@ -71,6 +71,7 @@ class SimWorker:
             request=request,
             notify=self.wake,
             spans=spans,
+            worker=index,
         )
         self.blocks, self.scheduler, self.jobs, self.stats = engine.blocks, engine.scheduler, engine.jobs, engine.stats
         self.sending, self.receiving = engine.sending, engine.receiving
@@ -86,7 +87,7 @@ class SimWorker:
             scheduler=engine.scheduler,
             stats=engine.stats,
             hands_over=engine.hands_over,
-            max_jump=max_jump if self._steps.num_stages == 1 and pool.drafter is None else 0,
+            max_jump=max_jump if self._steps.num_stages == 1 and not engine.has_drafts else 0,
         )
         self._costs = StepCosts(pool=pool, cluster=cluster, machine=machine, worker=index)
         self.occupancy = Occupancy(
@@ -174,7 +175,7 @@ class SimWorker:
             self._jumps.begin(plan, self._costs.decode_latency())
             return
         self.engine.offer(plan.chunks)
-        self._steps.begin(plan.chunks, self._costs.step_s(plan.chunks), now_s)
+        self._steps.begin(plan.chunks, self.engine.drafting_s + self._costs.step_s(plan.chunks), now_s)
         self._has_news = self._has_news or self._steps.num_stages > 1
 
     def _end_jump(self) -> bool:

@@ -4,12 +4,14 @@ The engine verifies all that is proposed here, so that what a drafter does wrong
 """
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
 
+from tests.draft_server import DraftServer, Following, waiting_drafter
 from tests.models import near, silenced, tiny
 from tests.unit.engine.driver import OPEN, Driver, speculating
 from tests.unit.model.driver import make_spec, prompts_of
@@ -21,11 +23,13 @@ from workers.engine.sequence import Sequence
 from workers.model.contract import ModelRunner
 from workers.model.layer_subset import LayerSubset
 from workers.model.runner import TorchRunner
-from workers.spec import EngineSpec, Role, WorkerSpec
+from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
+from workers.speculative.choose import choose_speculation
 from workers.speculative.draft_model import ModelDrafter
 from workers.speculative.draft_runner import load_draft_runner
 from workers.speculative.layer_choice import Level
 from workers.speculative.ngram import NgramDrafter
+from workers.speculative.recycling import RecyclingDrafter, Successors
 from workers.speculative.self_drafting import SelfDrafter
 
 TARGET = silenced(tiny("llama", num_hidden_layers=5), [1, 3], 0.1)
@@ -58,10 +62,31 @@ def self_drafter(spec: WorkerSpec, runner: ModelRunner) -> Drafter:
     return SelfDrafter(LayerSubset(runner), [level], kind=4)
 
 
+@cache
+def server() -> DraftServer:
+    return DraftServer(make_spec(DRAFT, role=Role.DRAFT, worker_id="draft-0", engine=spec_of().engine))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server_is_closed() -> Iterator[None]:
+    yield
+    if server.cache_info().currsize:
+        server().close()
+
+
+def remote_drafter(spec: WorkerSpec, runner: ModelRunner) -> Drafter:
+    return Following(waiting_drafter(spec, runner.vocab_size), server().route)
+
+
 KINDS = {
     "ngram": Kind(lambda spec, runner: NgramDrafter(), lambda drafter: len(drafter._texts)),  # type: ignore[attr-defined]
+    "trees": Kind(
+        lambda spec, runner: RecyclingDrafter(NgramDrafter(4), Successors(runner.vocab_size), width=4),
+        lambda drafter: len(drafter.copies._texts),  # type: ignore[attr-defined]
+    ),
     "self": Kind(self_drafter, lambda drafter: len(drafter)),  # type: ignore[arg-type]
     "draft": Kind(model_drafter, lambda drafter: len(drafter.blocks)),  # type: ignore[attr-defined]
+    "remote": Kind(remote_drafter, lambda drafter: len(drafter)),  # type: ignore[arg-type]
 }
 each_kind = pytest.mark.parametrize("name", KINDS)
 each_sampling = pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -163,6 +188,24 @@ def test_in_a_worker_of_two_ranks() -> None:
         processes.close()
 
 
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("method", ["ngram", "draft", "auto", "self"])
+def test_as_a_worker_is_told_to_by_its_spec(method: str, width: int) -> None:
+    """With what pays by the clock: some steps draft, some do not."""
+    spec = replace(
+        spec_of(), speculation=SpeculationSpec(method=method, max_tokens=4, tree_width=width), draft_model=str(DRAFT)
+    )
+    driver = Driver([spec], TorchRunner)
+    engine = driver.engines[0]
+    engine._clock = time.perf_counter
+    engine._speculation = choose_speculation(spec, engine.runner)
+    for _ in range(3):  # what steps take is learnt meanwhile
+        assert answers(driver, 4, "sampled") == expected(4, "sampled")
+        driver.tokens.clear()
+        driver.finals.clear()
+    assert engine.stats.num_draft_tokens > 0 or method == "ngram"
+
+
 @each_kind
 def test_some_sequences_may_end_or_be_aborted_while_others_go_on(name: str) -> None:
     driver = drafted(name, spec_of())
@@ -189,7 +232,7 @@ def test_a_draft_for_each_no_longer_than_asked_and_nothing_kept_of_others(name: 
         drafts = drafter.propose(chosen, depth)
         assert len(drafts) == len(chosen)
         for seq, draft in zip(chosen, drafts, strict=True):
-            assert len(draft.token_ids) <= depth
+            assert max(draft.depths, default=0) <= depth
             seq.output_token_ids += [*list(draft.token_ids)[: rng.randint(0, depth)], rng.randrange(2, 160)]
         assert KINDS[name].num_held(drafter) <= len(chosen)
         again = rng.choice(seqs)
@@ -213,4 +256,4 @@ def test_what_is_proposed_here_is_verified_here() -> None:
     assert speculation is not None
     seq = started("a", [2, 3, 4, 2, 3, 4, 2, 3, 4, 2])
     seq.output_token_ids[:] = [3]
-    assert speculation.drafts([seq], 1) == {("a", 0): [4, 2, 3, 4, 2, 3]}
+    assert speculation.drafts([seq], 1)["a", 0].token_ids == [4, 2, 3, 4, 2, 3]

@@ -119,6 +119,7 @@ class WorkerStates:
         num_blocks: int,
         max_model_len: int,
         max_sequences: int,
+        drafters: Sequence[str] = (),
     ) -> None:
         self._constants = WorkerState(
             worker_id=worker_id,
@@ -129,6 +130,7 @@ class WorkerStates:
             num_blocks=num_blocks,
             max_model_len=max_model_len,
             max_sequences=max_sequences,
+            drafters=drafters,
         )
 
     def say_ranks(self, addresses: Sequence[str]) -> None:

@@ -30,12 +30,12 @@ class LayerSubset:
                 f"speculation.method: 'self' does not go with {type(runner.model).__name__}, whose layers are not in "
                 "one list; set auto or ngram"
             )
-        self._whole = layers
+        self.layers = layers  # all of them, in order
         self._lists: dict[frozenset[int], nn.ModuleList] = {frozenset(): layers}
 
     @property
     def num_layers(self) -> int:
-        return len(self._whole)
+        return len(self.layers)
 
     def run(self, batch: Batch, skipped: Collection[int]) -> list[list[Sampled]]:
         """As the runner's, of the layers that are not skipped; KV of the others stays as it is."""
@@ -54,12 +54,12 @@ class LayerSubset:
         try:
             yield
         finally:
-            self._base.layers = self._whole
+            self._base.layers = self.layers
             self.runner.graphs = graphs
 
     def _list(self, skipped: frozenset[int]) -> nn.ModuleList:
         made = self._lists.get(skipped)
         if made is None:
-            made = Layers(layer for index, layer in enumerate(self._whole) if index not in skipped)
+            made = Layers(layer for index, layer in enumerate(self.layers) if index not in skipped)
             self._lists[skipped] = made
         return made

@@ -159,7 +159,8 @@ class TorchRunner:
             if batch.watch is not None:
                 tell(batch.watch, batch, logits)
             found = accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
-            self.settle_states(num_accepted(batch, found))
+            if self._unsettled is not None:
+                self.settle_states(num_accepted(batch, found))
             return found
         finally:
             self._synchronize()
@@ -211,7 +212,8 @@ class TorchRunner:
         positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
         if states is None and self._states:
             states = linear_step(self._states, chunks, device)
-        self._unsettled = states if any(chunk.num_drafts for chunk in chunks) else None
+        has_drafts = states is not None and any(chunk.num_drafts for chunk in chunks)
+        self._unsettled = states if has_drafts else None
         return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, write_kv, states)
 
     def _replayed(

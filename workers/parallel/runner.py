@@ -76,7 +76,7 @@ class GangRunner:
         note = self.notes.note(on_layer) if self.notes is not None else b""
         step = Compute(chunks=batch.chunks, rows=batch.rows, note=note)
         found = self._together(step, lambda: self._runner.run(batch, on_layer))
-        counts = num_accepted(batch, found)
+        counts = num_accepted(batch, found) if self.num_states else {}
         if counts:
             self._together(Settle(num_tokens=counts), lambda: None)  # this rank's runner has done so itself
         return found

@@ -3,7 +3,7 @@
 import logging
 
 from workers.engine.drafting import Drafter
-from workers.model.contract import ModelRunner, Watch
+from workers.model.contract import ModelRunner
 from workers.spec import WorkerSpec
 from workers.speculative.draft_model import ModelDrafter
 from workers.speculative.draft_runner import load_draft_runner
@@ -18,9 +18,8 @@ from workers.speculative.self_choice import make_self_drafter
 from workers.speculative.speculation import DraftedSpeculation
 
 logger = logging.getLogger(__name__)
-# Kinds of drafts, after those of n-gram and of recycled tokens.
-COSTLY_KIND = 48  # that cost time here
-REMOTE_KIND = 64  # of draft workers, and the next
+COSTLY_KIND = NgramDrafter.num_classes  # of drafts that cost time: after those of n-gram
+REMOTE_KIND = COSTLY_KIND + 1  # of those of draft workers, and the next
 
 
 def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculation | None:
@@ -34,42 +33,36 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         return None
     if runner.num_states:
         check_goes_with_states(method, spec.model_name or spec.model)
+    goodput = Goodput(max_tokens)
     width = spec.speculation.tree_width if not runner.num_states else 1  # a state has no branches
+    copies = NgramDrafter(width)
+    costly = _costly(spec, runner)
+    pace = Pace(goodput, kind=COSTLY_KIND, max_tokens=max_tokens) if costly is not None else None
+    remote: RemoteDrafter | None = None
+    drafter: Drafter = copies
+    if costly is not None and pace is not None:
+        drafter = PacedDrafter(costly, pace, goodput.acceptance, free=copies if method == AUTO else None)
+    elif method in DRAFTED:
+        drafter = remote = RemoteDrafter(
+            spec, vocab_size=runner.vocab_size, fallback=copies, acceptance=goodput.acceptance, kind=REMOTE_KIND
+        )
+    successors = Successors(runner.vocab_size) if width > 1 else None
+    if successors is not None:
+        drafter = RecyclingDrafter(drafter, successors, width=width, of_use=goodput.num_considered)
     logger.info(
         "speculation worker_id=%s method=%s max_tokens=%d tree_width=%d", spec.worker_id, method, max_tokens, width
     )
-    goodput = Goodput(max_tokens)
-    drafter, watch = _copies(width, runner.vocab_size, goodput)
-    costly = _costly(spec, runner)
-    pace = Pace(goodput, kind=COSTLY_KIND, max_tokens=max_tokens) if costly is not None else None
-    if costly is not None and pace is not None:
-        free = drafter if method == AUTO else None
-        drafter = PacedDrafter(costly, pace, goodput.acceptance, free=free)
-    remote = None
-    if method in DRAFTED and costly is None:
-        remote = RemoteDrafter(
-            spec, vocab_size=runner.vocab_size, fallback=drafter, acceptance=goodput.acceptance, kind=REMOTE_KIND
-        )
     return DraftedSpeculation(
-        remote or drafter,
+        drafter,
         max_tokens=max_tokens,
         max_model_len=runner.max_model_len,
         vocab_size=runner.vocab_size,
         paths_only=runner.num_states > 0,
         goodput=goodput,
-        watch=watch,
+        watch=successors,
         job_watch=remote,
         pace=pace,
     )
-
-
-def _copies(width: int, vocab_size: int, goodput: Goodput) -> tuple[Drafter, Watch | None]:
-    """Drafts that cost nothing; and what steps tell, if they learn from that."""
-    copies = NgramDrafter(width)
-    if width == 1:
-        return copies, None
-    successors = Successors(vocab_size)
-    return RecyclingDrafter(copies, successors, width=width, of_use=goodput.num_considered), successors
 
 
 def _costly(spec: WorkerSpec, runner: ModelRunner) -> CostlyDrafter | None:

@@ -75,8 +75,8 @@ class DraftLink:
             self._hang_up()
 
     def move(self, address: str) -> None:
-        """The worker has come back elsewhere."""
-        if address != self._address:
+        """The worker may have come back elsewhere. Passed over while the stream is up: who says so may be behind."""
+        if address != self._address and self.life == DOWN:
             self._address = address
             self._hang_up()
             self._hurry.set()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import ChunkKind, Sampled
+from workers.speculative.branch import Ask, Branch, bare
 from workers.speculative.guess_tree import Chances, Node, list_children, listed
 
 MAX_BRANCHES = 4
@@ -42,36 +43,6 @@ class Counts:
 
     num_hits: int = 0
     num_misses: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Branch:
-    """Attributes:
-    exact: Its first tokens whose KV was computed as that of a text, not as that of a guess.
-    """
-
-    seq: Seq
-    tip: Node
-    exact: int = 0
-
-    def passes(self, node: Node) -> bool:
-        return any(above is node for above in self.tip.above())
-
-    def descend(self) -> None:
-        """Along the likeliest nodes, as far as the model was asked."""
-        while self.tip.children:
-            self.tip = self.tip.children[0]
-            self.seq.output_token_ids.append(self.tip.token_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The next tokens of one branch to compute. `asks`: they end at its tip, and what follows it is wanted."""
-
-    branch: Branch
-    num_tokens: int
-    asks: bool
-    kind: ChunkKind
 
 
 class Forecast:
@@ -130,9 +101,8 @@ class Forecast:
         """Takes what the prefix cache has of the text; from now on there is something to compute."""
         assert not self.branches, "started before"
         self._plant(Node(-1, self.known.num_tokens))
-        seq = _bare(self.known, self.known.output_token_ids)
+        seq = bare(self.known, self.known.output_token_ids)
         self._blocks.allocate(seq)
-        seq.num_computed_tokens = min(seq.num_computed_tokens, seq.num_tokens - 1)
         self.branches = [Branch(seq, self.root, seq.num_computed_tokens)]
 
     def stop(self) -> None:
@@ -279,7 +249,7 @@ class Forecast:
     def _fork(self, source: Branch, node: Node) -> Branch | None:
         end = node.end - 1
         tokens = source.seq.output_token_ids[: end - len(self.known.prompt_token_ids)]
-        seq = _bare(self.known, [*tokens, node.token_id])
+        seq = bare(self.known, [*tokens, node.token_id])
         try:
             pairs = self._blocks.fork(source.seq, seq, end)
         except OutOfBlocksError:
@@ -312,21 +282,6 @@ class Forecast:
         self._open += [child for child in tip.children if child.is_open]
         list_children(tip, *self._listed)
         ask.branch.descend()
-
-
-def _bare(seq: Seq, output_token_ids: Sequence[int]) -> Seq:
-    """The same with other output, and without blocks."""
-    return Seq(
-        request_id=seq.request_id,
-        choice=seq.choice,
-        attempt=seq.attempt,
-        ingress_id=seq.ingress_id,
-        prompt_token_ids=seq.prompt_token_ids,
-        output_token_ids=list(output_token_ids),
-        params=seq.params,
-        arrived_s=seq.arrived_s,
-        deadline_s=seq.deadline_s,
-    )
 
 
 def _chance(node: Node) -> float:

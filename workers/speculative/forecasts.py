@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from workers.engine.block_manager import BlockManager, OutOfBlocksError
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import ChunkKind
-from workers.speculative.forecast import Ask, Counts, Forecast, Limits
+from workers.speculative.branch import Ask
+from workers.speculative.forecast import Counts, Forecast, Limits
 from workers.speculative.guess_tree import Chances
 
 MAX_ROWS = 8  # in a pass, where there are fewer texts: their runners-up

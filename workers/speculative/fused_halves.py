@@ -13,6 +13,7 @@ from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu.fused import HEADS, NORMS, MakeLinear, Recorder, close, joined
 from workers.model.tensor_parallel.summed import like, plain_linear
 from workers.speculative.layer_halves import Arguments, PlainHalves
+from workers.speculative.panel_halves import PanelHalf
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 NUM_PARTS = 4  # of such a layer: attention, MLP and two norms
@@ -29,14 +30,21 @@ class FusedAttention(nn.Module):
         self.output = make_linear(*joined([attention.o_proj]))
         norm = getattr(layer, NORMS[0])
         self.norm, self.eps = norm.weight.detach().float().contiguous(), float(norm.variance_epsilon)
+        sizes = {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
+        sizes |= {"width": self.norm.shape[0], "eps": self.eps}
+        self.native = PanelHalf.of(norm.weight.dtype, {"qkv": self.qkv}, {"norm": self.norm}, **sizes)
 
     def forward(self, x: Tensor, arguments: Arguments) -> Tensor:
         cos, sin = (angles.contiguous() for angles in arguments["position_embeddings"])
-        heads, kv_heads = self.num_heads, self.num_kv_heads
-        qkv = self.qkv(cpu_elementwise.rms_norm(x, self.norm, self.eps))
-        by_head = qkv.view(1, x.shape[1], heads + 2 * kv_heads, self.head_dim).transpose(1, 2)
-        turned = cpu_elementwise.rotated(by_head[:, : heads + kv_heads], cos, sin)
-        value = by_head[:, heads + kv_heads :]
+        heads, turning = self.num_heads, self.num_heads + self.num_kv_heads
+        if self.native is not None and x.shape[1] <= self.native.max_rows:
+            qkv, rows = self.native.begin(x.contiguous(), cos, sin)
+            by_head, turned = qkv.transpose(1, 2), rows.transpose(1, 2)
+        else:
+            qkv = self.qkv(cpu_elementwise.rms_norm(x, self.norm, self.eps))
+            by_head = qkv.view(1, x.shape[1], turning + self.num_kv_heads, self.head_dim).transpose(1, 2)
+            turned = cpu_elementwise.rotated(by_head[:, :turning], cos, sin)
+        value = by_head[:, turning:]
         found = arguments["step"].attend(self.index, turned[:, :heads], turned[:, heads:], value, self.scoring)
         answer: Tensor = self.output(found.flatten(2))
         return answer
@@ -50,10 +58,19 @@ class FusedRest(nn.Module):
         self.down = like(mlp.down_proj, make_linear(*joined([plain_linear(mlp.down_proj)])))
         norm = getattr(layer, NORMS[1])
         self.norm, self.eps = norm.weight.detach().float().contiguous(), float(norm.variance_epsilon)
+        plain = plain_linear(self.down)
+        sizes = {"width": self.norm.shape[0], "inner": plain.in_features, "mlp_eps": self.eps}
+        linears = {"gate_up": self.gate_up, "down": plain}
+        self.native = PanelHalf.of(norm.weight.dtype, linears, {"mlp_norm": self.norm}, **sizes)
+        self.total = self.down.total if self.down is not plain else None
 
     def forward(self, x: Tensor, found: Tensor) -> Tensor:
         x = x.contiguous()
         x += found
+        if self.native is not None and x.shape[1] <= self.native.max_rows:
+            added = self.native.mlp(x)
+            x += added if self.total is None else self.total(added)
+            return x
         gate_up = self.gate_up(cpu_elementwise.rms_norm(x, self.norm, self.eps))
         self.down.add_to(x, cpu_elementwise.silu_mul(gate_up))
         return x

@@ -1,15 +1,17 @@
 """Which layers a model can do without and still mostly say the same (SWIFT): measured on text of its own.
 
-How much each layer matters is tried alone; then those that matter least are left out together, more and more. What a
+Layers that turn what they are given least (ShortGPT's block influence) are left out together, more and more. What a
 level is worth follows from how often its most likely token is the whole model's, and from what a pass of it takes.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from workers.model.contract import Batch, Chunk, ChunkKind, Row, SampleRow
 from workers.model.layer_subset import LayerSubset
@@ -39,30 +41,56 @@ def choose_levels(subset: LayerSubset, *, limit_s: float, clock: Callable[[], fl
     """Levels with fewer and fewer layers, empty where the model has too few; before its engine runs, in its blocks.
 
     Args:
-        limit_s: For trying layers alone: those that are not tried by then are kept.
+        limit_s: After which no further level is tried.
     """
     if subset.num_layers < LEAST_LAYERS:
         return []
     began_s = clock()
     chunks = _sample_text(subset)
-    whole = _best(subset, chunks, ())
-    alone: dict[int, float] = {}
-    for layer in range(1, subset.num_layers - 1):  # without the first and the last little is left
-        if clock() - began_s > limit_s:
-            break
-        alone[layer] = _agreement(_best(subset, chunks, (layer,)), whole)
-    ranked = sorted(alone, key=lambda layer: -alone[layer])
+    with _Turns(subset) as turns:
+        whole = _best(subset, chunks, ())
+    ranked = sorted(range(1, subset.num_layers - 1), key=turns.by_layer.__getitem__)  # without the ends little is left
     whole_s = _pass_s(subset, (), clock)
     levels: list[Level] = []
     for count in sorted({max(int(share * subset.num_layers), 1) for share in SHARES}):
-        skipped = frozenset(ranked[:count])
-        if levels and skipped == levels[-1].skipped:
+        if levels and clock() - began_s > limit_s:
             break
+        skipped = frozenset(ranked[:count])
         agreement = _agreement(_best(subset, chunks, skipped), whole)
-        levels.append(Level(skipped, agreement, _pass_s(subset, skipped, clock) / max(whole_s, 1e-9)))
-        logger.info("self-drafting skipped=%d agreement=%.2f cost=%.2f", len(skipped), agreement, levels[-1].cost)
-    logger.info("layers tried num_layers=%d took_s=%.1f", len(alone), clock() - began_s)
+        cost = _pass_s(subset, skipped, clock) / max(whole_s, 1e-9)
+        levels.append(Level(skipped, agreement, cost))
+        logger.info("self-drafting skipped=%s agreement=%.2f cost=%.2f", sorted(skipped), agreement, cost)
+    logger.info("self-drafting levels=%d took_s=%.1f", len(levels), clock() - began_s)
     return levels
+
+
+class _Turns:
+    """While it is open: by how much each layer turns the hidden states, 1 - their cosine before and after it."""
+
+    def __init__(self, subset: LayerSubset) -> None:
+        self.by_layer: list[float] = [0.0] * subset.num_layers
+        self._layers = subset.layers
+        self._handles: list[RemovableHandle] = []
+        self._given = torch.empty(0)
+
+    def __enter__(self) -> "_Turns":
+        for index, layer in enumerate(self._layers):
+            self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(partial(self._after, index)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        given: Tensor = args[0] if args else kwargs["hidden_states"]
+        self._given = given.clone()  # some layers change it in place
+
+    def _after(self, index: int, layer: nn.Module, args: object, answer: Any) -> None:
+        found: Tensor = answer if isinstance(answer, Tensor) else answer[0]
+        cosine = torch.cosine_similarity(self._given.float(), found.float(), dim=-1)
+        self.by_layer[index] = 1.0 - float(cosine.mean())
 
 
 def _sample_text(subset: LayerSubset) -> list[Chunk]:

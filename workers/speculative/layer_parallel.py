@@ -7,8 +7,11 @@ Each rank keeps the attention weights and the KV of its own layers alone.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from baton.errors import ConfigError
@@ -21,12 +24,14 @@ from workers.model.runner import TorchRunner
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.spec import GangSpec, Role, WorkerSpec
 from workers.speculative.fused_halves import FusedHalves, fused_halves
+from workers.speculative.layer_agreement import agreement, most_that_agree, sample_tokens
 from workers.speculative.layer_division import SETTING, ByLayers, layers_of
 from workers.speculative.layer_gang import GangLayer, LayerGang
 from workers.speculative.layer_halves import PlainHalves
 from workers.speculative.layer_plan import LayerPlan
 
 logger = logging.getLogger(__name__)
+LEADER = 0
 
 
 def check_gang(gang: GangSpec, role: Role) -> None:
@@ -54,7 +59,7 @@ class Held(NamedTuple):
 
 
 class LayerParallelRunner(TorchRunner):
-    """As its base; `spec.gang.layer_group` layers attend at once.
+    """As its base; `spec.gang.layer_group` layers attend at once, or as many as `warm_up` finds agree well enough.
 
     Args:
         ranks: None: all layers are here, and groups are computed one layer after the other: to try what they cost in
@@ -62,7 +67,8 @@ class LayerParallelRunner(TorchRunner):
     """
 
     def __init__(self, spec: WorkerSpec, *, native: bool = True, ranks: Ranks | None = None) -> None:
-        gang = spec.gang
+        gang = self._gang = spec.gang
+        self._folder = Path(spec.model)
         loaded = load_model(spec, ranks, ByLayers(ranks, gang.layer_group))
         weights_nbytes = sum(weight.nbytes for weight in loaded.model.parameters())
         size = ranks.size if ranks is not None else 1
@@ -70,12 +76,49 @@ class LayerParallelRunner(TorchRunner):
         plan = LayerPlan(num_layers=len(loaded.shapes), num_ranks=size, group_size=group_size)
         self._layers = arrange(loaded, plan, ranks, native=native)
         super().__init__(spec, native=native, ranks=ranks, loaded=loaded)
+        self.graphs = None  # one is of one way to compute a step; here are two
         self.held = Held(loaded.layers, weights_nbytes, sum(layer.nbytes for layer in self.store.layers))
         logger.info("a rank's part of the draft model rank=%d held=%s", gang.rank, self.held)
 
     @property
     def plan(self) -> LayerPlan:
         return self._layers.plan
+
+    def warm_up(self) -> None:
+        super().warm_up()
+        if self._gang.layer_group == 0:
+            self._choose()
+
+    def agreements(self, sizes: Sequence[int]) -> dict[int, float]:
+        """By how many layers attend at once: how often the draft says what it says exactly, on sample text.
+
+        Empty where the model's folder has no tokenizer. Every rank calls it at once; the leader has the answer. Uses
+        blocks, which are free by contract, from the first on; the groups are the last of `sizes` afterwards.
+        """
+        size = self.store.block_size
+        tokens = sample_tokens(self._folder, min(self.max_model_len, self.num_blocks * size))
+        blocks = range(-(-len(tokens) // size))
+        found = {}
+        for number in sizes if tokens else ():
+            self._regroup(number)
+            found[number] = agreement(self.compute, tokens, blocks)
+        for layer in self.store.layers:
+            layer[:, list(blocks)] = 0
+        return found
+
+    def _choose(self) -> None:
+        sizes = range(1, self._gang.layer_parallel + 1)
+        found = self.agreements(sizes)
+        chosen = torch.tensor([float(most_that_agree(found)) if found else sizes[-1]])
+        if self._ranks is not None:
+            chosen = self._ranks.all_gather(chosen)[LEADER]
+        self._regroup(int(chosen))
+        if self._gang.rank == LEADER:
+            shown = {number: round(share, 3) for number, share in found.items()} or "not measured, without a tokenizer"
+            logger.info("layers that attend at once group_size=%d agreement=%s", self.plan.group_size, shown)
+
+    def _regroup(self, group_size: int) -> None:
+        self._layers.regroup(replace(self.plan, group_size=group_size))
 
     def _logits(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None

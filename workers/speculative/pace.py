@@ -18,7 +18,7 @@ PROBE_DEPTH = 2
 FIRST_DEPTH = 2  # of drafts whose cost is not known; then up to twice as deep as was drafted
 ALLOWANCE = 0.01  # plain steps, with each step
 MOST, LEAST = 6.0, -100.0  # plain steps in the account, which begins with the most; of debt no more is remembered
-HALT, RESUME = -20.0, 0.0  # drafting stops at the one, and goes on at the other
+HALT, RESUME = -8.0, 0.0  # drafting stops at the one, and goes on at the other
 MOST_LOST = 5.0  # plain steps by one step: more was a disturbance
 
 

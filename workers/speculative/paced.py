@@ -8,7 +8,7 @@ from typing import Protocol
 from workers.engine.drafting import Draft, Drafter
 from workers.engine.sequence import Sequence
 from workers.speculative.acceptance import Acceptance
-from workers.speculative.pace import Pace
+from workers.speculative.pace import Pace, Plan
 
 
 class CostlyDrafter(Protocol):
@@ -56,8 +56,9 @@ class PacedDrafter:
         plan = self._pace.plan(len(wanted)) if wanted else None
         if plan is None or not plan.depth:
             return drafts
-        if plan.num_seqs < len(wanted):
-            wanted = sorted(wanted, key=lambda which: self._costly.num_unread(seqs[which]))[: plan.num_seqs]
+        wanted = self._served([(self._costly.num_unread(seqs[which]), which) for which in wanted], plan)
+        if not wanted:
+            return drafts
         began_s = self._clock()
         found = self._costly.draft([seqs[which] for which in wanted], min(depth, plan.depth), plan.num_read)
         self._pace.drafted(found, self._costly.num_read, self._clock() - began_s)
@@ -65,6 +66,11 @@ class PacedDrafter:
             if draft.token_ids:
                 drafts[which] = draft
         return drafts
+
+    def _served(self, unread: list[tuple[int, int]], plan: Plan) -> list[int]:
+        """Of (tokens to read, which sequence) those that the plan has room for, in order."""
+        able = sorted(one for one in unread if plan.num_read or not one[0])[: plan.num_seqs]
+        return sorted(which for _, which in able)
 
     def _is_likelier(self, draft: Draft) -> bool:
         """Than the costly drafter's."""

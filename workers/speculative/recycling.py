@@ -63,14 +63,13 @@ class RecyclingDrafter:
     def __init__(
         self, copies: Drafter, successors: Successors, *, width: int, of_use: Callable[[int], int] | None = None
     ) -> None:
-        self._copies, self._successors, self._width = copies, successors, width
+        self.copies, self.successors = copies, successors
+        self._width = width
         self._of_use = of_use
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
-        if not seqs:
-            return []
-        copied = self._copies.propose(seqs, depth)
-        most = self._most(len(seqs), depth)
+        copied = self.copies.propose(seqs, depth)
+        most = self._most(len(seqs), depth) if seqs else 0
         return [self._grown(seq, draft, depth, most) for seq, draft in zip(seqs, copied, strict=True)]
 
     def _most(self, num_seqs: int, depth: int) -> int:
@@ -103,7 +102,7 @@ class RecyclingDrafter:
         return tree.draft()
 
     def _likely(self, token_id: int) -> list[int]:
-        return self._successors.of(token_id)[: self._width]
+        return self.successors.of(token_id)[: self._width]
 
 
 class Node(NamedTuple):

@@ -13,70 +13,22 @@ from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
-from baton.v1.draft_pb2 import DraftHello, Follow, Guess, News, ToDrafter, Written
+from baton.v1.draft_pb2 import DraftHello, Guess, News, ToDrafter, Written
 from baton.v1.worker_pb2 import DraftRoute
 from workers.engine.draft import NO_DRAFT, Draft
 from workers.engine.drafting import Drafter
 from workers.engine.sequence import Sequence
 from workers.engine.stats import GuessCounts
-from workers.engine.wire import sampling_message
 from workers.spec import WorkerSpec
 from workers.speculative.acceptance import Acceptance
 from workers.speculative.draft_link import DOWN, DraftLink
+from workers.speculative.drafted import Drafted
 from workers.speculative.futures import ROOT, Futures
 from workers.speculative.patience import Patience
 
 CHECK_S = 1.0
 MAX_PATIENCE_S = 0.25
 ANSWER_TOKENS = 3  # that a guess must have, to end a wait
-
-
-@dataclass(slots=True, eq=False)
-class Drafted:
-    """One sequence that a draft worker follows.
-
-    Attributes:
-        number: Its name on the stream.
-        life: Of the link's lives the one that knows it.
-        num_told: Tokens that were told.
-        futures: The newest guess; changed by the link's thread.
-        asked_s: When the text left what was guessed; None: an answer is there.
-        proposed: What was given to the engine last, and the text's length then.
-    """
-
-    number: int
-    seq: Sequence
-    link: DraftLink
-    life: int = DOWN
-    num_told: int = 0
-    futures: Futures | None = None
-    asked_s: float | None = None
-    proposed: tuple[int, Draft] = (0, NO_DRAFT)
-
-    @property
-    def is_followed(self) -> bool:
-        """By the draft worker, as it is now."""
-        return self.life == self.link.life != DOWN
-
-    @property
-    def is_awaited(self) -> bool:
-        """An answer to the newest news is on its way, as far as is known: there were some before."""
-        return self.futures is not None and self.is_followed
-
-    def draft(self, seq: Sequence, depth: int, width: int, kind: int) -> Draft | None:
-        """What is guessed of the text as it is now; None: nothing."""
-        futures = self.futures
-        if futures is None or not 0 <= seq.num_tokens - futures.base < len(futures):
-            return None
-        node = futures.after(seq.tokens(futures.base, seq.num_tokens))
-        if node is None:
-            return None
-        if width > 1:
-            token_ids, parents, ranks = futures.below(node, depth, width)
-            kinds = [kind + min(rank, 1) for rank in ranks]
-            return Draft(token_ids, kind, parents, kinds).deep_first() if token_ids else None
-        path = futures.path(node, depth)
-        return Draft(path, kind) if path else None
 
 
 class RemoteDrafter:
@@ -131,7 +83,7 @@ class RemoteDrafter:
         drafted = self._drafted[seq.key] = Drafted(self._num_numbers, seq, self._link(route))
         with self._news:
             self._by_number[drafted.number] = drafted
-            _follow(drafted)
+            drafted.follow()
 
     def ends(self, key: tuple[str, int]) -> None:
         """It is not decoded here any more, if it was drafted for."""
@@ -256,7 +208,7 @@ class RemoteDrafter:
         with self._news:
             for drafted in self._by_number.values():
                 if drafted.link is link:
-                    _follow(drafted)
+                    drafted.follow()
 
     def _take(self, guesses: List[Guess]) -> None:
         """Raises: ValueError: One is no tree."""
@@ -276,23 +228,6 @@ class RemoteDrafter:
     def _is_answer(self, drafted: Drafted, futures: Futures) -> bool:
         """To the newest news, and long enough to have been worth a wait."""
         return futures.base >= drafted.num_told and len(futures.path(ROOT, self._answer)) == self._answer
-
-
-def _follow(drafted: Drafted) -> None:
-    """Tells all of the sequence to the link's life of now, if there is one."""
-    seq, drafted.life = drafted.seq, drafted.link.life
-    if drafted.life == DOWN:
-        return
-    output = list(seq.output_token_ids)  # it may grow meanwhile
-    drafted.num_told = len(seq.prompt_token_ids) + len(output)
-    follow = Follow(
-        number=drafted.number,
-        choice=seq.choice,
-        prompt_token_ids=seq.prompt_token_ids,
-        output_token_ids=output,
-        sampling=sampling_message(seq.params),
-    )
-    drafted.link.post(drafted.life, ToDrafter(follow=follow))
 
 
 @dataclass(frozen=True, slots=True)

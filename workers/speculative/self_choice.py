@@ -1,5 +1,6 @@
 """Whether and how a worker's model can draft for itself."""
 
+import logging
 import time
 
 from baton.errors import ConfigError
@@ -7,7 +8,8 @@ from workers.model.contract import ModelRunner
 from workers.spec import WorkerSpec
 from workers.speculative.paced import CostlyDrafter
 
-LIMIT_S = 10.0  # for trying layers when the worker starts
+logger = logging.getLogger(__name__)
+LIMIT_S = 10.0  # after which no more levels are tried, when the worker starts
 
 
 def make_self_drafter(spec: WorkerSpec, runner: ModelRunner, kind: int) -> CostlyDrafter:
@@ -25,7 +27,7 @@ def make_self_drafter(spec: WorkerSpec, runner: ModelRunner, kind: int) -> Costl
         )
     from workers.model.layer_subset import LayerSubset
     from workers.model.runner import TorchRunner
-    from workers.speculative.layer_choice import choose_levels
+    from workers.speculative.layer_choice import choose_levels, gain
     from workers.speculative.self_drafting import SelfDrafter
 
     assert isinstance(runner, TorchRunner)
@@ -35,4 +37,6 @@ def make_self_drafter(spec: WorkerSpec, runner: ModelRunner, kind: int) -> Costl
         raise ConfigError(
             f"speculation.method: 'self' needs a model of more layers than {subset.num_layers}; set auto or ngram"
         )
+    if max(gain(level.agreement, level.cost) for level in levels) <= 1.0:
+        logger.warning("self-drafting is not expected to pay with this model; it is tried now and then all the same")
     return SelfDrafter(subset, levels, kind=kind)

@@ -43,6 +43,7 @@ class DraftedSpeculation:
         self._pace = pace
         self._max_tokens = max_tokens
         self.job_watch = job_watch
+        self._told_s = 0.0  # that steps had waited for draft workers
         self.drafting_s = 0.0
         self.watch = watch
         self._propose = partial(
@@ -80,11 +81,19 @@ class DraftedSpeculation:
         if self._goodput is not None:
             self._goodput.learn(outcomes)
             only_decoded = num_decodes == len(chunks)
-            step_s = took_s - self._pace.spent_s if self._pace is not None else took_s
+            spent_s = self._pace.spent_s if self._pace is not None else 0.0
+            step_s = max(took_s - spent_s - self._waited_s(), 0.0)
             if self._pace is not None:
                 self._pace.step_done(outcomes, step_s if only_decoded else None)
             if only_decoded:
                 self._goodput.took(num_decodes, sum(one.num_drafts for one in outcomes), step_s)
+
+    def _waited_s(self) -> float:
+        """For draft workers, since it was asked last."""
+        if self.job_watch is None:
+            return 0.0
+        before_s, self._told_s = self._told_s, self.job_watch.counts.wait_s
+        return self._told_s - before_s
 
 
 def _outcome(chunk: ScheduledChunk, num_accepted: int) -> Outcome:

@@ -4,34 +4,37 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 from cluster.commands.cost_options import check_profile, read_profile
-from cluster.config.schema import BatonConfig, PoolConfig
+from cluster.config.schema import DEFAULT_DRAFTS, BatonConfig, PoolConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism, TransferModel
 from cluster.contracts.overheads import Overheads
-from cluster.contracts.simulation import SimCluster
+from cluster.contracts.simulation import SimCluster, SimDrafts
 from cluster.fleet.cores import split
 from cluster.models.model_file import read_model_spec
-from cluster.planner.costs.devices import known_device
+from cluster.planner.costs.devices import DeviceSpec, known_device
 from cluster.planner.costs.fitted import FittedLatency, Profile
 from cluster.planner.costs.roofline import RooflineLatency
 from cluster.planner.costs.transfer import path_between
-from cluster.simulator.from_config import KVShape, degrees_of, sim_cluster
+from cluster.simulator.from_config import KVShape, degrees_of, drafts_of, sim_cluster
 
 # From a caller to a worker's step, and from its end back, where nobody measured it: what `baton profile` finds between
 # dispatcher and worker on a small CPU machine.
 INGRESS_S = 5e-4
 
 
-def from_profile(config: BatonConfig, path: Path) -> tuple[SimCluster, str]:
+def from_profile(config: BatonConfig, path: Path, told: DraftChances | None = None) -> tuple[SimCluster, str]:
     """
+    Args:
+        told: How often drafts are right; None: as profiled, if they were.
     Raises:
         ConfigError: No profile can be read there, or it is of another model, dtype, transport or number of cores.
     """
     profile = read_profile(path)
     check_profile(profile, config.model)
-    return profiled_cluster(config, profile), f"profile {path.name}"
+    return profiled_cluster(config, profile, told), f"profile {path.name}"
 
 
-def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
+def profiled_cluster(config: BatonConfig, profile: Profile, told: DraftChances | None = None) -> SimCluster:
     """
     Raises:
         ConfigError: The profile does not fit the config.
@@ -64,7 +67,24 @@ def profiled_cluster(config: BatonConfig, profile: Profile) -> SimCluster:
             max_positions=profile.max_model_len,
         ),
         overheads=profile.overheads,
+        drafts=_profiled_drafts(config, profile, told),
     )
+
+
+def _profiled_drafts(config: BatonConfig, profile: Profile, told: DraftChances | None) -> SimDrafts | None:
+    draft = drafting_model(config)
+    if not draft:
+        return drafts_of(config, told, None) if told is not None else None
+    if told is None and draft not in profile.acceptance:
+        return None
+    return drafts_of(config, profile.draft_chances(draft, told), profile.drafts[draft])
+
+
+def drafting_model(config: BatonConfig) -> str:
+    """The model that drafts under this config; empty: none does."""
+    draft = config.pools.draft
+    wanted = config.wants_draft_model or config.drafts_locally
+    return draft.model or DEFAULT_DRAFTS.get(config.model, "") if wanted else ""
 
 
 def _check_cores(config: BatonConfig, profile: Profile) -> None:
@@ -96,7 +116,7 @@ def _transfer(config: BatonConfig, profile: Profile) -> TransferModel | None:
     return found
 
 
-def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
+def from_hardware(config: BatonConfig, hardware: str, told: DraftChances | None = None) -> tuple[SimCluster, str]:
     """One device per rank; KV goes over the link between two devices of a node.
 
     Raises:
@@ -125,8 +145,18 @@ def from_hardware(config: BatonConfig, hardware: str) -> tuple[SimCluster, str]:
             max_positions=model.max_model_len,
         ),
         overheads=Overheads(ingress_s=INGRESS_S),
+        drafts=_specified_drafts(config, device, told),
     )
     return cluster, f"data sheet of {device.name}"
+
+
+def _specified_drafts(config: BatonConfig, device: DeviceSpec, told: DraftChances | None) -> SimDrafts | None:
+    """A draft worker of several ranks counts as one: its data sheet does not say what they save."""
+    if told is None:
+        return None
+    draft = drafting_model(config)
+    latency = RooflineLatency.of(read_model_spec(draft), device, Parallelism()) if draft else None
+    return drafts_of(config, told, latency)
 
 
 def _pools(config: BatonConfig) -> list[PoolConfig]:

@@ -9,10 +9,11 @@ from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions, read_profile
 from cluster.commands.load.arrivals import read_requests
 from cluster.commands.load.options import ArrivalOptions
-from cluster.commands.simulate.costs import from_hardware, from_profile
+from cluster.commands.simulate.costs import drafting_model, from_hardware, from_profile
 from cluster.commands.simulate.options import NUM_REQUESTS, RunOptions
 from cluster.config.load import to_tree
 from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.simulation import Arrival, Fault, SimCluster
 from cluster.contracts.slo import SLO
 from cluster.planner.load import workload
@@ -41,7 +42,9 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
     load.check()
     run.check(load)
     config = _with_model(config, costs)
-    cluster, source = _read_cluster(config, costs)
+    if run.draft_acceptance is not None and config.speculation.method == "none":
+        raise ConfigError("--draft-acceptance: speculation.method is none in the config: nothing drafts; leave it out")
+    cluster, source = _read_cluster(config, costs, run.draft_chances)
     requests = read_requests(
         load,
         num_synthetic=run.num_requests or NUM_REQUESTS,
@@ -59,7 +62,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
         faults=() if run.faults is None else _faults(run.faults, config, requests.arrivals),
         slo=SLO(ttft_s=config.slo.ttft_ms / 1e3, tpot_s=config.slo.tpot_ms / 1e3, attainment=config.slo.attainment),
         title=f"{config.model} ({source}): {_pools(cluster)}, {_summary(requests.arrivals)}",
-        notes=requests.notes,
+        notes=(*requests.notes, *_notes(config, cluster)),
         about={"model": config.model, "costs": source, "config": to_tree(config), "load": given},
     )
 
@@ -71,11 +74,11 @@ def _with_model(config: BatonConfig, costs: CostOptions) -> BatonConfig:
     return replace(config, model=DEFAULT_MODEL if costs.profile is None else read_profile(costs.profile).model)
 
 
-def _read_cluster(config: BatonConfig, costs: CostOptions) -> tuple[SimCluster, str]:
+def _read_cluster(config: BatonConfig, costs: CostOptions, told: DraftChances | None) -> tuple[SimCluster, str]:
     if costs.profile is not None:
-        return from_profile(config, costs.profile)
+        return from_profile(config, costs.profile, told)
     assert costs.hardware is not None, "CostOptions.check asks for one of them"
-    return from_hardware(config, costs.hardware)
+    return from_hardware(config, costs.hardware, told)
 
 
 def _faults(text: str, config: BatonConfig, arrivals: Sequence[Arrival]) -> list[Fault]:
@@ -97,6 +100,12 @@ def _faults(text: str, config: BatonConfig, arrivals: Sequence[Arrival]) -> list
     if kinds == {"slow_start"}:
         raise ConfigError("faults: slow_start: no worker starts meanwhile; add what makes one start, as kill@30s")
     return faults
+
+
+def _notes(config: BatonConfig, cluster: SimCluster) -> tuple[str, ...]:
+    if not drafting_model(config) or any(pool.drafts is not None for pool in cluster.pools):
+        return ()
+    return ("drafts are not simulated: how often they are right is not known; give --draft-acceptance",)
 
 
 def _pools(cluster: SimCluster) -> str:

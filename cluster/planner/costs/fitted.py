@@ -146,8 +146,8 @@ class Profile:
         if draft not in self.drafts or chances is None:
             known = ", ".join(self.drafts) or "none"
             raise ConfigError(
-                f"--draft {draft}: the profile holds draft models {known}; run `baton profile --set "
-                f"pools.draft.model={draft}`"
+                f"--draft {draft}: the profile holds draft models {known}, and `baton profile` measures none by itself "
+                "yet; leave it out, or give --hardware"
             )
         return chances
 

@@ -10,6 +10,7 @@ PROCESSES = {
     "engine_sides",
     "handoff_link",
     "ingress_worker",
+    "layer_parallel_rank",
     "many_workers_side",
     "rates",
     "sequence_rank",

@@ -57,7 +57,13 @@ PLAN_OPTIONS: Values = {
     "draft_acceptance": "0.7",
     "seed": 5,
 }
-SIMULATE_OPTIONS: Values = {**LOAD_OPTIONS, "num_requests": 7, "faults": "kill_decode@1s", "seed": 5}
+SIMULATE_OPTIONS: Values = {
+    **LOAD_OPTIONS,
+    "num_requests": 7,
+    "faults": "kill_decode@1s",
+    "draft_acceptance": "0.7",
+    "seed": 5,
+}
 
 
 @pytest.fixture

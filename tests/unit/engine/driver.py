@@ -12,6 +12,7 @@ from workers.kv_transfer.link import Inbox, Outbox
 from workers.model.contract import ModelRunner
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
+from workers.speculative.recycling import RecyclingDrafter
 from workers.speculative.speculation import DraftedSpeculation
 
 INGRESS = "ingress-0"
@@ -46,8 +47,14 @@ def speculating(drafter: Drafter | None, runner: ModelRunner) -> DraftedSpeculat
     """All that is proposed is verified, as far as it fits."""
     if drafter is None:
         return None
-    limits = {"max_model_len": runner.max_model_len, "vocab_size": runner.vocab_size}
-    return DraftedSpeculation(drafter, max_tokens=6, paths_only=runner.num_states > 0, **limits)
+    return DraftedSpeculation(
+        drafter,
+        max_tokens=6,
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        paths_only=runner.num_states > 0,
+        watch=drafter.successors if isinstance(drafter, RecyclingDrafter) else None,
+    )
 
 
 class Driver:

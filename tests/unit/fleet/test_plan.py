@@ -14,6 +14,7 @@ from cluster.models.draft_memory import draft_memory_bytes
 from cluster.models.find import Silent, find_draft, resolve_config
 from workers.model.registry import resolve_model
 from workers.spec import GangSpec, Role, WorkerSpec
+from workers.speculative.who_drafts import who_drafts
 
 POOL = "model: demo\npools: {draft: {workers: 1, model: demo-draft, layer_parallel: 2}}"
 ITSELF = "model: demo\npools: {draft: {workers: 0, model: demo-draft}}"
@@ -40,12 +41,20 @@ def test_a_draft_worker_is_told_the_draft_model_and_its_layers_ranks() -> None:
 def test_beside_draft_workers_the_others_are_told_nothing_of_their_model() -> None:
     told = spec(POOL, Role.DECODE)
     assert (told.model_name, told.draft_model, told.draft_model_name) == ("demo", "", "")
+    assert told.has_draft_workers
+    assert who_drafts(told) == ("ngram", "draft workers")
+    assert not spec(POOL, Role.PREFILL).has_draft_workers
+    assert who_drafts(spec(POOL, Role.DRAFT)) == ()
 
 
 def test_without_draft_workers_those_that_decode_draft_themselves() -> None:
     told = spec(ITSELF, Role.DECODE)
     assert (told.draft_model, told.draft_model_name) == (str(DRAFT), "demo-draft")
     assert spec(ITSELF, Role.PREFILL).draft_model == ""
+    assert who_drafts(told) == ("ngram", "demo-draft")
+    assert who_drafts(spec("model: demo\nspeculation: {method: draft}", Role.DECODE)) == ("demo-draft",)
+    assert who_drafts(spec("model: demo\nspeculation: {method: none}", Role.DECODE)) == ()
+    assert who_drafts(spec("model: demo\nspeculation: {method: ngram}", Role.DECODE)) == ("ngram",)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,15 @@ def test_drafts_are_told_of_workers_that_verified_some() -> None:
     assert line == f"{drafted.workers[0].worker_id}: {said}"
 
 
+def test_who_drafts_and_how_often_in_time_is_told() -> None:
+    changes = {"drafted_by_place": (10,), "accepted_by_place": (5,), "drafters": ("ngram", "draft workers")}
+    (line,) = shown(status(num_guess_hits=3, num_guess_misses=1, draft_wait_s=0.25, **changes), width=200)[3:]
+    assert line.endswith("; by ngram, draft workers, whose guesses were there 75% of the time (waited 0.2 s)")
+    counts = {"num_guess_hits": 9, "num_guess_misses": 1, "num_draft_peers": 2, "num_running": 4}
+    (line,) = shown(status(worker_id="draft-0", role="draft", num_output_tokens=99, **counts), width=200)[3:]
+    assert line == "draft-0: drafts for 4 sequences of 2 workers, 99 tokens so far; foresaw 90% of what was written"
+
+
 def test_up_does_not_give_in_on_a_draft_worker() -> None:
     failing = {"worker_id": "draft-0", "role": "draft", "num_failures": MAX_FAILURES, "error": "no memory"}
     _raise_failure(status(WorkerPhase.STARTING, **failing))

@@ -32,7 +32,16 @@ async def test_several_replicas_are_told_apart_in_one_scrape_under_one_heading()
 
 
 async def test_drafts_are_counted_by_their_place() -> None:
-    state = WorkerState(drafted_by_place=[9, 4], accepted_by_place=[6], drafts_per_decode=1.5, num_cut_draft_tokens=3)
+    state = WorkerState(
+        drafted_by_place=[9, 4],
+        accepted_by_place=[6],
+        drafts_per_decode=1.5,
+        num_cut_draft_tokens=3,
+        num_guess_hits=7,
+        num_guess_misses=2,
+        num_draft_peers=1,
+        draft_wait_s=0.5,
+    )
     entry = SimpleNamespace(worker_id="decode-0", role=Role.DECODE)
     view = cast(WorkerView, SimpleNamespace(entry=entry, state=state, up=True))
     text = (await Metrics(lambda: [view]).text()).decode()
@@ -40,3 +49,7 @@ async def test_drafts_are_counted_by_their_place() -> None:
     assert 'baton_worker_accepted_tokens_total{place="1",role="decode",worker="decode-0"} 6.0' in text
     assert 'baton_worker_draft_tokens_cut_total{role="decode",worker="decode-0"} 3.0' in text
     assert 'baton_worker_drafts_per_decode{role="decode",worker="decode-0"} 1.5' in text
+    assert 'baton_worker_guess_hits_total{role="decode",worker="decode-0"} 7.0' in text
+    assert 'baton_worker_guess_misses_total{role="decode",worker="decode-0"} 2.0' in text
+    assert 'baton_worker_draft_peers{role="decode",worker="decode-0"} 1.0' in text
+    assert 'baton_worker_draft_wait_seconds_total{role="decode",worker="decode-0"} 0.5' in text

@@ -15,7 +15,7 @@ CACHES: tuple[Any, ...] = (
     cpu_attention._tile_kernel,
     cpu_elementwise._library,
     cpu_sampling._library,
-    fused._library,
+    fused.library,
     panels._library,
     reduce._library,
 )

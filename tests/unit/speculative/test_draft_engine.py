@@ -2,15 +2,17 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from baton.v1.draft_pb2 import Follow, News, Written
 from tests.unit.engine.driver import make_spec
 from workers.engine.wire import sampling_message
+from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import VOCAB_SIZE, FakeRunner, _packed, _state, _token
 from workers.model.sampling_params import SamplingParams
-from workers.spec import Role
+from workers.spec import GangSpec, Role
 from workers.speculative.draft_engine import DraftEngine, Guesses
 from workers.speculative.forecast import Limits
 from workers.speculative.forecasts import Peer
@@ -24,6 +26,8 @@ class Worker:
 
     def __init__(self, *, num_tokens: int = 4, ahead: bool = True, keeps: bool = True, **engine: object) -> None:
         spec = make_spec(Role.DRAFT, **({"memory_bytes": 1 << 17, "max_sequences": 16} | engine))
+        if not keeps:
+            spec = replace(spec, gang=GangSpec(layer_parallel=2))  # the fake computes as a rank alone does
         self.engine = DraftEngine(runner=FakeRunner(spec), spec=spec, emit=lambda report: None, tell=self._take)
         self.limits = Limits(num_tokens=num_tokens, max_len=8192, ahead=ahead, keeps_drafted=keeps)
         self.guesses: dict[tuple[Peer, int], Futures] = {}
@@ -133,6 +137,26 @@ def test_guesses_are_the_models_own_whatever_is_written(
     worker.engine.leave(peer)
     worker.run()
     assert worker.is_clean
+
+
+def test_a_layer_parallel_worker_guesses_in_passes_without_known_tokens() -> None:
+    worker = Worker(num_tokens=4, keeps=False)
+    kinds: list[set[ChunkKind]] = []
+    run = worker.engine.runner.run
+
+    def noting(batch: Batch, on_layer: object = None) -> list[list[Sampled]]:
+        kinds.append({chunk.kind for chunk in batch.chunks})
+        return run(batch)
+
+    worker.engine.runner.run = noting  # type: ignore[method-assign]
+    peer = worker.engine.join(worker.limits)
+    for number in range(4):
+        worker.follow(peer, number, list(range(1 + number, 40)))
+        for _ in range(3):
+            worker.engine.step()
+    worker.run()
+    assert {ChunkKind.DRAFT} in kinds
+    assert all(len(one) == 1 for one in kinds)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -170,3 +170,69 @@ def test_times_of_drafting_are_told_by_the_nearest_number_of_sequences() -> None
     assert times.token_s(14) == times.token_s(64) == pytest.approx(1.0)
     times.learn(1, 1, 100.0)  # something was compiled
     assert times.token_s(1) < 0.15  # type: ignore[operator]
+
+
+@dataclass
+class Asked:
+    """A costly drafter that notes whom it is asked for."""
+
+    num_read: int = 0
+    kept: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def keep(self, seqs: List[Sequence]) -> None:
+        self.kept = [seq.request_id for seq in seqs]
+
+    def num_unread(self, seq: Sequence) -> int:
+        return 0
+
+    def draft(self, seqs: List[Sequence], depth: int, read_at_once: int) -> list[Draft]:
+        self.asked = [seq.request_id for seq in seqs]
+        return [Draft([9], KIND) for _ in seqs]
+
+
+class Free:
+    """Guesses for the sequences `a` and `b`, surely for `a`."""
+
+    def propose(self, seqs: List[Sequence], depth: int) -> list[Draft]:
+        return [Draft([1] * depth, "ba".index(seq.request_id)) if seq.request_id in "ab" else Draft() for seq in seqs]
+
+
+def test_each_sequence_gets_the_likelier_draft() -> None:
+    goodput, asked = Goodput(4), Asked()
+    pace = Pace(goodput, kind=KIND, max_tokens=4)
+    drafter = PacedDrafter(asked, pace, goodput.acceptance, free=Free(), clock=lambda: 0.0)
+    goodput.took(3, 0, 1.0)
+    for _ in range(50):
+        goodput.learn([Outcome(1, 4, 4), Outcome(0, 4, 0), Outcome(KIND, 4, 2)])
+    seqs = [sequence(name, [1, 2, 3]) for name in "abc"]
+    pace.begin(3)
+    drafts = drafter.propose(seqs, 4)
+    assert drafts == [Draft([1] * 4, 1), Draft([9], KIND), Draft([9], KIND)]
+    assert asked.asked == ["b", "c"]
+    assert asked.kept == ["a", "b", "c"]
+
+
+def test_before_it_is_known_what_a_plain_step_takes_only_what_costs_nothing_is_drafted() -> None:
+    goodput, asked = Goodput(4), Asked()
+    pace = Pace(goodput, kind=KIND, max_tokens=4)
+    drafter = PacedDrafter(asked, pace, goodput.acceptance, free=Free(), clock=lambda: 0.0)
+    pace.begin(2)
+    seqs = [sequence(name, [1, 2, 3]) for name in "bc"]
+    assert drafter.propose(seqs, 4) == [Draft([1] * 4, 0), Draft()]
+    assert asked.asked == []
+
+
+def test_deep_in_debt_nothing_is_drafted_until_it_is_paid() -> None:
+    """As where what is measured keeps promising what does not come."""
+    goodput = Goodput(4)
+    pace = Pace(goodput, kind=KIND, max_tokens=4)
+    goodput.took(1, 0, 1.0)
+    plans = []
+    for _ in range(3000):
+        pace.begin(1)
+        plan = pace.plan(1)
+        plans.append(plan.depth)
+        pace.drafted([Draft([1] * plan.depth, KIND)] if plan.depth else [], 0, 0.001)
+        pace.step_done([Outcome(KIND, plan.depth, 0)] if plan.depth else [], 1.5 if plan.depth else 1.0)
+    assert sum(map(bool, plans)) * 0.5 < 26 + 0.011 * len(plans)

@@ -38,8 +38,7 @@ def test_layers_that_add_nothing_are_found() -> None:
 
 def test_within_the_time_that_there_is() -> None:
     clock = itertools.count()
-    levels = choose_levels(LayerSubset(runner_of(4)), limit_s=2.5, clock=lambda: float(next(clock)))
-    assert [level.skipped for level in levels] == [{1}, {1, 2}] or all(level.skipped <= {1, 2} for level in levels)
+    assert len(choose_levels(LayerSubset(runner_of(4)), limit_s=1.0, clock=lambda: float(next(clock)))) == 1
 
 
 def test_what_a_level_is_worth() -> None:

@@ -31,7 +31,7 @@ Projection = Any  # a module with `add_to(y, x)`, as workers.model.cpu.panels.Pa
 MakeLinear = Callable[[Tensor, Tensor | None], Projection]
 
 
-class _Layer(ctypes.Structure):
+class LayerOfC(ctypes.Structure):
     """`baton_layer` of layer.c."""
 
     _fields_ = (
@@ -44,13 +44,15 @@ class _Layer(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> Any:
-    library: Any = native.load("layer")
-    if library is not None:
+def library() -> Any:
+    """None: there is no compiler."""
+    found: Any = native.load("layer")
+    if found is not None:
         pointer, tail = ctypes.c_void_p, (ctypes.c_int64, ctypes.c_int32)
-        library.baton_layer_begin.argtypes = (*[pointer] * 6, *tail)
-        library.baton_layer_end.argtypes = (*[pointer] * 3, *tail)
-    return library
+        found.baton_layer_begin.argtypes = (*[pointer] * 6, *tail)
+        found.baton_layer_mlp.argtypes = (*[pointer] * 3, *tail, tail[1])
+        found.baton_layer_end.argtypes = (*[pointer] * 3, *tail)
+    return found
 
 
 class Layers(nn.ModuleList):
@@ -124,7 +126,7 @@ class PanelLayer(nn.Module):
             self.attention_type = fused.attention_type
         linears = {name: getattr(fused, name) for name in ("qkv", "output", "gate_up", "down")}
         biases = {f"{name}_bias": linear.bias for name, linear in linears.items() if linear.bias is not None}
-        self._layer = _Layer(
+        self._layer = LayerOfC(
             norm=fused.norm.data_ptr(),
             mlp_norm=fused.mlp_norm.data_ptr(),
             **{name: linear.panels.data_ptr() for name, linear in linears.items()},
@@ -139,7 +141,7 @@ class PanelLayer(nn.Module):
             is_bf16=dtype == torch.bfloat16,
         )
         self._address = ctypes.addressof(self._layer)
-        self._begin, self._end = _library().baton_layer_begin, _library().baton_layer_end
+        self._begin, self._end = library().baton_layer_begin, library().baton_layer_end
 
     def forward(
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: Any, **_: Any
@@ -222,7 +224,7 @@ def _fused(layer: nn.Module, dtype: torch.dtype, make_linear: MakeLinear) -> Fus
     if wanted.seen is None or not isinstance(expected, Tensor):
         return None
     made = FusedLayer(layer, wanted.seen[4], wanted.seen[0], make_linear)
-    has_panels = _library() is not None and all(type(part) is PanelLinear for part in made.children())
+    has_panels = library() is not None and all(type(part) is PanelLinear for part in made.children())
     fused = PanelLayer(made, dtype) if has_panels else made
     ours = fused(x.clone(), position_embeddings=cos_sin, step=found)
     assert found.seen is not None

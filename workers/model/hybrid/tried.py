@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workers.model.contract import Chunk
 from workers.model.hybrid.mixer import Recurrence
-from workers.model.linear.trial import Trial
+from workers.model.linear.trial import Trial, effects
 
 
 class TriedStates:
@@ -36,7 +36,7 @@ class TriedStates:
     def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
         """See `LinearStep`."""
         runs, parts = self._runs_of(max(self._sizes)), self._parts[layer][1:]
-        before = torch.cat([part[self._slots].transpose(1, 2).flatten(2) for part in parts], dim=-1)
+        before = torch.cat([part.index_select(0, self._slots).transpose(1, 2).flatten(2) for part in parts], dim=-1)
         inputs = self._inputs[layer] = torch.cat([before, runs.spread(x)], dim=1)
         taps = inputs.unfold(1, convolution.kernel_size[0], 1)  # [B, C, channels, taps]
         out = (taps * convolution.weight[:, 0].float()).sum(dim=-1)
@@ -53,15 +53,18 @@ class TriedStates:
         runs = self._runs_of(size)
         decays, betas = (None if x is None else runs.spread(x) for x in (log_decay, beta))
         rows = runs.spread(q), runs.spread(k), runs.spread(v), decays, betas
-        trial = self._trials[layer] = Trial(*rows, self._parts[layer][0][self._slots])
+        trial = self._trials[layer] = Trial(*rows, self._parts[layer][0].index_select(0, self._slots))
         return runs.join(trial.outputs)
 
     def settle(self, num_tokens: Mapping[int, int]) -> None:
         """See `LinearStep`."""
         counts = torch.tensor([num_tokens[slot] for slot in self._slot_of if slot is not None], device=self._device)
-        for layer, trial in self._trials.items():
+        for layer, effect in zip(self._trials, effects(list(self._trials.values()), counts), strict=True):
             kept = self._parts[layer][0]
-            kept.index_copy_(0, self._slots, trial.after(kept[self._slots], counts))
+            states = kept.index_select(0, self._slots)
+            if effect.transition is not None:
+                states *= effect.transition
+            kept.index_copy_(0, self._slots, states.add_(effect.contribution))
         for layer, inputs in self._inputs.items():
             _keep_inputs(self._parts[layer][1:], self._slots, inputs, counts)
 
@@ -94,9 +97,9 @@ class _Runs:
 
 def _keep_inputs(parts: Sequence[Tensor], slots: Tensor, inputs: Tensor, counts: Tensor) -> None:
     """Of `inputs` [B, before + C, channels] the last ones once `counts` of the C count."""
-    num_inputs = parts[0].shape[2]
-    rows = counts[:, None] + torch.arange(num_inputs, device=counts.device)
-    after = inputs[torch.arange(len(inputs), device=counts.device)[:, None], rows]
+    num_rows, num_inputs = inputs.shape[1], parts[0].shape[2]
+    begins = torch.arange(0, len(inputs) * num_rows, num_rows, device=counts.device) + counts
+    after = inputs.flatten(0, 1)[begins[:, None] + torch.arange(num_inputs, device=counts.device)]
     sizes = [part.shape[1] * part.shape[3] for part in parts]
     for part, mine in zip(parts, torch.split(after, sizes, dim=-1), strict=True):
         part.index_copy_(0, slots, mine.view(*mine.shape[:2], part.shape[1], part.shape[3]).transpose(1, 2))

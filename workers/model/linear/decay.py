@@ -62,25 +62,23 @@ class ScalarDecay:
 
     def __init__(self, log_decay: Tensor) -> None:
         # Sums in float64: what two of them differ by is exact to float32 however large they are.
-        sums = log_decay.clamp(min=LEAST_LOG_DECAY).double().cumsum(-1)
+        sums = self._sums = log_decay.clamp(min=LEAST_LOG_DECAY).double().cumsum(-1)
         between = (sums[..., :, None] - sums[..., None, :]).float().clamp_(max=0)
         self._between = factors(between).tril_()  # [N, H, C, C]
         self._from_start = factors(sums.float())[..., None]
-        self._to_end = factors((sums[..., -1:] - sums).float())[..., None]
         self._total = self._from_start[..., -1:, :]  # [N, H, 1, 1]
-        self._whole = factors(sums[..., -1:].sum(0).float())
 
     def from_start(self, rows: Tensor) -> Tensor:
         return rows * self._from_start
 
     def to_end(self, keys: Tensor) -> Tensor:
-        return keys * self._to_end
+        return keys * factors((self._sums[..., -1:] - self._sums).float())[..., None]
 
     def over_chunk_(self, state: Tensor, number: int) -> None:
         state.mul_(self._total[number])
 
     def whole(self) -> Tensor:
-        return self._whole
+        return factors(self._sums[..., -1:].sum(0).float())
 
     def pairs(self, rows: Tensor, keys: Tensor) -> Tensor:
         return torch.matmul(rows, keys.mT).mul_(self._between)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.model.linear.recurrence import GATES, KINDS, Inputs, error, inputs, recurrence
-from workers.model.linear.trial import Trial
+from workers.model.linear.trial import Trial, effects
 
 
 def first(given: Inputs, count: int) -> Inputs:
@@ -26,7 +26,7 @@ def test_outputs_and_states_after_any_number_of_tokens_are_the_recurrences(
     state = batch[-1]
     assert state is not None
     for counts in zip(range(1, num_tokens + 1), range(num_tokens, 0, -1), strict=True):
-        after = trial.after(state, torch.tensor(counts))
+        after = next(effects([trial], torch.tensor(counts))).after(state)
         for which, count in enumerate(counts):
             assert error(after[which], recurrence(first(both[which], count))[1]) < 1e-5
     for now, then in zip(batch, before, strict=True):
@@ -40,4 +40,5 @@ def test_bfloat16_inputs_are_computed_with_in_float32(kind: str) -> None:
     outputs, state = recurrence(given)
     assert trial.outputs.dtype == torch.bfloat16
     assert error(trial.outputs[0], outputs) < 4e-3
-    assert error(trial.after(given.state[None], torch.tensor([4]))[0], state) < 1e-5
+    (effect,) = effects([trial], torch.tensor([4]))
+    assert error(effect.after(given.state[None])[0], state) < 1e-5
