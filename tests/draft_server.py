@@ -13,7 +13,7 @@ from workers.draft_actor import DraftActor
 from workers.engine.draft import Draft
 from workers.engine.sequence import Sequence
 from workers.spec import Role, WorkerSpec
-from workers.speculative.acceptance import Acceptance
+from workers.speculative.goodput import Goodput
 from workers.speculative.ngram import NgramDrafter
 from workers.speculative.patience import Patience
 from workers.speculative.remote import RemoteDrafter
@@ -78,8 +78,9 @@ def waiting_drafter(spec: WorkerSpec, vocab_size: int, *, kind: int = 64) -> Rem
     drafter = RemoteDrafter(
         spec,
         vocab_size=vocab_size,
+        width=spec.speculation.tree_width or 1,
         fallback=NgramDrafter(),
-        acceptance=Acceptance(spec.speculation.max_tokens),
+        goodput=Goodput(spec.speculation.max_tokens),
         kind=kind,
     )
     drafter.patience = Waiting()

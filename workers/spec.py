@@ -51,8 +51,8 @@ class SpeculationSpec:
     method: str = "auto"
     max_tokens: int = 8  # drafted in a row at most, of each sequence in a step
     # Guesses at each place of a draft, at most; 1: single paths. Above, trees of up to so many times max_tokens, whose
-    # branches are what was likely before.
-    tree_width: int = 1
+    # branches are what was likely before. YAML: auto; `workers.speculative.methods.tree_width`
+    tree_width: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from cluster.config.schema import BatonConfig
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
 _AUTO_IS_NONE = {
-    *("engine.max_model_len", "engine.state_cache_spacing"),
+    *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
 }
 

@@ -179,7 +179,7 @@ def test_in_a_worker_of_two_ranks() -> None:
     spec = spec_of()
     try:
         with processes.gang(spec, 2) as led:
-            for name in KINDS:
+            for name in KINDS.keys() - {"self"}:  # which goes with one rank alone
                 drafter = KINDS[name].make(spec, led.runner)
                 driver = Driver([spec], lambda spec: led.runner, drafter)
                 assert answers(driver, 4, "sampled") == expected(4, "sampled"), name

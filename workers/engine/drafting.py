@@ -33,8 +33,12 @@ class Speculation(Protocol):
     """A drafter, and how much of what it proposes is verified. Of the engine's thread."""
 
     drafting_s: float  # that steps have waited for drafts so far
-    watch: Watch | None  # asked of each step; None: nothing
     job_watch: JobWatch | None  # who wants to know of sequences that draft workers draft for
+
+    @property
+    def watch(self) -> Watch | None:
+        """Asked of the step whose drafts were proposed last; None: nothing."""
+        ...
 
     def drafts(self, seqs: List[Sequence], num_decodes: int) -> Drafts:
         """Before each step, for the sequences that want drafts, of `num_decodes` that decode."""

@@ -8,14 +8,14 @@ from workers.spec import WorkerSpec
 from workers.speculative.draft_model import ModelDrafter
 from workers.speculative.draft_runner import load_draft_runner
 from workers.speculative.goodput import Goodput
-from workers.speculative.methods import AUTO, DRAFTED, NONE, SELF, check_goes_with_states
+from workers.speculative.methods import AUTO, DRAFTED, NONE, SELF, check_goes_with_states, tree_width
 from workers.speculative.ngram import NgramDrafter
 from workers.speculative.pace import Pace
 from workers.speculative.paced import CostlyDrafter, PacedDrafter
 from workers.speculative.recycling import RecyclingDrafter, Successors
 from workers.speculative.remote import RemoteDrafter
 from workers.speculative.self_choice import make_self_drafter
-from workers.speculative.speculation import DraftedSpeculation
+from workers.speculative.speculation import WATCHED_SEQS, DraftedSpeculation
 
 logger = logging.getLogger(__name__)
 COSTLY_KIND = NgramDrafter.num_classes  # of drafts that cost time: after those of n-gram
@@ -34,7 +34,7 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
     if runner.num_states:
         check_goes_with_states(method, spec.model_name or spec.model)
     goodput = Goodput(max_tokens)
-    width = spec.speculation.tree_width if not runner.num_states else 1  # a state has no branches
+    width = tree_width(spec, runner)
     copies = NgramDrafter(width)
     costly = _costly(spec, runner)
     pace = Pace(goodput, kind=COSTLY_KIND, max_tokens=max_tokens) if costly is not None else None
@@ -44,11 +44,13 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         drafter = PacedDrafter(costly, pace, goodput.acceptance, free=copies if method == AUTO else None)
     elif method in DRAFTED:
         drafter = remote = RemoteDrafter(
-            spec, vocab_size=runner.vocab_size, fallback=copies, acceptance=goodput.acceptance, kind=REMOTE_KIND
+            spec, vocab_size=runner.vocab_size, width=width, fallback=copies, goodput=goodput, kind=REMOTE_KIND
         )
     successors = Successors(runner.vocab_size) if width > 1 else None
     if successors is not None:
-        drafter = RecyclingDrafter(drafter, successors, width=width, of_use=goodput.num_considered)
+        drafter = RecyclingDrafter(
+            drafter, successors, width=width, of_use=goodput.num_considered, most_seqs=WATCHED_SEQS
+        )
     logger.info(
         "speculation worker_id=%s method=%s max_tokens=%d tree_width=%d", spec.worker_id, method, max_tokens, width
     )

@@ -1,7 +1,8 @@
 """Whether a step waits for guesses that are on their way, and how long: pure arithmetic on what was seen.
 
 Waiting delays all that decode in a step by the time an answer takes; what it brings are the tokens that the guesses get
-right. A drafter that is late or gone makes its answers look slow, and is not waited for until it answers again.
+right, less what verifying them costs. A drafter that is late or gone makes its answers look slow, and is not waited for
+until it answers again.
 """
 
 SMOOTHING = 0.1  # weight of the newest value in a moving average
@@ -42,8 +43,8 @@ class Patience:
         else:
             self.step_s *= 1 + SMOOTHING  # if it goes on like this, steps have become slower
 
-    def proved(self, num_right: int) -> None:
-        """So many tokens of one guess were written."""
+    def proved(self, num_right: float) -> None:
+        """So many tokens of a guess were right, less what verifying cost."""
         self.gain += (num_right - self.gain) * SMOOTHING
 
 

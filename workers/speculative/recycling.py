@@ -58,17 +58,27 @@ class RecyclingDrafter:
         copies: Proposes what comes first in each tree.
         width: Tokens after each, at most.
         of_use: Of how many tokens, over that many sequences, some may be verified in a step; None: of any number.
+        most_seqs: With more of them nothing branches off; None: with any number.
     """
 
     def __init__(
-        self, copies: Drafter, successors: Successors, *, width: int, of_use: Callable[[int], int] | None = None
+        self,
+        copies: Drafter,
+        successors: Successors,
+        *,
+        width: int,
+        of_use: Callable[[int], int] | None = None,
+        most_seqs: int | None = None,
     ) -> None:
         self.copies, self.successors = copies, successors
         self._width = width
         self._of_use = of_use
+        self._most_seqs = most_seqs
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         copied = self.copies.propose(seqs, depth)
+        if self._most_seqs is not None and len(seqs) > self._most_seqs:
+            return copied
         most = self._most(len(seqs), depth) if seqs else 0
         return [self._grown(seq, draft, depth, most) for seq, draft in zip(seqs, copied, strict=True)]
 

@@ -20,14 +20,16 @@ from workers.engine.drafting import Drafter
 from workers.engine.sequence import Sequence
 from workers.engine.stats import GuessCounts
 from workers.spec import WorkerSpec
-from workers.speculative.acceptance import Acceptance
 from workers.speculative.draft_link import DOWN, DraftLink
 from workers.speculative.drafted import Drafted
 from workers.speculative.futures import ROOT, Futures
+from workers.speculative.goodput import Goodput
 from workers.speculative.patience import Patience
 
 CHECK_S = 1.0
 MAX_PATIENCE_S = 0.25
+MIN_STEP_S = 1e-6  # where a clock stood still
+MOST_LONGER = 2.0  # steps that took longer by more were disturbed, or read prompts too
 ANSWER_TOKENS = 3  # that a guess must have, to end a wait
 
 
@@ -35,8 +37,9 @@ class RemoteDrafter:
     """See `workers.engine.drafting.Drafter` and `JobWatch`.
 
     Args:
+        width: Of trees of guesses; 1: paths.
         fallback: Drafts where no guess is there, or none as likely.
-        acceptance: How likely drafts of each kind are.
+        goodput: How likely drafts of each kind are, and what steps take without any.
         kind: Of its drafts; the next one is of the runners-up of trees.
     """
 
@@ -45,8 +48,9 @@ class RemoteDrafter:
         spec: WorkerSpec,
         *,
         vocab_size: int,
+        width: int,
         fallback: Drafter,
-        acceptance: Acceptance,
+        goodput: Goodput,
         kind: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,16 +65,17 @@ class RemoteDrafter:
             num_tokens=num_tokens,
             no_overlap=not spec.draft_overlap,
         )
-        self._fallback, self._acceptance = fallback, acceptance
+        self._fallback, self._goodput = fallback, goodput
         self._kind, self._clock = kind, clock
         self._answer = min(num_tokens, ANSWER_TOKENS)
-        self._width = max(spec.speculation.tree_width, 1)
+        self._width = width
         self._links: dict[str, DraftLink] = {}  # by worker id
         self._drafted: dict[tuple[str, int], Drafted] = {}  # by the sequence's key; the engine's thread
         self._news = threading.Condition()  # guards what follows, and what each `Drafted` says of its link
         self._by_number: dict[int, Drafted] = {}
         self._num_numbers = 0
         self._stepped_s: float | None = None
+        self._num_decodes = 0  # of the last step
         self._checked_s = 0.0
 
     # Jobs coming and going, from the engine's thread.
@@ -120,14 +125,16 @@ class RemoteDrafter:
             self._stepped_s = None
             return backup
         now_s = self._clock()
-        if self._stepped_s is not None:
-            self.patience.stepped(now_s - self._stepped_s)
+        took_s = now_s - self._stepped_s if self._stepped_s is not None else None
+        if took_s is not None:
+            self.patience.stepped(took_s)
         self._check(now_s)
         asked = [
             _Asked(which, seq, drafted) for which, seq in enumerate(seqs) if (drafted := self._drafted.get(seq.key))
         ]
-        for one in asked:
-            self._prove(one)
+        if took_s is not None:
+            self._prove(asked, took_s)
+        self._num_decodes = len(seqs)
         self._tell(asked)
         found = self._look(asked, depth, num_decodes=len(seqs))
         self._stepped_s = self._clock()
@@ -137,13 +144,19 @@ class RemoteDrafter:
         """Of which more tokens are expected to be right."""
         if guess is None or not other.token_ids:
             return guess or other
-        return guess if sum(self._acceptance.of(guess)) >= sum(self._acceptance.of(other)) else other
+        return guess if sum(self._goodput.acceptance.of(guess)) >= sum(self._goodput.acceptance.of(other)) else other
 
-    def _prove(self, asked: "_Asked") -> None:
-        """How much of what was proposed last has been written."""
-        seq, (length, draft) = asked.seq, asked.drafted.proposed
-        if draft.token_ids and seq.num_tokens > length:
-            self.patience.proved(len(draft.follow(seq.tokens(length, seq.num_tokens))))
+    def _prove(self, asked: List["_Asked"], took_s: float) -> None:
+        """What the last step's guesses were worth: tokens that were right, less those that the time to verify them
+        would have given."""
+        proved = [one for one in asked if one.drafted.proposed[1].token_ids]
+        if not proved:
+            return
+        lost, times = 0.0, self._goodput.times
+        if times.knows(self._num_decodes):
+            longer = took_s / max(times.expected_s(self._num_decodes, 0)[0], MIN_STEP_S) - 1
+            lost = self._num_decodes * min(max(longer, 0.0), MOST_LONGER)
+        self.patience.proved((sum(one.num_right for one in proved) - lost) / len(proved))
 
     def _tell(self, asked: List["_Asked"]) -> None:
         """The draft workers of what was written, in one message each."""
@@ -237,3 +250,10 @@ class _Asked:
     which: int
     seq: Sequence
     drafted: Drafted
+
+    @property
+    def num_right(self) -> int:
+        """Tokens that the last step wrote because they had been proposed: all but its last, as far as they are."""
+        length, draft = self.drafted.proposed
+        written = self.seq.tokens(length, self.seq.num_tokens)
+        return len(draft.follow(written[:-1]))

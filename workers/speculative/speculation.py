@@ -12,6 +12,8 @@ from workers.model.contract import ChunkKind, Watch
 from workers.speculative.goodput import Goodput, Outcome
 from workers.speculative.pace import Pace
 
+WATCHED_SEQS = 8  # of a step, so that it is told what was found likely
+
 
 class DraftedSpeculation:
     """See `workers.engine.drafting.Speculation`.
@@ -45,13 +47,20 @@ class DraftedSpeculation:
         self.job_watch = job_watch
         self._told_s = 0.0  # that steps had waited for draft workers
         self.drafting_s = 0.0
-        self.watch = watch
+        self._watch = watch
+        self._num_seqs = 0  # of the step
         self._propose = partial(
             proposed, drafter, max_model_len=max_model_len, vocab_size=vocab_size, paths_only=paths_only
         )
 
+    @property
+    def watch(self) -> Watch | None:
+        """Of a step of many sequences nothing is told: each is drafted little for, and to look costs the step."""
+        return self._watch if self._num_seqs <= WATCHED_SEQS else None
+
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
+        self._num_seqs = len(seqs)
         if self._pace is not None:
             self._pace.begin(num_decodes)
         drafts = self._propose(seqs, self._max_tokens)

@@ -6,7 +6,7 @@ def seasoned(*, answer_s: float, step_s: float, gain: float) -> Patience:
     for _ in range(200):
         patience.answered(answer_s)
         patience.stepped(step_s)
-        patience.proved(gain)  # type: ignore[arg-type]  # an average
+        patience.proved(gain)
     return patience
 
 
