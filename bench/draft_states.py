@@ -109,6 +109,8 @@ def main(
     """Ways to verify drafts of models that keep states."""
     torch.set_num_threads(1)
     batches, lengths = ([int(word) for word in words.split(",")] for words in (sequences, tokens))
+    if any(length < 1 or length & (length - 1) for length in lengths):
+        raise typer.BadParameter(f"{tokens}: each is a power of 2", param_hint="--tokens")
     if quick:
         batches, lengths, rounds = batches[:1], lengths[-1:], min(rounds, 5)
     about_s = len(SIZES) * len(batches) * len(lengths) * rounds * CASE_S

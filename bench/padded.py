@@ -34,7 +34,7 @@ def padded(folder: Path, num_layers: int) -> Path:
             parts = name.split(".")
             if "layers" in parts and int(parts[parts.index("layers") + 1]) >= num_own and name.endswith(SILENT):
                 weight.zero_()
-    scratch = made.with_suffix(".part")
+    scratch = made.with_name(f"{made.name}.part")
     model.save_pretrained(scratch)
     for file in folder.glob("*.json"):
         if not (scratch / file.name).exists():

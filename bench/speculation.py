@@ -151,7 +151,7 @@ def main(
     sets = read_questions(Path(prompts)) if prompts else TEXTS if plain else PROMPTS
     sizes = [int(word) for word in concurrency.split(",")]
     if quick:
-        rounds, tokens, sizes = 1, min(tokens, 64), sizes[:: max(len(sizes) - 1, 1)]  # the ends
+        rounds, tokens, sizes = 1, min(tokens, 40), sizes[:: max(len(sizes) - 1, 1)]  # the ends
     names = methods.split(",")
     about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S * len(names) / 2
     announce("bench.speculation", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])

@@ -23,6 +23,7 @@ from workers.model.contract import Batch, Chunk, ChunkKind, SampleRow
 from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
+from workers.model.trees import MAX_TOKENS
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 BRANCHES = 4  # of the tree, of equal length
@@ -81,6 +82,9 @@ def main(
     quick: Quick = False,
 ) -> None:
     """What a tree costs."""
+    sizes = [int(word) for word in tokens.split(",")]
+    if not 1 <= min(sizes) <= max(sizes) <= MAX_TOKENS:
+        raise typer.BadParameter(f"{tokens}: each is 1 to {MAX_TOKENS}", param_hint="--tokens")
     if quick:
         rounds = min(rounds, 5)
     announce("bench.tree_step", about_s=60, dtypes=[resolve_dtype(dtype, "cpu")])
@@ -98,7 +102,7 @@ def main(
     runner.warm_up()
     blocks_each = -(-(context + 64) // spec.engine.block_size)
     for size in map(int, concurrency.split(",")):
-        for drafts in map(int, tokens.split(",")):
+        for drafts in sizes:
             shapes = {"none": (0, ()), "path": (drafts, ()), "tree": (drafts, tree_of(drafts))}
             steps = {name: batch(size, context, blocks_each, *shape) for name, shape in shapes.items()}
             moves = [

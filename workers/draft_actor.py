@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from baton.errors import ConfigError
 from workers.actor import WorkerActor
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ class DraftActor(WorkerActor):
         from workers.speculative.draft_engine import DraftEngine
         from workers.speculative.draft_service import DraftingService
 
+        if runner.num_states:
+            raise ConfigError(
+                f"pools.draft.model: {self.spec.model_name or self.spec.model} keeps a state that a wrong guess cannot "
+                "be taken out of; give a model without linear attention"
+            )
         drafting = DraftingService(spec=self.spec, incarnation=self.incarnation)
         engine = DraftEngine(
             runner=runner,

@@ -111,9 +111,9 @@ def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
     from rich.text import Text
 
     if not worker.serves and worker.guess_share is not None:
-        noun = "worker" if worker.num_draft_peers == 1 else "workers"
         yield Text(
-            f"{worker.worker_id}: drafts for {worker.num_running} sequences of {worker.num_draft_peers} {noun}, "
+            f"{worker.worker_id}: drafts for {_counted(worker.num_running, 'sequence')} of "
+            f"{_counted(worker.num_draft_peers, 'worker')}, "
             f"{worker.num_output_tokens} tokens so far; foresaw {worker.guess_share:.0%} of what was written"
         )
     drafted, accepted = worker.drafted_by_place, worker.accepted_by_place
@@ -126,6 +126,10 @@ def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
         f"now {worker.drafts_per_decode:.1f} a decode; {worker.drafting_s:.1f} s drafting, "
         f"{worker.verifying_s:.1f} s verifying{_by(worker)}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _by(worker: "WorkerStatus") -> str:
@@ -144,8 +148,9 @@ def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":
     elif worker.error:
         yield Text(f"{worker.worker_id} {worker.failure}", style="red")
     if worker.num_failed_transfers:
-        noun = "transfer" if worker.num_failed_transfers == 1 else "transfers"
-        yield Text(f"{worker.worker_id}: {worker.num_failed_transfers} KV {noun} failed so far", style="yellow")
+        yield Text(
+            f"{worker.worker_id}: {_counted(worker.num_failed_transfers, 'KV transfer')} failed so far", style="yellow"
+        )
 
 
 def _row(worker: "WorkerStatus") -> list[str]:

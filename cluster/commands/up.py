@@ -39,10 +39,13 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     from cluster.host import state
     from cluster.local import ray_node as local_ray
     from cluster.local.bring_up import bring_up
+    from cluster.models.find import draft_in_full
 
     found = state.read()
     if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model
         config = resolve_config_shown(config)
+    else:
+        config = draft_in_full(config)
     console = Console(stderr=True, soft_wrap=True)
 
     def warn(text: str) -> None:

@@ -54,7 +54,9 @@ def check_draft_model(config: BatonConfig) -> None:
     """Raises: ConfigError: something drafts with a model, none is named, and the served one has none of its own."""
     if config.pools.draft.model or not config.wants_draft_model or config.model in (AUTO, *DEFAULT_DRAFTS):
         return
-    wants = f"{config.pools.draft.workers} draft workers" if config.pools.draft.workers else "speculation.method: draft"
+    num_workers = config.pools.draft.workers
+    noun = "worker" if num_workers == 1 else "workers"
+    wants = f"{num_workers} draft {noun}" if num_workers else "speculation.method: draft"
     known = ", ".join(f"`model: {model}` has {draft}" for model, draft in DEFAULT_DRAFTS.items())
     raise ConfigError(
         f"pools.draft.model: is left out, and for {wants} {config.shown_name} has no draft model of its own ({known}); "

@@ -47,7 +47,7 @@ class DraftPoolConfig:
     """Workers that guess ahead with a model of their own, for those that decode."""
 
     workers: int = 0  # 0: where a model is named, each worker that decodes drafts with it itself
-    model: str = ""  # as the config's own; empty: nothing drafts with a model
+    model: str = ""  # as the config's own; empty: the served model's own, where something asks for one
     layer_parallel: int = 1  # layers of a draft worker's model that are computed at once, one on each of its ranks
     placement: str = PACK  # this and the next: as of other pools
     cores: tuple[tuple[int, ...], ...] | None = None

@@ -81,7 +81,7 @@ class Controller:
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
-        for role in Role if device == "cuda" else ():
+        for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), nodes.gpu_share(around, new.num_ranks))
         plan.save(self._namespace, new)
         self._plan = new

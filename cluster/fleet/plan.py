@@ -40,12 +40,16 @@ class FleetPlan:
         return pool
 
     def engine(self, role: Role) -> EngineSpec:
-        """A draft worker has memory for its own model's KV of what the workers that decode can hold."""
+        """A draft worker has memory for its own model's KV of what the workers that decode can hold, and the limits
+        of its own model: longer texts go on without its guesses.
+        """
         if role is not Role.DRAFT:
             return self.config.engine
         return replace(
             self.config.engine,
             memory_bytes=draft_memory_bytes(self.config, Path(self.model_path), Path(self.draft_path)),
+            max_model_len=None,
+            state_cache_spacing=None,
         )
 
 

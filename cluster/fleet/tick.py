@@ -8,7 +8,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 
 class WorkerPhase(enum.StrEnum):
@@ -41,6 +41,7 @@ class FleetLimits:
     drain_timeout_s: float = 30.0
     backoff_s: float = 0.5  # after the second failure in a row; doubles with each further one
     max_backoff_s: float = 30.0
+    max_draft_backoff_s: float = 300.0  # of workers that take no requests: their starts take time from those that do
     steady_s: float = 60.0  # a worker that was ready for so long clears its slot's failures
 
 
@@ -92,11 +93,12 @@ def worker_id(role: Role, index: int) -> str:
     return f"{role}-{index}"
 
 
-def backoff_s(num_failures: int, limits: FleetLimits) -> float:
-    """Wait before a slot's next start: none after one failure, then doubling up to `max_backoff_s`."""
+def backoff_s(role: Role, num_failures: int, limits: FleetLimits) -> float:
+    """Wait before a slot's next start: none after one failure, then doubling up to its role's limit."""
     if num_failures <= 1:
         return 0.0
-    return min(limits.backoff_s * 2.0 ** min(num_failures - 2, 64), limits.max_backoff_s)
+    most_s = limits.max_backoff_s if role in SERVING_ROLES else limits.max_draft_backoff_s
+    return min(limits.backoff_s * 2.0 ** min(num_failures - 2, 64), most_s)
 
 
 def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: FleetLimits, now_s: float) -> list[Action]:
@@ -113,7 +115,7 @@ def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Flee
             worker = by_id.get(worker_id(role, index))
             if worker is None:
                 actions.append(Start(role, index, 0))
-            elif worker.phase not in LIVE and now_s >= worker.entered_s + backoff_s(worker.num_failures, limits):
+            elif worker.phase not in LIVE and now_s >= worker.entered_s + backoff_s(role, worker.num_failures, limits):
                 actions.append(Start(role, index, worker.num_failures))
     for worker in by_id.values():
         wanted = worker.index < desired.get(worker.role, 0)

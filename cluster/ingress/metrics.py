@@ -55,7 +55,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
     "baton_worker_transfers_failed": ("KV transfers that failed", lambda s: s.num_failed_transfers),
     "baton_worker_prefix_hit_tokens": ("Prompt tokens found in the prefix cache", lambda s: s.num_prefix_hit_tokens),
     "baton_worker_prompt_tokens": ("Prompt tokens read", lambda s: s.num_prompt_tokens),
-    "baton_worker_output_tokens": ("Tokens written", lambda s: s.num_output_tokens),
+    "baton_worker_output_tokens": ("Tokens written; of a draft worker, guessed", lambda s: s.num_output_tokens),
     "baton_worker_draft_tokens_cut": (
         "Draft tokens that a step had neither budget nor blocks for",
         lambda s: s.num_cut_draft_tokens,

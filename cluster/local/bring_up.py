@@ -211,14 +211,19 @@ class _Start:
 
     def _drafts_settled(self, status: "FleetStatus", late: bool) -> bool:
         """Whether draft workers are there, or not worth waiting for: answers come without them, only later."""
-        drafts = [worker for worker in status.workers if not worker.serves]
-        for worker in drafts:
-            if worker.phase != "ready" and worker.error:
-                self._warn(
-                    f"{worker.worker_id} {worker.failure}; answers come without its drafts, `baton status` says when "
-                    "it is back"
-                )
+        missing = [worker for worker in status.workers if not worker.serves and worker.phase in ("starting", "failed")]
+        without = "answers come without its drafts, `baton status` says when it is back"
+        for worker in missing:
+            if worker.error_is_final:
+                self._warn(f"{worker.worker_id} cannot start: {worker.error}; answers come without its drafts")
                 return True
+            if worker.error:
+                self._warn(f"{worker.worker_id} {worker.failure}; {without}")
+                return True
+        if late:
+            for worker in missing:
+                timeout_s = self._config.health.start_timeout_s
+                self._warn(f"{worker.worker_id} is not ready after {timeout_s:g} s; {without}")
         return late or all(pool.is_whole for pool in status.pools)
 
     def _publish(self) -> None:

@@ -24,7 +24,7 @@ from cluster.ingress.environment import find_haproxy
 from cluster.local import ray_node as local_ray
 from cluster.local.draft_preflight import check_draft, draft_ranks_bytes
 from cluster.local.preflight import check_model, ranks_and_cores
-from cluster.models.find import with_draft
+from cluster.models.find import find_draft, with_draft
 from cluster.models.packages import PACKAGES
 from workers.model.cache_folder import CACHE_VARIABLE, made_cache_folder
 from workers.model.cpu.native import isa
@@ -191,17 +191,16 @@ def _draft_model(config: BatonConfig) -> tuple[Check, int]:
     subject = "draft model"
     try:
         config = with_draft(replace(config, model=DEFAULT_MODEL if config.model == AUTO else config.model))
-        name, missing = (
-            config.pools.draft.model,
-            [one for one in (config.model, config.pools.draft.model) if _lacks(one)],
-        )
+        name = config.pools.draft.model
+        missing = [one for one in (config.model, name) if _lacks(one)]
         if missing:
             return Check(subject, Verdict.NOTE, f"{name}: not looked at, {missing[0]} is not here yet"), 0
-        folder, target = resolve_model(name), resolve_model(config.model)
+        folder, target = Path(find_draft(config)), resolve_model(config.model)
         check_draft(folder, target, config)
     except BatonError as error:
         return _bad(subject, error), 0
-    weights, processes = _weight_bytes(folder), config.pools.draft.workers * config.pools.draft.num_ranks * WORKER_BYTES
+    pool, weights = config.pools.draft, _weight_bytes(folder)
+    processes = pool.workers * pool.num_ranks * WORKER_BYTES
     on_cpu = 0 if config.device == "cuda" else draft_ranks_bytes(config, folder, target, weights)
     found = f"{name}: {folder}, {weights / 2**20:.0f} MiB of weights"
     return Check(subject, Verdict.GOOD, found), on_cpu + processes

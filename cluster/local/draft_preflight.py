@@ -7,7 +7,7 @@ from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig
 from cluster.ingress.model_json import read_json
 from cluster.local.preflight import text_config
-from cluster.models.draft_memory import draft_memory_bytes
+from cluster.models.draft_memory import draft_memory_bytes, own_draft_bytes
 from workers.model import specs
 from workers.model.gguf.folder import gguf_source
 
@@ -44,7 +44,7 @@ def draft_ranks_bytes(config: BatonConfig, draft: Path, model: Path, weights: in
     """
     pools = config.pools
     if config.drafts_locally:
-        return (pools.decode.workers + pools.mixed.workers) * weights
+        return (pools.decode.workers + pools.mixed.workers) * (weights + own_draft_bytes(config, model, draft))
     return pools.draft.workers * (pools.draft.layer_parallel * weights + draft_memory_bytes(config, model, draft))
 
 

@@ -89,8 +89,14 @@ def check_cores(config: BatonConfig) -> None:
 def warnings(config: BatonConfig) -> Iterator[str]:
     """What works on this machine, but not well."""
     draft, method = config.pools.draft.model, config.speculation.method
+    num_layers = config.pools.draft.layer_parallel
     if draft and method not in MODEL_DRAFTS:
         yield f"pools.draft.model: {draft} is not used, since speculation.method is {method}; set auto or draft"
+    if config.drafts_locally and num_layers > 1:
+        yield (
+            f"pools.draft.layer_parallel: {num_layers} is not used, since pools.draft.workers is 0: each worker that "
+            "decodes computes its draft model alone; give draft workers"
+        )
     num_ranks, num_cores = ranks_and_cores(config)
     if num_ranks > num_cores and config.device != "cuda" and not (config.device == "auto" and any(_gpus())):
         yield (

@@ -57,10 +57,16 @@ def with_draft(config: BatonConfig) -> BatonConfig:
     name = config.pools.draft.model
     if not name and config.wants_draft_model:
         name = DEFAULT_DRAFTS[config.model]
-    if not name:
-        return config
-    if is_path(name):
-        name = str(Path(name).expanduser().absolute())
+    return draft_in_full(_with_draft_named(config, name))
+
+
+def draft_in_full(config: BatonConfig) -> BatonConfig:
+    """The config with the path of a draft model in full: who reads it next may stand in another folder."""
+    name = config.pools.draft.model
+    return _with_draft_named(config, str(Path(name).expanduser().absolute())) if name and is_path(name) else config
+
+
+def _with_draft_named(config: BatonConfig, name: str) -> BatonConfig:
     return replace(config, pools=replace(config.pools, draft=replace(config.pools.draft, model=name)))
 
 

@@ -50,7 +50,7 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress)
     return Taken(
         profile=fitted(config, first, measured, transfers, others=steps),
         measured=measured,
-        notes=(*notes, *_busy(measured)),
+        notes=(*notes, *_busy(measured), *not_measured(config)),
     )
 
 
@@ -175,6 +175,13 @@ def _busy(measured: Measured) -> list[str]:
         f"the measured worker waited for its core {measured.waited:.0%} of the time: other programs run here; the "
         "calmer half of the rounds was taken, a quiet machine gives a better profile"
     ]
+
+
+def not_measured(config: BatonConfig) -> list[str]:
+    """In words, what the config has and its profile does not."""
+    if not config.wants_draft_model and not config.drafts_locally:
+        return []
+    return ["workers were measured without drafts: a profile holds no costs of draft models or workers yet"]
 
 
 def raw_points(measured: Measured, others: Mapping[str, Sequence[StepPoint]]) -> dict[str, list[dict[str, Any]]]:

@@ -28,7 +28,8 @@ def resolved(config: BatonConfig) -> FleetPlan:
 
 
 def worker_specs(config: BatonConfig, *, secret: str = "s3cret") -> list[WorkerSpec]:
-    """Every rank of every worker of every pool; cores are shared out as by the controller on one node."""
+    """Every rank of every worker that takes requests, none of which drafts with a model: there is no path to one. Cores
+    are shared out as by the controller on one node, draft workers counted."""
     plan = resolved(config)
     specs: list[WorkerSpec] = []
     for role in (Role.PREFILL, Role.DECODE, Role.MIXED):

@@ -68,6 +68,9 @@ class ModelGuesser:
         keys = {_key(seq) for seq in seqs}
         self._known = {key: known for key, known in self._known.items() if key in keys}
 
+    def can_draft(self, seq: Seq) -> bool:
+        return True
+
     def num_unread(self, seq: Seq) -> int:
         missing = seq.num_tokens - self._known.get(_key(seq), 0)
         return missing if missing > CAUGHT_UP else 0

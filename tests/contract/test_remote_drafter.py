@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from baton.v1 import inference_pb2
-from tests.draft_server import DraftServer, waiting_drafter
+from tests.draft_server import PATIENCE_S, DraftServer, waiting_drafter
 from tests.unit.engine.driver import OPEN, Driver, make_spec
 from workers.engine.wire import sampling_message, sampling_params
 from workers.model.fake import VOCAB_SIZE, FakeRunner
@@ -50,11 +50,15 @@ def answer(prompt: list[int], choice: int = 0, **sampling: object) -> list[int]:
     return FakeRunner.expected_output(prompt, params, choice, NUM_OUTPUTS)
 
 
-def until_up(drafter: RemoteDrafter, driver: Driver) -> None:
-    """Steps go by until the link is up and prompts are read, as they would while a model computes."""
-    for _ in range(3):
+def until_told(drafter: RemoteDrafter, driver: Driver) -> None:
+    """Until the draft worker has guessed at all that was submitted, or has refused to."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not drafter._drafted:
         driver.step()
-        time.sleep(0.05)
+    (link,) = drafter._links.values()
+    while any(drafted.futures is None for drafted in drafter._drafted.values()) and not link.refusal:
+        assert time.monotonic() < deadline_s, "nothing is guessed"
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("roles", [(Role.MIXED,), (Role.PREFILL, Role.DECODE)], ids=["mixed", "pair"])
@@ -66,7 +70,7 @@ def test_answers_are_those_without_drafts(
     driver, drafter = drive(server, *roles, width=width)
     for name, prompt in PROMPTS.items():
         driver.submit(name, prompt, choices=2, max_tokens=NUM_OUTPUTS, temperature=temperature)
-    until_up(drafter, driver)
+    until_told(drafter, driver)
     driver.run()
     for name, prompt in PROMPTS.items():
         for choice in range(2):
@@ -83,7 +87,7 @@ def test_preempted_sequences_are_followed_on_and_aborted_ones_forgotten(server: 
     driver, drafter = drive(server, Role.MIXED, memory_bytes=20 * 128, prefix_cache=False)
     for name, prompt in PROMPTS.items():
         driver.submit(name, prompt, max_tokens=NUM_OUTPUTS)
-    until_up(drafter, driver)
+    until_told(drafter, driver)
     driver.abort("r1")
     driver.run()
     for name, prompt in PROMPTS.items():
@@ -101,7 +105,7 @@ def test_a_draft_model_of_another_vocabulary_is_refused_with_both_sizes(server: 
     driver = Driver([spec], drafter=drafter)
     driver.engines[0].jobs.watch, driver.draft = drafter, server.route
     driver.submit("r0", PROMPTS["r0"], max_tokens=NUM_OUTPUTS)
-    until_up(drafter, driver)
+    until_told(drafter, driver)
     driver.run()
     assert driver.answer("r0") == answer(PROMPTS["r0"])
     (link,) = drafter._links.values()

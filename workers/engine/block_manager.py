@@ -121,6 +121,14 @@ class BlockManager:
         """
         self._take(self.num_missing_blocks(seq, num_tokens), seq.block_ids)
 
+    def shrink(self, seq: Sequence, num_tokens: int) -> None:
+        """Gives back what `seq` holds beyond blocks for its first `num_tokens` tokens, all computed ones at least."""
+        num_kept = -(-num_tokens // self.block_size)
+        spare = seq.block_ids[num_kept:]
+        del seq.block_ids[num_kept:]
+        for block_id in reversed(spare):
+            self._dereference(block_id)
+
     def commit(self, seq: Sequence) -> None:
         """After a step: makes the blocks that are full of computed tokens now known to the prefix cache.
 

@@ -87,8 +87,7 @@ class JobTable:
         for choice in job.choices:
             assert (job.seq.request_id, choice) not in self._jobs, f"{job.seq.request_id}/{choice} is here already"
             self._jobs[job.seq.request_id, choice] = job
-        if self.watch is not None and job.draft is not None:
-            self.watch.begins(job.seq, job.draft)
+        self._begins(job)
 
     def remove(self, job: Job) -> None:
         for choice in job.choices:
@@ -100,7 +99,12 @@ class JobTable:
         self._pop(job.seq.request_id, choice)
         if job.choices and job.seq.choice == choice:
             job.seq.choice = job.choices[0]
+            self._begins(job)
         job.seq.siblings = tuple(other for other in job.choices if other != job.seq.choice)
+
+    def _begins(self, job: Job) -> None:
+        if self.watch is not None and job.draft is not None:
+            self.watch.begins(job.seq, job.draft)
 
     def _pop(self, request_id: str, choice: int) -> None:
         gone = self._jobs.pop((request_id, choice), None)

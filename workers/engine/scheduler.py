@@ -3,7 +3,8 @@
 A step has a budget of tokens. All running decodes come first, then running prompts share what is left, then waiting
 ones are admitted while blocks and places last (the order of Sarathi-Serve). A prompt's blocks are all taken when it is
 admitted, so that prompts in progress never wait for each other; decodes grow block by block. Draft tokens come last:
-they lengthen decodes by what budget and blocks the others leave, so that they delay and preempt nobody.
+they lengthen decodes by what budget and blocks the others leave, and the blocks are given back as soon as somebody
+lacks one, so that they delay and preempt nobody.
 
 Invariant: seniority. Both lists are in order of arrival, a sequence loses its blocks (preemption, to be recomputed
 later) only to an older one, and nothing is admitted past an older one that waits. So the oldest that runs always gets
@@ -82,6 +83,7 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._has_spare = False  # blocks that were taken for drafts may be with sequences that do not need them yet
         self.num_cut_draft_tokens = 0  # draft tokens for which a step had neither budget nor blocks
         self._blocks = blocks
         self._max_batched_tokens = max_batched_tokens
@@ -132,7 +134,7 @@ class Scheduler:
         _, num_blocks = self._blocks.admission_cost(seq, brings_state=True)
         if seq.num_tokens % self._blocks.block_size == 0:
             num_blocks += 1
-        return num_blocks + (len(self.running) if num_busy else 0) <= self._blocks.num_free_blocks
+        return self._are_free(num_blocks + (len(self.running) if num_busy else 0))
 
     def plan(self, now_s: float, drafts: Drafts | None = None) -> StepPlan:
         """Chooses the step's chunks, takes the blocks they need and sets statuses; may be empty.
@@ -189,7 +191,7 @@ class Scheduler:
         seq = self.running[index]
         end = seq.num_computed_tokens + num_tokens
         num_missing = self._blocks.num_missing_blocks(seq, end)
-        while num_missing > self._blocks.num_free_blocks:
+        while not self._are_free(num_missing):
             if len(self.running) == 1:
                 return False
             victim = self.running[-1]
@@ -198,6 +200,14 @@ class Scheduler:
                 return False
         self._blocks.grow(seq, end)
         return True
+
+    def _are_free(self, num_blocks: int) -> bool:
+        """Whether so many blocks are, if need be once those are given back that drafts took and no text fills yet."""
+        if num_blocks > self._blocks.num_free_blocks and self._has_spare:
+            self._has_spare = False
+            for seq in self.running:
+                self._blocks.shrink(seq, seq.num_tokens)
+        return num_blocks <= self._blocks.num_free_blocks
 
     def _preempt(self, plan: StepPlan, victim: Sequence) -> None:
         """The youngest running sequence goes back to waiting, before all that came when it did or later."""
@@ -228,7 +238,7 @@ class Scheduler:
                 break
             # A block to grow for each that runs and for this one: else it would be preempted right away.
             reserve = len(self.running) + 1 if self.running else 0
-            if num_blocks + reserve > self._blocks.num_free_blocks or not self._blocks.has_slot:
+            if not self._are_free(num_blocks + reserve) or not self._blocks.has_slot:
                 break
             self._start(plan, self.waiting.popleft(), budget if self._chunked_prefill else num_uncomputed)
             num_places -= _num_places(seq)
@@ -255,7 +265,7 @@ class Scheduler:
         tree none is without the one before it.
 
         A block to grow is left for each that runs. What blocks the drafts take stays with their sequence whether they
-        are accepted or not: it grows into them next, and loses them with all others.
+        are accepted or not, for it grows into them next, until somebody else needs them.
         """
         blocks = self._blocks
         left = self._max_batched_tokens - sum(chunk.num_tokens for chunk in plan.chunks)
@@ -265,9 +275,11 @@ class Scheduler:
                 continue
             seq, end = chunk.seq, chunk.seq.num_tokens
             num_blocks = len(seq.block_ids) + max(blocks.num_free_blocks - len(self.running), 0)
-            num_wanted = len(draft.token_ids)
-            num_drafts = max(min(num_wanted, left, num_blocks * blocks.block_size - end, self._num_to_state(end)), 0)
-            blocks.grow(seq, end + num_drafts)
+            num_wanted = min(len(draft.token_ids), self._num_to_state(end))
+            num_drafts = max(min(num_wanted, left, num_blocks * blocks.block_size - end), 0)
+            if blocks.num_missing_blocks(seq, end + num_drafts):
+                blocks.grow(seq, end + num_drafts)
+                self._has_spare = True
             chunk.draft = draft.first(num_drafts)
             left -= num_drafts
             self.num_cut_draft_tokens += num_wanted - num_drafts

@@ -50,7 +50,8 @@ class PagedMeta:
     trees: Mapping[int, Sequence[int]] = field(default_factory=dict)
     # (chunk, first block, end block) -> how `attention_torch` gathers them: a new index on a GPU waits for it
     gathers: dict[tuple[int, int, int], slice | Tensor] = field(default_factory=dict)
-
+    # (chunk, first key, window) -> what the rows of a tree see, as `attention_torch` makes it for all layers
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     seen: dict[int | None, Tensor] = field(default_factory=dict)  # of `seen_rows`, by window
 
     @property

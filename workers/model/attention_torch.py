@@ -68,7 +68,10 @@ def _mask_of(meta: PagedMeta, chunk: int, oldest: int, window: int | None, devic
     num_queries = meta.query_starts[chunk + 1] - meta.query_starts[chunk]
     num_before = meta.num_contexts[chunk] - oldest
     if chunk in meta.trees:
-        return _tree_mask(num_before, meta.trees[chunk], window).to(device)
+        key = (chunk, oldest, window)
+        if key not in meta.masks:
+            meta.masks[key] = _tree_mask(num_before, meta.trees[chunk], window).to(device)
+        return meta.masks[key]
     return _mask(num_before, num_queries, window, device)
 
 

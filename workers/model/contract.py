@@ -32,7 +32,7 @@ class Chunk:
         block_ids: Blocks in token order; they cover at least start + len(token_ids) tokens.
         num_sequence_tokens: Tokens the sequence has in all so far (prompt, output and this chunk's drafts), >= start +
             len(token_ids). RoPE variants that depend on the length use this, so that chunking does not change a result.
-        kind: What the tokens are; a runner may compute both kinds alike, but for states.
+        kind: What the tokens are; a runner may compute all kinds alike, but for states.
         state_id: The slot of the sequence's state, which is that after `start` tokens (whatever is there when `start`
             is 0), and is that after this chunk, without the drafts that were not accepted, when the step has run. None:
             the model keeps no states.

@@ -8,10 +8,10 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from baton.errors import InternalError
+from baton.errors import InternalError, InvalidRequestError
 from baton.v1 import worker_pb2
 from baton.v1.draft_pb2 import Follow, Guess, News
 from workers.engine import wire
@@ -88,6 +88,9 @@ class DraftEngine:
         self._command(lambda: self.forecasts.leave(peer))
 
     def follow(self, peer: Peer, follow: Follow) -> None:
+        """Raises: InvalidRequestError: the model does not have such tokens, or the sampling parameters are none."""
+        self._check_tokens(follow.prompt_token_ids)
+        self._check_tokens(follow.output_token_ids)
         seq = Seq(
             request_id="",
             choice=follow.choice,
@@ -102,7 +105,15 @@ class DraftEngine:
         self._command(lambda: self.forecasts.follow(peer, follow.number, seq))
 
     def news(self, peer: Peer, news: News) -> None:
+        """Raises: InvalidRequestError: the model does not have such tokens."""
+        for written in news.written:
+            self._check_tokens(written.token_ids)
         self._command(partial(self._take_news, peer, news))
+
+    def _check_tokens(self, token_ids: Iterable[int]) -> None:
+        highest = max(token_ids, default=0)
+        if highest >= self.runner.vocab_size:
+            raise InvalidRequestError(f"token id {highest} is not in the vocabulary of {self.runner.vocab_size}")
 
     def submit(self, ingress_id: str, submit: worker_pb2.Submit) -> None:
         """Refused by name: a draft worker takes no requests."""
@@ -146,15 +157,17 @@ class DraftEngine:
             self._commands.popleft()()
         planned = self.forecasts.plan()
         if planned:
-            self._busy_since_s = self._busy_since_s or began_s
+            if self._busy_since_s is None:
+                self._busy_since_s = began_s
+                self._report(is_urgent=True)  # a first pass that hangs is seen by this alone
             self._tell(self._run(planned))
             took_s = self._clock() - began_s
             self._num_steps += 1
             self._step_s += (took_s - self._step_s) * (SMOOTHING if self._num_steps > 1 else 1.0)
             self._busy_since_s = self._clock()
-        else:
-            self._busy_since_s = None
-        self._report(is_idle=not planned)
+        elif self._busy_since_s is not None and began_s - self._busy_since_s >= HOUSEKEEPING_S:
+            self._busy_since_s = None  # not between two news: each would be two reports
+        self._report(is_urgent=not planned)
         return bool(planned or self._commands)
 
     def _run(self, planned: list[Planned]) -> dict[Peer, Guesses]:
@@ -191,10 +204,10 @@ class DraftEngine:
 
     # Its load.
 
-    def _report(self, *, is_idle: bool) -> None:
+    def _report(self, *, is_urgent: bool) -> None:
         now_s = self._clock()
         self.blocks.drain_cache_events()  # nobody routes by what is cached here
-        if now_s - self._reported_s < REPORT_S and not (is_idle or self._outputs or self._is_draining):
+        if now_s - self._reported_s < REPORT_S and not (is_urgent or self._outputs or self._is_draining):
             return
         load = self._load()
         if load != self.load or self._outputs:

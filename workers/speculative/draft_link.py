@@ -47,7 +47,7 @@ class DraftLink:
     ) -> None:
         self.name = name
         self.life = DOWN  # of the stream that is up; read by any thread
-        self.refusal = ""  # why the peer refused, while it does
+        self.refusal = ""  # why the peer is not asked again soon; empty: it may be
         self._address = address
         self._hello = hello
         self._secret = secret
@@ -70,7 +70,7 @@ class DraftLink:
                 self._hang_up()
 
     def check(self) -> None:
-        """Hangs up on a peer that is silent. Called now and then while anybody is followed."""
+        """Hangs up on a peer that is silent. Called now and then."""
         if self._call is not None and time.monotonic() - self._heard_s > SILENCE_S:
             self._hang_up()
 
@@ -95,7 +95,6 @@ class DraftLink:
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
         while not self._is_closed:
-            self._hurry.clear()
             lives = self._num_lives
             reason = self._talk()
             if self._num_lives > lives:
@@ -104,12 +103,13 @@ class DraftLink:
                 self._reason = reason
                 logger.warning("no drafts from worker_id=%s reason=%s", self.name, reason)
             self._hurry.wait(REFUSED_RETRY_S if self.refusal else retry_s)
+            self._hurry.clear()  # here, where whoever sets it next has the loop's condition or the address read anew
             retry_s = min(2 * retry_s, LAST_RETRY_S)
 
     def _talk(self) -> str:
         """One stream, to its end. Why it ended."""
         messages: queue.SimpleQueue[ToDrafter | None] = queue.SimpleQueue()
-        self._messages = messages
+        self._messages, self.refusal = messages, ""
         messages.put(ToDrafter(hello=self._hello))
         channel = grpc.insecure_channel(self._address, options=_OPTIONS)
         try:
@@ -118,6 +118,8 @@ class DraftLink:
             )
             self._heard_s = time.monotonic()
             self._call = replies = open_stream(_until_none(messages), metadata=(("baton-secret", self._secret),))
+            if self._is_closed:  # by whom there was no call to cancel yet
+                replies.cancel()
             for reply in replies:
                 self._take(reply)
         except grpc.RpcError as fault:
@@ -125,7 +127,7 @@ class DraftLink:
                 self.refusal = fault.details() or "unauthenticated"
             return f"{fault.code().name}: {fault.details()}"
         except ValueError as nonsense:
-            return str(nonsense)
+            self.refusal = str(nonsense)  # what it says next is hardly better
         finally:
             self.life, self._call = DOWN, None
             messages.put(None)

@@ -47,6 +47,9 @@ class ModelDrafter:
         """Forgets all other sequences."""
         self.blocks.keep({draft_key(seq) for seq in seqs})
 
+    def can_draft(self, seq: Sequence) -> bool:
+        return num_useful(seq, self._runner.max_model_len) > 0
+
     def num_unread(self, seq: Sequence) -> int:
         """Tokens to read before it is drafted for; 0: at once."""
         missing = self._num_missing(seq)
@@ -72,7 +75,7 @@ class ModelDrafter:
             self._begin([line for line in lines if line is not None and line.end > line.start])
             while going := [line for line in lines if line is not None and line.goes_on]:
                 self._go_on(going)
-        except RuntimeError:  # torch's, of memory too
+        except (RuntimeError, MemoryError):  # torch's, of memory too, and that of kernels in C
             logger.exception("the draft model failed; nothing is drafted any more")
             self._has_failed = True
             return [Draft()] * len(seqs)
@@ -81,7 +84,7 @@ class ModelDrafter:
     def _lines(self, seqs: List[Sequence], depth: int, left: int) -> list[Line | None]:
         """In the order of `seqs`; those with the least to read are served first. None: a draft would be of no use."""
         lines: list[Line | None] = [None] * len(seqs)
-        useful = [which for which, seq in enumerate(seqs) if num_useful(seq, self._runner.max_model_len) > 0]
+        useful = [which for which, seq in enumerate(seqs) if self.can_draft(seq)]
         unread = {which: self.num_unread(seqs[which]) for which in useful}
         for which in useful:
             self.blocks.follow(draft_key(seqs[which]))

@@ -57,7 +57,9 @@ class DraftingService(draft_pb2_grpc.DraftingServicer):
         self, request_iterator: AsyncIterator[ToDrafter], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[FromDrafter]:
         assert self._engine is not None
-        first = await anext(aiter(request_iterator), None)
+        first: ToDrafter | None = None
+        with contextlib.suppress(TimeoutError):
+            first = await asyncio.wait_for(anext(aiter(request_iterator), None), SILENCE_S)
         if first is None or first.WhichOneof("message") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
             return
@@ -67,12 +69,12 @@ class DraftingService(draft_pb2_grpc.DraftingServicer):
             logger.warning("refused worker_id=%s reason=%s", first.hello.worker_id, reply.refusal)
             return
         peer = self._engine.join(self._limits(first.hello))
-        self._waiting[peer] = Waiting()
+        waiting = self._waiting[peer] = Waiting()
         logger.info("drafting for worker_id=%s", first.hello.worker_id)
-        reader = asyncio.create_task(self._read(peer, request_iterator))
+        reader = asyncio.create_task(self._read(peer, request_iterator, waiting))
         try:
             while not reader.done():
-                yield FromDrafter(guesses=await _next(self._waiting[peer]))
+                yield FromDrafter(guesses=await _next(waiting))
         finally:
             reader.cancel()
             del self._waiting[peer]
@@ -104,8 +106,9 @@ class DraftingService(draft_pb2_grpc.DraftingServicer):
             keeps_drafted=self._spec.gang.layer_parallel == 1,
         )
 
-    async def _read(self, peer: Peer, messages: AsyncIterator[ToDrafter]) -> None:
-        """Until the stream ends, or the peer is silent for too long or talks nonsense."""
+    async def _read(self, peer: Peer, messages: AsyncIterator[ToDrafter], waiting: Waiting) -> None:
+        """Until the stream ends, or the peer is silent for too long or talks nonsense; then it is forgotten, even if
+        it takes no more of what it is told, and the stream stands still."""
         assert self._engine is not None
         reading = aiter(messages)
         try:
@@ -121,7 +124,8 @@ class DraftingService(draft_pb2_grpc.DraftingServicer):
         except BatonError as error:
             logger.warning("a peer's message makes no sense error=%s", error.message)
         finally:
-            self._waiting[peer].are_there.set()
+            self._engine.leave(peer)
+            waiting.are_there.set()
 
     def _take(self, guesses: dict[Peer, Guesses]) -> None:
         for peer, news in guesses.items():

@@ -20,6 +20,7 @@ class Drafted:
         num_told: Tokens that were told.
         futures: The newest guess; changed by the link's thread.
         asked_s: When the text left what was guessed; None: an answer is there.
+        is_late: It was waited for in vain, and nothing has come since: perhaps it is not followed any more.
         proposed: What was given to the engine last, and the text's length then.
     """
 
@@ -30,6 +31,7 @@ class Drafted:
     num_told: int = 0
     futures: Futures | None = None
     asked_s: float | None = None
+    is_late: bool = False
     proposed: tuple[int, Draft] = (0, NO_DRAFT)
 
     @property
@@ -40,7 +42,7 @@ class Drafted:
     @property
     def is_awaited(self) -> bool:
         """An answer to the newest news is on its way, as far as is known: there were some before."""
-        return self.futures is not None and self.is_followed
+        return self.futures is not None and self.is_followed and not self.is_late
 
     def draft(self, seq: Sequence, depth: int, width: int, kind: int) -> Draft | None:
         """What is guessed of the text as it is now; None: nothing."""
@@ -62,6 +64,7 @@ class Drafted:
         seq, self.life = self.seq, self.link.life
         if self.life == DOWN:
             return
+        self.futures = self.asked_s = None  # it is read first
         output = list(seq.output_token_ids)  # it may grow meanwhile
         self.num_told = len(seq.prompt_token_ids) + len(output)
         follow = Follow(

@@ -121,6 +121,8 @@ class Forecasts:
         news = token_ids[num_known - start :]
         if news:
             text.advance(news)
+        if not self._fits(text.known, peer.limits):  # it has grown too long: its place and blocks are for others
+            self.forget(peer, number)
 
     def forget(self, peer: Peer, number: int) -> None:
         text = peer.texts.pop(number, None)

@@ -4,8 +4,10 @@ The text grows meanwhile. While what is written walks along the tree, what stand
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 ROOT = 0
+MAX_NODES = 1024  # a draft worker's own trees are a tenth of that
 
 
 class Futures:
@@ -14,12 +16,14 @@ class Futures:
         base: Tokens of the text that the tree follows.
         token_ids: Of the nodes; among siblings the likeliest first.
         parents: Of each node its parent's place in `token_ids` plus 1, which is at most its own place; 0: the text.
-    Raises: ValueError: The two do not make a tree.
+    Raises: ValueError: The two do not make a tree, or one that is too large.
     """
 
     def __init__(self, base: int, token_ids: Sequence[int], parents: Sequence[int]) -> None:
         if len(token_ids) != len(parents) or any(parent > place for place, parent in enumerate(parents)):
             raise ValueError("a guess is no tree: each node's parent comes before it")
+        if len(token_ids) > MAX_NODES:
+            raise ValueError(f"a guess of {len(token_ids)} tokens: at most {MAX_NODES} are taken")
         self.base = base
         self._token_ids = token_ids
         self._children: list[list[int]] = [[] for _ in range(len(token_ids) + 1)]
@@ -55,7 +59,7 @@ class Futures:
 
     def below(self, node: int, depth: int, width: int) -> tuple[list[int], list[int], list[int]]:
         """The tree after `node`, parents first: token ids, of each its parent's place there (-1: none), and how many
-        siblings are likelier.
+        siblings are likelier. No siblings are equal: the first of such stays.
 
         Args:
             depth: Tokens in a row, at most.
@@ -68,9 +72,12 @@ class Futures:
         for _ in range(depth):
             above, level = level, []
             for parent, place in above:
-                for rank, child in enumerate(self._children[parent][:width]):
+                by_token: dict[int, int] = {}
+                for child in self._children[parent]:
+                    by_token.setdefault(self._token_ids[child - 1], child)
+                for rank, (token_id, child) in enumerate(islice(by_token.items(), width)):
                     level.append((child, len(token_ids)))
-                    token_ids.append(self._token_ids[child - 1])
+                    token_ids.append(token_id)
                     parents.append(place)
                     ranks.append(rank)
         return token_ids, parents, ranks

@@ -20,6 +20,10 @@ class CostlyDrafter(Protocol):
         """Forgets all other sequences."""
         ...
 
+    def can_draft(self, seq: Sequence) -> bool:
+        """Whether a draft would be of use, and the model can read so far."""
+        ...
+
     def num_unread(self, seq: Sequence) -> int:
         """Tokens to read before it is drafted for; 0: at once."""
         ...
@@ -52,7 +56,11 @@ class PacedDrafter:
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         drafts = list(self._free.propose(seqs, depth)) if self._free is not None else [Draft()] * len(seqs)
         self._costly.keep(seqs)
-        wanted = [which for which, draft in enumerate(drafts) if not self._is_likelier(draft)]
+        wanted = [
+            which
+            for which, draft in enumerate(drafts)
+            if not self._is_likelier(draft) and self._costly.can_draft(seqs[which])
+        ]
         plan = self._pace.plan(len(wanted)) if wanted else None
         if plan is None or not plan.depth:
             return drafts

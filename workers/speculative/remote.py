@@ -37,7 +37,7 @@ class RemoteDrafter:
     """See `workers.engine.drafting.Drafter` and `JobWatch`.
 
     Args:
-        width: Of trees of guesses; 1: paths.
+        width: Siblings in a draft, at most; 1: single paths.
         fallback: Drafts where no guess is there, or none as likely.
         goodput: How likely drafts of each kind are, and what steps take without any.
         kind: Of its drafts; the next one is of the runners-up of trees.
@@ -121,14 +121,16 @@ class RemoteDrafter:
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         backup = self._fallback.propose(seqs, depth)
+        if not self._links:
+            return backup
+        now_s = self._clock()
+        self._check(now_s)
         if not self._drafted:
             self._stepped_s = None
             return backup
-        now_s = self._clock()
         took_s = now_s - self._stepped_s if self._stepped_s is not None else None
         if took_s is not None:
             self.patience.stepped(took_s)
-        self._check(now_s)
         asked = [
             _Asked(which, seq, drafted) for which, seq in enumerate(seqs) if (drafted := self._drafted.get(seq.key))
         ]
@@ -206,6 +208,8 @@ class RemoteDrafter:
         self.counts.wait_s += took_s
         if not answered:
             self.patience.gave_up(took_s)
+            for one in missing:
+                one.drafted.is_late = one.drafted.asked_s is not None
 
     def _check(self, now_s: float) -> None:
         if now_s - self._checked_s >= CHECK_S:
@@ -232,9 +236,11 @@ class RemoteDrafter:
                 drafted = self._by_number.get(number)
                 if drafted is None:
                     continue
-                drafted.futures = futures
+                was_awaited = drafted.is_awaited  # else it was read first, or had lost its place
+                drafted.futures, drafted.is_late = futures, False
                 if drafted.asked_s is not None and self._is_answer(drafted, futures):
-                    self.patience.answered(now_s - drafted.asked_s)
+                    if was_awaited:
+                        self.patience.answered(now_s - drafted.asked_s)
                     drafted.asked_s = None
             self._news.notify_all()
 

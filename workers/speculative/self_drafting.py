@@ -47,6 +47,9 @@ class SelfDrafter:
         keys = {draft_key(seq) for seq in seqs}
         self._first = {key: first for key, first in self._first.items() if key in keys}
 
+    def can_draft(self, seq: Sequence) -> bool:
+        return num_useful(seq, self._subset.runner.max_model_len) > 0
+
     def num_unread(self, seq: Sequence) -> int:
         """The target has read it."""
         return 0

@@ -15,4 +15,5 @@ def who_drafts(spec: WorkerSpec) -> tuple[str, ...]:
         return (method,)
     models = [spec.draft_model_name or spec.draft_model] if spec.draft_model else []
     workers = [DRAFT_WORKERS] if spec.has_draft_workers else []
-    return (*([NGRAM] if method == "auto" else ()), *models, *workers)
+    has_ngram = method == "auto" or (workers and not models)  # where draft workers have said nothing
+    return (*([NGRAM] if has_ngram else ()), *models, *workers)

@@ -69,6 +69,11 @@ def _specified(model: str, hardware: str, machines: MachineOptions, search: Sear
 def _draft_spec(name: str, target: ModelSpec, device: DeviceSpec) -> ModelSpec:
     """Raises: ConfigError: no such model, or one that cannot draft for the target or on the device."""
     draft = read_model_spec(name)
+    if draft.state_bytes:
+        raise ConfigError(
+            f"--draft {name}: has linear attention: a guess that proves wrong cannot be taken out of its states; give "
+            "a model of softmax attention alone"
+        )
     if draft.vocab_size != target.vocab_size:
         raise ConfigError(
             f"--draft {name}: its vocabulary has {draft.vocab_size} tokens, {target.name}'s has {target.vocab_size}; "
@@ -96,7 +101,7 @@ def _profiled(model: str, path: Path, machines: MachineOptions, search: SearchOp
         profile=profile,
         kv_bytes=_kv_bytes(machines.kv_memory or KV_MEMORY),
         draft_model=draft,
-        draft_acceptance=profile.draft_chances(draft, _acceptance(search)) if draft else None,
+        draft_acceptance=profile.draft_chances(draft, _acceptance(search), asked=f"--draft {draft}") if draft else None,
     )
     within_node = machines.nodes == 1 and machines.gpus_per_node > 1
     transport = costs.transport(within_node=within_node)

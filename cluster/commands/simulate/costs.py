@@ -77,7 +77,8 @@ def _profiled_drafts(config: BatonConfig, profile: Profile, told: DraftChances |
         return drafts_of(config, told, None) if told is not None else None
     if told is None and draft not in profile.acceptance:
         return None
-    return drafts_of(config, profile.draft_chances(draft, told), profile.drafts[draft])
+    chances = profile.draft_chances(draft, told, asked=f"pools.draft.model: {draft}")
+    return drafts_of(config, chances, profile.drafts[draft])
 
 
 def drafting_model(config: BatonConfig) -> str:

@@ -11,6 +11,7 @@ from cluster.commands.load.arrivals import read_requests
 from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.simulate.costs import drafting_model, from_hardware, from_profile
 from cluster.commands.simulate.options import NUM_REQUESTS, RunOptions
+from cluster.config.checks import check_draft_model
 from cluster.config.load import to_tree
 from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
 from cluster.contracts.draft_chances import DraftChances
@@ -20,6 +21,7 @@ from cluster.planner.load import workload
 from cluster.simulator.faults import GRAMMAR, check_targets, parse_faults
 from cluster.simulator.from_config import worker_roles
 from workers.spec import Role
+from workers.speculative.methods import NONE, SELF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
     load.check()
     run.check(load)
     config = _with_model(config, costs)
-    if run.draft_acceptance is not None and config.speculation.method == "none":
-        raise ConfigError("--draft-acceptance: speculation.method is none in the config: nothing drafts; leave it out")
+    _check_drafts(config, run)
     cluster, source = _read_cluster(config, costs, run.draft_chances)
     requests = read_requests(
         load,
@@ -62,7 +63,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
         faults=() if run.faults is None else _faults(run.faults, config, requests.arrivals),
         slo=SLO(ttft_s=config.slo.ttft_ms / 1e3, tpot_s=config.slo.tpot_ms / 1e3, attainment=config.slo.attainment),
         title=f"{config.model} ({source}): {_pools(cluster)}, {_summary(requests.arrivals)}",
-        notes=(*requests.notes, *_notes(config, cluster)),
+        notes=(*requests.notes, *_notes(config, cluster, costs)),
         about={"model": config.model, "costs": source, "config": to_tree(config), "load": given},
     )
 
@@ -72,6 +73,18 @@ def _with_model(config: BatonConfig, costs: CostOptions) -> BatonConfig:
     if config.model != AUTO:
         return config
     return replace(config, model=DEFAULT_MODEL if costs.profile is None else read_profile(costs.profile).model)
+
+
+def _check_drafts(config: BatonConfig, run: RunOptions) -> None:
+    check_draft_model(config)
+    method = config.speculation.method
+    if run.draft_acceptance is not None and method == NONE:
+        raise ConfigError("--draft-acceptance: speculation.method is none in the config: nothing drafts; leave it out")
+    if run.draft_acceptance is not None and method == SELF:
+        raise ConfigError(
+            "--draft-acceptance: speculation.method is self in the config, and what drafts of skipped layers cost is "
+            "not known here; leave it out, or set another method"
+        )
 
 
 def _read_cluster(config: BatonConfig, costs: CostOptions, told: DraftChances | None) -> tuple[SimCluster, str]:
@@ -102,9 +115,17 @@ def _faults(text: str, config: BatonConfig, arrivals: Sequence[Arrival]) -> list
     return faults
 
 
-def _notes(config: BatonConfig, cluster: SimCluster) -> tuple[str, ...]:
-    if not drafting_model(config) or any(pool.drafts is not None for pool in cluster.pools):
+def _notes(config: BatonConfig, cluster: SimCluster, costs: CostOptions) -> tuple[str, ...]:
+    draft, num_ranks = drafting_model(config), config.pools.draft.num_ranks
+    if not draft:
         return ()
+    if any(pool.drafts is not None for pool in cluster.pools):
+        alone = (
+            f"draft workers of {num_ranks} ranks are simulated as ones of one rank: what more save is not known here"
+        )
+        return (alone,) if num_ranks > 1 else ()
+    if costs.profile is not None and draft not in read_profile(costs.profile).drafts:
+        return (f"drafts are not simulated: the profile holds no costs of {draft}; --hardware has them",)
     return ("drafts are not simulated: how often they are right is not known; give --draft-acceptance",)
 
 

@@ -136,9 +136,11 @@ class Profile:
             contention=self.contention,
         )
 
-    def draft_chances(self, draft: str, told: DraftChances | None) -> DraftChances:
+    def draft_chances(self, draft: str, told: DraftChances | None, *, asked: str) -> DraftChances:
         """What comes of drafts of a model: as `told`, else as measured.
 
+        Args:
+            asked: The option or key that names the model, with its value.
         Raises:
             ConfigError: The model was not profiled, or not what comes of its drafts.
         """
@@ -146,7 +148,7 @@ class Profile:
         if draft not in self.drafts or chances is None:
             known = ", ".join(self.drafts) or "none"
             raise ConfigError(
-                f"--draft {draft}: the profile holds draft models {known}, and `baton profile` measures none by itself "
+                f"{asked}: the profile holds draft models {known}, and `baton profile` measures none by itself "
                 "yet; leave it out, or give --hardware"
             )
         return chances

@@ -14,7 +14,6 @@ from cluster.planner.costs.transfer import Path
 from workers.memory_shares import state_spacing
 
 ACROSS_NODES = ("nccl", "gloo", "grpc")  # transports that reach another machine
-DRAFT_HOP_S = 3e-4  # of a gRPC message between two processes of one machine (two cores of an Intel Sapphire Rapids)
 PROBE_BYTES = 1 << 24  # transports are compared by what they take for so many
 
 
@@ -94,5 +93,5 @@ class ProfileCosts:
             draft=self.profile.drafts[self.draft_model],
             num_drafts=shape.num_drafts,
             acceptance=self.draft_acceptance,
-            hop_s=DRAFT_HOP_S,
+            hop_s=self.profile.to_worker_s,  # a message to another process and its engine's turn, as measured
         )

@@ -2,6 +2,7 @@ import pytest
 
 from tests.unit.engine.sequences import make_sequence
 from workers.engine.block_manager import BlockManager
+from workers.engine.draft import Draft
 from workers.engine.scheduler import Scheduler, StepPlan
 from workers.engine.sequence import Sequence, Status
 
@@ -13,10 +14,15 @@ def make(
     max_sequences: int = 8,
     chunked: bool = True,
     prefix_cache: bool = False,
+    state_spacing: int | None = None,
 ) -> tuple[Scheduler, BlockManager]:
     blocks = BlockManager(num_blocks=num_blocks, block_size=4, prefix_cache=prefix_cache)
     scheduler = Scheduler(
-        blocks=blocks, max_batched_tokens=budget, max_sequences=max_sequences, chunked_prefill=chunked
+        blocks=blocks,
+        max_batched_tokens=budget,
+        max_sequences=max_sequences,
+        chunked_prefill=chunked,
+        state_spacing=state_spacing,
     )
     return scheduler, blocks
 
@@ -332,3 +338,52 @@ def test_received_sequences_keep_to_the_places() -> None:
     assert not scheduler.can_receive(make_sequence(4), 2)
     assert not scheduler.can_receive(make_sequence(4, siblings=(1,)), 1)
     assert scheduler.can_receive(make_sequence(4, siblings=(1, 2, 3)), 0)
+
+
+def read_with_a_long_draft(num_blocks: int, names: str) -> tuple[Scheduler, BlockManager, list[Sequence]]:
+    """Prompts of three tokens, all read and one token on; the second had 12 draft tokens, all of them wrong."""
+    scheduler, blocks = make(num_blocks=num_blocks)
+    seqs = [make_sequence(3, name=name) for name in names]
+    for seq in seqs:
+        scheduler.add(seq)
+    step(scheduler, blocks)
+    plan = scheduler.plan(0.0, {seqs[1].key: Draft(range(12))})
+    assert [len(chunk.draft_token_ids) for chunk in plan.chunks][1] == 12
+    compute(plan, blocks)
+    assert len(seqs[1].block_ids) == 4
+    return scheduler, blocks, seqs
+
+
+def test_blocks_of_draft_tokens_are_given_back_to_admit_a_prompt() -> None:
+    scheduler, blocks, seqs = read_with_a_long_draft(9, "ab")
+    scheduler.add(waiting := make_sequence(8, name="c"))
+    assert scheduler.plan(0.0).admitted == [waiting]
+    blocks.check_integrity([*seqs, waiting])
+
+
+def test_blocks_of_draft_tokens_are_given_back_for_a_transfer() -> None:
+    scheduler, blocks, seqs = read_with_a_long_draft(8, "ab")
+    coming = make_sequence(8, name="c")
+    assert scheduler.can_receive(coming, 0)
+    blocks.allocate(coming)
+    blocks.grow(coming, 9)
+    blocks.check_integrity([*seqs, coming])
+
+
+def test_blocks_of_draft_tokens_are_given_back_before_anybody_is_preempted() -> None:
+    scheduler, blocks, seqs = read_with_a_long_draft(9, "abc")
+    for _ in range(5):  # up to nine tokens of each: all blocks, none of them spare
+        plan = scheduler.plan(0.0)
+        assert not plan.preempted
+        compute(plan, blocks)
+    assert [len(seq.block_ids) for seq in seqs] == [3, 3, 3]
+    blocks.check_integrity(seqs)
+
+
+def test_draft_tokens_beyond_a_state_that_is_kept_do_not_count_as_cut() -> None:
+    scheduler, blocks = make(state_spacing=8)
+    scheduler.add(seq := make_sequence(5))
+    step(scheduler, blocks)
+    (chunk,) = scheduler.plan(0.0, {seq.key: Draft(range(6))}).chunks
+    assert chunk.draft_token_ids == [0, 1]
+    assert scheduler.num_cut_draft_tokens == 0

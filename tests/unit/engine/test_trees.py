@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from baton.v1 import inference_pb2
 from tests.unit.engine.driver import OPEN
 from tests.unit.engine.oracle import Oracle
 from tests.unit.engine.test_drafts import NUM_OUTPUTS, PROMPTS, Make, answer, answers, ask, mixed, pair
@@ -73,6 +74,17 @@ def test_preempted_sequences_go_on_and_what_does_not_fit_is_counted(make: Make, 
     lost = {key for key, finals in driver.finals.items() if finals[0].error.retryable}
     assert len(lost) < len(known) / 2
     assert all(driver.answer(*key) == tokens for key, tokens in known.items() if key not in lost)
+
+
+@pytest.mark.parametrize("room", [1, 2, 7])
+def test_a_tree_may_have_more_tokens_than_the_longest_text_has_places(room: int) -> None:
+    prompt = PROMPTS["r3"]
+    whole = answer(prompt)
+    driver = mixed(oracle({("r", 0): whole}, width=8, right=1.0), max_model_len=len(prompt) + room)
+    driver.submit("r", prompt, max_tokens=NUM_OUTPUTS)
+    driver.run()
+    assert driver.answer("r") == whole[:room]
+    assert driver.finals["r", 0][0].finish_reason == inference_pb2.FINISH_REASON_LENGTH
 
 
 def test_what_paths_filled_is_found_in_the_prefix_cache() -> None:

@@ -11,7 +11,7 @@ from cluster.config.schema import BatonConfig
 from cluster.fleet.plan import FleetPlan, check_change, worker_spec
 from cluster.local.draft_preflight import draft_ranks_bytes
 from cluster.models.draft_memory import draft_memory_bytes
-from cluster.models.find import Silent, find_draft, resolve_config
+from cluster.models.find import Silent, draft_in_full, find_draft, resolve_config
 from workers.model.registry import resolve_model
 from workers.spec import GangSpec, Role, WorkerSpec
 from workers.speculative.who_drafts import who_drafts
@@ -38,11 +38,17 @@ def test_a_draft_worker_is_told_the_draft_model_and_its_layers_ranks() -> None:
     assert plan(POOL).num_ranks == 4
 
 
+def test_what_is_said_of_the_served_models_texts_and_states_is_not_said_of_the_draft_model() -> None:
+    told = spec(f"{POOL}\nengine: {{max_model_len: 512, state_cache_spacing: 64}}", Role.DRAFT)
+    assert (told.engine.max_model_len, told.engine.state_cache_spacing) == (None, None)
+
+
 def test_beside_draft_workers_the_others_are_told_nothing_of_their_model() -> None:
     told = spec(POOL, Role.DECODE)
     assert (told.model_name, told.draft_model, told.draft_model_name) == ("demo", "", "")
     assert told.has_draft_workers
     assert who_drafts(told) == ("ngram", "draft workers")
+    assert who_drafts(spec(f"{POOL}\nspeculation: {{method: draft}}", Role.DECODE)) == ("ngram", "draft workers")
     assert not spec(POOL, Role.PREFILL).has_draft_workers
     assert who_drafts(spec(POOL, Role.DRAFT)) == ()
 
@@ -70,6 +76,14 @@ def test_a_draft_model_that_is_not_there_is_named() -> None:
         find_draft(loads("pools: {draft: {model: nothing-such}}"))
 
 
+def test_a_draft_model_s_folder_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, full in (("mine", str(tmp_path / "mine")), ("demo-draft", "demo-draft"), ("org/name", "org/name")):
+        assert draft_in_full(loads(f"pools: {{draft: {{model: {name}}}}}")).pools.draft.model == full
+    assert draft_in_full(BatonConfig()) == BatonConfig()
+
+
 def _with_memory(text: str, memory: int) -> BatonConfig:
     config = loads(text)
     return replace(config, engine=replace(config.engine, memory_bytes=memory))
@@ -87,9 +101,17 @@ def test_a_draft_worker_has_memory_for_what_the_workers_that_decode_hold_and_eng
     assert spec(POOL, Role.DECODE).engine.memory_bytes == 1 << 30
 
 
+def test_a_draft_worker_is_not_held_to_lengths_of_the_served_model() -> None:
+    text = f"{POOL}\nengine: {{max_model_len: 4096, state_cache_spacing: 2048}}"
+    told = spec(text, Role.DRAFT).engine
+    assert (told.max_model_len, told.state_cache_spacing) == (None, None)
+    assert spec(text, Role.DECODE).engine.max_model_len == 4096
+
+
 def test_copies_of_the_draft_model_are_counted() -> None:
     assert draft_ranks_bytes(_with_memory(POOL, 1 << 20), DRAFT, MODEL, 1000) == 2000 + (1 << 20)
-    assert draft_ranks_bytes(_with_memory(ITSELF, 1 << 20), DRAFT, MODEL, 1000) == 1000
+    kv_bytes = (1 << 20) * (6 * 2) // (8 * 3)  # layers times heads of KV
+    assert draft_ranks_bytes(_with_memory(ITSELF, 1 << 20), DRAFT, MODEL, 1000) == 1000 + kv_bytes
 
 
 def test_draft_workers_may_come_and_go_but_not_take_over_from_workers_that_draft_themselves(tmp_path: Path) -> None:

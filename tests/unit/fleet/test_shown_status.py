@@ -9,10 +9,11 @@ from rich.console import Console
 
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.status import worker_table
+from cluster.config.schema import BatonConfig
 from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus, WorkerStatus
 from cluster.fleet.tick import WorkerPhase
 from cluster.host.state import ClusterState
-from cluster.local.bring_up import MAX_FAILURES, _raise_failure
+from cluster.local.bring_up import MAX_FAILURES, _raise_failure, _Start
 
 
 def status(phase: WorkerPhase = WorkerPhase.READY, **changes: Any) -> FleetStatus:
@@ -142,9 +143,9 @@ def test_who_drafts_and_how_often_in_time_is_told() -> None:
     changes = {"drafted_by_place": (10,), "accepted_by_place": (5,), "drafters": ("ngram", "draft workers")}
     (line,) = shown(status(num_guess_hits=3, num_guess_misses=1, draft_wait_s=0.25, **changes), width=200)[3:]
     assert line.endswith("; by ngram, draft workers, whose guesses were there 75% of the time (waited 0.2 s)")
-    counts = {"num_guess_hits": 9, "num_guess_misses": 1, "num_draft_peers": 2, "num_running": 4}
+    counts = {"num_guess_hits": 9, "num_guess_misses": 1, "num_draft_peers": 2, "num_running": 1}
     (line,) = shown(status(worker_id="draft-0", role="draft", num_output_tokens=99, **counts), width=200)[3:]
-    assert line == "draft-0: drafts for 4 sequences of 2 workers, 99 tokens so far; foresaw 90% of what was written"
+    assert line == "draft-0: drafts for 1 sequence of 2 workers, 99 tokens so far; foresaw 90% of what was written"
 
 
 def test_up_does_not_give_in_on_a_draft_worker() -> None:
@@ -154,3 +155,31 @@ def test_up_does_not_give_in_on_a_draft_worker() -> None:
     assert "draft-0 failed 3 times without a minute's service in between, the last time: no memory" in "".join(
         shown(status(WorkerPhase.FAILED, **failing), width=200)
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "late", "said"),
+    [
+        ({"phase": WorkerPhase.STARTING}, False, None),
+        (
+            {"phase": WorkerPhase.STARTING},
+            True,
+            "draft-0 is not ready after 300 s; answers come without its drafts, `baton status` says when it is back",
+        ),
+        (
+            {"phase": WorkerPhase.STARTING, "num_failures": 1, "error": "killed"},
+            False,
+            "draft-0 failed once: killed; answers come without its drafts, `baton status` says when it is back",
+        ),
+        (
+            {"phase": WorkerPhase.FAILED, "num_failures": 1, "error": "no memory", "error_is_final": True},
+            False,
+            "draft-0 cannot start: no memory; answers come without its drafts",
+        ),
+    ],
+)
+def test_up_goes_on_without_a_draft_worker_and_says_so(changes: dict[str, Any], late: bool, said: str | None) -> None:
+    warned: list[str] = []
+    fleet = status(worker_id="draft-0", role="draft", **changes)
+    settled = _Start(BatonConfig(), lambda text: None, warned.append)._drafts_settled(fleet, late)
+    assert (settled, warned) == ((True, [said]) if said else (False, []))

@@ -92,10 +92,11 @@ def test_a_worker_that_never_gets_ready_is_replaced() -> None:
 
 
 def test_the_first_failure_is_replaced_at_once_and_later_ones_wait_longer_up_to_a_bound() -> None:
-    waits = [backoff_s(n, LIMITS) for n in range(12)]
+    waits = [backoff_s(Role.DECODE, n, LIMITS) for n in range(12)]
     assert waits[:5] == [0.0, 0.0, 0.5, 1.0, 2.0]
     assert waits[-1] == LIMITS.max_backoff_s
-    assert backoff_s(10_000, LIMITS) == LIMITS.max_backoff_s
+    assert backoff_s(Role.DECODE, 10_000, LIMITS) == LIMITS.max_backoff_s
+    assert backoff_s(Role.DRAFT, 10_000, LIMITS) == LIMITS.max_draft_backoff_s
     failed = worker(phase=WorkerPhase.FAILED, entered_s=100.0, num_failures=3)
     assert tick({Role.DECODE: 1}, [failed], LIMITS, 100.9) == []
     assert tick({Role.DECODE: 1}, [failed], LIMITS, 101.0) == [Start(Role.DECODE, 0, 3)]

@@ -65,3 +65,10 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_a_draft_model_that_is_not_used_is_told_of() -> None:
     config = loads("pools: {draft: {workers: 0, model: mine}}\nspeculation: {method: ngram}")
     assert "pools.draft.model: mine is not used, since speculation.method is ngram" in "\n".join(warnings(config))
+
+
+def test_ranks_of_draft_workers_that_are_not_there_are_told_of() -> None:
+    said = "pools.draft.layer_parallel: 2 is not used, since pools.draft.workers is 0: each worker that decodes"
+    pool = "pools: {draft: {workers: %d, model: mine, layer_parallel: 2}}"
+    assert said in "\n".join(warnings(loads(pool % 0)))
+    assert "layer_parallel" not in "\n".join(warnings(loads(pool % 1)))

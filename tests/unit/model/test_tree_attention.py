@@ -112,6 +112,15 @@ def test_the_kernels(number: int, dtype: torch.dtype, head_dim: int) -> None:
     check(cpu_attention.paged_attention, number, dtype, head_dim)
 
 
+def test_what_a_tree_sees_is_found_once_for_all_layers() -> None:
+    inputs, _ = case(1, torch.float32, 32)
+    attention_torch.paged_attention(*inputs)
+    made = dict(inputs[3].masks)
+    attention_torch.paged_attention(*inputs)
+    assert {chunk for chunk, _, _ in made} == set(inputs[3].trees)
+    assert all(inputs[3].masks[key] is mask for key, mask in made.items())
+
+
 def test_positions_follow_the_depth_and_slots_the_order() -> None:
     chunk = Chunk(token_ids=[5] * 5, start=6, block_ids=[9, 3, 4], num_sequence_tokens=11, parents=[-1, -1, 0, 2])
     meta = build_meta([chunk], 4)

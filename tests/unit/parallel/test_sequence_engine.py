@@ -10,6 +10,7 @@ import pytest
 from baton.errors import BatonError
 from tests.models import FAMILIES, tiny
 from tests.unit.engine.driver import Driver
+from tests.unit.engine.oracle import Oracle
 from tests.unit.model.driver import generate, prompts_of
 from tests.unit.parallel.gangs import RankProcesses
 from tests.unit.parallel.test_tensor import ask, check, expected, one_thread, prompts, spec
@@ -94,6 +95,19 @@ def test_preempted_sequences_and_prefix_hits_and_choices_are_as_on_one_rank(rank
         assert answers(driver) == wanted
         assert driver.engines[0].stats.num_preemptions > 0
         assert driver.engines[0].stats.num_prefix_hit_tokens > 0
+
+
+def test_trees_of_drafts_beside_prompts_that_are_cut(ranks: RankProcesses) -> None:
+    folder = tiny("gemma3_text")
+    mine = shared("gemma3_text", max_batched_tokens=48)
+    answers = {(str(index), 0): want.tokens for index, want in enumerate(expected(folder))}
+    with ranks.gang(mine, 2, sequence=True) as led:
+        driver = Driver([mine], lambda _: led.runner, Oracle(answers, vocab_size=160, right=0.95, width=4))
+        ask(driver)
+        driver.run()
+        check(driver, folder)
+        assert gathered(led.runner).num_gathers > 0
+        assert driver.engines[0].stats.num_accepted_tokens > 0
 
 
 def test_what_is_gathered_is_the_keys_and_values_of_cut_chunks_alone(ranks: RankProcesses) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
+import pytest
+
+from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.overheads import ALONE
 from cluster.planner.costs.fitted import Profile
 from cluster.profiling.measure import Measured, as_measured, handed_bytes
 from cluster.profiling.points import StepPoint
-from cluster.profiling.profile import degrees_of, fitted, measured_workers
+from cluster.profiling.profile import degrees_of, fitted, measured_workers, not_measured
 from workers.spec import GangSpec, Role, WorkerSpec
 
 
@@ -91,3 +94,18 @@ def test_states_are_those_of_all_ranks_together_and_go_over_once() -> None:
 
 def test_a_worker_is_measured_without_drafts() -> None:
     assert {rank.speculation.method for rank in as_measured(worker(Role.MIXED, tensor_parallel=2))} == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("model: demo", 0),
+        ("model: demo\npools: {draft: {workers: 1}}", 1),
+        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}", 1),
+        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}\nspeculation: {method: ngram}", 0),
+    ],
+)
+def test_a_config_that_drafts_with_a_model_is_told_that_this_was_not_measured(text: str, notes: int) -> None:
+    told = not_measured(loads(text))
+    assert len(told) == notes
+    assert all("workers were measured without drafts" in note for note in told)

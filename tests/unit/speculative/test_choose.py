@@ -1,5 +1,6 @@
 """Which drafters a worker's spec asks for, and what is refused of a draft model."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from baton.errors import ConfigError
 from tests.models import tiny
 from tests.unit.engine.driver import make_spec as fake_spec
 from tests.unit.model.driver import make_spec
+from workers.draft_actor import DraftActor
 from workers.model.fake import FakeRunner
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
@@ -44,6 +46,14 @@ def test_a_draft_model_with_linear_attention_is_refused() -> None:
     spec = spec_of("auto", str(tiny("qwen3_next")))
     with pytest.raises(ConfigError, match=r"draft_model: .* keeps a state .*; give a model without linear attention"):
         choose_speculation(spec, TorchRunner(spec))
+
+
+def test_a_draft_worker_refuses_a_model_that_keeps_states() -> None:
+    spec = replace(fake_spec(Role.DRAFT), model_name="some-hybrid")
+    runner = FakeRunner(spec)
+    runner.num_states = 4
+    with pytest.raises(ConfigError, match=r"pools.draft.model: some-hybrid keeps a state .*; give a model without"):
+        asyncio.run(DraftActor(spec, "i1")._serve(runner, None))  # type: ignore[arg-type]
 
 
 def test_a_draft_model_that_is_not_there_is_refused() -> None:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from baton.errors import InvalidRequestError
 from baton.v1.draft_pb2 import Follow, News, Written
 from tests.unit.engine.driver import make_spec
+from workers.engine.engine import StepReport
 from workers.engine.wire import sampling_message
 from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import VOCAB_SIZE, FakeRunner, _packed, _state, _token
@@ -191,3 +193,48 @@ def test_peers_share_few_blocks_and_places_and_all_are_given_back(seed: int) -> 
         worker.engine.leave(peer)
     worker.run()
     assert worker.is_clean
+
+
+def test_a_text_that_grew_past_what_the_model_reads_gives_its_place_to_others() -> None:
+    worker = Worker(num_tokens=4, memory_bytes=40 * 128, max_sequences=1)
+    limits = replace(worker.limits, max_len=50)
+    peer = worker.engine.join(limits)
+    worker.follow(peer, 1, list(range(1, 41)))
+    worker.follow(peer, 2, [5, 6, 7])
+    worker.run()
+    assert (peer, 2) not in worker.guesses
+    worker.write(peer, 1, 40, following(list(range(1, 41)), [], 15))
+    worker.run()
+    assert list(peer.texts) == [2]
+    assert worker.guesses[peer, 2].path(ROOT, 4) == following([5, 6, 7], [], 4)
+
+
+def test_tokens_that_the_model_does_not_have_are_refused() -> None:
+    worker = Worker()
+    peer = worker.engine.join(worker.limits)
+    with pytest.raises(InvalidRequestError, match="token id 512 is not in the vocabulary of 512"):
+        worker.follow(peer, 1, [5, 512])
+    worker.follow(peer, 1, [5, 6])
+    with pytest.raises(InvalidRequestError, match="token id 900 is not"):
+        worker.write(peer, 1, 2, [7, 900])
+    worker.run()
+
+
+def test_a_first_pass_that_hangs_is_seen_from_outside() -> None:
+    reports: list[StepReport] = []
+    spec = make_spec(Role.DRAFT)
+    runner = FakeRunner(spec)
+    engine = DraftEngine(runner=runner, spec=spec, emit=reports.append, tell=lambda told: None)
+    run, waited = runner.run, []
+
+    def noting(batch: Batch, on_layer: object = None) -> list[list[Sampled]]:
+        waited.append(reports[-1].load.waiting_since_s if reports else None)
+        return run(batch)
+
+    runner.run = noting  # type: ignore[method-assign]
+    peer = engine.join(Limits(num_tokens=4, max_len=8192))
+    engine.follow(peer, Follow(number=1, prompt_token_ids=[5, 6, 7], sampling=sampling_message(PARAMS)))
+    while engine.step():
+        pass
+    assert waited
+    assert None not in waited

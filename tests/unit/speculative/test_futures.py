@@ -34,7 +34,17 @@ def test_the_tree_below_a_node_is_cut_in_depth_and_width() -> None:
     assert TREE.below(node, 9, 9) == ([6, 8, 7], [-1, -1, 0], [0, 1, 0])
 
 
+def test_of_equal_siblings_the_first_stays() -> None:
+    tree = Futures(0, [5, 5, 7, 8], [0, 0, 1, 2])
+    assert tree.below(ROOT, 2, 4) == ([5, 7], [-1, 0], [0, 0])
+
+
 @pytest.mark.parametrize(("token_ids", "parents"), [([1], [1]), ([1, 2], [0]), ([1, 2], [0, 5])])
 def test_what_is_no_tree_is_refused(token_ids: list[int], parents: list[int]) -> None:
     with pytest.raises(ValueError, match="no tree"):
         Futures(0, token_ids, parents)
+
+
+def test_a_tree_that_no_draft_worker_makes_is_refused() -> None:
+    with pytest.raises(ValueError, match="of 1025 tokens: at most 1024"):
+        Futures(0, range(1025), [0] * 1025)

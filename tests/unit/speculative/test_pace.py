@@ -29,6 +29,7 @@ class World:
     read_s: float = 0.02  # a token
     noise: float = 0.05
     free_chance: float | None = None  # of drafts that cost nothing, which half of the steps have
+    too_long: str = ""  # which sequences the draft model cannot read so far
     now_s: float = 0.0
     num_tokens: int = 0
     depths: list[int] = field(default_factory=list)
@@ -48,12 +49,16 @@ class World:
 
     def keep(self, seqs: List[Sequence]) -> None: ...
 
+    def can_draft(self, seq: Sequence) -> bool:
+        return seq.request_id not in self.too_long
+
     def num_unread(self, seq: Sequence) -> int:
         return self.unread[seq.key]
 
     def draft(self, seqs: List[Sequence], depth: int, read_at_once: int) -> list[Draft]:
         self.num_read, drafts = 0, []
         for seq in seqs:
+            assert self.can_draft(seq)
             num_read = min(self.unread[seq.key], read_at_once - self.num_read)
             self.num_read += num_read
             self.unread[seq.key] -= num_read
@@ -172,6 +177,12 @@ def test_times_of_drafting_are_told_by_the_nearest_number_of_sequences() -> None
     assert times.token_s(1) < 0.15  # type: ignore[operator]
 
 
+def test_sequences_that_the_draft_model_cannot_read_take_no_probes() -> None:
+    world = World(2, 0.9, 0.05, too_long="0")
+    assert world.run(200) > 1.2
+    assert world.goodput.acceptance.chances(KIND)[0] > 0.8
+
+
 @dataclass
 class Asked:
     """A costly drafter that notes whom it is asked for."""
@@ -182,6 +193,9 @@ class Asked:
 
     def keep(self, seqs: List[Sequence]) -> None:
         self.kept = [seq.request_id for seq in seqs]
+
+    def can_draft(self, seq: Sequence) -> bool:
+        return True
 
     def num_unread(self, seq: Sequence) -> int:
         return 0

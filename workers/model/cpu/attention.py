@@ -179,5 +179,6 @@ def _by_matrix_products(
         block_ids=(meta.block_ids[chunk],),
         trees={0: meta.trees[chunk]} if chunk in meta.trees else {},
         gathers={},
+        masks={},
     )
     out[begin:end] = attention_torch.paged_attention(query[begin:end], k_cache, v_cache, alone, scoring)

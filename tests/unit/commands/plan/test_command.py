@@ -285,6 +285,7 @@ def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> No
     assert config.engine.memory_bytes <= 64 << 20
 
 
+@pytest.mark.timeout(600)  # two searches, 150 s beside much other work
 def test_a_profile_says_whether_a_draft_worker_pays(tmp_path: Path) -> None:
     path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
     plain = profile_of()
@@ -309,6 +310,7 @@ def test_another_vocabulary_is_no_draft() -> None:
     words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "h200", "--draft-acceptance", "0.7", *SMALL)
     said = error(*words, "--draft", "demo-draft")
     assert "--draft demo-draft: its vocabulary has 4096 tokens, meta-llama/Llama-3.1-8B's has 128256" in said
+    assert "--draft demo-hybrid: has linear attention: a guess that" in error(*words, "--draft", "demo-hybrid")
 
 
 def test_a_profile_of_another_model_or_version_is_refused(tmp_path: Path) -> None:

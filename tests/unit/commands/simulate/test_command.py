@@ -208,6 +208,35 @@ def test_bad_options_are_refused_by_name(profile: Path, words: list[str], messag
     assert message in error("--profile", profile, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["speculation.method=none"], "--draft-acceptance: speculation.method is none in the config: nothing drafts"),
+        (["speculation.method=self"], "--draft-acceptance: speculation.method is self in the config, and what drafts"),
+        (["pools.draft.workers=1"], "pools.draft.model: demo-draft: the profile holds draft models none"),
+    ],
+)
+def test_drafts_that_cannot_be_simulated_are_refused_by_what_asks_for_them(
+    profile: Path, words: list[str], message: str
+) -> None:
+    asked = [part for word in words for part in ("--set", word)]
+    assert message in error("--profile", profile, "--rate", "3", "--draft-acceptance", "0.7", *asked)
+
+
+def test_a_model_without_a_draft_of_its_own_is_refused_as_by_up() -> None:
+    words = ("--hardware", "h100", "--rate", "3", "--set", "pools.draft.workers=1", "--draft-acceptance", "0.7")
+    assert "pools.draft.model: is left out, and for 1 draft worker smollm2 has no draft model" in error(*words)
+
+
+def test_what_is_not_simulated_of_drafts_is_noted(profile: Path) -> None:
+    words = ("--rate", "3", "--num-requests", "20", "--set", "pools.draft.workers=1")
+    assert "drafts are not simulated: the profile holds no costs of demo-draft" in run("--profile", profile, *words).out
+    words = ("--hardware", "h100", "--model", "demo", *words, "--set", "pools.draft.layer_parallel=2")
+    assert "drafts are not simulated: how often they are right is not known" in run(*words).out
+    ended = run(*words, "--draft-acceptance", "0.7")
+    assert "draft workers of 2 ranks are simulated as ones of one rank" in ended.out
+
+
 def test_a_profile_without_kv_transfers_is_of_mixed_workers_alone(profile: Path) -> None:
     profile.write_text(replace(PROFILE, transfers={}).to_text())
     words = ("--profile", profile, "--rate", "3", "--num-requests", "20")

@@ -1,0 +1,117 @@
+"""What a worker that decodes makes of a draft worker's guesses, or of their absence, with a link that a test holds."""
+
+from baton.v1.draft_pb2 import Guess, ToDrafter
+from baton.v1.worker_pb2 import DraftRoute
+from tests.unit.engine.driver import make_spec
+from tests.unit.speculative.test_draft_model import sequence
+from workers.engine.draft import Draft
+from workers.engine.sequence import Sequence
+from workers.model.fake import VOCAB_SIZE
+from workers.speculative.acceptance import Acceptance
+from workers.speculative.draft_link import DOWN, DraftLink
+from workers.speculative.ngram import NgramDrafter
+from workers.speculative.patience import FIRST_GAIN, Patience
+from workers.speculative.remote import RemoteDrafter
+
+KIND, DEPTH = 64, 4
+ROUTE = DraftRoute(worker_id="draft-0", address="nowhere:1")
+
+
+class HeldLink(DraftLink):
+    """Up, without a thread; what is posted is kept."""
+
+    def __init__(self) -> None:
+        self.name, self.life = "draft-0", 1
+        self.posted: list[ToDrafter] = []
+
+    def post(self, life: int, message: ToDrafter) -> None:
+        self.posted.append(message)
+
+    def move(self, address: str) -> None: ...
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Noting(Patience):
+    """Waits a little each time, and notes for how many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[int] = []
+
+    def wait_s(self, num_missing: int, num_decodes: int) -> float:
+        self.missing.append(num_missing)
+        return 0.001 if num_missing else 0.0
+
+
+def drafting(*seqs: Sequence) -> tuple[RemoteDrafter, HeldLink, Noting]:
+    """For sequences that are numbers 1, 2, ..."""
+    drafter = RemoteDrafter(
+        make_spec(), vocab_size=VOCAB_SIZE, fallback=NgramDrafter(), acceptance=Acceptance(DEPTH), kind=KIND
+    )
+    link, patience = HeldLink(), Noting()
+    drafter._links["draft-0"], drafter.patience = link, patience
+    for seq in seqs:
+        drafter.begins(seq, ROUTE)
+    return drafter, link, patience
+
+
+def guess(number: int, seq: Sequence, *token_ids: int) -> Guess:
+    return Guess(number=number, base=seq.num_tokens, token_ids=token_ids, parents=range(len(token_ids)))
+
+
+def test_what_was_waited_for_in_vain_is_not_waited_for_until_it_is_guessed_at_again() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, _, patience = drafting(seq)
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    assert drafter.propose([seq], DEPTH) == [Draft([1, 2, 3, 4], KIND)]
+    for _ in range(3):
+        seq.output_token_ids.append(9)
+        drafter.propose([seq], DEPTH)
+    assert patience.missing == [0, 1, 0, 0]
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    assert drafter.propose([seq], DEPTH) == [Draft([1, 2, 3, 4], KIND)]
+    seq.output_token_ids.append(9)
+    drafter.propose([seq], DEPTH)
+    assert patience.missing[4:] == [0, 1]
+
+
+def test_guesses_that_are_right_and_not_verified_are_not_worth_a_wait() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, _, patience = drafting(seq)
+    drafter._take([guess(1, seq, *range(10, 40))])
+    for token_id in range(10, 20):
+        assert drafter.propose([seq], DEPTH)[0].token_ids[0] == token_id
+        seq.output_token_ids.append(token_id)
+    assert patience.gain < FIRST_GAIN / 2
+    for first in range(20, 30, 2):
+        drafter.propose([seq], DEPTH)
+        seq.output_token_ids += [first, first + 1]
+    drafter.propose([seq], DEPTH)
+    assert patience.gain > FIRST_GAIN / 2
+
+
+def test_reading_a_prompt_is_no_slow_answer() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, _, _ = drafting(seq)
+    drafter.patience = patience = Patience()
+    drafter.propose([seq], DEPTH)
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    assert patience.answer_s is None
+    seq.output_token_ids.append(9)
+    drafter.propose([seq], DEPTH)
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    assert patience.answer_s is not None
+
+
+def test_links_that_are_lost_while_nothing_is_decoded_are_not_counted() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, link, _ = drafting(seq)
+    drafter.propose([seq], DEPTH)
+    assert drafter.counts.num_peers == 1
+    drafter.ends(seq.key)
+    link.life, drafter._checked_s = DOWN, 0.0
+    drafter.propose([], DEPTH)
+    assert drafter.counts.num_peers == 0
