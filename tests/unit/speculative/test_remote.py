@@ -7,8 +7,8 @@ from tests.unit.speculative.test_draft_model import sequence
 from workers.engine.draft import Draft
 from workers.engine.sequence import Sequence
 from workers.model.fake import VOCAB_SIZE
-from workers.speculative.acceptance import Acceptance
 from workers.speculative.draft_link import DOWN, DraftLink
+from workers.speculative.goodput import Goodput
 from workers.speculative.ngram import NgramDrafter
 from workers.speculative.patience import FIRST_GAIN, Patience
 from workers.speculative.remote import RemoteDrafter
@@ -49,7 +49,7 @@ class Noting(Patience):
 def drafting(*seqs: Sequence) -> tuple[RemoteDrafter, HeldLink, Noting]:
     """For sequences that are numbers 1, 2, ..."""
     drafter = RemoteDrafter(
-        make_spec(), vocab_size=VOCAB_SIZE, fallback=NgramDrafter(), acceptance=Acceptance(DEPTH), kind=KIND
+        make_spec(), vocab_size=VOCAB_SIZE, width=1, fallback=NgramDrafter(), goodput=Goodput(DEPTH), kind=KIND
     )
     link, patience = HeldLink(), Noting()
     drafter._links["draft-0"], drafter.patience = link, patience
