@@ -25,7 +25,10 @@ def links_are_closed() -> Iterator[None]:
         OPEN.pop().close()
 
 
-@pytest.mark.parametrize(("family", "width"), [("llama", 4), ("llama", 8), ("gemma3_text", 3), ("gpt_oss", 3)])
+@pytest.mark.parametrize(
+    ("family", "width"),
+    [("llama", 4), pytest.param("llama", 8, marks=pytest.mark.slow), ("gemma3_text", 3), ("gpt_oss", 3)],
+)
 def test_disaggregated_and_co_located_among_chunks_of_prompts(family: str, width: int) -> None:
     folder = tiny(family)
     answers = {(str(index), 0): want.tokens for index, want in enumerate(expected(folder))}

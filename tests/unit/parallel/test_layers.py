@@ -51,14 +51,14 @@ def exact(runner: ModelRunner) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("family", "size", "group"),
     [
-        ("llama", 2, 1),
+        pytest.param("llama", 2, 1, marks=pytest.mark.slow),
         ("llama", 2, 2),
-        ("llama", 2, 4),
+        pytest.param("llama", 2, 4, marks=pytest.mark.slow),
         ("gemma3_text", 3, 3),
-        ("olmo2", 2, 2),
-        ("granite", 2, 3),
-        ("phi3", 2, 2),
-        ("qwen2", 3, 2),
+        pytest.param("olmo2", 2, 2, marks=pytest.mark.slow),
+        pytest.param("granite", 2, 3, marks=pytest.mark.slow),
+        pytest.param("phi3", 2, 2, marks=pytest.mark.slow),
+        pytest.param("qwen2", 3, 2, marks=pytest.mark.slow),
         (DEMO, 2, 2),  # whose halves are single calls of C
     ],
 )
