@@ -119,7 +119,7 @@ class World:
         """What `accept` will append, up to a token that is wrong."""
         left = seq.params.max_tokens - len(seq.output_token_ids)
         mix = int(self.now_s) + seq.num_tokens
-        num_drafts = min(mix % (self.num_drafts + 1), left - 1)
+        num_drafts = max(min(mix % (self.num_drafts + 1), left - 1), 0)  # a sibling that was not forked may be done
         num_right = mix % (num_drafts + 1)
         return [(seq.num_tokens + index + seq.choice) % 3 + (index >= num_right) for index in range(num_drafts)]
 
