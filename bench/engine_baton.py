@@ -1,7 +1,7 @@
 """Baton's engine for `bench.engine`: what a worker runs, without the wire."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -85,11 +85,17 @@ class Baton:
         return names
 
     def _take(self, report: StepReport) -> None:
-        for outputs in report.outputs.values():
-            for output in outputs:
-                if output.HasField("error"):
-                    raise RuntimeError(f"request {output.request_id} failed: {output.error.message}")
-                self._received[output.request_id] = self._received.get(output.request_id, 0) + len(output.token_ids)
+        for output in outputs_of(report):
+            self._received[output.request_id] = self._received.get(output.request_id, 0) + len(output.token_ids)
+
+
+def outputs_of(report: StepReport) -> Iterator[worker_pb2.TokenOutput]:
+    """Raises: RuntimeError: A request failed."""
+    for outputs in report.outputs.values():
+        for output in outputs:
+            if output.HasField("error"):
+                raise RuntimeError(f"request {output.request_id} failed: {output.error.message}")
+            yield output
 
 
 def start(settings: dict[str, Any]) -> Baton:

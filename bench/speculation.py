@@ -25,6 +25,7 @@ import typer
 
 from baton.v1 import worker_pb2
 from baton.v1.inference_pb2 import SamplingParams
+from bench.engine_baton import outputs_of
 from bench.machine import Quick, announce
 from bench.padded import padded
 from bench.speculation_prompts import PROMPTS, TEXTS, read_questions
@@ -74,11 +75,8 @@ class Side:
         return (sum(map(len, self._tokens.values())) - num_before) / took_s, dict(self._tokens)
 
     def _take(self, report: StepReport) -> None:
-        for outputs in report.outputs.values():
-            for output in outputs:
-                if output.HasField("error"):
-                    raise RuntimeError(f"request {output.request_id} failed: {output.error.message}")
-                self._tokens[output.request_id] += output.token_ids
+        for output in outputs_of(report):
+            self._tokens[output.request_id] += output.token_ids
 
 
 def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int) -> dict[str, Side]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from baton.v1 import inference_pb2, worker_pb2
+from bench.engine_baton import outputs_of
 from workers.engine.engine import Engine, StepReport
 from workers.engine.sequence import Sequence as Seq
 from workers.model.runner import TorchRunner
@@ -155,17 +156,14 @@ class Side:
             self._answered(answer.sort, answer.token_ids)
 
     def _take(self, report: StepReport) -> None:
-        for outputs in report.outputs.values():
-            for output in outputs:
-                if output.HasField("error"):
-                    raise RuntimeError(f"request {output.request_id} failed: {output.error.message}")
-                answer = self._live[output.request_id]
-                self._num_decodes += bool(answer.token_ids)  # its first token came of reading the prompt
-                answer.token_ids += output.token_ids
-                self._num_written += len(output.token_ids)
-                if output.finish_reason:
-                    del self._live[output.request_id]
-                    self._answered(answer.sort, answer.token_ids)
+        for output in outputs_of(report):
+            answer = self._live[output.request_id]
+            self._num_decodes += bool(answer.token_ids)  # its first token came of reading the prompt
+            answer.token_ids += output.token_ids
+            self._num_written += len(output.token_ids)
+            if output.finish_reason:
+                del self._live[output.request_id]
+                self._answered(answer.sort, answer.token_ids)
 
 
 def _since(counts: Sequence[int], before: Sequence[int], num_places: int) -> tuple[int, ...]:

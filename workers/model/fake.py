@@ -106,7 +106,7 @@ class FakeRunner:
         eos_token_ids: Iterable[int] = (EOS_TOKEN_ID,),
     ) -> list[int]:
         """The first `n` tokens of a choice; fewer if `max_tokens`, EOS or a stop token (included) ends it before."""
-        stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos_token_ids))
+        stops = params.stops(eos_token_ids)
         output: list[int] = []
         while len(output) < min(n, params.max_tokens):
             state = _state(_packed([*prompt, *output]), len(output), choice, params)
@@ -161,7 +161,7 @@ class FakeRunner:
 
     def _sample(self, row: SampleRow, packed_token_ids: bytes) -> Sampled:
         params, num_outputs = row.params, len(row.output_token_ids)
-        stops = set(params.stop_token_ids) | (set() if params.ignore_eos else self.eos_token_ids)
+        stops = params.stops(self.eos_token_ids)
         state = _state(packed_token_ids, num_outputs, row.choice, params)
         token_id = _token(state, num_outputs, params, self.vocab_size, stops)
         if params.logprobs is None:
@@ -199,7 +199,7 @@ def _state(packed_token_ids: bytes, num_outputs: int, choice: int, params: Sampl
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little")
 
 
-def _token(state: int, num_outputs: int, params: SamplingParams, vocab_size: int, stops: set[int]) -> int:
+def _token(state: int, num_outputs: int, params: SamplingParams, vocab_size: int, stops: frozenset[int]) -> int:
     """The first allowed token at or after the hashed one."""
     forced = [token_id for token_id, bias in params.logit_bias if bias >= FORCED]
     barred = {token_id for token_id, bias in params.logit_bias if bias <= -FORCED}

@@ -95,10 +95,7 @@ def _hold_back_stops(logits: Tensor, asking: Sequence[tuple[int, SampleRow]], eo
     for index, row in asking:
         params = row.params
         if len(row.output_token_ids) < params.min_tokens:
-            stops = set(params.stop_token_ids)
-            if not params.ignore_eos:
-                stops.update(eos_token_ids)
-            held_back = sorted(token for token in stops if token < vocab_size)
+            held_back = sorted(token for token in params.stops(eos_token_ids) if token < vocab_size)
             logits[index, _ids(held_back, logits)] = -torch.inf
 
 

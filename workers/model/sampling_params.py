@@ -6,7 +6,7 @@ whose word goes before whose, are `cluster.ingress.sampling`'s. No torch here.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -100,6 +100,10 @@ class SamplingParams:
     speculation: bool = _row(  # whether drafts of what comes next may be verified: the text is the same
         True, str, "'auto' or 'none'", choices=("auto", "none"), read=_is_wanted
     )
+
+    def stops(self, eos_token_ids: Iterable[int]) -> frozenset[int]:
+        """Tokens that end the answer, once it has `min_tokens`; those of the model that end a text are given."""
+        return self.stop_token_ids if self.ignore_eos else self.stop_token_ids.union(eos_token_ids)
 
 
 SAMPLER_ROWS: Mapping[str, Row] = {one.name: one.metadata["row"] for one in fields(SamplingParams)}

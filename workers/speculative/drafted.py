@@ -55,7 +55,7 @@ class Drafted:
         if width > 1:
             token_ids, parents, ranks = futures.below(node, depth, width)
             kinds = [kind + min(rank, 1) for rank in ranks]
-            return Draft(token_ids, kind, parents, kinds).deep_first() if token_ids else None
+            return Draft(token_ids, kind, parents, kinds) if token_ids else None
         path = futures.path(node, depth)
         return Draft(path, kind) if path else None
 

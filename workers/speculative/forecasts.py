@@ -94,11 +94,10 @@ class Forecasts:
         self.forget(peer, number)
         if len(peer.texts) >= self._max_followed or peer not in self.peers or not self._fits(seq, peer.limits):
             return
-        stops = seq.params.stop_token_ids | (frozenset() if seq.params.ignore_eos else self._eos)
         peer.texts[number] = Forecast(
             seq,
             limits=peer.limits,
-            stop_token_ids=stops,
+            stop_token_ids=seq.params.stops(self._eos),
             chances=self._chances,
             counts=self.counts,
             blocks=self._blocks,

@@ -7,6 +7,7 @@ learnt from steps like it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from workers.engine.drafting import Draft
 from workers.speculative.acceptance import Acceptance
@@ -98,10 +99,19 @@ class Goodput:
         return sorted(found, reverse=True)
 
     def _best_count(self, chances: Sequence[float], num_decodes: int) -> int:
-        took_s = self.times.expected_s(num_decodes, len(chances))
-        best, best_tokens, best_s, expected = 0, num_decodes * MIN_GAIN, took_s[0], float(num_decodes)
-        for count, chance in enumerate(chances, start=1):
-            expected += chance
-            if expected * best_s > best_tokens * took_s[count]:  # rates, without dividing by a clock that stood still
-                best, best_tokens, best_s = count, expected, took_s[count]
-        return best
+        tokens = list(accumulate(chances, initial=float(num_decodes)))
+        return best_rate(tokens, self.times.expected_s(num_decodes, len(chances)))
+
+
+def best_rate(tokens: Sequence[float], took_s: Sequence[float]) -> int:
+    """The place at which most tokens are made in a second; the first, unless another one gains enough.
+
+    Args:
+        tokens: Expected of a step, by how much is drafted in it, from nothing on.
+        took_s: What that takes.
+    """
+    best, best_tokens, best_s = 0, tokens[0] * MIN_GAIN, took_s[0]
+    for place, (expected, seconds) in enumerate(zip(tokens[1:], took_s[1:], strict=True), start=1):
+        if expected * best_s > best_tokens * seconds:  # rates, without dividing by a clock that stood still
+            best, best_tokens, best_s = place, expected, seconds
+    return best

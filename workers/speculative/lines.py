@@ -65,8 +65,7 @@ class Line:
     def take(self, token_id: int, eos_token_ids: Collection[int]) -> None:
         """Nothing follows a token that ends the answer."""
         self.token_ids.append(token_id)
-        is_eos = token_id in eos_token_ids and not self.params.ignore_eos
-        if is_eos or token_id in self.params.stop_token_ids:
+        if token_id in self.params.stops(eos_token_ids):
             self.depth = len(self.token_ids)
 
 

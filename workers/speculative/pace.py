@@ -7,12 +7,13 @@ take. Prompts are read and drafts probed while there is something in it; deep in
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from workers.engine.drafting import Draft
 from workers.speculative.draft_model import READ_AT_ONCE
 from workers.speculative.drafting_times import DraftingTimes
-from workers.speculative.goodput import MIN_GAIN, REFRESH_STEPS, Goodput, Outcome
+from workers.speculative.goodput import REFRESH_STEPS, Goodput, Outcome, best_rate
 
 PROBE_DEPTH = 2
 FIRST_DEPTH = 2  # of drafts whose cost is not known; then up to twice as deep as was drafted
@@ -114,13 +115,9 @@ class Pace:
         return self._is_halted
 
     def _best_depth(self, num_seqs: int) -> int:
-        num_decodes, token_s = self._num_decodes, self.times.token_s(num_seqs)
+        token_s = self.times.token_s(num_seqs) or 0.0
         most = min(self._max_tokens, FIRST_DEPTH + 2 * self._deepest)
-        step_s = self._goodput.times.expected_s(num_decodes, num_seqs * most)
-        best, best_tokens, best_s, expected = 0, num_decodes * MIN_GAIN, step_s[0], float(num_decodes)
-        for depth, chance in enumerate(self._goodput.acceptance.chances(self.kind)[:most], start=1):
-            expected += num_seqs * chance
-            took_s = (token_s or 0.0) * depth + step_s[num_seqs * depth]
-            if expected * best_s > best_tokens * took_s:
-                best, best_tokens, best_s = depth, expected, took_s
-        return best
+        chances = self._goodput.acceptance.chances(self.kind)[:most]
+        tokens = list(accumulate((num_seqs * chance for chance in chances), initial=float(self._num_decodes)))
+        step_s = self._goodput.times.expected_s(self._num_decodes, num_seqs * most)
+        return best_rate(tokens, [token_s * depth + step_s[num_seqs * depth] for depth in range(len(tokens))])

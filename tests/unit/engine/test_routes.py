@@ -23,6 +23,16 @@ from workers.speculative.ngram import NgramDrafter
 
 NUM_OUTPUTS = 10
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 40)
+EVERYTHING: dict[str, object] = {  # that sampling can be asked for at once
+    "temperature": 0.9,
+    "top_p": 0.9,
+    "presence_penalty": 0.6,
+    "frequency_penalty": 0.4,
+    "repetition_penalty": 1.2,
+    "logit_bias": {3: 2.0},
+    "min_tokens": 4,
+    "logprobs": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -200,23 +210,13 @@ def test_copies_of_what_stood_before_change_no_token(family: str) -> None:
 
 def test_penalties_seeds_and_choices_do_not_depend_on_the_route() -> None:
     folder = tiny("llama")
-    settings: dict[str, object] = {
-        "temperature": 0.9,
-        "top_p": 0.9,
-        "presence_penalty": 0.6,
-        "frequency_penalty": 0.4,
-        "repetition_penalty": 1.2,
-        "logit_bias": {3: 2.0},
-        "min_tokens": 4,
-        "logprobs": 2,
-    }
     answers: list[dict[tuple[str, int], list[int]]] = []
     known: dict[tuple[str, int], list[int]] = {}
     drafter = Oracle(known, vocab_size=160, num_drafts=5)
     drafted = [make(folder, drafter, max_batched_tokens=24) for make in (mixed, pair)]
     for driver in (mixed(folder), pair(folder), mixed(folder, max_batched_tokens=64, max_sequences=1), *drafted):
         for index, prompt in enumerate(prompts()):
-            driver.submit(str(index), prompt, choices=2, seed=index, **settings)
+            driver.submit(str(index), prompt, choices=2, seed=index, **EVERYTHING)
         driver.run()
         found = {(str(i), choice): driver.answer(str(i), choice) for i in range(len(LENGTHS)) for choice in range(2)}
         answers.append(found)

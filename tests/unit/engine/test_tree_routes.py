@@ -10,7 +10,7 @@ import torch
 from tests.models import tiny
 from tests.unit.engine.driver import OPEN
 from tests.unit.engine.oracle import Oracle
-from tests.unit.engine.test_routes import LENGTHS, ask, check, expected, mixed, pair, prompts
+from tests.unit.engine.test_routes import EVERYTHING, LENGTHS, ask, check, expected, mixed, pair, prompts
 from workers.spec import SpeculationSpec
 from workers.speculative.choose import choose_speculation
 
@@ -60,17 +60,7 @@ def test_one_alone_and_many_also_where_some_are_preempted(count: int, memory: in
 
 def test_penalties_seeds_biases_and_logprobs_are_those_of_the_way_taken() -> None:
     folder = tiny("llama")
-    settings: dict[str, object] = {
-        "temperature": 0.9,
-        "top_p": 0.9,
-        "presence_penalty": 0.6,
-        "frequency_penalty": 0.4,
-        "repetition_penalty": 1.2,
-        "logit_bias": {3: 2.0},
-        "min_tokens": 4,
-        "stop_token_ids": [5, 9, 30, 77],
-        "logprobs": 2,
-    }
+    settings = {**EVERYTHING, "stop_token_ids": [5, 9, 30, 77]}
     known: dict[tuple[str, int], list[int]] = {}
     oracles = [Oracle(known, vocab_size=VOCAB_SIZE, right=0.95, width=width) for width in (1, 4, 8)]
     drafted = [make(folder, oracle, max_batched_tokens=48) for oracle in oracles for make in (mixed, pair)]
