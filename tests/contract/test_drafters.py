@@ -142,7 +142,7 @@ def was_used(name: str, engine: Engine) -> bool:
 
 @each_kind
 @each_sampling
-@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow), 16])
 def test_answers_are_those_without(name: str, sampling: str, count: int) -> None:
     driver = drafted(name, spec_of())
     assert answers(driver, count, sampling) == expected(count, sampling)
@@ -188,7 +188,7 @@ def test_in_a_worker_of_two_ranks() -> None:
         processes.close()
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("method", ["ngram", "draft", "auto", "self"])
 def test_as_a_worker_is_told_to_by_its_spec(method: str, width: int) -> None:
     """With what pays by the clock: some steps draft, some do not."""

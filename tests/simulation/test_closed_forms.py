@@ -76,7 +76,7 @@ FORMS = {
     ("load", "num_requests"),
     [
         (0.2, 10_000),
-        (0.4, 20_000),
+        pytest.param(0.4, 20_000, marks=pytest.mark.slow),
         pytest.param(0.6, 100_000, marks=pytest.mark.slow),
         pytest.param(0.8, 400_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],

@@ -14,7 +14,7 @@ from cluster.simulator.world import simulate
 from tests.simulation.cases import make_case, with_faults
 
 CHECK_EVERY = 20  # events between full checks
-SAMPLE = 500
+SAMPLE = 300
 BATCH = 500
 FAILED_ONCE = (17, 23, 278, 355, 438, 509)
 ERRORS = {"overloaded", "unavailable", "deadline_exceeded"}

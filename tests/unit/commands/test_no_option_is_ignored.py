@@ -30,6 +30,8 @@ LOADS: Mapping[str, Values] = {
     "mix": {"rate": 3.0, "mix": ["2:80:5", "1:200:9"], "shared_prefix": 32},
     "lengths": {"rate": 3.0, "lengths_of": Path("t.csv"), "shared_prefix": 32, "prefix_groups": 2},
 }
+QUICK_LOADS = ("trace", "lengths")
+SOME_LOADS = [name if name in QUICK_LOADS else pytest.param(name, marks=pytest.mark.slow) for name in LOADS]
 LOAD_OPTIONS: Values = {
     "limit": 2,
     "clip": True,
@@ -101,7 +103,7 @@ def told(read: Callable[[Values], bytes], given: Values) -> bytes | str:
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("load", SOME_LOADS)
 @pytest.mark.parametrize("costs", COSTS)
 @pytest.mark.parametrize(("read", "options"), [(plan, PLAN_OPTIONS), (simulation, SIMULATE_OPTIONS)])
 def test_every_option_beside_every_other_changes_what_is_asked_or_is_refused(

@@ -21,6 +21,8 @@ from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, WorkerSpec
 from workers.speculative.ngram import NgramDrafter
 
+QUICK = ("llama", "qwen3_moe", "gemma3_text", "gpt_oss")  # of the other families, `test_disaggregated...` alone
+SOME_FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 NUM_OUTPUTS = 10
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 40)
 EVERYTHING: dict[str, object] = {  # that sampling can be asked for at once
@@ -95,7 +97,7 @@ def test_disaggregated_and_chunked_at_odd_sizes(family: str) -> None:
     assert driver.engines[1].stats.num_output_tokens == len(LENGTHS) * (NUM_OUTPUTS - 1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 def test_co_located_and_cached_in_full_in_part_and_not(family: str) -> None:
     folder = tiny(family)
     driver = mixed(folder)

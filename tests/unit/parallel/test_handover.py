@@ -83,7 +83,10 @@ def _expected(prompt: Sequence[int], num_outputs: int) -> list[int]:
     return FakeRunner.expected_output(prompt, params, 0, num_outputs)
 
 
-@pytest.mark.parametrize(("senders", "receivers"), [(3, 2), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("senders", "receivers"),
+    [(3, 2), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 1, marks=pytest.mark.slow)],
+)
 async def test_gangs_of_fakes_hand_over_too(tmp_path: Path, senders: int, receivers: int) -> None:
     async with local_cluster(pools(fake_spec(), senders, receivers), ROUTER, tmp_path / "log") as cluster:
         answers = await asyncio.gather(*(cluster.answer(prompt, greedy(6)) for prompt in PROMPTS * 4))

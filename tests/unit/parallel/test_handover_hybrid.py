@@ -24,7 +24,7 @@ from workers.spec import KVSpec
 __all__ = ["one_thread"]  # a fixture for all tests here
 
 PAIRS = [(2, 1), (1, 2), (2, 4), (4, 2), (1, 4), (4, 1), (2, 2)]
-USUAL = {("qwen3_5_text", (1, 2)), ("bamba", (2, 4)), ("minimax", (4, 1))}  # Bamba's two groups lie on four ranks twice
+USUAL = {("qwen3_5_text", (1, 2)), ("bamba", (2, 4))}  # Bamba's two groups lie on four ranks twice
 
 
 def _cases() -> list[Any]:

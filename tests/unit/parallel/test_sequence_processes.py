@@ -65,7 +65,7 @@ async def test_what_ranks_read_together_is_handed_over_whole(
     assert [other.poll() for other in others] == [0] * (size * tensor - 1)
 
 
-@pytest.mark.parametrize(("size", "tensor"), [(3, 1), (2, 2)])
+@pytest.mark.parametrize(("size", "tensor"), [pytest.param(3, 1, marks=pytest.mark.slow), (2, 2)])
 async def test_a_rank_that_is_killed_while_prompts_are_read_loses_no_request(
     tmp_path: Path, size: int, tensor: int
 ) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +65,16 @@ def check(driver: Driver, folder: Path) -> None:
         assert logprobs == pytest.approx(want.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("family", FAMILIES)
+def _cases() -> list[Any]:
+    usual = {("qwen3_moe", 4), ("gemma3_text", 4)}
+    return [
+        pytest.param(family, size, marks=() if size == 2 or (family, size) in usual else pytest.mark.slow)
+        for family in FAMILIES
+        for size in (2, 4)
+    ]
+
+
+@pytest.mark.parametrize(("family", "size"), _cases())
 def test_a_gang_gives_the_tokens_of_generate_and_the_facts_of_one_rank(
     ranks: RankProcesses, family: str, size: int
 ) -> None:

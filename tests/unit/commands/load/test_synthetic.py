@@ -106,6 +106,7 @@ def test_made_up_requests_that_are_too_long_are_cut_and_told(profile: Path, tmp_
     assert "of 20 requests were cut to the context of 2048 tokens" in ended.out
 
 
+@pytest.mark.slow
 def test_one_device_is_planned_co_located_where_kv_cannot_leave_a_node(profile: Path) -> None:
     ended = typed("plan", "--model", "demo", "--profile", profile, "--gpus-per-node", "1", "--jobs", "1", "--rate", "2")
     assert ended.code == 0, ended
@@ -113,7 +114,7 @@ def test_one_device_is_planned_co_located_where_kv_cannot_leave_a_node(profile: 
 
 
 def test_a_plan_says_of_which_requests_it_is(profile: Path) -> None:
-    words = ("--model", "demo", "--profile", profile, "--gpus-per-node", "2", "--jobs", "1", "--rate", "2")
+    words = ("--model", "demo", "--profile", profile, "--gpus-per-node", "1", "--jobs", "1", "--rate", "2")
     ended = typed("plan", *words, "--mix", "1:100:5", "--mix", "1:400:20", "--shared-prefix", "64")
     assert ended.code == 0, ended
     told = "synthetic requests of 50 % 100 + 5, 50 % 400 + 20 tokens on average after a shared prefix of 64 tokens"

@@ -156,6 +156,7 @@ def test_a_limit_that_no_plan_meets_is_named_with_the_closest() -> None:
     assert "--slo-tpot 1: no plan meets it: the closest, an idle " in said
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
     words = ("--gpus-per-node", "1", "--rate", "3000", "--jobs", "1", "--output-len", "4")
     said = error("--model", "meta-llama/Llama-3.1-8B", "--hardware", "h100", *words)
@@ -222,7 +223,7 @@ def test_requests_of_one_instant_have_no_rate(tmp_path: Path) -> None:
 
 def test_a_plan_for_a_processor_does_not_ask_for_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "plan.yaml"
-    ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--out", out)
+    ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--gpus-per-node", "1", "--out", out)
     assert ended.code == 0, ended
     assert load(out).device == "cpu"
 
@@ -285,6 +286,7 @@ def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> No
     assert config.engine.memory_bytes <= 64 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # two searches, 150 s beside much other work
 def test_a_profile_says_whether_a_draft_worker_pays(tmp_path: Path) -> None:
     path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
@@ -336,10 +338,11 @@ def test_kv_memory_that_is_no_size_is_named(tmp_path: Path) -> None:
     ("transfers", "nodes", "because"),
     [
         ({}, 1, "profile.json has no measured KV transport; `baton profile` of a config"),
-        (
+        pytest.param(
             {"shm": Link(bandwidth=1e9)},
             2,
             "no measured KV transport that reaches another node (nccl, gloo, grpc); `baton profile` without --quick",
+            marks=pytest.mark.slow,
         ),
     ],
 )
