@@ -105,7 +105,7 @@ def make_sides(
 
     warm_up(side(always(max(FIXED), runner), 0), sorted(set(loads)))
     return {
-        name: side(choose_speculation(spec, runner) if fixed is None else always(fixed, runner), number)
+        name: side(choose_speculation(spec, runner, clock) if fixed is None else always(fixed, runner), number)
         for number, (name, fixed) in enumerate(names.items())
     }
 

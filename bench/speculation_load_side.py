@@ -100,7 +100,7 @@ class Side:
         self._num_written = self._wanted = self._num_decodes = 0
         self._clock = clock
         self._engine = Engine(runner=runner, spec=spec, emit=self._take, clock=clock, speculation=speculation)
-        _hold_others(self._engine, *part)
+        hold_others(self._engine, *part)
 
     def read_prompts(self) -> None:
         """Each once, so that the prefix cache has them: what is timed is decoding."""
@@ -172,7 +172,7 @@ def _since(counts: Sequence[int], before: Sequence[int], num_places: int) -> tup
     return tuple(new - old for new, old in zip(now, then, strict=True))
 
 
-def _hold_others(engine: Engine, which: int, num_parts: int) -> None:
+def hold_others(engine: Engine, which: int, num_parts: int) -> None:
     """Takes all parts of the blocks but one: managers of one size give them out in the same order."""
     blocks = engine.blocks
     held = []

@@ -1,6 +1,8 @@
 """How a worker speculates, from its spec."""
 
 import logging
+import time
+from collections.abc import Callable
 
 from workers.engine.drafting import Drafter
 from workers.model.contract import ModelRunner
@@ -8,6 +10,7 @@ from workers.spec import WorkerSpec
 from workers.speculative.draft_model import ModelDrafter
 from workers.speculative.draft_runner import load_draft_runner
 from workers.speculative.goodput import Goodput
+from workers.speculative.growing import MOST_SEQS
 from workers.speculative.methods import AUTO, DRAFTED, NONE, SELF, check_goes_with_states, tree_width
 from workers.speculative.ngram import NgramDrafter
 from workers.speculative.pace import Pace
@@ -15,15 +18,20 @@ from workers.speculative.paced import CostlyDrafter, PacedDrafter
 from workers.speculative.recycling import RecyclingDrafter, Successors
 from workers.speculative.remote import RemoteDrafter
 from workers.speculative.self_choice import make_self_drafter
-from workers.speculative.speculation import WATCHED_SEQS, DraftedSpeculation
+from workers.speculative.speculation import DraftedSpeculation
 
 logger = logging.getLogger(__name__)
 COSTLY_KIND = NgramDrafter.num_classes  # of drafts that cost time: after those of n-gram
 REMOTE_KIND = COSTLY_KIND + 1  # of those of draft workers, and the next
 
 
-def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculation | None:
+def choose_speculation(
+    spec: WorkerSpec, runner: ModelRunner, clock: Callable[[], float] = time.perf_counter
+) -> DraftedSpeculation | None:
     """None: nothing is drafted.
+
+    Args:
+        clock: Seconds, for what is drafted here; draft workers are on the wall's.
 
     Raises:
         ConfigError: A method is named that the model cannot go with, or a draft model that cannot draft for it.
@@ -41,16 +49,14 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
     remote: RemoteDrafter | None = None
     drafter: Drafter = copies
     if costly is not None and pace is not None:
-        drafter = PacedDrafter(costly, pace, goodput.acceptance, free=copies if method == AUTO else None)
+        drafter = PacedDrafter(costly, pace, goodput.acceptance, free=copies if method == AUTO else None, clock=clock)
     elif method in DRAFTED:
         drafter = remote = RemoteDrafter(
             spec, vocab_size=runner.vocab_size, width=width, fallback=copies, goodput=goodput, kind=REMOTE_KIND
         )
     successors = Successors(runner.vocab_size) if width > 1 else None
     if successors is not None:
-        drafter = RecyclingDrafter(
-            drafter, successors, width=width, of_use=goodput.num_considered, most_seqs=WATCHED_SEQS
-        )
+        drafter = RecyclingDrafter(drafter, successors, width=width, of_use=goodput.num_considered, most_seqs=MOST_SEQS)
     logger.info(
         "speculation worker_id=%s method=%s max_tokens=%d tree_width=%d", spec.worker_id, method, max_tokens, width
     )
@@ -64,6 +70,8 @@ def choose_speculation(spec: WorkerSpec, runner: ModelRunner) -> DraftedSpeculat
         watch=successors,
         job_watch=remote,
         pace=pace,
+        rest=remote.rest if remote is not None else None,
+        clock=clock,
     )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from baton.errors import InternalError, InvalidRequestError
 from baton.v1 import worker_pb2
-from baton.v1.draft_pb2 import Follow, Guess, News
+from baton.v1.draft_pb2 import Follow, News
 from workers.engine import wire
 from workers.engine.block_manager import BlockManager
 from workers.engine.engine import StepReport
@@ -24,12 +24,12 @@ from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
 from workers.spec import WorkerSpec
 from workers.speculative.forecast import Limits
 from workers.speculative.forecasts import Forecasts, Peer, Planned
+from workers.speculative.telling import Guesses, Telling
 
 logger = logging.getLogger(__name__)
 HOUSEKEEPING_S = 0.5
 REPORT_S = 0.05  # between two load reports
 SMOOTHING = 0.1
-Guesses = dict[int, Guess]  # by the sequence's number on its peer's stream
 
 
 class DraftEngine:
@@ -37,7 +37,7 @@ class DraftEngine:
 
     Args:
         emit: As of `workers.engine.engine.Engine`.
-        tell: Called from the engine's thread after each pass, with what is guessed anew of each peer's sequences.
+        tell: Called from the engine's thread with what is guessed anew of peers' sequences, when they are to know.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class DraftEngine:
             copy_blocks=runner.copy_blocks,
             splits_passes=spec.gang.layer_parallel > 1,
         )
-        self._emit, self._tell, self._clock = emit, tell, clock
+        self._emit, self._clock = emit, clock
+        self._telling = Telling(tell, clock)
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._is_stopped = False
@@ -160,18 +161,20 @@ class DraftEngine:
             if self._busy_since_s is None:
                 self._busy_since_s = began_s
                 self._report(is_urgent=True)  # a first pass that hangs is seen by this alone
-            self._tell(self._run(planned))
+            self._telling.grown(self._run(planned))
             took_s = self._clock() - began_s
             self._num_steps += 1
             self._step_s += (took_s - self._step_s) * (SMOOTHING if self._num_steps > 1 else 1.0)
             self._busy_since_s = self._clock()
-        elif self._busy_since_s is not None and began_s - self._busy_since_s >= HOUSEKEEPING_S:
+        else:
+            self._telling.nothing_more()
+        if not planned and self._busy_since_s is not None and began_s - self._busy_since_s >= HOUSEKEEPING_S:
             self._busy_since_s = None  # not between two news: each would be two reports
         self._report(is_urgent=not planned)
         return bool(planned or self._commands)
 
-    def _run(self, planned: list[Planned]) -> dict[Peer, Guesses]:
-        """One pass, and what is guessed now of the texts in it."""
+    def _run(self, planned: list[Planned]) -> list[Planned]:
+        """One pass; of its rows those whose texts are guessed at anew."""
         planned.sort(key=lambda row: row.ask.num_tokens)
         asking = [index for index, row in enumerate(planned) if row.ask.asks]
         batch = Batch(
@@ -180,17 +183,15 @@ class DraftEngine:
         runs = self.runner.run(batch)
         for row in planned:
             row.text.computed(row.ask)
-        told: dict[Peer, Guesses] = defaultdict(dict)
-        for index, (sampled,) in zip(asking, runs, strict=True):
-            row = planned[index]
+        asked = [planned[index] for index in asking]
+        for row, (sampled,) in zip(asked, runs, strict=True):
             row.text.take(row.ask, sampled)
-            self._num_drafted += 1
-        for row in (planned[index] for index in asking):
-            if row.number not in told[row.peer]:
-                told[row.peer][row.number] = _guess(row)
-        return told
+        self._num_drafted += len(asked)
+        return asked
 
     def _take_news(self, peer: Peer, news: News) -> None:
+        if news.written:
+            self._telling.heard(peer)
         for written in news.written:
             self.forecasts.written(peer, written.number, written.start, written.token_ids)
         for number in news.forgotten:
@@ -268,8 +269,3 @@ def _sample_row(row: Planned, chunk: int) -> SampleRow:
         prompt_token_ids=seq.prompt_token_ids,
         output_token_ids=seq.output_token_ids,
     )
-
-
-def _guess(row: Planned) -> Guess:
-    base, token_ids, parents = row.text.guess
-    return Guess(number=row.number, base=base, token_ids=token_ids, parents=parents)

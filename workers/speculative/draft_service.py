@@ -16,9 +16,10 @@ from baton.errors import BatonError
 from baton.v1 import draft_pb2, draft_pb2_grpc
 from baton.v1.draft_pb2 import DraftHello, DraftHelloReply, FromDrafter, Guess, ToDrafter
 from workers.spec import WorkerSpec
-from workers.speculative.draft_engine import DraftEngine, Guesses
+from workers.speculative.draft_engine import DraftEngine
 from workers.speculative.forecast import Limits
 from workers.speculative.forecasts import Peer
+from workers.speculative.telling import Guesses
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0

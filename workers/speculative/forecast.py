@@ -68,6 +68,7 @@ class Forecast:
         self.known = seq
         self.root = Node(-1, seq.num_tokens)
         self.branches: list[Branch] = []
+        self.is_lacking = True  # whoever decodes it has no guess of it as it is now
         self._limits = limits
         self._stops = stop_token_ids
         self._chances = chances
@@ -97,6 +98,15 @@ class Forecast:
         """Tokens of the text that the tree follows, and its nodes as `guess_tree.listed`. Not a copy."""
         return self.root.end, *self._listed
 
+    def is_deep(self, num_tokens: int) -> bool:
+        """Whether the likeliest tokens in a row are so many at least."""
+        node = self.root
+        for _ in range(num_tokens):
+            if not node.children:
+                return False
+            node = node.children[0]
+        return True
+
     def start(self) -> None:
         """Takes what the prefix cache has of the text; from now on there is something to compute."""
         assert not self.branches, "started before"
@@ -125,6 +135,7 @@ class Forecast:
             self._counts.num_hits += 1
         else:
             self._counts.num_misses += 1
+            self.is_lacking = True
         if self.branches:
             self._follow(trail, root)
         self._plant(root)

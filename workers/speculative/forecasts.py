@@ -22,10 +22,17 @@ READ_BESIDE = 128  # tokens of texts that are read in a pass which drafts others
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A decode worker, for as long as its stream lasts."""
+    """A decode worker, for as long as its stream lasts.
+
+    Attributes:
+        step_s: What its steps take, as far as is known; with the next two `Telling`'s.
+    """
 
     limits: Limits
     texts: dict[int, Forecast] = field(default_factory=dict)  # by number, in order of arrival
+    step_s: float = 0.0
+    heard_s: float | None = None
+    told_s: float = 0.0
 
     @property
     def num_active(self) -> int:

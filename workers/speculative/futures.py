@@ -1,10 +1,13 @@
 """How one sequence may go on, as a draft worker told it: a tree of tokens that follows a text of so many tokens.
 
 The text grows meanwhile. While what is written walks along the tree, what stands below is a guess at what comes next.
+Most guesses are replaced by newer ones before anybody looks into them, so nothing is built of one that nobody asks.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
+from operator import gt
 
 ROOT = 0
 MAX_NODES = 1024  # a draft worker's own trees are a tenth of that
@@ -20,18 +23,32 @@ class Futures:
     """
 
     def __init__(self, base: int, token_ids: Sequence[int], parents: Sequence[int]) -> None:
-        if len(token_ids) != len(parents) or any(parent > place for place, parent in enumerate(parents)):
-            raise ValueError("a guess is no tree: each node's parent comes before it")
         if len(token_ids) > MAX_NODES:
             raise ValueError(f"a guess of {len(token_ids)} tokens: at most {MAX_NODES} are taken")
+        if len(token_ids) != len(parents) or any(map(gt, parents, range(len(parents)))):
+            raise ValueError("a guess is no tree: each node's parent comes before it")
         self.base = base
-        self._token_ids = token_ids
-        self._children: list[list[int]] = [[] for _ in range(len(token_ids) + 1)]
-        for node, parent in enumerate(parents, 1):
-            self._children[parent].append(node)
+        self._token_ids, self._parents = token_ids, parents
 
     def __len__(self) -> int:
         return len(self._token_ids)
+
+    @cached_property
+    def _children(self) -> list[list[int]]:
+        """Of each node, and of the root first."""
+        children: list[list[int]] = [[] for _ in range(len(self) + 1)]
+        for node, parent in enumerate(self._parents, 1):
+            children[parent].append(node)
+        return children
+
+    def is_deep(self, num_tokens: int) -> bool:
+        """Whether the likeliest tokens in a row are so many at least."""
+        node, rest = ROOT, list(self._parents)
+        for _ in range(num_tokens):
+            if node not in rest:
+                return False
+            node = rest.index(node) + 1
+        return True
 
     def after(self, written: Sequence[int]) -> int | None:
         """The node where the text is now; None: what was written leads out of the tree.

@@ -2,7 +2,7 @@
 
 Of all draft tokens of all sequences the likeliest to be right go first, so a good guess is verified far and a bad one
 is not. Tokens expected of a step are those of its sequences, and the chances of the draft tokens; what it takes was
-learnt from steps like it.
+learnt from steps like it. How much better than nothing drafts must look, `account.Account` says, one for each load.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ from itertools import accumulate
 
 from workers.engine.drafting import Draft
 from workers.speculative.acceptance import Acceptance
+from workers.speculative.account import MIN_GAIN, Account
 from workers.speculative.step_times import StepTimes
 
 REFRESH_STEPS = 100  # so often a step without drafts tells what one takes, and one with a few whether they pay again
+LEAST_REFRESH_STEPS = 10  # the first where drafts gain next to nothing: there a step without costs nothing
 PROBE_TOKENS = 3
 FIRST_TOKENS = 4  # tried of a batch whose drafts' cost is not known; then up to twice as many as were seen, and these
-MIN_GAIN = 1.02  # less is within what steps vary by
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Goodput:
     def __init__(self, max_tokens: int) -> None:
         self.acceptance = Acceptance(max_tokens)
         self.times = StepTimes()
+        self._accounts: dict[int, Account] = {}  # by the doublings of decodes
+        self._num_right = 0  # in the step that was learnt of last
         self._num_drafting = 0  # steps with drafts since the last one without
         self._num_silent = 0  # steps without since the last one with drafts, though there were some
 
@@ -71,7 +74,14 @@ class Goodput:
 
     def takes_plain(self, num_decodes: int) -> bool:
         """Whether the next step verifies nothing, whatever is drafted, so that it is known what such a step takes."""
-        return not self.times.knows(num_decodes) or self._num_drafting >= REFRESH_STEPS
+        if not self.times.knows(num_decodes):
+            return True
+        gain = self._account(num_decodes).gain
+        return self._num_drafting >= min(max(2 * REFRESH_STEPS * gain, LEAST_REFRESH_STEPS), REFRESH_STEPS)
+
+    def least_gain(self, num_decodes: int) -> float:
+        """How many times as many tokens a second drafts must promise, so many as a step without makes."""
+        return self._account(num_decodes).least_gain
 
     def num_considered(self, num_decodes: int) -> int:
         """Of all tokens that are drafted for a step: the likeliest, at most."""
@@ -79,6 +89,7 @@ class Goodput:
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Of a step, whatever else was in it."""
+        self._num_right = sum(outcome.num_accepted for outcome in outcomes)
         for outcome in outcomes:
             if outcome.tree is not None:
                 self.acceptance.learn_tree(outcome.tree, outcome.right)
@@ -86,8 +97,15 @@ class Goodput:
                 self.acceptance.learn(outcome.kind, outcome.num_drafts, outcome.num_accepted)
 
     def took(self, num_decodes: int, num_drafts: int, seconds: float) -> None:
-        """A step that only decoded."""
+        """A step that only decoded, and was learnt of last."""
+        if not num_drafts:
+            self._account(num_decodes).rest()
+        elif self.times.knows(num_decodes) and (plain_s := self.times.plain_s(num_decodes)):
+            self._account(num_decodes).book(self._num_right / num_decodes - (seconds / plain_s - 1))
         self.times.learn(num_decodes, num_drafts, seconds)
+
+    def _account(self, num_decodes: int) -> Account:
+        return self._accounts.setdefault(num_decodes.bit_length(), Account())
 
     def _likeliest_first(self, drafts: Sequence[Draft]) -> list[tuple[float, int, int]]:
         """(chance, -place, draft): of one draft in order of places, since chances fall."""
@@ -100,17 +118,19 @@ class Goodput:
 
     def _best_count(self, chances: Sequence[float], num_decodes: int) -> int:
         tokens = list(accumulate(chances, initial=float(num_decodes)))
-        return best_rate(tokens, self.times.expected_s(num_decodes, len(chances)))
+        took_s = self.times.expected_s(num_decodes, len(chances))
+        return best_rate(tokens, took_s, self.least_gain(num_decodes))
 
 
-def best_rate(tokens: Sequence[float], took_s: Sequence[float]) -> int:
+def best_rate(tokens: Sequence[float], took_s: Sequence[float], least_gain: float = MIN_GAIN) -> int:
     """The place at which most tokens are made in a second; the first, unless another one gains enough.
 
     Args:
         tokens: Expected of a step, by how much is drafted in it, from nothing on.
         took_s: What that takes.
+        least_gain: How many times the first one's rate another must have.
     """
-    best, best_tokens, best_s = 0, tokens[0] * MIN_GAIN, took_s[0]
+    best, best_tokens, best_s = 0, tokens[0] * least_gain, took_s[0]
     for place, (expected, seconds) in enumerate(zip(tokens[1:], took_s[1:], strict=True), start=1):
         if expected * best_s > best_tokens * seconds:  # rates, without dividing by a clock that stood still
             best, best_tokens, best_s = place, expected, seconds

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from workers.engine.draft import Draft
 
 ROOT = -1
+MOST_SEQS = 8  # in a step; with more of them drafts are single paths: each is drafted little for, and to look costs
 
 
 class GrowingTree:

@@ -1,9 +1,10 @@
 """How deep to draft where each token costs time: before drafting, from what came of it so far.
 
 The depth is that which makes most tokens a second, drafting and verifying paid (SmartSpec), 0 included. Beside that
-stands an account, so that what cannot be known beforehand (prompts that are read for nothing, probes, estimates that
-are wrong) costs a bounded share: it gets a small allowance with each step and what drafts gain, and pays what they
-take. Prompts are read and drafts probed while there is something in it; deep in debt nothing is drafted.
+stands an account for each load, so that what cannot be known beforehand (prompts that are read for nothing, probes,
+estimates that are wrong) costs a bounded share: it gets a small allowance with each step and what drafts gain, and pays
+what they take. Prompts are read and drafts probed while there is something in it; in debt more must be promised, and
+deep in debt nothing is drafted.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from workers.speculative.goodput import REFRESH_STEPS, Goodput, Outcome, best_ra
 PROBE_DEPTH = 2
 FIRST_DEPTH = 2  # of drafts whose cost is not known; then up to twice as deep as was drafted
 ALLOWANCE = 0.01  # plain steps, with each step
-MOST, LEAST = 6.0, -100.0  # plain steps in the account, which begins with the most; of debt no more is remembered
+FIRST, MOST, LEAST = 2.0, 6.0, -100.0  # plain steps in an account: at first, and at most; of debt no more is remembered
 HALT, RESUME = -8.0, 0.0  # drafting stops at the one, and goes on at the other
+PRICE = 0.05  # more to be promised for each plain step of debt
 MOST_LOST = 5.0  # plain steps by one step: more was a disturbance
 
 
@@ -44,7 +46,7 @@ class Pace:
         self._goodput = goodput
         self._max_tokens = max_tokens
         self._deepest = 0
-        self._balance = MOST
+        self._balances: dict[int, float] = {}  # by the doublings of decodes
         self._is_halted = False
         self._num_silent, self._interval = 0, 1  # steps without drafts, and after how many there is a probe
         self._is_probing = False
@@ -54,6 +56,15 @@ class Pace:
     def begin(self, num_decodes: int) -> None:
         """A step in which so many sequences decode."""
         self._num_decodes, self.spent_s = num_decodes, 0.0
+
+    @property
+    def _balance(self) -> float:
+        """Of the step's load."""
+        return self._balances.get(self._num_decodes.bit_length(), FIRST)
+
+    @_balance.setter
+    def _balance(self, balance: float) -> None:
+        self._balances[self._num_decodes.bit_length()] = balance
 
     def plan(self, num_seqs: int) -> Plan:
         """Args: num_seqs: Sequences that may be drafted for, >= 1."""
@@ -120,4 +131,6 @@ class Pace:
         chances = self._goodput.acceptance.chances(self.kind)[:most]
         tokens = list(accumulate((num_seqs * chance for chance in chances), initial=float(self._num_decodes)))
         step_s = self._goodput.times.expected_s(self._num_decodes, num_seqs * most)
-        return best_rate(tokens, [token_s * depth + step_s[num_seqs * depth] for depth in range(len(tokens))])
+        took_s = [token_s * depth + step_s[num_seqs * depth] for depth in range(len(tokens))]
+        least_gain = self._goodput.least_gain(self._num_decodes) + PRICE * max(-self._balance, 0.0)
+        return best_rate(tokens, took_s, least_gain)

@@ -5,6 +5,7 @@ right, less what verifying them costs. A drafter that is late or gone makes its 
 until it answers again.
 """
 
+ANSWER_TOKENS = 3  # that a guess must have, to end a wait
 SMOOTHING = 0.1  # weight of the newest value in a moving average
 MIN_GAIN = 1.2  # tokens that waiting must bring for each that it costs
 SPARE = 1.5  # how much longer than usual an answer may take

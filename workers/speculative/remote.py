@@ -22,22 +22,23 @@ from workers.engine.stats import GuessCounts
 from workers.spec import WorkerSpec
 from workers.speculative.draft_link import DOWN, DraftLink
 from workers.speculative.drafted import Drafted
-from workers.speculative.futures import ROOT, Futures
+from workers.speculative.futures import Futures
 from workers.speculative.goodput import Goodput
-from workers.speculative.patience import Patience
+from workers.speculative.growing import MOST_SEQS
+from workers.speculative.patience import ANSWER_TOKENS, Patience
+from workers.speculative.rest import Rest
 
 CHECK_S = 1.0
 MAX_PATIENCE_S = 0.25
 MIN_STEP_S = 1e-6  # where a clock stood still
 MOST_LONGER = 2.0  # steps that took longer by more were disturbed, or read prompts too
-ANSWER_TOKENS = 3  # that a guess must have, to end a wait
 
 
 class RemoteDrafter:
     """See `workers.engine.drafting.Drafter` and `JobWatch`.
 
     Args:
-        width: Siblings in a draft, at most; 1: single paths.
+        width: Siblings in a draft, at most, with up to `MOST_SEQS` sequences; 1: single paths.
         fallback: Drafts where no guess is there, or none as likely.
         goodput: How likely drafts of each kind are, and what steps take without any.
         kind: Of its drafts; the next one is of the runners-up of trees.
@@ -56,6 +57,7 @@ class RemoteDrafter:
     ) -> None:
         self.counts = GuessCounts()
         self.patience = Patience()
+        self.rest = Rest()
         num_tokens = spec.speculation.max_tokens
         self._secret = spec.secret
         self._hello = DraftHello(
@@ -75,6 +77,7 @@ class RemoteDrafter:
         self._by_number: dict[int, Drafted] = {}
         self._num_numbers = 0
         self._stepped_s: float | None = None
+        self._has_rested = False  # draft workers were told nothing since
         self._num_decodes = 0  # of the last step
         self._checked_s = 0.0
 
@@ -88,7 +91,8 @@ class RemoteDrafter:
         drafted = self._drafted[seq.key] = Drafted(self._num_numbers, seq, self._link(route))
         with self._news:
             self._by_number[drafted.number] = drafted
-            drafted.follow()
+            if not self.rest.is_resting:
+                drafted.follow()
 
     def ends(self, key: tuple[str, int]) -> None:
         """It is not decoded here any more, if it was drafted for."""
@@ -125,9 +129,12 @@ class RemoteDrafter:
             return backup
         now_s = self._clock()
         self._check(now_s)
-        if not self._drafted:
+        if not self._drafted or self.rest.is_resting:
             self._stepped_s = None
+            self._has_rested |= self.rest.is_resting
             return backup
+        if self._has_rested:
+            self._wake()
         took_s = now_s - self._stepped_s if self._stepped_s is not None else None
         if took_s is not None:
             self.patience.stepped(took_s)
@@ -141,6 +148,15 @@ class RemoteDrafter:
         found = self._look(asked, depth, num_decodes=len(seqs))
         self._stepped_s = self._clock()
         return [self._likelier(found.get(which), draft) for which, draft in enumerate(backup)]
+
+    def _wake(self) -> None:
+        """Draft workers hear of what began meanwhile; what was written is told as always."""
+        self._has_rested = False
+        with self._news:
+            for drafted in self._by_number.values():
+                drafted.proposed, drafted.asked_s = (0, NO_DRAFT), None
+                if not drafted.is_followed:
+                    drafted.follow()
 
     def _likelier(self, guess: Draft | None, other: Draft) -> Draft:
         """Of which more tokens are expected to be right."""
@@ -189,8 +205,9 @@ class RemoteDrafter:
     def _known(self, asked: List["_Asked"], depth: int) -> dict[int, Draft]:
         """With `_news` held."""
         found: dict[int, Draft] = {}
+        width = self._width if self._num_decodes <= MOST_SEQS else 1
         for one in asked:
-            draft = one.drafted.draft(one.seq, depth, self._width, self._kind)
+            draft = one.drafted.draft(one.seq, depth, width, self._kind)
             one.drafted.proposed = (one.seq.num_tokens, draft or NO_DRAFT)
             if draft is None:
                 one.drafted.asked_s = one.drafted.asked_s or self._clock()
@@ -224,7 +241,7 @@ class RemoteDrafter:
         """It follows nothing yet."""
         with self._news:
             for drafted in self._by_number.values():
-                if drafted.link is link:
+                if drafted.link is link and not self.rest.is_resting:
                     drafted.follow()
 
     def _take(self, guesses: List[Guess]) -> None:
@@ -246,7 +263,7 @@ class RemoteDrafter:
 
     def _is_answer(self, drafted: Drafted, futures: Futures) -> bool:
         """To the newest news, and long enough to have been worth a wait."""
-        return futures.base >= drafted.num_told and len(futures.path(ROOT, self._answer)) == self._answer
+        return futures.base >= drafted.num_told and futures.is_deep(self._answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import ChunkKind, Watch
 from workers.speculative.goodput import Goodput, Outcome
+from workers.speculative.growing import MOST_SEQS
 from workers.speculative.pace import Pace
-
-WATCHED_SEQS = 8  # of a step, so that it is told what was found likely
+from workers.speculative.rest import Rest
 
 
 class DraftedSpeculation:
@@ -25,6 +25,7 @@ class DraftedSpeculation:
         watch: Told what steps find likely; None: nobody is.
         job_watch: Is told of sequences that draft workers draft for.
         pace: Of a drafter that is a `workers.speculative.paced.PacedDrafter` with this goodput.
+        rest: Of a drafter that is a `workers.speculative.remote.RemoteDrafter` with this goodput.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class DraftedSpeculation:
         watch: Watch | None = None,
         job_watch: JobWatch | None = None,
         pace: Pace | None = None,
+        rest: Rest | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._goodput, self._clock = goodput, clock
-        self._pace = pace
+        self._pace, self._rest = pace, rest
         self._max_tokens = max_tokens
         self.job_watch = job_watch
         self._told_s = 0.0  # that steps had waited for draft workers
@@ -55,14 +57,16 @@ class DraftedSpeculation:
 
     @property
     def watch(self) -> Watch | None:
-        """Of a step of many sequences nothing is told: each is drafted little for, and to look costs the step."""
-        return self._watch if self._num_seqs <= WATCHED_SEQS else None
+        """Of a step of many sequences nothing is told."""
+        return self._watch if self._num_seqs <= MOST_SEQS else None
 
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
         self._num_seqs = len(seqs)
         if self._pace is not None:
             self._pace.begin(num_decodes)
+        if self._rest is not None:
+            self._rest.begin(num_decodes)
         drafts = self._propose(seqs, self._max_tokens)
         if self._goodput is not None:
             drafts = self._chosen(self._goodput, drafts, num_decodes)
@@ -96,6 +100,9 @@ class DraftedSpeculation:
                 self._pace.step_done(outcomes, step_s if only_decoded else None)
             if only_decoded:
                 self._goodput.took(num_decodes, sum(one.num_drafts for one in outcomes), step_s)
+                if self._rest is not None and self._goodput.times.knows(num_decodes):
+                    num_tokens = num_decodes + sum(one.num_accepted for one in outcomes)
+                    self._rest.stepped(num_tokens, took_s, self._goodput.times.plain_s(num_decodes))
 
     def _waited_s(self) -> float:
         """For draft workers, since it was asked last."""

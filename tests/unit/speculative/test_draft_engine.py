@@ -15,10 +15,11 @@ from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.fake import VOCAB_SIZE, FakeRunner, _packed, _state, _token
 from workers.model.sampling_params import SamplingParams
 from workers.spec import GangSpec, Role
-from workers.speculative.draft_engine import DraftEngine, Guesses
+from workers.speculative.draft_engine import DraftEngine
 from workers.speculative.forecast import Limits
 from workers.speculative.forecasts import Peer
 from workers.speculative.futures import ROOT, Futures
+from workers.speculative.telling import Guesses
 
 PARAMS = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
 

@@ -216,7 +216,8 @@ def test_each_sequence_gets_the_likelier_draft() -> None:
     goodput, asked = Goodput(4), Asked()
     pace = Pace(goodput, kind=KIND, max_tokens=4)
     drafter = PacedDrafter(asked, pace, goodput.acceptance, free=Free(), clock=lambda: 0.0)
-    goodput.took(3, 0, 1.0)
+    for _ in range(2):
+        goodput.took(3, 0, 1.0)
     for _ in range(50):
         goodput.learn([Outcome(1, 4, 4), Outcome(0, 4, 0), Outcome(KIND, 4, 2)])
     seqs = [sequence(name, [1, 2, 3]) for name in "abc"]
@@ -241,7 +242,8 @@ def test_deep_in_debt_nothing_is_drafted_until_it_is_paid() -> None:
     """As where what is measured keeps promising what does not come."""
     goodput = Goodput(4)
     pace = Pace(goodput, kind=KIND, max_tokens=4)
-    goodput.took(1, 0, 1.0)
+    for _ in range(2):
+        goodput.took(1, 0, 1.0)
     plans = []
     for _ in range(3000):
         pace.begin(1)

@@ -115,3 +115,38 @@ def test_links_that_are_lost_while_nothing_is_decoded_are_not_counted() -> None:
     link.life, drafter._checked_s = DOWN, 0.0
     drafter.propose([], DEPTH)
     assert drafter.counts.num_peers == 0
+
+
+def rest(drafter: RemoteDrafter, *, is_resting: bool) -> None:
+    drafter.rest.begin(1)
+    drafter.rest._load.is_resting = is_resting
+
+
+def test_draft_workers_at_rest_hear_nothing_and_then_all() -> None:
+    first, second = sequence("a", [5, 6, 7]), sequence("b", [8, 9])
+    drafter, link, _ = drafting(first)
+    drafter.propose([first], DEPTH)
+    link.posted.clear()
+    rest(drafter, is_resting=True)
+    drafter.begins(second, ROUTE)
+    for token_id in (1, 2):
+        first.output_token_ids.append(token_id)
+        drafter.propose([first, second], DEPTH)
+    assert link.posted == []
+    rest(drafter, is_resting=False)
+    second.output_token_ids.append(3)
+    drafter.propose([first, second], DEPTH)
+    follow, news = link.posted
+    assert (follow.follow.number, list(follow.follow.output_token_ids)) == (2, second.output_token_ids)
+    ((written,)) = news.news.written
+    assert (written.number, written.start, list(written.token_ids)) == (1, first.num_tokens - 2, [1, 2])
+
+
+def test_trees_of_many_sequences_are_cut_to_paths() -> None:
+    seqs = [sequence(str(number), [5, 6, 7]) for number in range(9)]
+    drafter, _, _ = drafting(*seqs)
+    drafter._width = 4
+    for number, seq in enumerate(seqs, 1):
+        drafter._take([Guess(number=number, base=seq.num_tokens, token_ids=[1, 2, 3], parents=[0, 0, 1])])
+    assert drafter.propose(seqs[:8], DEPTH)[0].parents
+    assert drafter.propose(seqs, DEPTH)[0] == Draft([1, 3], KIND)
