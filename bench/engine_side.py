@@ -1,4 +1,4 @@
-"""One engine's process of `bench.engine`, stopped (SIGSTOP) except while it works."""
+"""One engine's process, stopped (SIGSTOP) except while it works; for benchmarks of engines that take turns."""
 
 import json
 import os
@@ -16,21 +16,30 @@ class Side:
     """Pinned to its cores; the interpreter may be another environment's."""
 
     def __init__(
-        self, name: str, python: str, settings: Mapping[str, Any], cores: Sequence[int], folder: Path, *, kv_gib: int
+        self,
+        name: str,
+        python: str,
+        settings: Mapping[str, Any],
+        cores: Sequence[int],
+        folder: Path,
+        *,
+        kv_gib: int,
+        module: str = "bench.engine_sides",
     ) -> None:
         """Starts it, and waits until it is ready.
 
         Args:
-            settings: As `bench.engine_sides` takes them; the ranks that `tensor_parallel` asks for have a core each.
+            settings: As `module` takes them; the ranks that `tensor_parallel` asks for have a core each.
             folder: Of its log.
             kv_gib: What vLLM may hold of KV.
+            module: Answers each line of JSON with one, the first before it was asked.
         Raises:
             RuntimeError: It ended; says its last lines.
         """
         self.name = name
         self._log = folder / f"{name.replace(' ', '-')}.log"
         self._process = subprocess.Popen(
-            [python, "-m", "bench.engine_sides", json.dumps(settings)],
+            [python, "-m", module, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
@@ -49,11 +58,15 @@ class Side:
 
     def seconds(self, job: Mapping[str, Any]) -> float:
         """Raises: RuntimeError: it ended; says its last lines."""
+        return float(self.ask(job)["seconds"])
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises: RuntimeError: it ended; says its last lines."""
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        found = float(self._answer()["seconds"])
+        found = self._answer()
         self._signal(signal.SIGSTOP)
         return found
 

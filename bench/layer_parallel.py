@@ -2,6 +2,7 @@
 
     python -m bench.layer_parallel             # both, see --help
     python -m bench.layer_parallel --quick     # under 2 minutes
+    python -m bench.layer_parallel --shapes "512 x 16,1024 x 16" --batches 4 --no-acceptance
 
 Times are of dummy models on two ranks, a core each: with 1, 2 and 4 layers that attend at once, beside the model on
 one core and tensor-parallel on the same two. All sides are there at once and take turns; medians. Acceptance is of
@@ -98,17 +99,32 @@ def compare(name: str, dtype: str, batch: int, rounds: int) -> None:
     console.print(f"  {name}, {dtype}, batch {batch}: {shown}")
 
 
+def shapes_of(text: str, *, quick: bool) -> list[str]:
+    """Names of SHAPES. Raises: typer.BadParameter: an unknown one."""
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [name for name in names if name not in SHAPES]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(SHAPES)}", param_hint="--shapes")
+    return names or list(QUICK if quick else SHAPES)
+
+
 def main(
     dtypes: Dtypes = "bfloat16",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Medians over so many.")] = 15,
-    batches: Annotated[str, typer.Option("--batches", help="Sequences that are drafted for at once.")] = "1,4",
+    batches: Annotated[
+        str, typer.Option("--batches", help="Sequences that are drafted for at once; 1,4, or 1 by --quick.")
+    ] = "",
+    shapes: Annotated[
+        str, typer.Option("--shapes", help=f"Hidden size x layers, of {', '.join(SHAPES)}; default: all.")
+    ] = "",
+    acceptance: Annotated[bool, typer.Option("--acceptance/--no-acceptance", help="Of demo-draft, too.")] = True,
     held_out: Annotated[Path, typer.Option("--held-out", help="Token ids of book text nobody trained on.")] = HELD_OUT,
     quick: Quick = False,
 ) -> None:
     """Time per drafted token on two cores, and acceptance, by how many layers attend at once."""
     kinds = dtypes_of(dtypes)
-    names = QUICK if quick else tuple(SHAPES)
-    sizes = [1] if quick else [int(size) for size in batches.split(",")]
+    names = shapes_of(shapes, quick=quick)
+    sizes = [int(size) for size in (batches or ("1" if quick else "1,4")).split(",")]
     rounds = min(rounds, 5) if quick else rounds
     each_s = START_S + ROUND_S * (rounds + 1)
     announce("bench.layer_parallel", about_s=len(names) * len(kinds) * len(sizes) * each_s + 20, dtypes=kinds)
@@ -120,7 +136,8 @@ def main(
                     compare(name, dtype, size, rounds)
     else:
         console.print("times are not measured: here is one core")
-    report_acceptance(console, held_out, num_texts=8 if quick else 32)
+    if acceptance:
+        report_acceptance(console, held_out, num_texts=8 if quick else 32)
 
 
 if __name__ == "__main__":

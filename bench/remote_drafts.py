@@ -6,7 +6,8 @@
 
 A mixed worker and a draft worker, each a process on a core of its own, behind the router that serves. Ways of
 speculating take turns in each round; figures are medians of rounds, greedy, and tokens are compared with those of none.
-"no overlap": the draft worker drafts after news alone, never while others verify.
+"no overlap": the draft worker drafts after news alone, never while others verify. `--layer-parallel 2` has one of two
+ranks beside, which needs three cores; `--crowded` has its last ranks where the others are, for want of cores.
 """
 
 import asyncio
@@ -29,44 +30,73 @@ from cluster.ingress.tokenizer import Tokenizer
 from cluster.profiling.local_cluster import LocalCluster, local_cluster
 from cluster.profiling.specs import available_cores
 from workers.model.registry import resolve_model
-from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
+from workers.spec import EngineSpec, GangSpec, Role, SpeculationSpec, WorkerSpec
 from workers.speculative.futures import ROOT, Futures
 
-NO_OVERLAP = "remote, no overlap"
-WAYS = ("none", "ngram", "remote", NO_OVERLAP)
+NO_OVERLAP, DIVIDED = "remote, no overlap", "remote, divided"
+WAYS = ("none", "ngram", "remote", NO_OVERLAP, DIVIDED)
 MAX_MODEL_LEN = 1024
 
 
-def specs(model: str, draft: str, way: str, max_tokens: int) -> list[WorkerSpec]:
-    """Each on one core."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """
+    Attributes:
+        model: A folder or a name.
+        max_tokens: As speculation.max_tokens.
+        num_ranks: Of a draft worker that is divided by layers.
+    """
+
+    model: str
+    draft: str
+    max_tokens: int
+    num_ranks: int
+
+
+def specs(pair: Pair, way: str) -> list[WorkerSpec]:
+    """Each rank on one core: its own, as far as there are so many."""
     cores = available_cores()
     method = {"none": "none", "ngram": "ngram"}.get(way, "auto")
     shared = {"served_name": "bench", "dtype": "float32", "device": "cpu", "secret": "s3cret"}
     engine = EngineSpec(max_model_len=MAX_MODEL_LEN)
-    found = [
+    mixed = WorkerSpec(
+        worker_id=f"mixed-{WAYS.index(way)}",
+        role=Role.MIXED,
+        model=str(resolve_model(pair.model)),
+        engine=engine,
+        cores=cores[:1],
+        speculation=SpeculationSpec(method=method, max_tokens=pair.max_tokens),
+        draft_overlap=way != NO_OVERLAP,
+        **shared,  # type: ignore[arg-type]
+    )
+    num_ranks = pair.num_ranks if way == DIVIDED else int(way.startswith("remote"))
+    drafting = [
         WorkerSpec(
-            worker_id=f"mixed-{WAYS.index(way)}",
-            role=Role.MIXED,
-            model=str(resolve_model(model)),
+            worker_id=f"draft-{WAYS.index(way)}",
+            role=Role.DRAFT,
+            model=str(resolve_model(pair.draft)),
             engine=engine,
-            cores=cores[:1],
-            speculation=SpeculationSpec(method=method, max_tokens=max_tokens),
-            draft_overlap=way != NO_OVERLAP,
+            cores=(cores[(1 + rank) % len(cores)],),
+            gang=GangSpec(layer_parallel=num_ranks, rank=rank),
             **shared,  # type: ignore[arg-type]
         )
+        for rank in range(num_ranks)
     ]
-    if way.startswith("remote"):
-        found.append(
-            WorkerSpec(
-                worker_id=f"draft-{WAYS.index(way)}",
-                role=Role.DRAFT,
-                model=str(resolve_model(draft)),
-                engine=engine,
-                cores=cores[1:2],
-                **shared,  # type: ignore[arg-type]
-            )
-        )
-    return found
+    return [mixed, *drafting]
+
+
+def ways_of(num_ranks: int, *, crowded: bool) -> list[str]:
+    """Those that the cores are enough for; says what is left out."""
+    if num_ranks == 1:
+        return [way for way in WAYS if way != DIVIDED]
+    missing = 1 + num_ranks - len(available_cores())
+    if missing <= 0 or crowded:
+        return list(WAYS)
+    print(
+        f"a draft worker of {num_ranks} ranks is not measured: it and its target need {1 + num_ranks} cores, and here "
+        f"are {len(available_cores())}; --crowded measures it all the same"
+    )
+    return [way for way in WAYS if way != DIVIDED]
 
 
 async def run(cluster: LocalCluster, prompts: Sequence[Sequence[int]], load: "Load") -> tuple[float, list[list[int]]]:
@@ -145,14 +175,12 @@ class Load:
     rounds: int
 
 
-async def measure(model: str, draft: str, sizes: Sequence[int], max_tokens: int, load: Load) -> None:
-    tokenizer = Tokenizer(str(resolve_model(model)))
+async def measure(pair: Pair, ways: Sequence[str], sizes: Sequence[int], load: Load) -> None:
+    tokenizer = Tokenizer(str(resolve_model(pair.model)))
     words = PROMPTS["summarize"][0].split()
     prompts = [tokenizer.encode(" ".join(words[5 + 3 * at : 45 + 3 * at])) for at in range(max(sizes))]
     async with contextlib.AsyncExitStack() as stack:
-        sides = {
-            way: await stack.enter_async_context(local_cluster(specs(model, draft, way, max_tokens))) for way in WAYS
-        }
+        sides = {way: await stack.enter_async_context(local_cluster(specs(pair, way))) for way in ways}
         for size in sizes:
             print(f"{size} at once", *await compare(sides, prompts[:size], load), sep="\n", flush=True)
 
@@ -166,17 +194,22 @@ def main(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
     temperature: Annotated[float, typer.Option("--temperature", min=0)] = 0.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 3,
+    layer_parallel: Annotated[int, typer.Option("--layer-parallel", min=1, help="Ranks of a draft worker.")] = 1,
+    crowded: Annotated[bool, typer.Option("--crowded", help="Ranks may have to share cores.")] = False,
     quick: Quick = False,
 ) -> None:
     """What a draft worker brings."""
     sizes = [int(word) for word in concurrency.split(",")]
     if quick:
         rounds, tokens = 1, min(tokens, 64)
-    announce("bench.remote_drafts", about_s=60 + 30 * len(sizes) * (rounds + 1), dtypes=["float32"])
+    ways = ways_of(layer_parallel, crowded=crowded)
+    about_s = 15 * len(ways) + 8 * len(ways) * len(sizes) * (rounds + 1)
+    announce("bench.remote_drafts", about_s=about_s, dtypes=["float32"])
     print(f"a hit costs the worker that decodes {hit_us():.1f} us a sequence", flush=True)
     folder = resolve_model(model)
     target = str(padded(folder, layers) if layers else folder)
-    asyncio.run(measure(target, draft, sizes, max_tokens, Load(tokens, temperature, rounds)))
+    pair = Pair(target, draft, max_tokens, layer_parallel)
+    asyncio.run(measure(pair, ways, sizes, Load(tokens, temperature, rounds)))
 
 
 if __name__ == "__main__":

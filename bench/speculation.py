@@ -16,7 +16,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +28,11 @@ from baton.v1.inference_pb2 import SamplingParams
 from bench.engine_baton import outputs_of
 from bench.machine import Quick, announce
 from bench.padded import padded
-from bench.speculation_prompts import PROMPTS, TEXTS, read_questions
+from bench.speculation_prompts import PROMPTS, TEXTS
 from cluster.fleet.nodes import resolve_dtype
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.profiling.specs import available_cores
+from tools.distillation.questions import read_questions
 from workers.engine.engine import Engine, StepReport
 from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
@@ -42,6 +43,19 @@ METHODS = "none,ngram,ngram:4"
 MAX_MODEL_LEN = 2048
 TOKEN_S = 0.07  # of all answers of a run, by two methods, on two cores
 Tokens = dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """
+    Attributes:
+        tokens: All that was written, by the prompt's number.
+        num_timed: Of them, those that came in `took_s`: after all prompts were read.
+    """
+
+    tokens: Tokens
+    num_timed: int
+    took_s: float
 
 
 class Side:
@@ -57,8 +71,7 @@ class Side:
             speculation=choose_speculation(spec, runner),
         )
 
-    def run(self, prompts: Sequence[Sequence[int]], num_tokens: int, temperature: float = 0.0) -> tuple[float, Tokens]:
-        """Tokens a second from when all prompts are read, and what was written."""
+    def run(self, prompts: Sequence[Sequence[int]], num_tokens: int, temperature: float = 0.0) -> Run:
         self._tokens.clear()
         names = [str(number) for number in range(len(prompts))]
         for name, prompt in zip(names, prompts, strict=True):
@@ -72,7 +85,7 @@ class Side:
         while not self.engine.is_idle:
             self.engine.step()
         took_s = time.perf_counter() - began_s
-        return (sum(map(len, self._tokens.values())) - num_before) / took_s, dict(self._tokens)
+        return Run(dict(self._tokens), sum(map(len, self._tokens.values())) - num_before, took_s)
 
     def _take(self, report: StepReport) -> None:
         for output in outputs_of(report):
@@ -80,13 +93,14 @@ class Side:
 
 
 def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int) -> dict[str, Side]:
-    """Args: methods: Each a name of `speculation.method`, and after a colon its `tree_width`, if it is not 1."""
+    """Args: methods: Each a name of `speculation.method`, and after a colon its `tree_width` (also auto), if not 1."""
     runner = TorchRunner(spec)
     runner.warm_up()
     sides = {}
     for name in methods:
         method, _, width = name.partition(":")
-        way = SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=int(width or 1))
+        tree_width = None if width == "auto" else int(width or 1)
+        way = SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=tree_width)
         sides[name] = Side(replace(spec, speculation=way), runner)
     return sides
 
@@ -113,11 +127,11 @@ def compare(
     for number in range(rounds + 1):  # the first teaches what steps take
         expected: Tokens = {}
         for method, side in sides.items():
-            rate, tokens = side.run(prompts, num_tokens, temperature)
-            expected = expected or tokens
-            same[method] &= tokens == expected
+            done = side.run(prompts, num_tokens, temperature)
+            expected = expected or done.tokens
+            same[method] &= done.tokens == expected
             if number:
-                rates[method].append(rate)
+                rates[method].append(done.num_timed / done.took_s)
     plain = statistics.median(rates["none"])
     cells = [f"none {plain:7.1f} tok/s"]
     for method in sides:
@@ -146,10 +160,10 @@ def main(
     quick: Quick = False,
 ) -> None:
     """What speculation brings."""
-    sets = read_questions(Path(prompts)) if prompts else TEXTS if plain else PROMPTS
     sizes = [int(word) for word in concurrency.split(",")]
     if quick:
         rounds, tokens, sizes = 1, min(tokens, 40), sizes[:: max(len(sizes) - 1, 1)]  # the ends
+    sets = read_questions([Path(prompts)], max(sizes)) if prompts else TEXTS if plain else PROMPTS
     names = methods.split(",")
     about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S * len(names) / 2
     announce("bench.speculation", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])

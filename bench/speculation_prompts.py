@@ -1,9 +1,6 @@
 """What `bench.speculation` asks: texts whose answers repeat much of them, or little."""
 
-import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 _NOTE = (
     "The meeting of the harbour committee began at nine. Mrs Alder, who keeps the lighthouse accounts, said that the "
@@ -30,12 +27,3 @@ TEXTS: Mapping[str, Sequence[str]] = {  # begun, to go on with: for models that 
         "My father had been a merchant in the town, and when he died my mother",
     ],
 }
-
-
-def read_questions(path: Path) -> dict[str, list[str]]:
-    """Spec-Bench's file, a JSON object per line: the first turn of each question, by category."""
-    by_category: dict[str, list[str]] = defaultdict(list)
-    for line in path.read_text().splitlines():
-        question = json.loads(line)
-        by_category[question["category"]].append(question["turns"][0])
-    return dict(by_category)

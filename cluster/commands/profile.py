@@ -29,7 +29,7 @@ def command(
         bool, typer.Option("--quick", help="Fewer points and rounds, the file's KV transport alone.")
     ] = False,
 ) -> None:
-    """Measure this machine: what prefill, decode and KV transfer take, for `baton plan` and `baton simulate`.
+    """Measure this machine: what prefill, decode, KV transfer and drafts take, for `baton plan` and `baton simulate`.
 
     Runs real workers of the model, pinned as `baton up` pins them, and ends them. Best on a quiet machine.
 
@@ -101,6 +101,9 @@ def _print(console: Any, taken: "Taken", out: Path) -> None:
         console.print(
             f"slower beside another worker at work: prompts by {shares.prompts:.0%}, decodes by {shares.decodes:.0%}"
         )
+    for name, chances in profile.acceptance.items():
+        by_place = " ".join(f"{chance:.2f}" for chance in chances.by_place)
+        console.print(f"tokens that {name} drafts are right, if those before are, by place: {by_place}")
     if not profile.transfers:
         console.print(
             "note: no KV transfers, as the config has no prefill workers: `baton plan` will plan one pool alone"

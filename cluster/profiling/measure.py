@@ -7,28 +7,25 @@ would: what it takes of the measured worker's core is in the figures.
 """
 
 import asyncio
-import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from baton.errors import UnavailableError
 from cluster.contracts.overheads import ALONE, Contention
-from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, by_worker, greedy
+from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
 from cluster.profiling.neighbours import Beside, contention
 from cluster.profiling.points import NotedStep, Round, StepPoint, TransferPoint, step_points, transfer_points
-from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, taken
+from cluster.profiling.running import REQUEST_TIMEOUT_S, ask, dispatching, profiled_workers, taken
 from cluster.profiling.scenarios import Scenario, ScenarioRequest, WorkerLimits, scenarios
 from cluster.profiling.side_by_side import beside_each_other, receiving
 from cluster.profiling.specs import available_cores
 from workers.spec import GangSpec, Role, SpeculationSpec, WorkerSpec
 
-MODULE = "workers.profiled"
 MEASURED = "decode-0"
 NEIGHBOUR = "mixed-0"
 QUIET_S = 0.02  # after a hand-over: acks, and what the workers tidy up
@@ -112,7 +109,7 @@ async def _measure(
     began_s = time.monotonic()
     beside = replace(plain, worker_id=NEIGHBOUR, role=Role.MIXED)
     shares_machine = bool(cores) and spec.device == "cpu"
-    async with _workers([*measured, *senders, *([beside] if shares_machine else [])]) as workers:
+    async with profiled_workers([*measured, *senders, *([beside] if shares_machine else [])]) as workers:
         session = _Session(workers, progress, effort, start_s=time.monotonic() - began_s)
         await session.steps()
         for name in transports:
@@ -135,23 +132,6 @@ def as_measured(ranks: Sequence[WorkerSpec]) -> list[WorkerSpec]:
     )
     changes: dict[str, Any] = {"engine": engine, "speculation": SpeculationSpec(method="none")}
     return [replace(rank, worker_id=MEASURED, role=Role.DECODE, **changes) for rank in ranks]
-
-
-@contextlib.asynccontextmanager
-async def _workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, WorkerProcess]]:
-    started = {
-        leader.worker_id: WorkerProcess(leader, module=MODULE, others=others) for leader, *others in by_worker(specs)
-    }
-    try:
-        for worker in started.values():
-            try:
-                await asyncio.to_thread(worker.wait_ready)
-            except RuntimeError as error:
-                raise UnavailableError(str(error)) from error
-        yield started
-    finally:
-        for worker in started.values():
-            await asyncio.to_thread(worker.stop)
 
 
 class _Session:

@@ -12,13 +12,17 @@ import psutil
 
 from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
+from cluster.models.find import Silent, resolve_config
 from cluster.planner.costs.fitted import Profile
 from cluster.planner.costs.fitting import fit_errors, fit_steps, fit_transfer
 from cluster.planner.costs.transfer import Path as TransferPath
+from cluster.profiling.drafting import draft_worker, measure_chances
 from cluster.profiling.local_cluster import by_worker
 from cluster.profiling.measure import FULL, QUICK, Measured, MeasureProgress, measure
 from cluster.profiling.points import StepPoint, TransferPoint
+from cluster.profiling.sample_prompts import sample_prompts
 from cluster.profiling.specs import available_cores, worker_specs
 from workers.spec import Role, WorkerSpec
 
@@ -35,7 +39,8 @@ class Taken:
 
 
 def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress) -> Taken:
-    """Of one worker of the config's pools, and of one of each other degree the steps.
+    """Of one worker of the config's pools, and of one of each other degree the steps; of its draft model, if it has
+    one, the steps and how often it is right.
 
     Raises:
         ConfigError: Pools whose ranks have different numbers of cores, or what a worker says of the config.
@@ -46,9 +51,10 @@ def take_profile(config: BatonConfig, *, quick: bool, progress: MeasureProgress)
     first, *others = measured_workers(workers)
     measured = _measured_with_neighbours(config, workers, first, quick=quick, progress=progress)
     steps = {str(degrees_of(ranks)): _steps(ranks, quick=quick, progress=progress) for ranks in others}
+    drafts = _drafts(config, first, quick=quick, progress=progress)
     transfers, notes = fit_transfers(measured.transfers)
     return Taken(
-        profile=fitted(config, first, measured, transfers, others=steps),
+        profile=fitted(config, first, measured, transfers, others=steps, drafts=drafts),
         measured=measured,
         notes=(*notes, *_busy(measured), *not_measured(config)),
     )
@@ -107,6 +113,29 @@ def _steps(ranks: Sequence[WorkerSpec], *, quick: bool, progress: MeasureProgres
     return measure(ranks, transports=(), cores=(), effort=QUICK if quick else FULL, progress=progress).steps
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredDrafts:
+    """Of the model that drafts."""
+
+    name: str  # as the config has it
+    steps: Sequence[StepPoint]
+    chances: DraftChances
+
+
+def _drafts(
+    config: BatonConfig, target: Sequence[WorkerSpec], *, quick: bool, progress: MeasureProgress
+) -> MeasuredDrafts | None:
+    """None: the config drafts with no model. Raises: ConfigError: The target has no tokenizer for sample prompts."""
+    config = resolve_config(config, Silent())
+    draft = draft_worker(config, target[0])
+    if draft is None:
+        return None
+    steps = _steps([draft], quick=quick, progress=progress)
+    prompts, depth = sample_prompts(Path(target[0].model)), config.speculation.max_tokens
+    chances = measure_chances(target, draft, prompts, depth=depth, quick=quick, progress=progress)
+    return MeasuredDrafts(name=config.pools.draft.model, steps=steps, chances=chances)
+
+
 def fitted(
     config: BatonConfig,
     ranks: Sequence[WorkerSpec],
@@ -114,11 +143,13 @@ def fitted(
     transfers: Mapping[str, TransferPath],
     *,
     others: Mapping[str, Sequence[StepPoint]],
+    drafts: MeasuredDrafts | None = None,
 ) -> Profile:
     """
     Args:
         ranks: Of the measured worker.
         others: The steps of workers of other degrees.
+        drafts: None: nothing drafts with a model.
     Raises:
         ConfigError: Too few points to fit.
     """
@@ -128,6 +159,10 @@ def fitted(
     errors = dict(fit_errors(latency, measured.steps))
     for name, steps in others.items():
         errors |= {f"{name} {kind}": error for kind, error in fit_errors(latencies[name], steps).items()}
+    drafting = {drafts.name: fit_steps(drafts.steps)} if drafts is not None else {}
+    if drafts is not None:
+        fit = drafting[drafts.name]
+        errors |= {f"{drafts.name} {kind}": error for kind, error in fit_errors(fit, drafts.steps).items()}
     return Profile(
         model=config.model,
         fingerprint=facts["fingerprint"],
@@ -140,6 +175,8 @@ def fitted(
         max_model_len=facts["max_model_len"],
         latencies=latencies,
         transfers=transfers,
+        drafts=drafting,
+        acceptance={drafts.name: drafts.chances} if drafts is not None else {},
         errors=errors,
         to_worker_s=measured.to_worker_s,
         to_client_s=measured.to_client_s,
@@ -147,7 +184,7 @@ def fitted(
         receive_s=measured.receive_s,
         contention=measured.contention,
         start_s=measured.start_s,
-        points=raw_points(measured, others),
+        points=raw_points(measured, {**others, **({drafts.name: drafts.steps} if drafts is not None else {})}),
     )
 
 
@@ -179,9 +216,10 @@ def _busy(measured: Measured) -> list[str]:
 
 def not_measured(config: BatonConfig) -> list[str]:
     """In words, what the config has and its profile does not."""
-    if not config.wants_draft_model and not config.drafts_locally:
+    num_ranks = config.pools.draft.num_ranks
+    if num_ranks == 1 or not config.wants_draft_model:
         return []
-    return ["workers were measured without drafts: a profile holds no costs of draft models or workers yet"]
+    return [f"draft workers of {num_ranks} ranks were measured as ones of one rank: what more save is not in a profile"]
 
 
 def raw_points(measured: Measured, others: Mapping[str, Sequence[StepPoint]]) -> dict[str, list[dict[str, Any]]]:

@@ -1,14 +1,40 @@
-"""Dispatchers over workers that run already, and the steps those noted."""
+"""Workers that note their steps, dispatchers over them, and what they noted."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
+from baton.errors import UnavailableError
 from cluster.config.schema import RouterConfig
-from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, greedy
+from cluster.profiling.local_cluster import LocalCluster, WorkerProcess, by_worker, greedy
 from cluster.profiling.points import NotedStep
+from workers.spec import WorkerSpec
 
+MODULE = "workers.profiled"
 REQUEST_TIMEOUT_S = 120.0
+
+
+@contextlib.asynccontextmanager
+async def profiled_workers(specs: Sequence[WorkerSpec]) -> AsyncIterator[dict[str, WorkerProcess]]:
+    """By id; each runs until the block ends.
+
+    Args:
+        specs: Of all ranks.
+    Raises: UnavailableError: one did not start.
+    """
+    started = {
+        leader.worker_id: WorkerProcess(leader, module=MODULE, others=others) for leader, *others in by_worker(specs)
+    }
+    try:
+        for worker in started.values():
+            try:
+                await asyncio.to_thread(worker.wait_ready)
+            except RuntimeError as error:
+                raise UnavailableError(str(error)) from error
+        yield started
+    finally:
+        for worker in started.values():
+            await asyncio.to_thread(worker.stop)
 
 
 @contextlib.asynccontextmanager

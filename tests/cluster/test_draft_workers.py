@@ -155,16 +155,38 @@ async def test_a_draft_worker_takes_no_requests() -> None:
             await running.answer(name)
 
 
+def real(spec: WorkerSpec, **other: object) -> WorkerSpec:
+    engine = EngineSpec(memory_bytes=1 << 22, block_size=4, max_batched_tokens=64)
+    model = str(tiny("llama", num_hidden_layers=6))
+    return replace(spec, model=model, served_name="tiny", fake=False, num_threads=1, engine=engine, **other)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
+async def test_real_drafters_that_are_killed_in_the_midst_of_answers_change_none_and_come_back(num_ranks: int) -> None:
+    """As many layers attend at once as there are ranks; answers in float32, several side by side."""
+    gang = [real(DRAFT, gang=GangSpec(layer_parallel=num_ranks, rank=rank)) for rank in range(num_ranks)]
+    async with drafted_workers(real(MIXED), *gang) as running:
+        texts = [list(range(3, 30 + 5 * number)) for number in range(4)]
+        asked: dict[str, object] = {"decode": "mixed-0", "max_tokens": 150}
+        plain = [await running.answer(running.submit(text, **asked)) for text in texts]  # type: ignore[arg-type]
+        for is_killed in (True, False):
+            names = [running.submit(text, draft="draft-0", **asked) for text in texts]  # type: ignore[arg-type]
+            if is_killed:
+                await running.until(names[0], 20)
+                await running.kill("draft-0")
+            assert [await running.answer(name) for name in names] == plain
+            if is_killed:
+                before = await saved_steps(running, "mixed-0")
+                await running.start(*gang)
+        assert await saved_steps(running, "mixed-0") > before
+
+
 @pytest.mark.slow
 async def test_a_layer_parallel_gang_drafts_for_a_disaggregated_model() -> None:
     """Of real models: the draft is the target's own, with layers that attend at once and KV that is read again."""
-    engine = EngineSpec(memory_bytes=1 << 22, block_size=4, max_batched_tokens=64)
-    model = {"model": str(tiny("llama", num_hidden_layers=6)), "fake": False, "num_threads": 1, "engine": engine}
-    gang = [
-        replace(DRAFT, **model, gang=GangSpec(layer_parallel=2, rank=rank), served_name="tiny")  # type: ignore[arg-type]
-        for rank in range(2)
-    ]
-    async with drafted_workers(replace(PREFILL, **model), replace(DECODE, **model), *gang) as running:  # type: ignore[arg-type]
+    gang = [real(DRAFT, gang=GangSpec(layer_parallel=2, rank=rank)) for rank in range(2)]
+    async with drafted_workers(real(PREFILL), real(DECODE), *gang) as running:
         text = list(range(3, 90))
         for sampling in ({"temperature": 0.0}, {"temperature": 0.8, "seed": 7}):
             asked = {"prefill": "prefill-0", "decode": "decode-0", "max_tokens": 60} | sampling

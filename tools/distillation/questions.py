@@ -36,7 +36,7 @@ def _question(row: Mapping[str, Any], path: Path) -> str:
         return str(row["question"])
     if "prompt" in row:
         return f"Complete this function:\n\n{row['prompt']}"
-    raise SystemExit(f"--questions {path}: a line has none of turns, question, prompt")
+    raise SystemExit(f"{path}: a line has none of turns, question, prompt")
 
 
 def _spread(texts: Sequence[str], each: int) -> list[str]:

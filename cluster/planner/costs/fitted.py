@@ -148,8 +148,8 @@ class Profile:
         if draft not in self.drafts or chances is None:
             known = ", ".join(self.drafts) or "none"
             raise ConfigError(
-                f"{asked}: the profile holds draft models {known}, and `baton profile` measures none by itself "
-                "yet; leave it out, or give --hardware"
+                f"{asked}: the profile holds draft models {known}; run `baton profile` with pools.draft.model in its "
+                "config, leave it out, or give --hardware"
             )
         return chances
 

@@ -7,6 +7,7 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 PROCESSES = {
+    "answering",
     "engine_sides",
     "handoff_link",
     "ingress_worker",

@@ -1,17 +1,21 @@
 """Which workers of a config are profiled, and what the profile holds of those of several degrees."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
+from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
 from cluster.contracts.overheads import ALONE
+from cluster.models.find import with_draft
 from cluster.planner.costs.fitted import Profile
+from cluster.profiling.drafting import draft_worker
 from cluster.profiling.measure import Measured, as_measured, handed_bytes
 from cluster.profiling.points import StepPoint
-from cluster.profiling.profile import degrees_of, fitted, measured_workers, not_measured
+from cluster.profiling.profile import MeasuredDrafts, degrees_of, fitted, measured_workers, not_measured
 from workers.spec import GangSpec, Role, WorkerSpec
 
 
@@ -96,16 +100,42 @@ def test_a_worker_is_measured_without_drafts() -> None:
     assert {rank.speculation.method for rank in as_measured(worker(Role.MIXED, tensor_parallel=2))} == {"none"}
 
 
+def test_a_profile_holds_what_a_draft_model_costs_and_how_often_it_is_right() -> None:
+    drafts = MeasuredDrafts(name="small", steps=points(0.001), chances=DraftChances((0.8, 0.7)))
+    found = fitted(BatonConfig(model="m"), worker(Role.DECODE), measured(points(0.01)), {}, others={}, drafts=drafts)
+    assert found.drafts["small"].step_s((), 4, 400) < 0.2 * found.latencies["1"].step_s((), 4, 400)
+    assert {"small prefill", "small decode"} < set(found.errors)
+    read = Profile.from_text(found.to_text())
+    assert (read.drafts, read.acceptance) == (found.drafts, {"small": DraftChances((0.8, 0.7))})
+    assert read.draft_chances("small", None, asked="--draft small") == DraftChances((0.8, 0.7))
+
+
 @pytest.mark.parametrize(
     ("text", "notes"),
     [
         ("model: demo", 0),
-        ("model: demo\npools: {draft: {workers: 1}}", 1),
-        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}", 1),
-        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}\nspeculation: {method: ngram}", 0),
+        ("model: demo\npools: {draft: {workers: 1}}", 0),
+        ("model: demo\npools: {draft: {workers: 1, layer_parallel: 2}}", 1),
+        ("model: demo\npools: {draft: {workers: 0, model: demo-draft, layer_parallel: 2}}", 0),
     ],
 )
-def test_a_config_that_drafts_with_a_model_is_told_that_this_was_not_measured(text: str, notes: int) -> None:
+def test_what_several_ranks_of_a_draft_worker_save_is_said_not_to_be_known(text: str, notes: int) -> None:
     told = not_measured(loads(text))
     assert len(told) == notes
-    assert all("workers were measured without drafts" in note for note in told)
+    assert all("draft workers of 2 ranks were measured as ones of one rank" in note for note in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("model: demo", ""),
+        ("model: demo\npools: {draft: {workers: 1}}", "demo-draft"),
+        ("model: demo\npools: {draft: {workers: 1, layer_parallel: 2}}", "demo-draft"),
+        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}", "demo-draft"),
+        ("model: demo\npools: {draft: {workers: 0, model: demo-draft}}\nspeculation: {method: ngram}", ""),
+    ],
+)
+def test_the_draft_model_is_measured_where_the_config_drafts_with_one_and_on_one_rank(text: str, folder: str) -> None:
+    spec = draft_worker(with_draft(loads(text)), worker(Role.DECODE)[0])
+    assert Path(spec.model).name == folder if spec is not None else not folder
+    assert spec is None or (spec.gang, spec.cores, spec.draft_model) == (GangSpec(), (0,), "")

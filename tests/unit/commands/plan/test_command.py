@@ -294,7 +294,10 @@ def test_a_profile_says_whether_a_draft_worker_pays(tmp_path: Path) -> None:
     words = ("--model", "demo", "--profile", str(path), "--gpus-per-node", "4", "--jobs", "1", "--kv-memory", "64MiB")
     words += ("--rate", "1", "--input-len", "20", "--output-len", "20", "--slo-ttft", "600", "--draft", "demo-draft")
     path.write_text(plain.to_text())
-    assert "--draft demo-draft: the profile holds draft models none, and `baton profile` measures none" in error(*words)
+    assert (
+        "--draft demo-draft: the profile holds draft models none; run `baton profile` with pools.draft.model"
+        in error(*words)
+    )
     known = plain.latencies["1"]
     free = replace(known, base_s=0.0, prompt_s=0.0, decode_s=0.0, slopes_s=(0.0,) * len(known.knots))
     drafts = {"drafts": {"demo-draft": free}, "acceptance": {"demo-draft": DraftChances((1.0,))}}
