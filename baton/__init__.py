@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         InvalidRequestError,
         ModelNotFoundError,
         OverloadedError,
+        PermissionDeniedError,
+        RateLimitError,
         UnauthenticatedError,
         UnavailableError,
     )
+    from baton.tls import TLS
     from baton.types import (
         Choice,
         Completion,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "TLS",
     "AsyncClient",
     "AsyncStream",
     "BatonError",
@@ -59,6 +63,8 @@ __all__ = [
     "Model",
     "ModelNotFoundError",
     "OverloadedError",
+    "PermissionDeniedError",
+    "RateLimitError",
     "Sampling",
     "Stream",
     "TokenLogprob",
@@ -68,7 +74,13 @@ __all__ = [
     "Usage",
 ]
 
-_HOMES = {"AsyncClient": "baton.aio", "AsyncStream": "baton.aio", "Client": "baton.client", "Stream": "baton.client"}
+_HOMES = {
+    "AsyncClient": "baton.aio",
+    "AsyncStream": "baton.aio",
+    "Client": "baton.client",
+    "Stream": "baton.client",
+    "TLS": "baton.tls",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from baton.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
     from_code,
@@ -21,14 +22,6 @@ CODE_KEY = "baton-error-code"
 FIELD_KEY = "baton-error-field"
 RETRY_AFTER_KEYS = {"retry-after": 1.0, "retry-after-ms": 0.001}  # in seconds
 
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own 1 s would outlast the SDK's retries
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
-
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _HEALTH: dict[bytes, HealthStatus] = {b"\x08\x01": "serving", b"\x08\x02": "not_serving"}  # field 1, a varint
 
@@ -38,6 +31,7 @@ _BY_STATUS: dict[str, type[BatonError]] = {
         InvalidRequestError,
         ModelNotFoundError,
         UnauthenticatedError,
+        PermissionDeniedError,
         OverloadedError,
         UnavailableError,
         DeadlineExceededError,
@@ -72,6 +66,8 @@ def _from_status(status: str, details: str, target: str) -> BatonError:
         return UnavailableError(f"{target} lost the request ({details}); try again")
     if status == "UNIMPLEMENTED":
         return InternalError(f"{target} does not serve baton.v1.Inference ({details}); is it Baton's gRPC port?")
+    if status == "UNAVAILABLE" and (refusal := _tls_refusal(details, target)):
+        return UnavailableError(f"{refusal} ({details})")
     if status == "UNAVAILABLE" and "connect" in details:
         return UnavailableError(f"no server answers at {target}; start one with `baton up` or `make serve` ({details})")
     if status == "UNAVAILABLE" and "resol" in details:
@@ -81,6 +77,23 @@ def _from_status(status: str, details: str, target: str) -> BatonError:
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in details:  # gRPC's own limit, not admission's
         return InvalidRequestError(f"the request is too large for {target}: {details}")
     return _BY_STATUS.get(status, InternalError)(details)
+
+
+def _tls_refusal(details: str, target: str) -> str:
+    """What stands between a client and a server that is there; empty where it is something else."""
+    if "Hostname Verification" in details:
+        return (
+            f"the certificate of {target} is for another name; give the one it is for: tls=baton.TLS(server_name=...)"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the certificate of {target} does not hold; name who signed it: tls=baton.TLS(ca=...)"
+    if "WRONG_VERSION_NUMBER" in details:
+        return f"{target} does not speak TLS; leave tls out"
+    if "connect" in details and "Socket closed" in details:
+        return (
+            f"{target} closed the connection; if it speaks TLS give tls=True, if mutual TLS baton.TLS(certificate=...)"
+        )
+    return ""
 
 
 def health_status(response: bytes) -> HealthStatus:

@@ -14,8 +14,10 @@ import grpc
 import grpc.aio
 
 from baton import _convert
-from baton._boundary import CHANNEL_OPTIONS, HEALTH_METHOD, from_rpc_error, health_status
+from baton._boundary import HEALTH_METHOD, from_rpc_error, health_status
+from baton._connection import Connection
 from baton._retry import Attempts
+from baton.tls import TLS
 from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, Usage
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
@@ -102,18 +104,34 @@ class AsyncStream(AsyncIterator[Delta]):
 class AsyncClient:
     """A connection to one Baton server's gRPC port; see `baton.client.Client`."""
 
-    def __init__(self, target: str = "127.0.0.1:9000", *, timeout_s: float = 600.0, max_retries: int = 2) -> None:
+    def __init__(
+        self,
+        target: str = "127.0.0.1:9000",
+        *,
+        api_key: str | None = None,
+        tls: bool | TLS = False,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        allow_plain_key: bool | None = None,
+    ) -> None:
         """
         Args:
             target: host:port, or any name gRPC resolves.
+            api_key: Goes with every call; None: what BATON_API_KEY holds, if anything; "": none.
+            tls: True: the server's certificate must be of a public authority; else as `baton.TLS` says.
             timeout_s: Deadline of each call, retries and pauses included, unless the call gives its own.
             max_retries: Further tries after an error whose `retryable` is true.
+            allow_plain_key: Send the key without TLS to other machines too, for all on the way to read; None: whether
+                BATON_ALLOW_PLAIN_KEY is 1.
+        Raises:
+            ConfigError: A file of `tls` cannot be used, no header can hold `api_key`, or it would go out in plain text.
         """
         self.target = target
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self._rng = random.Random()
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._connection = Connection(target, api_key=api_key, tls=tls, allow_plain_key=allow_plain_key)
+        self._channel = self._connection.aio_channel()
         self._stub: Any = InferenceStub(self._channel)
 
     async def generate(
@@ -149,7 +167,7 @@ class AsyncClient:
 
         def start(remaining_s: float) -> Any:
             request.timeout_s = remaining_s
-            return self._stub.Generate(request, timeout=remaining_s)
+            return self._stub.Generate(request, timeout=remaining_s, metadata=self._connection.metadata)
 
         return AsyncStream(start, attempts, self.target)
 
@@ -188,7 +206,7 @@ class AsyncClient:
         attempts = self._attempts(timeout_s)
         while True:
             try:
-                return await method(request, timeout=attempts.remaining_s())
+                return await method(request, timeout=attempts.remaining_s(), metadata=self._connection.metadata)
             except grpc.RpcError as rpc_error:
                 error = from_rpc_error(rpc_error, self.target)
             await asyncio.sleep(attempts.pause_s(error))

@@ -13,8 +13,10 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from baton import _convert
-from baton._boundary import CHANNEL_OPTIONS, HEALTH_METHOD, from_rpc_error, health_status
+from baton._boundary import HEALTH_METHOD, from_rpc_error, health_status
+from baton._connection import Connection
 from baton._retry import Attempts
+from baton.tls import TLS
 from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, Usage
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
@@ -108,18 +110,34 @@ class Stream(Iterator[Delta]):
 class Client:
     """A connection to one Baton server's gRPC port."""
 
-    def __init__(self, target: str = "127.0.0.1:9000", *, timeout_s: float = 600.0, max_retries: int = 2) -> None:
+    def __init__(
+        self,
+        target: str = "127.0.0.1:9000",
+        *,
+        api_key: str | None = None,
+        tls: bool | TLS = False,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        allow_plain_key: bool | None = None,
+    ) -> None:
         """
         Args:
             target: host:port, or any name gRPC resolves.
+            api_key: Goes with every call; None: what BATON_API_KEY holds, if anything; "": none.
+            tls: True: the server's certificate must be of a public authority; else as `baton.TLS` says.
             timeout_s: Deadline of each call, retries and pauses included, unless the call gives its own.
             max_retries: Further tries after an error whose `retryable` is true.
+            allow_plain_key: Send the key without TLS to other machines too, for all on the way to read; None: whether
+                BATON_ALLOW_PLAIN_KEY is 1.
+        Raises:
+            ConfigError: A file of `tls` cannot be used, no header can hold `api_key`, or it would go out in plain text.
         """
         self.target = target
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self._rng = random.Random()
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._connection = Connection(target, api_key=api_key, tls=tls, allow_plain_key=allow_plain_key)
+        self._channel = self._connection.channel()
         self._stub: Any = InferenceStub(self._channel)
 
     def generate(
@@ -166,7 +184,7 @@ class Client:
 
         def start(remaining_s: float) -> Any:
             request.timeout_s = remaining_s
-            return self._stub.Generate(request, timeout=remaining_s)
+            return self._stub.Generate(request, timeout=remaining_s, metadata=self._connection.metadata)
 
         return Stream(start, attempts, self.target)
 
@@ -203,7 +221,7 @@ class Client:
         attempts = self._attempts(timeout_s)
         while True:
             try:
-                return method(request, timeout=attempts.remaining_s())
+                return method(request, timeout=attempts.remaining_s(), metadata=self._connection.metadata)
             except grpc.RpcError as rpc_error:
                 error = from_rpc_error(rpc_error, self.target)
             time.sleep(attempts.pause_s(error))

@@ -49,9 +49,19 @@ class ConfigError(BatonError):
 
 
 class UnauthenticatedError(BatonError):
+    """No API key, or none that the server knows; between workers: another cluster's secret."""
+
     code = "unauthenticated"
     http_status = 401
     grpc_status = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(BatonError):
+    """The API key is known, but is not for what was asked."""
+
+    code = "permission_denied"
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
 
 
 class OverloadedError(BatonError):
@@ -65,6 +75,12 @@ class OverloadedError(BatonError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimitError(OverloadedError):
+    """The API key has used up what it may have of requests or tokens; the server itself has room."""
+
+    code = "rate_limited"
 
 
 class UnavailableError(BatonError):

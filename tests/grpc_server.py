@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -59,28 +59,26 @@ class _Servicer(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         owner = self._owner
-        owner.requests.append(request)
-        owner.received.set()
         owner.deadlines_s.append(context.time_remaining())
         steps = owner.scripts.popleft() if owner.scripts else _default(request)
+        end = owner.note(request, context)
+        owner.received.set()
         for step in steps:
-            if isinstance(step, Fail):
-                await context.abort(step.status, step.details, step.metadata)
-            elif isinstance(step, Hang):
-                await owner.hang()
+            if isinstance(step, Fail | Hang):
+                await _do(step, context, end)
             else:
                 yield step
                 if owner.interval_s:
                     await asyncio.sleep(owner.interval_s)
+        end()
 
     async def _unary(self, request: Any, context: Any) -> None:
         owner = self._owner
-        owner.requests.append(request)
+        end = owner.note(request, context)
         step = owner.unary_scripts.popleft() if owner.unary_scripts else None
-        if isinstance(step, Fail):
-            await context.abort(step.status, step.details, step.metadata)
-        elif isinstance(step, Hang):
-            await owner.hang()
+        if step is not None:
+            await _do(step, context, end)
+        end()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
         await self._unary(request, context)
@@ -94,6 +92,14 @@ class _Servicer(InferenceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         await self._unary(request, context)
         return pb.ListModelsResponse(models=[pb.Model(id="fake", max_model_len=2048, vocab_size=500)])
+
+
+async def _do(step: Fail | Hang, context: Any, end: Callable[[], None]) -> None:
+    if isinstance(step, Hang):
+        await asyncio.Event().wait()
+    else:
+        end()
+        await context.abort(step.status, step.details, step.metadata)
 
 
 def _default(request: pb.GenerateRequest) -> list[Step]:
@@ -110,28 +116,36 @@ class FakeGrpcServer:
         scripts: One list of steps per Generate call, in order.
         unary_scripts: One failure (or None for success) per unary call.
         requests: Every request received.
+        metadata: What came with each of `requests`.
         deadlines_s: What each Generate call was allowed.
         received: Set when a Generate call has come.
-        cancelled: Set when a client ended a call that hung.
+        cancelled: Set when a call ended before its script: its client left or its deadline passed, wherever it stood.
         health: The standard health service.
     """
 
-    def __init__(self, *, interval_s: float = 0.0) -> None:
+    def __init__(self, *, interval_s: float = 0.0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.interval_s = interval_s
+        self._credentials = credentials
         self.scripts: deque[list[Step]] = deque()
         self.unary_scripts: deque[Fail | Hang | None] = deque()
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.deadlines_s: list[float] = []
         self.received = threading.Event()
         self.cancelled = threading.Event()
         self.health = health.aio.HealthServicer()
         self.target = ""
 
-    async def hang(self) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.cancelled.set()
+    def note(self, request: Any, context: Any) -> Callable[[], None]:
+        """Of a call that begins; what it returns is to be called when the script, and not the client, ends it.
+
+        gRPC may cancel a handler while it writes, and a handler that is never resumed cannot tell.
+        """
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        ended = threading.Event()
+        context.add_done_callback(lambda _: ended.is_set() or self.cancelled.set())
+        return ended.set
 
     async def set_health(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
@@ -142,7 +156,11 @@ class FakeGrpcServer:
         add_InferenceServicer_to_server(_Servicer(self), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         await self.set_health(True)
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        address = "127.0.0.1:0"
+        if self._credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, self._credentials)
         self.target = f"127.0.0.1:{port}"
         await self._server.start()
 

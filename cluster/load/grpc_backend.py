@@ -7,7 +7,8 @@ import grpc
 import grpc.aio
 
 from baton import _convert
-from baton._boundary import CHANNEL_OPTIONS, from_rpc_error
+from baton._boundary import from_rpc_error
+from baton._connection import Connection
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
 from cluster.load.backend import Clock, Sampling, ServedModel
@@ -21,15 +22,18 @@ class GrpcBackend:
     """Made and used on one running event loop."""
 
     def __init__(self, target: str, *, clock: Clock = time.perf_counter) -> None:
-        """`target` is host:port."""
+        """`target` is host:port; a key of the environment goes along as the SDK's does."""
         self._target = target
         self._clock = clock
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._connection = Connection(target)
+        self._channel = self._connection.aio_channel()
         self._stub: Any = InferenceStub(self._channel)
 
     async def models(self) -> list[ServedModel]:
         try:
-            reply = await self._stub.ListModels(pb.ListModelsRequest(), timeout=_CONNECT_TIMEOUT_S)
+            reply = await self._stub.ListModels(
+                pb.ListModelsRequest(), timeout=_CONNECT_TIMEOUT_S, metadata=self._connection.metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from error
         return [
@@ -45,7 +49,7 @@ class GrpcBackend:
         return _convert.generate_request(prompt, model=sampling.model, sampling=params, timeout_s=sampling.timeout_s)
 
     async def send(self, payload: pb.GenerateRequest, record: Record) -> None:
-        call = self._stub.Generate(payload, timeout=payload.timeout_s)
+        call = self._stub.Generate(payload, timeout=payload.timeout_s, metadata=self._connection.metadata)
         num_tokens = 0
         try:
             while (response := await call.read()) is not grpc.aio.EOF:

@@ -47,11 +47,28 @@ def seconds_to_free(http: httpx.Client) -> float:
     """From a client's leaving in mid-stream until nothing is open."""
     with http.stream("POST", "/v1/completions", json={"prompt": PROMPT, "max_tokens": 1000, "stream": True}) as reply:
         next(reply.iter_lines())
+    return seconds_until_none_is_open(http)
+
+
+def seconds_until_none_is_open(http: httpx.Client) -> float:
     left_s = time.monotonic()
     while "baton_requests_open 0.0" not in http.get("/metrics").text:
         if time.monotonic() - left_s > 10:
             break
     return time.monotonic() - left_s
+
+
+async def leave_many_streams(port: int, count: int) -> None:
+    """Each right after its first token, so that the server stands at any place, in a write too."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+
+        async def leave() -> None:
+            call = stub.Generate(pb.GenerateRequest(prompt=PROMPT, sampling=pb.SamplingParams(max_tokens=1000)))
+            await call.read()
+            call.cancel()
+
+        await asyncio.gather(*(leave() for _ in range(count)))
 
 
 def over_grpc(port: int) -> dict[str, Any]:
@@ -135,6 +152,9 @@ def main() -> None:
     ):
         seen = over_http(http_port) | over_grpc(grpc_port)
         seen["concurrent"] = asyncio.run(over_many_streams(grpc_port, 150))
+        asyncio.run(leave_many_streams(grpc_port, 50))
+        with httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=30) as http:
+            seen["seconds_to_free_many"] = seconds_until_none_is_open(http)
         seen["port_taken"] = port_taken()
         seen["open_ports"] = open_ports({http_port, grpc_port})
     Path(output).write_text(json.dumps(seen), encoding="utf-8")

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 import baton
-from baton._boundary import CHANNEL_OPTIONS
+from baton._connection import CHANNEL_OPTIONS
 from baton.errors import BatonError
 from baton.v1.inference_pb2_grpc import InferenceStub
 

@@ -45,6 +45,17 @@ async def test_leaving_a_stream_cancels_the_request(client: baton.AsyncClient, s
     assert [delta async for delta in stream] == []
 
 
+async def test_leaving_while_the_server_writes_cancels_the_request(
+    client: baton.AsyncClient, server: FakeGrpcServer
+) -> None:
+    big = token(1)
+    big.deltas[0].text = "x" * 1_000_000
+    server.scripts.append([token(0), *[big] * 100])
+    async with client.stream("Once") as stream:
+        assert (await anext(stream)).text == "t0 "
+    assert await asyncio.to_thread(server.cancelled.wait, 10)
+
+
 async def test_cancelling_the_task_cancels_the_request(client: baton.AsyncClient, server: FakeGrpcServer) -> None:
     server.scripts.append([Hang()])
     task = asyncio.create_task(client.generate("Once"))
