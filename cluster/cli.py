@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "Continue a text.",
     "chat": "Talk to the model.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "key": "Make, list and revoke API keys.",
     "fetch": "Fetch a model by name, before the first start does.",
     "profile": "Measure what this machine's prefill, decode and KV transfer take, for plan and simulate.",
     "plan": "How many workers of which kind hold an SLO for the fewest devices; writes a config for `up`.",
@@ -27,6 +28,9 @@ COMMANDS = {
 
 # Commands of several files have a room of their own.
 ROOMS = {"plan": "plan.command", "simulate": "simulate.command", "generate": "ask.generate", "chat": "ask.chat"}
+
+# Those that have commands of their own.
+GROUPS = ("key",)
 
 HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
 
@@ -53,7 +57,9 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        if name == chosen:
+        if name == chosen and name in GROUPS:
+            app.add_typer(_load(name), name=name, short_help=summary)
+        elif name == chosen:
             app.command(name, short_help=summary)(_load(name))
         else:
             app.command(name, help=summary)(_not_called)
@@ -80,9 +86,9 @@ def _fail(error: Exception, message: str) -> None:
     sys.exit(2 if isinstance(error, ConfigError | InvalidRequestError) else 1)
 
 
-def _load(name: str) -> Callable[..., Any]:
+def _load(name: str) -> Any:
     try:
-        command: Callable[..., Any] = importlib.import_module(f"cluster.commands.{ROOMS.get(name, name)}").command
+        command = importlib.import_module(f"cluster.commands.{ROOMS.get(name, name)}").command
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"baton {name} needs the package {error.name}; install it: pip install 'baton-serve[server]'"

@@ -1,7 +1,7 @@
 """What a worker is told when it starts: plain data that the controller makes and the actor takes."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Role(enum.StrEnum):
@@ -94,7 +94,7 @@ class WorkerSpec:
     draft_overlap: bool = True  # draft workers guess on while this one verifies; False: for comparison
     has_draft_workers: bool = False  # workers of their own draft for one that decodes, as each request says
     gang: GangSpec = GangSpec()
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned
     num_threads: int = 0  # of torch; 0: one per core
     host: str = "127.0.0.1"  # address that the worker's server binds

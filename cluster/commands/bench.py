@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -11,12 +11,14 @@ import typer
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.ask.endpoint import default_endpoint, one_line_errors
 from cluster.commands.bench_options import BenchOutput, PaceOptions, ServerOptions, WorkloadOptions
+from cluster.commands.door_options import DoorOptions, open_door
 from cluster.commands.files import check_outputs, check_picture
 from cluster.commands.option_groups import grouped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cluster.doors.client_door import ClientDoor
     from cluster.load.options import LoadOptions
     from cluster.load.record import Record
     from cluster.load.session import Measurement
@@ -30,6 +32,7 @@ def command(
     pace: PaceOptions,
     workload: WorkloadOptions,
     output: BenchOutput,
+    door: DoorOptions,
     targets: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Measure a running server under load: TTFT, TPOT, ITL, throughput, goodput.
@@ -51,6 +54,7 @@ def command(
             backend=server.backend,
             address=_address(server),
             model=server.model,
+            door=_opened(server, door),
             **asdict(pace),
             **asdict(workload),
             goodput=parse_goodput([*(output.goodput or ()), *(targets or ())]),
@@ -69,6 +73,14 @@ def _address(server: ServerOptions) -> str:
     if server.grpc is not None:
         raise ConfigError(f"--grpc needs --backend grpc; --backend {server.backend} takes --url")
     return server.url or default_endpoint().http
+
+
+def _opened(server: ServerOptions, options: DoorOptions) -> "ClientDoor":
+    """Where no address is given, the running cluster says whether it speaks TLS."""
+    door = open_door(options)
+    if server.backend == "grpc" and server.grpc is None and door.tls is None:
+        return replace(door, tls=default_endpoint().is_tls)
+    return door
 
 
 def _report(options: "LoadOptions", output: BenchOutput) -> None:

@@ -75,7 +75,10 @@ def print_ready(running: "Running", *, end: str, timings: bool) -> None:
     console.print(f"  gRPC  {cluster.grpc}  (baton.v1.Inference)")
     console.print("")
     path, body = example(running.served_name, chats=running.chats)
-    console.print(f"  curl {cluster.http}{path} -H 'Content-Type: application/json' -d '{body}'", markup=False)
+    options = (" --cacert CA.crt" if running.has_tls else "") + (
+        ' -H "Authorization: Bearer $BATON_API_KEY"' if running.has_keys else ""
+    )
+    console.print(f"  curl{options} {cluster.http}{path} -H 'Content-Type: application/json' -d '{body}'", markup=False)
     if running.chats:
         console.print("  baton chat")
     console.print("")

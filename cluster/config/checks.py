@@ -118,6 +118,16 @@ def _check_ports(config: BatonConfig) -> None:
         raise ConfigError(f"grpc.port: {config.grpc.port} is http.port too; give another, or 0 for a free one")
 
 
+def _check_tls(config: BatonConfig) -> None:
+    tls = config.tls
+    for name, other in (("certificate", "key"), ("key", "certificate"), ("client_ca", "certificate")):
+        if getattr(tls, name) and not getattr(tls, other):
+            raise ConfigError(
+                f"tls.{other}: is left out beside tls.{name} {getattr(tls, name)}; give both, or neither for plain "
+                "connections"
+            )
+
+
 _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     _check_phases,
     _check_ranks,
@@ -127,4 +137,5 @@ _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     _check_lengths,
     _check_budget,
     _check_ports,
+    _check_tls,
 )

@@ -15,16 +15,19 @@ from typing import Any
 import yaml
 
 from baton.errors import ConfigError
+from cluster.config.api_keys import parse_keys, plain_keys
 from cluster.config.checks import check
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
 from cluster.config.schema import BatonConfig
 
+_KEY = re.compile(r"bt-[0-9a-f]{6,}")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
 _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
 }
+_PATHS = {"tls.certificate", "tls.key", "tls.client_ca", "auth.keys_file"}
 
 
 def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> BatonConfig:
@@ -184,6 +187,8 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         value = _size(value, dotted)
     elif dotted.endswith(".cores"):
         return _cores(value, dotted)
+    elif dotted == "auth.keys":
+        return parse_keys(value, dotted)
     value = _typed(hint, value, dotted)
     if dotted in CHOICES and value not in CHOICES[dotted]:
         raise ConfigError(f"{dotted}: {_shown(value)} is unknown; choose one of {', '.join(CHOICES[dotted])}")
@@ -191,7 +196,7 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         low, high = BOUNDS[dotted]
         if not low <= value <= high:
             raise ConfigError(f"{dotted}: {_shown(value)} is out of range; give {low} to {high}")
-    return value
+    return str(Path(value).expanduser().absolute()) if dotted in _PATHS and value else value
 
 
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -239,11 +244,13 @@ def _plain(node: Any, path: str) -> Any:
         }
     if path in _AUTO_IS_NONE and node is None:
         return "auto"
+    if path == "auth.keys":
+        return plain_keys(node)
     if path == "engine.memory":
         return next((f"{node // size}{unit}" for unit, size in reversed(_UNITS.items()) if node % size == 0), node)
     return [list(row) for row in node] if isinstance(node, tuple) else node
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = _KEY.sub("bt-...", repr(value))  # one may stand where it does not belong
     return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,7 @@ ConfigError that names the key, the value and the fix.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cluster.config.api_key import APIKey
 from workers.spec import EngineSpec, GangSpec, KVSpec, SpeculationSpec
 
 # These sections are what each worker is told.
@@ -115,6 +116,32 @@ class GRPCConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TLSConfig:
+    """Of both public ports. Absolute paths of PEM files, on every node that has a proxy; empty: plain connections."""
+
+    certificate: str = ""  # with the chain below it
+    key: str = ""  # not encrypted
+    client_ca: str = ""  # a client must show a certificate of one of these authorities
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.certificate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthConfig:
+    """With neither, whoever reaches the public ports may use them."""
+
+    keys_file: str = ""  # absolute, on every node that has an ingress replica; read again when it changes
+    keys: tuple[APIKey, ...] = ()
+    public_metrics: bool = False  # /metrics answers without a key
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.keys_file or self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
     silence_timeout_s: float = 5.0  # a worker that answers nothing for so long is replaced; requests leave it within 2
@@ -141,6 +168,8 @@ class BatonConfig:
     router: RouterConfig = RouterConfig()
     http: HTTPConfig = HTTPConfig()
     grpc: GRPCConfig = GRPCConfig()
+    tls: TLSConfig = TLSConfig()
+    auth: AuthConfig = AuthConfig()
     health: HealthConfig = HealthConfig()
 
     @property

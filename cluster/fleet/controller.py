@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from cluster.config.load import dump
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, SPREAD, BatonConfig
+from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.fleet import launch, nodes, plan
 from cluster.fleet.cores import thread_env
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
@@ -51,6 +52,7 @@ class Controller:
         self._namespace = namespace
         self._secret = secret
         self._owner = owner
+        self._ledger = Ledger()
         self._ingresses: dict[str, float] = {}  # replica's id -> when it asked last
         self._worker_env = dict(worker_env or {})
         self._nodes: list[nodes.Node] = []
@@ -104,6 +106,10 @@ class Controller:
         if ingress_id:
             self._ingresses[ingress_id] = time.monotonic()
         return [entry for worker in self._crew.workers.values() if (entry := worker.entry()) is not None]
+
+    async def draw(self, ask: Ask) -> Grant:
+        """Of the limits of an API key, for one ingress replica of several."""
+        return self._ledger.draw(ask, time.monotonic())
 
     async def status(self) -> FleetStatus:
         desired = self._desired()

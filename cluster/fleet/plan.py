@@ -60,6 +60,11 @@ def check_change(old: FleetPlan, new: FleetPlan) -> None:
     if changed:
         key = changed[0]
         more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
+        if key == "auth.keys":
+            raise ConfigError(
+                f"{key}: cannot change while the cluster runs{more}; run `baton down` first, or keep keys in "
+                "auth.keys_file, which is read again when it changes"
+            )
         raise ConfigError(
             f"{key}: {before[key]!r} cannot become {after[key]!r} while the cluster runs{more}; run `baton down` first"
         )

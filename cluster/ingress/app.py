@@ -9,28 +9,32 @@ import logging
 import os
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2
 
-from baton.errors import ConfigError, UnavailableError
+from baton.errors import ConfigError
 from baton.v1 import inference_pb2
-from cluster.config.schema import BatonConfig, HealthConfig, RouterConfig
+from cluster.config.schema import AuthConfig, BatonConfig, HealthConfig, RouterConfig
+from cluster.doors.accounts import KeyMetrics
+from cluster.doors.guard import Guard
+from cluster.doors.share import Draw
 from cluster.host.ports import check_host, check_port
 from cluster.ingress.binding import bind_servers_to
+from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
-from cluster.ingress.metrics import Families
+from cluster.ingress.metrics import Families, Metrics
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.models.find import find_model
 from cluster.router.dispatcher import Dispatcher
-from cluster.router.workers import WorkerEntry
 
 __all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
 
@@ -38,7 +42,6 @@ APP_NAME = "baton"
 DEPLOYMENT_NAME = "ingress"
 # Admission is the dispatcher's (429 with a reason), so Serve's own bound is out of reach.
 MAX_ONGOING_REQUESTS = 1_000_000
-_FETCH_TIMEOUT_S = 5.0
 _GATHER_TIMEOUT_S = 2.0
 _GRPC_SERVICERS = [
     "baton.v1.inference_pb2_grpc.add_InferenceServicer_to_server",
@@ -56,11 +59,12 @@ class IngressSpec:
     model_path: str  # a local folder, of the head node
     model_name: str  # what it came from, for another node that has no such folder
     generation_defaults: str  # model | neutral
-    secret: str
+    secret: str = field(repr=False)
     namespace: str
     controller_name: str
     host: str
     num_replicas: int
+    auth: AuthConfig
     router: RouterConfig
     health: HealthConfig
 
@@ -71,12 +75,14 @@ class IngressReplica:
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
         ingress_id = uuid.uuid4().hex
+        link = ControllerLink(spec.namespace, spec.controller_name)
+        draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
         self._dispatcher = Dispatcher(
             ingress_id=ingress_id,
             secret=spec.secret,
             config=spec.router,
             health=spec.health,
-            fetch_workers=WorkerTableClient(spec.namespace, spec.controller_name, ingress_id),
+            fetch_workers=WorkerTableClient(link, ingress_id),
         )
         folder = await asyncio.to_thread(_model_folder, spec)
         tokenizer = await asyncio.to_thread(Tokenizer, folder)
@@ -87,8 +93,11 @@ class IngressReplica:
             router=spec.router,
             defaults=generation_defaults(folder, spec.generation_defaults),
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
+            make_guard=partial(_guard, spec, draw, ingress_id) if spec.auth.is_on else None,
         )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
+        if self._service.guard is not None:
+            self._service.guard.start()
         await self._dispatcher.start()
 
     def check_health(self) -> None:
@@ -113,8 +122,10 @@ class IngressReplica:
     ) -> inference_pb2.DetokenizeResponse:
         return await self._grpc.detokenize(request, grpc_context)
 
-    async def ListModels(self, request: inference_pb2.ListModelsRequest) -> inference_pb2.ListModelsResponse:
-        return await self._grpc.list_models()
+    async def ListModels(
+        self, request: inference_pb2.ListModelsRequest, grpc_context: Any
+    ) -> inference_pb2.ListModelsResponse:
+        return await self._grpc.list_models(grpc_context)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, grpc_context: Any) -> health_pb2.HealthCheckResponse:
         return await self._grpc.check(request, grpc_context)
@@ -146,38 +157,25 @@ class IngressReplica:
 
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
+        if self._service.guard is not None:
+            await self._service.guard.close()
         await self._dispatcher.close()
+
+
+def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, metrics: Metrics) -> Guard:
+    return Guard(
+        spec.auth,
+        model=spec.model,
+        draw=draw,
+        replica=ingress_id,
+        num_replicas=spec.num_replicas,
+        metrics=KeyMetrics(metrics.registry),
+    )
 
 
 def _model_folder(spec: IngressSpec) -> str:
     """On this node."""
     return spec.model_path if Path(spec.model_path).is_dir() else str(find_model(spec.model_name))
-
-
-class WorkerTableClient:
-    """Asks the controller for its table; its absence is an UnavailableError, which the dispatcher lives with."""
-
-    def __init__(self, namespace: str, controller_name: str, ingress_id: str) -> None:
-        self._ingress_id = ingress_id
-        self._namespace = namespace
-        self._controller_name = controller_name
-        self._controller: Any = None
-
-    async def __call__(self) -> Sequence[WorkerEntry]:
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            if self._controller is None:
-                self._controller = await asyncio.to_thread(
-                    ray.get_actor, self._controller_name, namespace=self._namespace
-                )
-            reference = self._controller.workers.remote(self._ingress_id)
-            table: list[WorkerEntry] = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _FETCH_TIMEOUT_S)
-        except (RayError, ValueError, TimeoutError) as error:
-            self._controller = None  # a new controller is a new actor
-            raise UnavailableError(f"controller {self._controller_name} does not answer: {error}") from error
-        return table
 
 
 def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str, controller_name: str) -> None:
@@ -215,6 +213,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         controller_name=controller_name,
         host=config.http.host,
         num_replicas=config.http.replicas,
+        auth=config.auth,
         router=config.router,
         health=config.health,
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 from cluster.host.ports import free_ports
-from cluster.ingress.binding import HOST_VARIABLE
+from cluster.ingress.binding import ENABLE_HAPROXY_VARIABLE, HOST_VARIABLE
 
-ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+ENABLE_HAPROXY = ENABLE_HAPROXY_VARIABLE
 MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take
 
 

@@ -7,7 +7,7 @@ it drops the status of a stream that ends without raising.
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Protocol
 
 import grpc
@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2
+from cluster.doors.guard import Pass
 from cluster.ingress.answer import Delta
 from cluster.ingress.errors import error_metadata
 from cluster.ingress.generation_defaults import effective
@@ -30,6 +31,7 @@ _WATCH_INTERVAL_S = 1.0
 class Context(Protocol):
     """What Serve's and grpc.aio's contexts have in common."""
 
+    def invocation_metadata(self) -> Any: ...
     def set_code(self, code: Any) -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, metadata: Any) -> None: ...
@@ -44,14 +46,15 @@ class GRPCRoutes:
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         try:
-            call = await self._call(request)
-            run = self._service.run(call)
-            async with aclosing(run.deltas()) as batches:
-                async for batch in batches:
-                    yield inference_pb2.GenerateResponse(
-                        request_id=call.request_id, deltas=[self._delta(delta) for delta in batch]
-                    )
-            yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
+            async with self._admitted(context) as admitted:
+                call = await self._call(request)
+                run = self._service.run(call, admitted)
+                async with aclosing(run.deltas()) as batches:
+                    async for batch in batches:
+                        yield inference_pb2.GenerateResponse(
+                            request_id=call.request_id, deltas=[self._delta(delta) for delta in batch]
+                        )
+                yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
         except BatonError as error:
             fail(context, error)
             if self._raises:
@@ -61,17 +64,8 @@ class GRPCRoutes:
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
         try:
-            self._service.check_model(request.model)
-            tokenizer = self._service.tokenizer
-            kind = request.WhichOneof("input")
-            if kind is None:
-                raise InvalidRequestError("input is missing; set text or chat", field="input")
-            if kind == "chat":
-                token_ids = await tokenizer.encode_chat(_messages(request.chat), template=request.chat.chat_template)
-            else:
-                token_ids = await tokenizer.encode_async(request.text, name="text")
-            limit = self._service.limits().max_model_len
-            return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
+            async with self._admitted(context):
+                return await self._tokenized(request)
         except BatonError as error:
             fail(context, error)
             return inference_pb2.TokenizeResponse()
@@ -80,15 +74,23 @@ class GRPCRoutes:
         self, request: inference_pb2.DetokenizeRequest, context: Context
     ) -> inference_pb2.DetokenizeResponse:
         try:
-            self._service.check_model(request.model)
-            check_token_ids(tuple(request.token_ids), self._service.limits(), "token_ids")
-            return inference_pb2.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
+            async with self._admitted(context):
+                self._service.check_model(request.model)
+                check_token_ids(tuple(request.token_ids), self._service.limits(), "token_ids")
+                return inference_pb2.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
         except BatonError as error:
             fail(context, error)
             return inference_pb2.DetokenizeResponse()
 
-    async def list_models(self) -> inference_pb2.ListModelsResponse:
+    async def list_models(self, context: Context) -> inference_pb2.ListModelsResponse:
         service = self._service
+        try:
+            key = service.guard.identify(_authorization(context)) if service.guard is not None else None
+        except BatonError as error:
+            fail(context, error)
+            return inference_pb2.ListModelsResponse()
+        if key is not None and not key.may_use(service.model):
+            return inference_pb2.ListModelsResponse()
         model = inference_pb2.Model(
             id=service.model,
             max_model_len=service.dispatcher.max_model_len,
@@ -117,6 +119,24 @@ class GRPCRoutes:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    def _admitted(self, context: Context) -> AbstractAsyncContextManager[Pass | None]:
+        """Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError, once entered."""
+        guard = self._service.guard
+        return guard.admitted(_authorization(context)) if guard is not None else nullcontext()
+
+    async def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
+        self._service.check_model(request.model)
+        tokenizer = self._service.tokenizer
+        kind = request.WhichOneof("input")
+        if kind is None:
+            raise InvalidRequestError("input is missing; set text or chat", field="input")
+        if kind == "chat":
+            token_ids = await tokenizer.encode_chat(_messages(request.chat), template=request.chat.chat_template)
+        else:
+            token_ids = await tokenizer.encode_async(request.text, name="text")
+        limit = self._service.limits().max_model_len
+        return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
 
     def _health(self) -> int:
         ok = self._service.dispatcher.health().ok
@@ -170,6 +190,13 @@ def fail(context: Context, error: BatonError) -> None:
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(error.message)
     context.set_trailing_metadata(error_metadata(error))
+
+
+def _authorization(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else None
+    return None
 
 
 def _messages(chat: inference_pb2.Chat) -> list[dict[str, str]]:

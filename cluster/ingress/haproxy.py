@@ -18,6 +18,8 @@ from ray.serve._private import controller, haproxy
 
 from baton.errors import InternalError
 from cluster.ingress.haproxy_config import amended, response_for_a_lost_request
+from cluster.ingress.haproxy_tls import HAProxyTLS
+from cluster.ingress.tls_environment import tls_of_environment
 
 BACKLOG = 1024  # connections that wait while no HAProxy runs; the kernel's bound is often 4096
 ANSWER_POLL_S, ANSWER_WAIT_S = 0.02, 0.5  # Serve's own poll, every 0.5 s, goes on from there
@@ -36,16 +38,22 @@ class SteadyHAProxy(haproxy.HAProxyApi):
         self._is_stopped = False
         ports = [cfg.frontend_port, *([cfg.grpc_frontend_port] if cfg.grpc_enabled else [])]
         self._listeners = {f"{cfg.frontend_host}:{port}": listening(cfg.frontend_host, port) for port in ports}
+        self._tls_follower: asyncio.Task[None] | None = None
         super().__init__(cfg, *args, **kwargs)
+        self._tls = HAProxyTLS(tls_of_environment(), Path(self.config_file_path).parent)
 
     async def start(self) -> None:
         async with self._turn:
             await self._until_routes_are_known()
             await super().start()
         self._watch = asyncio.create_task(self._keep_running())
+        if self._tls.is_on:
+            self._tls_follower = asyncio.create_task(self._tls.follow(self.cfg.socket_path))
 
     async def stop(self) -> None:
         self._is_stopped = True
+        if self._tls_follower is not None:
+            self._tls_follower.cancel()
         await super().stop()
         for listener in self._listeners.values():
             listener.close()
@@ -130,7 +138,8 @@ class SteadyHAProxy(haproxy.HAProxyApi):
     def _generate_config_file_internal(self) -> None:
         super()._generate_config_file_internal()
         path = Path(self.config_file_path)
-        path.write_text(amended(path.read_text(encoding="utf-8"), self._descriptors()), encoding="utf-8")
+        config = amended(path.read_text(encoding="utf-8"), self._descriptors())
+        path.write_text(self._tls.amended(config), encoding="utf-8")
 
     def _initialize_directories_and_error_files(self) -> None:
         """Serve would call a lost replica a 500 of the application's."""

@@ -9,15 +9,17 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from baton.errors import BatonError, InternalError, InvalidRequestError
+from baton.errors import BatonError, InternalError, InvalidRequestError, PermissionDeniedError
 from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.fields import parse_object
 from cluster.ingress.formats import ChatFormat, CompletionFormat
 from cluster.ingress.generation_defaults import effective
+from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.metrics import CONTENT_TYPE
 from cluster.ingress.openai import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
 from cluster.ingress.responses import AnswerResponse
+from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
 
@@ -45,6 +47,8 @@ def build_app(service: Service) -> FastAPI:
         "/version": routes.version,
     }.items():
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
+    if service.guard is not None:
+        app.add_middleware(KeyedPaths, guard=service.guard, metrics=service.metrics)
     app.add_middleware(TrimmedPaths)
     app.add_exception_handler(BatonError, routes.on_error)
     app.add_exception_handler(HTTPException, routes.on_http_error)
@@ -81,7 +85,9 @@ class HTTPRoutes:
         shape = CompletionFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
-        return AnswerResponse(service.run(call), shape, stream=body.stream, usage=body.include_usage)
+        return AnswerResponse(
+            service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
+        )
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
@@ -93,7 +99,9 @@ class HTTPRoutes:
         shape = ChatFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
-        return AnswerResponse(service.run(call), shape, stream=body.stream, usage=body.include_usage)
+        return AnswerResponse(
+            service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
+        )
 
     async def tokenize(self, request: Request) -> Response:
         service = self._service
@@ -118,10 +126,15 @@ class HTTPRoutes:
         return json_response({"prompt": service.tokenizer.decode(body.tokens)})
 
     async def models(self, request: Request) -> Response:
-        return json_response({"object": "list", "data": [self._model()]})
+        key = key_of(request.scope)
+        may_use = key is None or key.may_use(self._service.model)
+        return json_response({"object": "list", "data": [self._model()] if may_use else []})
 
     async def model(self, request: Request) -> Response:
-        self._service.check_model(request.path_params["name"])
+        name, key = request.path_params["name"], key_of(request.scope)
+        if key is not None and not key.may_use(name):
+            raise PermissionDeniedError(f"the API key {key.name} is not for model {name!r}")
+        self._service.check_model(name)
         return json_response(self._model())
 
     async def health(self, request: Request) -> Response:
@@ -185,9 +198,3 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(body), status, headers, media_type="application/json")
-
-
-def route_name(path: str) -> str:
-    """A short label of bounded variety for the metrics."""
-    names = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
-    return names.get(path, path.strip("/") if path in ("/tokenize", "/detokenize") else "other")

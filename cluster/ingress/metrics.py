@@ -90,7 +90,7 @@ class Metrics:
 
     def __init__(self, states: Callable[[], Sequence[WorkerView]], gather: Gather | None = None) -> None:
         registry = CollectorRegistry()
-        self._registry = registry
+        self.registry = registry
         self._workers = _WorkerCollector(states)
         self._gather = gather
         self.requests = Counter(
@@ -107,7 +107,7 @@ class Metrics:
 
     def families(self) -> Families:
         """What this replica counted."""
-        return list(self._registry.collect())
+        return list(self.registry.collect())
 
     async def text(self) -> bytes:
         families = self.families() if self._gather is None else _merged(await self._gather())

@@ -6,13 +6,14 @@ Owns the checks against the model that is served, the deadline of every request,
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig
+from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found
@@ -54,14 +55,20 @@ class Service:
         router: RouterConfig,
         defaults: Mapping[str, Any] | None = None,
         gather_metrics: Gather | None = None,
+        make_guard: Callable[[Metrics], Guard] | None = None,
     ) -> None:
-        """`defaults` are the model's sampling values for what a request leaves out: see `generation_defaults`."""
+        """
+        Args:
+            defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
+            make_guard: None: whoever comes is let in.
+        """
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
         self.model = model
         self.defaults = dict(defaults or {})
         self.created = int(time.time())
         self.metrics = Metrics(dispatcher.states, gather_metrics)
+        self.guard = make_guard(self.metrics) if make_guard is not None else None
         self._router = router
 
     def check_model(self, name: str | None) -> None:
@@ -131,16 +138,18 @@ class Service:
             jobs.append(job)
         return Call(request_id=request_id, jobs=tuple(jobs), route=route, started_s=now_s)
 
-    def run(self, call: Call) -> "OpenCall":
-        return OpenCall(self, call)
+    def run(self, call: Call, admitted: Pass | None = None) -> "OpenCall":
+        """`admitted`: what counts its tokens."""
+        return OpenCall(self, call, admitted)
 
 
 class OpenCall:
     """A call being answered; measured from start to end whatever the end is."""
 
-    def __init__(self, service: Service, call: Call) -> None:
+    def __init__(self, service: Service, call: Call, admitted: Pass | None = None) -> None:
         self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job) for job in call.jobs]
         self._call = call
+        self._pass = admitted
         self._metrics = service.metrics
         self._last_s = [0.0] * call.num_choices
 
@@ -151,6 +160,8 @@ class OpenCall:
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
         """Raises: BatonError, whatever the fault was."""
         metrics = self._metrics
+        if self._pass is not None:
+            self._pass.use_tokens(self.usage.prompt_tokens)
         metrics.open.inc()
         metrics.waiting.inc()
         has_begun = False
@@ -185,6 +196,8 @@ class OpenCall:
         for delta in batch:
             if not delta.token_ids:
                 continue
+            if self._pass is not None:
+                self._pass.use_tokens(len(delta.token_ids))
             last_s = self._last_s[delta.choice]
             if last_s:
                 self._metrics.itl.observe((now_s - last_s) / len(delta.token_ids))

@@ -11,6 +11,7 @@ from baton._boundary import from_rpc_error
 from baton._connection import Connection
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
+from cluster.doors.client_door import ClientDoor
 from cluster.load.backend import Clock, Sampling, ServedModel
 from cluster.load.record import Record
 from cluster.load.requests import LoadRequest, token_ids
@@ -21,11 +22,11 @@ _CONNECT_TIMEOUT_S = 30.0
 class GrpcBackend:
     """Made and used on one running event loop."""
 
-    def __init__(self, target: str, *, clock: Clock = time.perf_counter) -> None:
-        """`target` is host:port; a key of the environment goes along as the SDK's does."""
+    def __init__(self, target: str, *, door: ClientDoor | None = None, clock: Clock = time.perf_counter) -> None:
+        """`target` is host:port."""
         self._target = target
         self._clock = clock
-        self._connection = Connection(target)
+        self._connection = Connection(target, **(door or ClientDoor()).for_grpc())
         self._channel = self._connection.aio_channel()
         self._stub: Any = InferenceStub(self._channel)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from baton.errors import UnavailableError
+from baton.errors import UnavailableError, from_code
+from cluster.doors.client_door import ClientDoor
 from cluster.load.backend import Clock, Sampling, ServedModel
 from cluster.load.record import Record
 from cluster.load.requests import LoadRequest, token_ids, words
@@ -24,22 +25,36 @@ _CONNECT_TIMEOUT_S = 30.0
 class OpenAIBackend:
     """Made and used on one running event loop."""
 
-    def __init__(self, url: str, *, is_chat: bool, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self, url: str, *, is_chat: bool, door: ClientDoor | None = None, clock: Clock = time.perf_counter
+    ) -> None:
         """`url` with or without /v1."""
         self._url = url.rstrip("/").removesuffix("/v1")
         self._is_chat = is_chat
         self._clock = clock
         self._path = f"{self._url}/v1/chat/completions" if is_chat else f"{self._url}/v1/completions"
+        door = door or ClientDoor()
+        context = door.context(url)
+        self._server_name = door.server_name or None
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), headers={"Content-Type": "application/json"}
+            connector=aiohttp.TCPConnector(limit=0, ssl=context if context is not None else True),
+            headers={"Content-Type": "application/json", **door.headers(url)},
         )
 
     async def models(self) -> list[ServedModel]:
         timeout = aiohttp.ClientTimeout(total=_CONNECT_TIMEOUT_S)
         try:
-            async with self._session.get(f"{self._url}/v1/models", timeout=timeout) as response:
+            async with self._session.get(
+                f"{self._url}/v1/models", timeout=timeout, server_hostname=self._server_name
+            ) as response:
+                if response.status in (401, 403, 429):
+                    raise from_code(*_code_and_message(response.status, await response.text()))
                 response.raise_for_status()
                 entries = (await response.json())["data"]
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnavailableError(
+                f"{self._url} shows a certificate that is not trusted here ({error.certificate_error}); see --tls-ca"
+            ) from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise UnavailableError(
                 f"no server answers at {self._url}; start one with `baton up` or `make serve`, or give --url"
@@ -71,7 +86,9 @@ class OpenAIBackend:
     async def send(self, payload: tuple[bytes, aiohttp.ClientTimeout], record: Record) -> None:
         body, timeout = payload
         try:
-            async with self._session.post(self._path, data=body, timeout=timeout) as response:
+            async with self._session.post(
+                self._path, data=body, timeout=timeout, server_hostname=self._server_name
+            ) as response:
                 if response.status != 200:
                     record.error = _refusal(response.status, await response.text())
                     return
@@ -126,6 +143,13 @@ class OpenAIBackend:
     async def close(self) -> None:
         await self._session.close()
         await asyncio.sleep(0)  # lets the transports close before the loop does
+
+
+def _code_and_message(status: int, body: str) -> tuple[str, str]:
+    try:
+        return str(json.loads(body)["error"]["code"]), _message(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return "", f"HTTP {status}: {body[:200]}"
 
 
 def _refusal(status: int, body: str) -> str:

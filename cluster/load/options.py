@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from baton.errors import ConfigError
+from cluster.doors.client_door import ClientDoor
 
 BACKENDS = ("openai", "openai-chat", "grpc")
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
@@ -20,6 +21,7 @@ class LoadOptions:
 
     backend: str = "openai"
     address: str = "http://127.0.0.1:8000"  # a URL, or host:port for grpc
+    door: ClientDoor = field(default_factory=ClientDoor)
     model: str = ""  # empty: the first that the server lists
     concurrency: int | None = None
     rate: float | None = None  # requests/s

@@ -68,8 +68,9 @@ async def measure(options: LoadOptions, progress: Progress, *, clock: Clock = ti
 
 def _connect(options: LoadOptions, clock: Clock) -> Backend:
     if options.backend == "grpc":
-        return GrpcBackend(options.address, clock=clock)
-    return OpenAIBackend(options.address, is_chat=options.backend == "openai-chat", clock=clock)
+        return GrpcBackend(options.address, door=options.door, clock=clock)
+    is_chat = options.backend == "openai-chat"
+    return OpenAIBackend(options.address, is_chat=is_chat, door=options.door, clock=clock)
 
 
 def _choose(models: list[ServedModel], options: LoadOptions) -> ServedModel:

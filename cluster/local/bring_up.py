@@ -6,8 +6,6 @@ Also applies a changed config to a cluster that runs. A first start that fails l
 import logging
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,9 +20,12 @@ from cluster.host.signals import uninterrupted
 from cluster.host.state import ClusterState
 from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.environment import serve_environment
+from cluster.ingress.tls_environment import tls_variable
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
+from cluster.local.doors_preflight import check_doors, check_doors_of_nodes, door_warnings, file_warnings
 from cluster.local.draft_preflight import check_draft
+from cluster.local.health import wait_for_health
 from cluster.local.preflight import check_cores, check_device, check_model, warnings
 from cluster.models.find import find_draft, find_model
 from workers.model.cpu.native import isa
@@ -50,6 +51,8 @@ class Running:
     served_name: str
     chats: bool  # its model has a chat template
     fresh: bool  # started now, not found running
+    has_tls: bool = False
+    has_keys: bool = False
     timings: dict[str, float] = field(default_factory=dict)  # step -> seconds
 
 
@@ -74,8 +77,11 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         if not local_ray.external_address():
             check_cores(config)
             check_device(config)
-            for warning in warnings(config):
+            check_doors(config)
+            for warning in (*warnings(config), *file_warnings(config)):
                 warn(warning)
+        for warning in door_warnings(config):
+            warn(warning)
         found = state.read()
         external_ray.check_address(found)
         if found is not None and local_ray.is_running(found):
@@ -121,6 +127,8 @@ class _Start:
             served_name=plan.config.served_name,
             chats=bool(ChatTemplates(Path(plan.model_path)).names),
             fresh=fresh,
+            has_tls=plan.config.tls.is_on,
+            has_keys=plan.config.auth.is_on,
             timings=self._timings,
         )
 
@@ -143,7 +151,8 @@ class _Start:
     def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
         """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
         host = self._config.http.host
-        return serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
+        environment = serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
+        return environment | tls_variable(self._config.tls)
 
     def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
@@ -152,6 +161,9 @@ class _Start:
         from cluster.fleet import nodes, places
         from cluster.fleet.client import ControllerClient
 
+        if not _noted().folder:
+            for warning in check_doors_of_nodes(self._config):
+                self._warn(warning)
         self._report("starting the controller")
         with self._timed("controller"):
             controller = ControllerClient.start(state.cluster_secret())
@@ -166,7 +178,7 @@ class _Start:
             ingress.result()
         self._publish()
         with self._timed("health"):
-            self._wait_for_health()
+            wait_for_health(f"{_noted().http}/health", HEALTH_TIMEOUT_S)
         return plan
 
     def _import_ray(self) -> None:
@@ -234,22 +246,10 @@ class _Start:
         state.write(
             replace(
                 _noted(),
-                http=f"http://{shown}:{self._config.http.port}",
+                http=f"http{'s' if self._config.tls.is_on else ''}://{shown}:{self._config.http.port}",
                 grpc=f"{shown}:{self._config.grpc.port}",
             )
         )
-
-    def _wait_for_health(self) -> None:
-        url = f"{_noted().http}/health"
-        deadline = time.monotonic() + HEALTH_TIMEOUT_S
-        while True:
-            try:
-                with urllib.request.urlopen(url, timeout=5.0):
-                    return
-            except (urllib.error.URLError, OSError) as error:
-                if time.monotonic() > deadline:
-                    raise UnavailableError(f"{url} is not healthy after {HEALTH_TIMEOUT_S:g} s: {error}") from error
-            time.sleep(POLL_S)
 
     def _clear(self) -> None:
         self._report("clearing away")

@@ -56,6 +56,7 @@ def start(cluster: ClusterState, extra_env: Mapping[str, str]) -> ClusterState:
     Raises: UnavailableError: Ray did not come up; its last words are in the message.
     """
     env = {**os.environ, **extra_env, **ray_env(), CLUSTER_ID: cluster.cluster_id}
+    env.pop("BATON_API_KEY", None)  # a client's, which no server needs
     log_path = Path(cluster.folder) / "keeper.log"
     ray_folder = f"{cluster.folder}/{RAY_FOLDER}"
     command = [sys.executable, "-m", "cluster.local.head", ray_folder, str(NUM_CPUS), str(OBJECT_STORE_BYTES)]

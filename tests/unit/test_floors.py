@@ -70,6 +70,7 @@ FLOOR_1 = (
     "workers/kv_transfer/tombstones.py",
     "workers/kv_transfer/outgoing.py",
     "workers/kv_transfer/incoming.py",
+    "cluster/config/api_key.py",
     "cluster/config/schema.py",
     "cluster/router/workers.py",
     "cluster/router/choice.py",
@@ -83,6 +84,7 @@ FLOOR_1 = (
     "cluster/router/active.py",
     "cluster/router/requests.py",
     "cluster/contracts",
+    "cluster/doors/budget.py",
     "cluster/fleet/tick.py",
     "cluster/fleet/cores.py",
     "cluster/planner",
@@ -100,6 +102,7 @@ FLOOR_3 = (
 )
 FLOOR_4 = (
     "cluster/ingress/app.py",
+    "cluster/ingress/controller_link.py",
     "cluster/ingress/haproxy.py",
     "cluster/cli.py",
     "cluster/commands",

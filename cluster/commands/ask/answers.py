@@ -8,13 +8,14 @@ from baton.errors import ConfigError
 from cluster.commands.ask.endpoint import default_endpoint
 from cluster.commands.ask.http_answers import HTTPSource
 from cluster.commands.ask.source import Ask, Source
+from cluster.doors.client_door import ClientDoor
 
 
 class GRPCSource:
     """The SDK."""
 
-    def __init__(self, target: str) -> None:
-        self._client = baton.Client(target)
+    def __init__(self, target: str, door: ClientDoor, *, is_tls: bool | None) -> None:
+        self._client = baton.Client(target, **door.for_grpc(is_tls=is_tls))
 
     @contextmanager
     def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> Iterator[Iterator[str]]:
@@ -26,13 +27,16 @@ class GRPCSource:
 
 
 @contextmanager
-def open_source(url: str | None, grpc: str | None) -> Iterator[Source]:
+def open_source(url: str | None, grpc: str | None, door: ClientDoor | None = None) -> Iterator[Source]:
     """Over HTTP where `url` is given, else over gRPC to `grpc` or to the running cluster."""
+    door = door or ClientDoor()
     if url is not None and grpc is not None:
         raise ConfigError("--url and --grpc name two servers; give one of them")
     if url is not None:
-        with closing(HTTPSource(url)) as http_source:
+        with closing(HTTPSource(url, door)) as http_source:
             yield http_source
-    else:
-        with closing(GRPCSource(grpc or default_endpoint().grpc)) as grpc_source:
-            yield grpc_source
+        return
+    running = default_endpoint() if grpc is None else None
+    target, is_tls = (grpc or "", None) if running is None else (running.grpc, running.is_tls)
+    with closing(GRPCSource(target, door, is_tls=is_tls)) as grpc_source:
+        yield grpc_source

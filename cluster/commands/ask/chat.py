@@ -10,11 +10,15 @@ import baton
 from cluster.commands.ask.answers import open_source
 from cluster.commands.ask.endpoint import one_line_errors
 from cluster.commands.ask.source import Ask, Source
+from cluster.commands.door_options import DoorOptions, open_door
+from cluster.commands.option_groups import grouped
 
 _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
 
 
+@grouped
 def command(
+    door: DoorOptions,
     system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Of each answer; all turns share the model's context.")] = 512,
     temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy. Default: the model's.")] = None,
@@ -31,7 +35,7 @@ def command(
     baton chat --system "You are a sailor." --temperature 0.7
     """
     ask = Ask(model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with one_line_errors(), open_source(url, grpc) as source:
+    with one_line_errors(), open_source(url, grpc, open_door(door)) as source:
         Conversation(source, ask, system).run()
 
 

@@ -18,6 +18,11 @@ class Endpoint:
     http: str
     grpc: str
 
+    @property
+    def is_tls(self) -> bool:
+        """Of both ports."""
+        return self.http.startswith("https:")
+
 
 _DEFAULT = Endpoint(http="http://127.0.0.1:8000", grpc="127.0.0.1:9000")
 

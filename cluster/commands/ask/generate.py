@@ -6,9 +6,13 @@ from typing import Annotated
 import typer
 
 from cluster.commands.ask.endpoint import one_line_errors
+from cluster.commands.door_options import DoorOptions, open_door
+from cluster.commands.option_groups import grouped
 
 
+@grouped
 def command(
+    door: DoorOptions,
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int | None, typer.Option(help="Default: as much as fits.")] = None,
     temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy. Default: the model's.")] = None,
@@ -39,7 +43,7 @@ def command(
             stop=tuple(stop or ()),
         )
         text = sys.stdin.read() if prompt == "-" else prompt
-        with open_source(url, grpc) as source, source.answer(text, ask) as pieces:
+        with open_source(url, grpc, open_door(door)) as source, source.answer(text, ask) as pieces:
             if stream:
                 for piece in pieces:
                     typer.echo(piece, nl=False)

@@ -10,6 +10,7 @@ import httpx
 import baton
 from baton.errors import BatonError, ConfigError, ModelNotFoundError, UnavailableError, from_code
 from cluster.commands.ask.source import Ask
+from cluster.doors.client_door import ClientDoor
 
 _TIMEOUT_S = 600.0
 _DATA = "data:"
@@ -19,12 +20,19 @@ _DONE = "[DONE]"
 class HTTPSource:
     """One connection to the server at `url`, with or without /v1."""
 
-    def __init__(self, url: str) -> None:
-        """Raises: ConfigError: `url` is none."""
+    def __init__(self, url: str, door: ClientDoor | None = None) -> None:
+        """Raises: ConfigError: `url` is none, or the door cannot be used."""
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"--url {url} is no URL; give one such as http://127.0.0.1:8000")
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._client = httpx.Client(timeout=httpx.Timeout(_TIMEOUT_S, connect=10.0))
+        door = door or ClientDoor()
+        context = door.context(url)
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(_TIMEOUT_S, connect=10.0),
+            headers=door.headers(url),
+            verify=context if context is not None else False,  # of a plain URL there is nothing to verify
+        )
+        self._extensions = {"sni_hostname": door.server_name} if door.server_name else {}
 
     @contextmanager
     def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> Iterator[Iterator[str]]:
@@ -33,7 +41,7 @@ class HTTPSource:
         body |= {"messages": list(prompt)} if is_chat else {"prompt": prompt}
         path = "/v1/chat/completions" if is_chat else "/v1/completions"
         try:
-            with self._client.stream("POST", self._url + path, json=body) as response:
+            with self._client.stream("POST", self._url + path, json=body, extensions=self._extensions) as response:
                 if response.status_code != 200:
                     response.read()
                     raise _refusal(response)
@@ -43,7 +51,7 @@ class HTTPSource:
 
     def _first_model(self) -> str:
         try:
-            response = self._client.get(f"{self._url}/v1/models")
+            response = self._client.get(f"{self._url}/v1/models", extensions=self._extensions)
             if response.status_code != 200:
                 raise _refusal(response)
             models = response.json()["data"]
@@ -56,6 +64,8 @@ class HTTPSource:
         return str(models[0]["id"])
 
     def _unavailable(self, error: httpx.TransportError) -> UnavailableError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return UnavailableError(f"{self._url} shows a certificate that is not trusted here ({error}); see --tls-ca")
         if isinstance(error, httpx.ConnectError):
             return UnavailableError(f"no server answers at {self._url}; start one with `baton up` or `make serve`")
         return UnavailableError(f"{self._url}: the connection was lost ({error})")

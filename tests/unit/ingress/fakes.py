@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,8 @@ from fastapi import FastAPI
 from baton.errors import BatonError
 from baton.v1 import inference_pb2, worker_pb2
 from cluster.config.schema import RouterConfig
+from cluster.doors.guard import Guard
+from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.dispatcher import DispatchRequest
@@ -109,25 +111,34 @@ def demo_tokenizer() -> Tokenizer:
 
 
 def demo_service(
-    defaults: Mapping[str, Any] | None = None, tokenizer: Tokenizer | None = None
+    defaults: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+    make_guard: Callable[[Metrics], Guard] | None = None,
 ) -> tuple[Service, FakeDispatcher]:
     """`defaults` are the model's; `tokenizer` replaces the demo's."""
     tokenizer = tokenizer or demo_tokenizer()
     fake = FakeDispatcher(tokenizer)
-    service = Service(dispatcher=fake, tokenizer=tokenizer, model="demo", router=RouterConfig(), defaults=defaults)
+    service = Service(
+        dispatcher=fake,
+        tokenizer=tokenizer,
+        model="demo",
+        router=RouterConfig(),
+        defaults=defaults,
+        make_guard=make_guard,
+    )
     return service, fake
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """The app's address on a port that the OS chose."""
+async def serving(app: FastAPI, tls: Callable[..., Any] | None = None) -> AsyncIterator[str]:
+    """The app's address on a port that the OS chose. `tls`: uvicorn's ssl_context_factory."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # connections queue from here on, so nobody has to wait for the server to be up
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ssl_context_factory=tls))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

@@ -25,7 +25,7 @@ class Servicer(inference_pb2_grpc.InferenceServicer, health_pb2_grpc.HealthServi
         return await self._routes.detokenize(request, context)
 
     async def ListModels(self, request: Any, context: Any) -> Any:
-        return await self._routes.list_models()
+        return await self._routes.list_models(context)
 
     async def Check(self, request: Any, context: Any) -> Any:
         return await self._routes.check(request, context)

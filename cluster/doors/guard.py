@@ -1,0 +1,185 @@
+"""Lets a request in by its API key, within the key's limits, and reads the keys again when their file changes.
+
+A file that cannot be read, or is wrong, changes nothing: the keys of before stay, and the log and a metric say so until
+it is right again. A key that is taken away ends no answer that has begun.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from baton.errors import BatonError, ConfigError, PermissionDeniedError
+from cluster.config.api_key import APIKey
+from cluster.config.schema import AuthConfig
+from cluster.doors.accounts import Account, KeyMetrics
+from cluster.doors.key_file import read_keys
+from cluster.doors.key_ring import KeyRing
+from cluster.doors.share import SETTLE_S, Draw, Share
+from cluster.doors.watched import LOOK_S, Watched
+
+REMIND_S = 60.0  # between words about a file that is wrong
+
+logger = logging.getLogger(__name__)
+
+
+def configured_keys(auth: AuthConfig) -> tuple[APIKey, ...]:
+    """Of the config and of the file. Raises: ConfigError: one of them is wrong, or a name stands in both."""
+    in_file = read_keys(auth.keys_file) if auth.keys_file else ()
+    names = {key.name for key in auth.keys}
+    for key in in_file:
+        if key.name in names:
+            raise ConfigError(
+                f"auth.keys_file: {auth.keys_file} has a key {key.name}, and so has auth.keys; rename one"
+            )
+    return (*auth.keys, *in_file)
+
+
+class Pass:
+    """One request that was let in. Invariant: `leave` is called once."""
+
+    __slots__ = ("_account", "_num_tokens", "_on_leave")
+
+    def __init__(self, account: Account, on_leave: Callable[[Account], None]) -> None:
+        self._account = account
+        self._num_tokens = 0
+        self._on_leave = on_leave
+
+    def may_use(self, model: str) -> bool:
+        return self._account.key.may_use(model)
+
+    def use_tokens(self, count: int) -> None:
+        """Of the prompt, or just written."""
+        self._num_tokens += count
+        self._account.share.use_tokens(count)
+
+    def leave(self) -> None:
+        self._account.tokens.inc(self._num_tokens)
+        self._on_leave(self._account)
+
+
+class Guard:
+    """Of one ingress replica, on its event loop.
+
+    Args:
+        model: What is served.
+        draw: Of the ledger that all replicas share.
+        replica: This one's name there.
+    """
+
+    def __init__(
+        self, auth: AuthConfig, *, model: str, draw: Draw, replica: str, num_replicas: int, metrics: KeyMetrics
+    ) -> None:
+        self._auth = auth
+        self._model = model
+        self._draw = draw
+        self._replica = replica
+        self._num_replicas = num_replicas
+        self._metrics = metrics
+        self._watched = Watched([auth.keys_file])
+        self._accounts: dict[str, Account] = {}
+        self._ring = KeyRing(())
+        self._error: ConfigError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._take(configured_keys(auth))
+
+    @property
+    def has_public_metrics(self) -> bool:
+        return self._auth.public_metrics
+
+    def start(self) -> None:
+        for work in (self._keep_reading(), self._keep_settling()):
+            self._spawn(work)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def admit(self, authorization: str | None) -> Pass:
+        """For work that counts: a prompt to read or an answer to write.
+
+        Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError.
+        """
+        account = self._account(authorization)
+        try:
+            if not account.key.may_use(self._model):
+                raise PermissionDeniedError(
+                    f"the API key {account.key.name} is not for model {self._model!r}; it may use "
+                    f"{', '.join(account.key.models)}"
+                )
+            await account.share.take()
+        except BatonError as error:
+            account.refused(error.code)
+            raise
+        account.requests.inc()
+        return Pass(account, self._leave)
+
+    @asynccontextmanager
+    async def admitted(self, authorization: str | None) -> AsyncIterator[Pass]:
+        admitted = await self.admit(authorization)
+        try:
+            yield admitted
+        finally:
+            admitted.leave()
+
+    def identify(self, authorization: str | None) -> APIKey:
+        """For what costs nothing: a list, a count. Raises: UnauthenticatedError."""
+        return self._ring.find(authorization)
+
+    def reload(self) -> None:
+        """What is in the file now, if it can be used."""
+        try:
+            self._take(configured_keys(self._auth))
+        except ConfigError as error:
+            self._error = error
+            self._metrics.stale.set(1)
+            logger.error("the keys of before stay, those of the changed file are NOT used: %s", error.message)
+            return
+        self._error = None
+        self._metrics.stale.set(0)
+        logger.info("keys read again num_keys=%s", len(self._ring))
+
+    def _account(self, authorization: str | None) -> Account:
+        return self._accounts[self._ring.find(authorization).name]
+
+    def _take(self, keys: tuple[APIKey, ...]) -> None:
+        """What a key of the same name has used stays used."""
+        accounts = {}
+        for key in keys:
+            old = self._accounts.get(key.name)
+            share = old.share if old else self._new_share(key)
+            share.limits = key.limits
+            accounts[key.name] = self._metrics.account(key, share)
+        self._accounts, self._ring = accounts, KeyRing(keys)
+
+    def _new_share(self, key: APIKey) -> Share:
+        return Share(key, self._draw, replica=self._replica, num_replicas=self._num_replicas)
+
+    def _leave(self, account: Account) -> None:
+        if account.share.leave():
+            self._spawn(account.share.pay())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_reading(self) -> None:
+        since_s = 0.0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            since_s += LOOK_S
+            if self._watched.changed() or (self._error is not None and since_s >= REMIND_S):
+                since_s = 0.0
+                self.reload()
+
+    async def _keep_settling(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            for account in list(self._accounts.values()):
+                if not account.share.is_idle:
+                    with contextlib.suppress(BatonError):
+                        await account.share.settle()

@@ -1,0 +1,76 @@
+"""Asks every HTTP request for its API key before anything of its body is read. Probes need none."""
+
+import json
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from baton.errors import BatonError
+from cluster.config.api_key import APIKey
+from cluster.doors.guard import Guard, Pass
+from cluster.ingress.errors import error_body, error_headers
+from cluster.ingress.metrics import Metrics
+from cluster.ingress.route_names import route_name
+
+OPEN_PATHS = frozenset(("/", "/health", "/healthz"))
+PASS, KEY = "baton.pass", "baton.key"  # in a request's scope
+
+
+class KeyedPaths:
+    """What generates or tokenizes counts against its key's limits; the rest only needs a key."""
+
+    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics) -> None:
+        self._app = app
+        self._guard = guard
+        self._metrics = metrics
+        self._open = OPEN_PATHS | ({"/metrics"} if guard.has_public_metrics else set())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._open:
+            await self._app(scope, receive, send)
+            return
+        authorization = _authorization(scope)
+        try:
+            if scope["method"] == "POST":
+                admitted = await self._guard.admit(authorization)
+            else:
+                scope[KEY] = self._guard.identify(authorization)
+                admitted = None
+        except BatonError as error:
+            self._metrics.requests.labels(route_name(scope["path"]), error.code).inc()
+            await _refuse(send, error)
+            return
+        if admitted is None:
+            await self._app(scope, receive, send)
+            return
+        scope[PASS] = admitted
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            admitted.leave()
+
+
+def pass_of(scope: Scope) -> Pass | None:
+    """None: the server has no keys."""
+    found: Pass | None = scope.get(PASS)
+    return found
+
+
+def key_of(scope: Scope) -> APIKey | None:
+    found: APIKey | None = scope.get(KEY)
+    return found
+
+
+def _authorization(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+async def _refuse(send: Send, error: BatonError) -> None:
+    body = json.dumps(error_body(error)).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error_headers(error)}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.http_status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
