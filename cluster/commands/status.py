@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from cluster.host.state import ClusterState
 
 PIPED_WIDTH = 200  # columns, where no terminal has a width: a program reads there, and folded cells help nobody
-PHASE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "failed": "red", "stopped": "dim"}
+PHASE_COLOURS = {
+    "waiting": "yellow",
+    "ready": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "failed": "red",
+    "stopped": "dim",
+}
 
 
 def command(
@@ -101,7 +108,9 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
         if len(worker.ranks) > 1:
             for number, rank in enumerate(worker.ranks):
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
-    trouble = [line for worker in status.workers for line in _trouble(worker)]
+    trouble = [Text(pool.waits, style="yellow") for pool in status.pools if pool.waits]
+    trouble += [Text(refused, style="red") for refused in status.refused]
+    trouble += [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     drafts = [line for worker in status.workers for line in _drafts(worker)]
     return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *drafts, *trouble)

@@ -17,12 +17,14 @@ import yaml
 from baton.errors import ConfigError
 from cluster.config.api_keys import parse_keys, plain_keys
 from cluster.config.checks import check
+from cluster.config.node_terms import parse_labels, parse_resources
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
 from cluster.config.schema import BatonConfig
 
 _KEY = re.compile(r"bt-[0-9a-f]{6,}")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
+_WITH_KEYS_OF_THE_USERS = (".resources", ".labels")  # no sections: what stands below is one value
 _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
@@ -73,7 +75,7 @@ def flatten(config: BatonConfig) -> dict[str, Any]:
 
     def walk(node: Any, prefix: str) -> None:
         for key, value in node.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and not f"{prefix}{key}".endswith(_WITH_KEYS_OF_THE_USERS):
                 walk(value, f"{prefix}{key}.")
             else:
                 flat[prefix + key] = value
@@ -189,6 +191,10 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         return _cores(value, dotted)
     elif dotted == "auth.keys":
         return parse_keys(value, dotted)
+    elif dotted.endswith(".resources"):
+        return parse_resources(value, dotted)
+    elif dotted.endswith(".labels"):
+        return parse_labels(value, dotted)
     value = _typed(hint, value, dotted)
     if dotted in CHOICES and value not in CHOICES[dotted]:
         raise ConfigError(f"{dotted}: {_shown(value)} is unknown; choose one of {', '.join(CHOICES[dotted])}")
@@ -248,6 +254,8 @@ def _plain(node: Any, path: str) -> Any:
         return plain_keys(node)
     if path == "engine.memory":
         return next((f"{node // size}{unit}" for unit, size in reversed(_UNITS.items()) if node % size == 0), node)
+    if path.endswith(_WITH_KEYS_OF_THE_USERS):
+        return dict(node)
     return [list(row) for row in node] if isinstance(node, tuple) else node
 
 

@@ -31,6 +31,8 @@ class PoolConfig:
     sequence_parallel: int = 1  # of prefill alone: how often these ranks are there, to divide each long prompt
     placement: str = PACK  # pack: the ranks of a worker on one node; spread: on as many nodes as there are
     cores: tuple[tuple[int, ...], ...] | None = None  # per worker, all its ranks; None: the machine's cores shared out
+    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's custom ones, that each rank takes of its node
+    labels: Mapping[str, str] = field(default_factory=dict)  # which nodes' labels it asks for: `config.node_terms`
 
     @property
     def gang(self) -> GangSpec:
@@ -42,6 +44,11 @@ class PoolConfig:
         """Of one worker."""
         return self.gang.size
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether its ranks go to certain nodes alone, which may come yet."""
+        return bool(self.resources or self.labels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftPoolConfig:
@@ -50,8 +57,10 @@ class DraftPoolConfig:
     workers: int = 0  # 0: where a model is named, each worker that decodes drafts with it itself
     model: str = ""  # as the config's own; empty: the served model's own, where something asks for one
     layer_parallel: int = 1  # layers of a draft worker's model that are computed at once, one on each of its ranks
-    placement: str = PACK  # this and the next: as of other pools
+    placement: str = PACK  # this and the next three: as of other pools
     cores: tuple[tuple[int, ...], ...] | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gang(self) -> GangSpec:
@@ -60,6 +69,10 @@ class DraftPoolConfig:
     @property
     def num_ranks(self) -> int:
         return self.gang.size
+
+    @property
+    def is_choosy(self) -> bool:
+        return bool(self.resources or self.labels)
 
 
 AnyPool = PoolConfig | DraftPoolConfig

@@ -1,8 +1,8 @@
 """The one actor that keeps the pools as the config wants them. Nothing of a request passes through here.
 
 It may die at any time: what is wanted is in Ray's key-value store, who runs is in the actors' names, and a new
-controller adopts both. Decisions are `cluster.fleet.tick`'s, the workers themselves `crew`'s; this file knows what is
-wanted, and on which nodes there is room.
+controller adopts both. Decisions are `cluster.fleet.tick`'s, the workers themselves `crew`'s, their places `seating`'s;
+this file knows what is wanted.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.config.load import dump
-from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, SPREAD, BatonConfig
+from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.doors.budget import Ask, Grant, Ledger
-from cluster.fleet import launch, nodes, plan
-from cluster.fleet.cores import thread_env
+from cluster.fleet import nodes, plan
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
 from cluster.fleet.owner import Owner
-from cluster.fleet.places import Ground, Taken, check_gpus
+from cluster.fleet.places import check_gpus
 from cluster.fleet.plan import FleetPlan
+from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
-from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus
-from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick, worker_id
+from cluster.fleet.status import FleetStatus, PoolStatus
+from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.spec import Role
@@ -50,18 +50,20 @@ class Controller:
     ) -> None:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         self._namespace = namespace
-        self._secret = secret
         self._owner = owner
         self._ledger = Ledger()
         self._ingresses: dict[str, float] = {}  # replica's id -> when it asked last
-        self._worker_env = dict(worker_env or {})
-        self._nodes: list[nodes.Node] = []
-        self._cores: dict[str, tuple[int, ...]] = {}  # node id -> its cores
         self._wake = asyncio.Event()
         self._stopping = False
         self._drain_timeout_s: float | None = None  # of a shutdown; None: the config's
         self._plan = plan.load_saved(namespace)
         self._crew = Crew(namespace=namespace, worker_class=worker_class, limits=self._limits, wake=self._wake.set)
+        self._seating = Seating(
+            plan=self._wanted,
+            workers=lambda: list(self._crew.workers.values()),
+            secret=secret,
+            worker_env=worker_env or {},
+        )
         if self._plan is not None:
             self._crew.adopt()
         self._crew.spawn(self._run())
@@ -73,7 +75,8 @@ class Controller:
         """
         around = nodes.alive()
         config = await asyncio.to_thread(resolve_config, self._with_running_model(config), Silent())
-        device = nodes.resolve_device(config.device, around)
+        choosy = any(pool.is_choosy for _, pool in config.pools.by_name())
+        device = nodes.resolve_device(config.device, around, more_may_come=choosy)
         new = plan.resolve(
             config,
             device=device,
@@ -84,7 +87,7 @@ class Controller:
         if self._plan is not None:
             plan.check_change(self._plan, new)
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
-            check_gpus(around, role.value, new.pool(role), nodes.gpu_share(around, new.num_ranks))
+            check_gpus(around, role.value, new.pool(role), new.gpus(role, around))
         plan.save(self._namespace, new)
         self._plan = new
         self._stopping = False
@@ -114,7 +117,9 @@ class Controller:
     async def status(self) -> FleetStatus:
         desired = self._desired()
         pools = tuple(
-            PoolStatus(role=role.value, num_desired=count, num_ready=self._crew.num_ready(role))
+            PoolStatus(
+                role=role.value, num_desired=count, num_ready=self._crew.num_ready(role), waits=self._waits(role)
+            )
             for role, count in desired.items()
             if count or self._crew.num_ready(role)
         )
@@ -125,7 +130,11 @@ class Controller:
             num_ingress_replicas=self._num_ingresses(),
             pools=pools,
             workers=tuple(worker.status(time.monotonic()) for worker in self._crew.workers.values()),
+            refused=self._seating.refused,
         )
+
+    def _waits(self, role: Role) -> str:
+        return self._seating.waits(role, time.monotonic()) if self._desired().get(role) else ""
 
     async def shutdown(self, drain_timeout_s: float) -> None:
         """Drains all workers, ends them, and forgets the config. Idempotent; `apply` begins anew."""
@@ -149,7 +158,7 @@ class Controller:
                 if (since_tick_s := time.monotonic() - last_s) > 4 * TICK_S:
                     self._crew.forgive(since_tick_s)
                 last_s = time.monotonic()
-                await self._tick()
+                self._tick()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), TICK_S)
                 self._wake.clear()
@@ -157,17 +166,13 @@ class Controller:
             logger.exception("controller failed; Ray starts another")
             os._exit(1)
 
-    async def _tick(self) -> None:
+    def _tick(self) -> None:
         if self._plan is None:
             return
-        actions = self._decide()
-        if any(isinstance(action, Start) for action in actions):
-            await self._learn_nodes()
-            actions = self._decide()
-        for action in actions:
+        for action in self._decide():
             match action:
                 case Start(role, index, num_failures):
-                    self._start(role, index, num_failures)
+                    self._crew.start(role, index, num_failures, self._seating)
                 case Drain(name):
                     self._crew.drain(name)
                 case Stop(name):
@@ -179,12 +184,6 @@ class Controller:
     def _decide(self) -> list[Action]:
         observed = [worker.observed() for worker in self._crew.workers.values()]
         return tick(self._desired(), observed, self._limits(), time.monotonic()) if self._plan else []
-
-    async def _learn_nodes(self) -> None:
-        self._nodes = await nodes.reachable(nodes.alive())
-        for node in self._nodes:
-            if not self._cores.get(node.node_id):
-                self._cores[node.node_id] = await nodes.cores_of(node)
 
     def _desired(self) -> dict[Role, int]:
         return {} if self._plan is None or self._stopping else self._plan.desired
@@ -199,56 +198,9 @@ class Controller:
             drain_timeout_s=health.drain_timeout_s if self._drain_timeout_s is None else self._drain_timeout_s,
         )
 
-    def _start(self, role: Role, index: int, num_failures: int) -> None:
+    def _wanted(self) -> FleetPlan:
         assert self._plan is not None
-        pool, ground, name = self._plan.pool(role), self._ground(), worker_id(role, index)
-        ranks = ground.places(name, role.value, index, pool)
-        self._crew.start(
-            role,
-            index,
-            num_failures,
-            ranks=ranks,
-            places=[self._place(name, role, ranks, rank, ground) for rank in range(pool.num_ranks)],
-            spread=pool.placement == SPREAD and pool.num_ranks > 1,
-        )
-
-    def _ground(self) -> Ground:
-        assert self._plan is not None
-        return Ground(
-            nodes=self._nodes,
-            cores=self._cores,
-            taken=[
-                Taken(worker_id=worker.worker_id, role=worker.role.value, rank=rank)
-                for worker in self._crew.live
-                for rank in worker.ranks
-            ],
-            num_ranks=self._plan.num_ranks,
-            device=self._plan.config.device,
-        )
-
-    def _place(self, name: str, role: Role, ranks: Sequence[RankStatus], rank: int, ground: Ground) -> launch.RankPlace:
-        """Of one of the `ranks` of worker `name`."""
-        assert self._plan is not None
-        mine, others = ranks[rank], (*ranks[:rank], *ranks[rank + 1 :])
-        node = next(node for node in ground.nodes if node.node_id == mine.node_id)
-        num_gpus = nodes.gpu_share(ground.nodes, ground.num_ranks) if ground.device == "cuda" else 0.0
-        spec = plan.worker_spec(
-            self._plan,
-            name,
-            role,
-            cores=mine.cores,
-            host=node.address,
-            secret=self._secret,
-            rank=rank,
-            shares_device=num_gpus < 1.0,
-        )
-        return launch.RankPlace(
-            spec=spec,
-            node_id=node.node_id,
-            address=node.address,
-            num_gpus=num_gpus,
-            env=thread_env(len(mine.cores), exclusive=ground.is_exclusive(mine, others)) | self._worker_env,
-        )
+        return self._plan
 
     def _num_ingresses(self) -> int:
         now_s = time.monotonic()

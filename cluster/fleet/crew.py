@@ -6,22 +6,29 @@ Which workers there shall be, and where, is the controller's to say.
 
 import asyncio
 import logging
+import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.util.placement_group import PlacementGroup
 
-from baton.errors import BatonError
+from baton.errors import BatonError, UnavailableError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet import launch
 from cluster.fleet.record import WorkerRecord, first_line
+from cluster.fleet.seating import Seating
 from cluster.fleet.status import RankStatus
 from cluster.fleet.tick import LIVE, FleetLimits, WorkerPhase, worker_id
 from workers.spec import Role
 
 PING_S = 0.5
+LOOK_S = 0.01  # for a group's places, the first time; then less and less often
+SEEK_S = 1.0  # between looks at most, and until places are sought again that could not be used: doubling up to the next
+MAX_SEEK_S = 15.0
+PIN_TIMEOUT_S = 10.0  # for nodes that have room by our own count
 STOP_TIMEOUT_S = 3.0
 
 logger = logging.getLogger(__name__)
@@ -54,22 +61,8 @@ class Crew:
     def num_ready(self, role: Role) -> int:
         return sum(worker.role is role and worker.phase is WorkerPhase.READY for worker in self.workers.values())
 
-    def start(
-        self,
-        role: Role,
-        index: int,
-        num_failures: int,
-        *,
-        ranks: tuple[RankStatus, ...],
-        places: Sequence[launch.RankPlace],
-        spread: bool,
-    ) -> None:
-        """A new worker for a slot whose last one is gone.
-
-        Args:
-            ranks: Where each of its ranks shall be, the leader first; `places`: the same, for Ray.
-            spread: As `launch`.
-        """
+    def start(self, role: Role, index: int, num_failures: int, seating: Seating) -> None:
+        """A new worker for a slot whose last one is gone; it waits until `seating` has places for it."""
         now_s, name = time.monotonic(), worker_id(role, index)
         old, incarnation = self.workers.get(name), secrets.token_hex(4)
         worker = WorkerRecord(
@@ -80,15 +73,11 @@ class Crew:
             num_failures=num_failures,
             entered_s=now_s,
             heard_s=now_s,
-            ranks=ranks,
-            launched=launch.launch(
-                places, incarnation, namespace=self._namespace, spread=spread, worker_class=self._worker_class
-            ),
             error=old.error if old else "",
             error_is_final=old.error_is_final if old else False,
         )
-        logger.info("starting worker_id=%s incarnation=%s cores=%s", name, incarnation, worker.cores)
-        self._take(worker)
+        self.workers[name] = worker
+        self.spawn(self._begin(worker, seating))
 
     def adopt(self) -> None:
         """Takes over the workers that an earlier controller started."""
@@ -107,6 +96,7 @@ class Crew:
                     num_failures=0,
                     entered_s=now_s,
                     heard_s=now_s,
+                    phase=WorkerPhase.STARTING,
                     launched=found.launched,
                     ranks=tuple(RankStatus() for _ in found.launched.actors),
                 )
@@ -159,6 +149,66 @@ class Crew:
 
     # One worker's life.
 
+    async def _begin(self, worker: WorkerRecord, seating: Seating) -> None:
+        """From its first wish for places to its end."""
+        try:
+            places = await self._seat(worker, seating)
+        except (RayError, BatonError, ValueError) as error:
+            self._fail(worker, 0, error)
+            return
+        if worker.phase is not WorkerPhase.WAITING:
+            return
+        assert worker.launched is not None
+        assert worker.launched.group is not None
+        worker.launched = launch.launch(
+            worker.launched.group,
+            places,
+            worker.incarnation,
+            namespace=self._namespace,
+            worker_class=self._worker_class,
+        )
+        logger.info("starting worker_id=%s incarnation=%s cores=%s", worker.worker_id, worker.incarnation, worker.cores)
+        self._move(worker, WorkerPhase.STARTING)
+        await self._attend(worker)
+
+    async def _seat(self, worker: WorkerRecord, seating: Seating) -> list[launch.RankPlace]:
+        """Asks for its places until it has some that can be used, or is wanted no more."""
+        pinned, pause_s = True, SEEK_S
+        while worker.phase is WorkerPhase.WAITING:
+            wish = await seating.wish(worker, pinned=pinned)
+            if worker.phase is not WorkerPhase.WAITING:
+                break
+            group = launch.reserve(wish, worker.worker_id, worker.incarnation, namespace=self._namespace)
+            worker.launched = launch.Launched(actors=(), group=group)
+            until_s = PIN_TIMEOUT_S if wish.spread and wish.targets else math.inf
+            node_ids = await self._placed(worker, group, until_s)
+            pinned = bool(node_ids)  # nodes that it named do not have it after all: any will do
+            try:
+                if node_ids:
+                    return await seating.settle(worker, node_ids)
+            except UnavailableError as error:
+                if error.message != worker.refusal:
+                    logger.warning("places cannot be used worker_id=%s why=%s", worker.worker_id, error.message)
+                worker.refusal = error.message
+            if worker.phase is WorkerPhase.WAITING:
+                launch.end(worker.launched)
+                worker.ranks = ()
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_SEEK_S)
+        return []
+
+    async def _placed(self, worker: WorkerRecord, group: PlacementGroup, until_s: float) -> tuple[str, ...]:
+        """The nodes where its places are; empty: none after so long, or it is wanted no more."""
+        deadline, pause_s = time.monotonic() + until_s, LOOK_S
+        while worker.phase is WorkerPhase.WAITING and time.monotonic() < deadline:
+            if node_ids := await asyncio.to_thread(launch.where, group):
+                return node_ids
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, SEEK_S)
+            if pause_s == SEEK_S:
+                worker.refusal = ""  # nobody gave it such a place again
+        return ()
+
     async def _attend(self, worker: WorkerRecord) -> None:
         """From its start to its end: a call to each rank is always under way, so that its death is known at once."""
         assert worker.launched is not None
@@ -194,7 +244,7 @@ class Crew:
             except RayError as error:
                 self._fail(worker, rank, error)
 
-    def _fail(self, worker: WorkerRecord, rank: int, error: RayError) -> None:
+    def _fail(self, worker: WorkerRecord, rank: int, error: Exception) -> None:
         if worker.phase in LIVE:
             cause = getattr(error, "cause", None) or error
             worker.error_is_final = isinstance(cause, BatonError) and not cause.retryable
@@ -226,7 +276,8 @@ class Crew:
             return
         worker.end(phase, reason, self._limits(), time.monotonic())
         self._wake()
-        assert worker.launched is not None
+        if worker.launched is None:
+            return
         if phase is WorkerPhase.STOPPED and worker.facts is not None:
             stop = self.spawn(_stop(worker.launched))
             self._stops.add(stop)

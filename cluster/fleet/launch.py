@@ -1,8 +1,9 @@
 """Makes, finds and ends worker actors in Ray: per worker one placement group, per rank a detached named actor in it.
 
-Actor `baton-worker-<worker id>-<incarnation>`, where a worker id is `<role>-<index>`, of the leader, and the same with
-`.<rank>` of the others; group `<namespace>/<leader's actor>`, a bundle for each rank: the names are all that a
-controller which came back needs.
+The group is asked for first, and may wait for its nodes as long as it takes (Ray's autoscaler sees it); where it is
+known to be, the actors start. Actor `baton-worker-<worker id>-<incarnation>`, where a worker id is `<role>-<index>`, of
+the leader, and the same with `.<rank>` of the others; group `<namespace>/<leader's actor>`, a bundle for each rank: the
+names are all that a controller which came back needs.
 """
 
 import logging
@@ -21,11 +22,12 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.fleet.needs import NUM_CPUS, Need
+from cluster.fleet.nodes import Node
 from cluster.fleet.shell import WorkerShell
 from workers.spec import Role, WorkerSpec
 
 PREFIX = "baton-worker-"
-NUM_CPUS = 0.1  # of Ray's accounting: cores are shared out by `cluster.fleet.cores`, not by Ray
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +36,29 @@ logger = logging.getLogger(__name__)
 class Launched:
     """A worker's processes, or the promise of them."""
 
-    actors: Sequence[Any]  # by rank
+    actors: Sequence[Any]  # by rank; none while its group waits
     group: PlacementGroup | None  # None: found without one, so there is none to give back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a worker's group asks for.
+
+    Attributes:
+        targets: Of each rank, the node it had best have; empty: any that has what is needed, now or later.
+        spread: Each rank on its own target; else all on one node, which is a wish, not a condition.
+    """
+
+    need: Need
+    targets: Sequence[Node]
+    spread: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankPlace:
-    """Where one rank is to run, and with what."""
+    """With what one rank runs."""
 
     spec: WorkerSpec
-    node_id: str
-    address: str  # of the node
     num_gpus: float
     env: Mapping[str, str]
 
@@ -59,24 +73,44 @@ class FoundWorker:
     launched: Launched
 
 
+def reserve(wish: Wish, worker_id: str, incarnation: str, *, namespace: str) -> PlacementGroup:
+    """Asks for all places of a worker, or none. Returns at once; `where` tells."""
+    need, spread = wish.need, wish.spread
+    pinned = wish.targets if spread and wish.targets else [None] * need.num_ranks
+    group: PlacementGroup = placement_group(
+        [_bundle(need, node) for node in pinned],
+        strategy="SPREAD" if spread else "STRICT_PACK",
+        name=f"{namespace}/{_actor_name(worker_id, incarnation)}",
+        lifetime="detached",
+        _soft_target_node_id=None if spread or not wish.targets else wish.targets[0].node_id,
+        bundle_label_selector=[dict(need.labels)] * need.num_ranks if need.labels else None,
+    )
+    return group
+
+
+def _bundle(need: Need, node: Node | None) -> dict[str, float]:
+    pin = {f"node:{node.address}": 0.001} if node else {}
+    return {**need.resources, **pin}
+
+
+def where(group: PlacementGroup) -> tuple[str, ...]:
+    """Node ids of a group's places, by rank; empty: it waits. Blocks for a moment."""
+    row = placement_group_table(group)
+    if row.get("state") != "CREATED":
+        return ()
+    nodes: dict[int, str] = row["bundles_to_node_id"]
+    return tuple(node_id for _, node_id in sorted(nodes.items()))
+
+
 def launch(
-    ranks: Sequence[RankPlace], incarnation: str, *, namespace: str, spread: bool, worker_class: str
+    group: PlacementGroup, ranks: Sequence[RankPlace], incarnation: str, *, namespace: str, worker_class: str
 ) -> Launched:
-    """Returns at once; Ray starts the processes when the group has its places, all of them or none.
+    """Starts the processes in their places.
 
     Args:
         ranks: The leader first.
-        spread: Each rank on its own `node_id`; else all on one node, for which the leader's is a wish, not a condition.
     """
-    leading = ranks[0]
-    name = f"{PREFIX}{leading.spec.worker_id}-{incarnation}"
-    group = placement_group(
-        [_bundle(rank, spread) for rank in ranks],
-        strategy="SPREAD" if spread else "STRICT_PACK",
-        name=f"{namespace}/{name}",
-        lifetime="detached",
-        _soft_target_node_id=None if spread else leading.node_id,
-    )
+    name = _actor_name(ranks[0].spec.worker_id, incarnation)
     actors: list[Any] = []
     for number, rank in enumerate(ranks):
         options = {
@@ -94,13 +128,8 @@ def launch(
     return Launched(actors=actors, group=group)
 
 
-def _bundle(rank: RankPlace, spread: bool) -> dict[str, float]:
-    bundle = {"CPU": NUM_CPUS}
-    if rank.num_gpus:
-        bundle["GPU"] = rank.num_gpus
-    if spread:
-        bundle[f"node:{rank.address}"] = 0.001
-    return bundle
+def _actor_name(worker_id: str, incarnation: str) -> str:
+    return f"{PREFIX}{worker_id}-{incarnation}"
 
 
 def find(namespace: str) -> Iterator[FoundWorker]:

@@ -1,21 +1,17 @@
-"""The machines of the Ray cluster: which has room for a worker, its cores, its GPUs."""
+"""The machines of the Ray cluster: which there are, what they have by Ray's accounting, and which answer."""
 
 import asyncio
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from baton.errors import ConfigError
 
 ON_HEAD = {"node:__internal_head__": 0.001}  # of Ray's accounting: has a place on the head node alone
-ASK_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -27,6 +23,8 @@ class Node:
     address: str
     num_gpus: float
     port: int = 0  # of its raylet
+    resources: Mapping[str, float] = field(default_factory=dict)  # of Ray's accounting, in all
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def alive() -> list[Node]:
@@ -39,6 +37,8 @@ def alive() -> list[Node]:
             address=row["NodeManagerAddress"],
             num_gpus=float(row["Resources"].get("GPU", 0.0)),
             port=int(row["NodeManagerPort"]),
+            resources=dict(row["Resources"]),
+            labels=dict(row["Labels"]),
         )
         for row in rows
     ]
@@ -60,12 +60,12 @@ async def _takes_connections(node: Node) -> bool:
     return True
 
 
-def resolve_device(device: str, nodes: Sequence[Node]) -> str:
-    """Raises: ConfigError: `cuda` without a GPU in the cluster."""
+def resolve_device(device: str, nodes: Sequence[Node], *, more_may_come: bool = False) -> str:
+    """Raises: ConfigError: `cuda` without a GPU in the cluster, and nothing asks for nodes that may have one."""
     has_gpu = any(node.num_gpus for node in nodes)
     if device == "auto":
         return "cuda" if has_gpu else "cpu"
-    if device == "cuda" and not has_gpu:
+    if device == "cuda" and not has_gpu and not more_may_come:
         raise ConfigError("device: cuda, but the Ray cluster has no GPU; set `device: cpu` or auto, or add a GPU node")
     return device
 
@@ -88,17 +88,16 @@ def _cpu_has_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
 
 
-def choose(nodes: Sequence[Node], placed: Iterable[tuple[str, str]], role: str, device: str) -> Node:
-    """The node with the fewest workers of this role, then with the fewest of all.
+def choose(nodes: Sequence[Node], placed: Iterable[tuple[str, str]], name: str) -> Node | None:
+    """The node with the fewest ranks of this name, then with the fewest of all; None: there are no nodes.
 
     Args:
-        placed: (node id, role) of each live worker.
+        placed: (node id, name) of each rank; a name is a role, or a worker's id.
     """
-    fits = [node for node in nodes if device != "cuda" or node.num_gpus] or nodes  # none: it waits for one to come
     all_placed = list(placed)
-    same = Counter(node_id for node_id, other in all_placed if other == role)
+    same = Counter(node_id for node_id, other in all_placed if other == name)
     total = Counter(node_id for node_id, _ in all_placed)
-    return min(fits, key=lambda node: (same[node.node_id], total[node.node_id]))
+    return min(nodes, key=lambda node: (same[node.node_id], total[node.node_id]), default=None)
 
 
 def gpu_share(nodes: Sequence[Node], num_workers: int) -> float:
@@ -108,24 +107,3 @@ def gpu_share(nodes: Sequence[Node], num_workers: int) -> float:
         return 1.0
     per_gpu = -(-num_workers // max(1, num_gpus))
     return int(10_000 / per_gpu) / 10_000
-
-
-async def cores_of(node: Node) -> tuple[int, ...]:
-    """Cores that processes on the node may use; empty where it does not answer in time."""
-    if node.node_id == ray.get_runtime_context().get_node_id():
-        return _own_cores()
-    ask = ray.remote(_own_cores).options(
-        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-    )
-    try:
-        cores: tuple[int, ...] = await asyncio.wait_for(asyncio.wrap_future(ask.remote().future()), ASK_TIMEOUT_S)
-    except (RayError, TimeoutError) as error:
-        logger.warning("node did not tell its cores address=%s error=%s", node.address, error)
-        return ()
-    return cores
-
-
-def _own_cores() -> tuple[int, ...]:
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))

@@ -3,6 +3,7 @@ the controller; and the worker specs that follow from it.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from baton.errors import ConfigError
 from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import AnyPool, BatonConfig
+from cluster.fleet.nodes import Node, gpu_share
+from cluster.fleet.probe import Asked
 from cluster.models.draft_memory import draft_memory_bytes
+from workers.model.registry import is_path
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 _KV_NAMESPACE = b"baton"
@@ -38,6 +42,23 @@ class FleetPlan:
     def pool(self, role: Role) -> AnyPool:
         pool: AnyPool = getattr(self.config.pools, role.value)
         return pool
+
+    def gpus(self, role: Role, nodes: Sequence[Node]) -> float:
+        """That each rank takes: a whole one on nodes that its pool asks for, which may come yet; else its share."""
+        if self.config.device != "cuda":
+            return 0.0
+        return 1.0 if self.pool(role).is_choosy else gpu_share(nodes, self.num_ranks)
+
+    @property
+    def asked(self) -> Asked:
+        """What every worker needs of its node."""
+        fake = self.config.load_format == "fake"
+        models = () if fake else (self.config.model, self.config.pools.draft.model)
+        return Asked(
+            paths=tuple(model for model in models if model and is_path(model)),
+            torch=not fake,
+            cuda=self.config.device == "cuda" and not fake,
+        )
 
     def engine(self, role: Role) -> EngineSpec:
         """A draft worker has memory for its own model's KV of what the workers that decode can hold, and the limits

@@ -28,11 +28,12 @@ class WorkerRecord:
     num_failures: int
     entered_s: float
     heard_s: float
-    phase: WorkerPhase = WorkerPhase.STARTING
-    launched: Launched | None = None
+    phase: WorkerPhase = WorkerPhase.WAITING
+    launched: Launched | None = None  # None: nothing was asked of Ray yet
     ranks: tuple[RankStatus, ...] = ()
     facts: WorkerFacts | None = None
     state: WorkerState | None = None
+    refusal: str = ""  # why places that it was given could not be used; while it waits
     error: str = ""
     error_is_final: bool = False
 

@@ -118,6 +118,7 @@ class PoolStatus:
     role: str
     num_desired: int
     num_ready: int
+    waits: str = ""  # what its workers wait for that have no places on nodes; empty: none waits
 
     @property
     def serves(self) -> bool:
@@ -136,3 +137,12 @@ class FleetStatus:
     num_ingress_replicas: int  # that asked for the table of late
     pools: tuple[PoolStatus, ...]
     workers: tuple[WorkerStatus, ...]
+    refused: tuple[str, ...] = ()  # nodes where no worker may start, and why
+
+    @property
+    def answers(self) -> bool:
+        """Whether each pool that takes requests has a worker, and nothing but places on nodes is missing."""
+        serving = [pool for pool in self.pools if pool.serves]
+        waiting = sum(worker.phase is WorkerPhase.WAITING for worker in self.workers if worker.serves)
+        missing = sum(pool.num_desired - pool.num_ready for pool in serving)
+        return bool(serving) and all(pool.num_ready for pool in serving) and missing == waiting

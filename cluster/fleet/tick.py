@@ -12,6 +12,7 @@ from workers.spec import SERVING_ROLES, Role
 
 
 class WorkerPhase(enum.StrEnum):
+    WAITING = "waiting"  # for its places on nodes, as long as it takes
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"  # finishes what runs, takes nothing new
@@ -20,13 +21,14 @@ class WorkerPhase(enum.StrEnum):
 
 
 LEGAL_MOVES: Mapping[WorkerPhase, frozenset[WorkerPhase]] = {
+    WorkerPhase.WAITING: frozenset({WorkerPhase.STARTING, WorkerPhase.STOPPED, WorkerPhase.FAILED}),
     WorkerPhase.STARTING: frozenset({WorkerPhase.READY, WorkerPhase.STOPPED, WorkerPhase.FAILED}),
     WorkerPhase.READY: frozenset({WorkerPhase.DRAINING, WorkerPhase.STOPPED, WorkerPhase.FAILED}),
     WorkerPhase.DRAINING: frozenset({WorkerPhase.STOPPED, WorkerPhase.FAILED}),
     WorkerPhase.STOPPED: frozenset(),
     WorkerPhase.FAILED: frozenset(),
 }
-LIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.DRAINING})
+LIVE = frozenset({WorkerPhase.WAITING, WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.DRAINING})
 
 
 def check_move(old: WorkerPhase, new: WorkerPhase) -> None:
@@ -128,6 +130,8 @@ def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Flee
 def _of_live(worker: Observed, wanted: bool, limits: FleetLimits, now_s: float) -> Action | None:
     in_phase_s = now_s - worker.entered_s
     match worker.phase:
+        case WorkerPhase.WAITING:
+            return None if wanted else Stop(worker.worker_id)
         case WorkerPhase.STARTING:
             if not wanted:
                 return Stop(worker.worker_id)

@@ -211,19 +211,29 @@ class _Start:
             if ingress.done():
                 ingress.result()
             counts = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
-            self._report(f"starting workers: {counts}")
+            waits = [pool.waits for pool in status.pools if pool.waits]
+            missing = "; ".join([counts, *waits, *status.refused])
+            self._report(f"starting workers: {missing}")
+            if waits and status.answers:
+                for line in waits:
+                    self._warn(f"{line}; answers come without, `baton status` says when it is there")
+                return
             if status.ready and self._drafts_settled(status, time.monotonic() > deadline):
                 return
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"health.start_timeout_s: workers not ready after {self._config.health.start_timeout_s:g} s "
-                    f"({counts}); raise it, or see {_noted().folder}/{local_ray.RAY_FOLDER}/session_latest/logs"
+                    f"({missing}); raise it, or see {_noted().folder}/{local_ray.RAY_FOLDER}/session_latest/logs"
                 )
             time.sleep(POLL_S)
 
     def _drafts_settled(self, status: "FleetStatus", late: bool) -> bool:
         """Whether draft workers are there, or not worth waiting for: answers come without them, only later."""
-        missing = [worker for worker in status.workers if not worker.serves and worker.phase in ("starting", "failed")]
+        missing = [
+            worker
+            for worker in status.workers
+            if not worker.serves and worker.phase in ("waiting", "starting", "failed")
+        ]
         without = "answers come without its drafts, `baton status` says when it is back"
         for worker in missing:
             if worker.error_is_final:

@@ -182,3 +182,19 @@ def test_a_shutdown_leaves_no_worker_and_no_placement_group(ray_cluster: Cluster
     assert names == []
     groups = [row for row in ray.util.placement_group_table().values() if row["name"].startswith("shutdown/")]
     assert all(row["state"] == "REMOVED" for row in groups)
+
+
+def test_a_pool_that_no_node_has_room_for_waits_and_says_for_what_while_others_serve(
+    controller: ControllerClient,
+) -> None:
+    changed = config()
+    decode = replace(changed.pools.decode, resources={"no_such_resource": 1.0}, labels={"baton.dev/pool": "decode"})
+    controller.apply(replace(changed, pools=replace(changed.pools, decode=decode)))
+    status = controller.wait_for(lambda status: any(pool.waits for pool in status.pools), READY_S)
+    assert next(pool.waits for pool in status.pools if pool.waits) == (
+        "pools.decode: 1 of 1 worker waits for {no_such_resource: 1} on a node with the label "
+        "{baton.dev/pool: decode}; no node has it"
+    )
+    assert worker(status, "decode-0").phase == "waiting"
+    controller.wait_for(lambda status: worker(status, "prefill-0").phase == "ready", READY_S)
+    assert not controller.status().answers

@@ -1,17 +1,20 @@
 """How a crew takes what Ray says of its workers' processes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorUnavailableError, RayError
+from ray.util.placement_group import PlacementGroup
 
 from baton.errors import UnavailableError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet import crew, launch
 from cluster.fleet.crew import Crew
+from cluster.fleet.needs import Need
+from cluster.fleet.record import WorkerRecord
 from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import RankStatus
 from cluster.fleet.tick import FleetLimits, WorkerPhase
@@ -19,7 +22,9 @@ from workers.spec import Role
 
 FACTS = WorkerFacts(address="127.0.0.1:1", pid=1, node_id="n", node="127.0.0.1", cores=(0,))
 LIMITS = FleetLimits(start_timeout_s=9, step_timeout_s=9, silence_timeout_s=9)
+GROUP = cast(PlacementGroup, object())
 Ended = Callable[[], Awaitable[None]]
+NEVER = cast(Ended, lambda: asyncio.Event().wait())
 
 
 class Told(RayError):
@@ -28,7 +33,29 @@ class Told(RayError):
     cause = UnavailableError("rank 1 is gone")
 
 
-def crew_of(monkeypatch: pytest.MonkeyPatch, ended: Ended) -> Crew:
+class Seats:
+    """Says yes to each node but those that are refused."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.refused = refused
+
+    async def wish(self, worker: WorkerRecord, *, pinned: bool = True) -> launch.Wish:
+        return launch.Wish(need=Need(resources={"CPU": 1}), targets=[], spread=False)
+
+    async def settle(self, worker: WorkerRecord, node_ids: Sequence[str]) -> list[launch.RankPlace]:
+        if self.refused:
+            raise UnavailableError(self.refused)
+        worker.ranks = (RankStatus(node_id=node_ids[0]),)
+        return []
+
+
+def crew_of(
+    monkeypatch: pytest.MonkeyPatch,
+    ended: Ended,
+    *,
+    seating: Seats | None = None,
+    is_free: Callable[[], bool] = lambda: True,
+) -> Crew:
     """With one worker, whose process answers, and of whose end `ended` tells."""
 
     async def start() -> WorkerFacts:
@@ -41,10 +68,13 @@ def crew_of(monkeypatch: pytest.MonkeyPatch, ended: Ended) -> Crew:
     actor = SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
     launched = launch.Launched(actors=[actor], group=None)
     monkeypatch.setattr(launch, "launch", lambda *args, **settings: launched)
+    monkeypatch.setattr(launch, "reserve", lambda *args, **settings: GROUP)
+    monkeypatch.setattr(launch, "where", lambda group: ("n",) if is_free() else ())
     monkeypatch.setattr(launch, "end", lambda launched: None)
-    monkeypatch.setattr(crew, "PING_S", 0.01)
+    for pause in ("PING_S", "SEEK_S", "MAX_SEEK_S"):
+        monkeypatch.setattr(crew, pause, 0.01)
     made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None)
-    made.start(Role.MIXED, 0, 0, ranks=(RankStatus(),), places=[], spread=False)
+    made.start(Role.MIXED, 0, 0, seating or Seats())  # type: ignore[arg-type]
     return made
 
 
@@ -79,7 +109,7 @@ async def test_a_worker_that_tells_why_it_ends_has_failed_for_that(monkeypatch: 
 
 
 async def test_slots_that_are_wanted_no_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = crew_of(monkeypatch, asyncio.Event().wait)  # type: ignore[arg-type]
+    made = crew_of(monkeypatch, NEVER)
     made.forget_unwanted({})
     assert list(made.workers) == ["mixed-0"], "it lives"
     made.end("mixed-0", WorkerPhase.FAILED, "killed")
@@ -87,3 +117,46 @@ async def test_slots_that_are_wanted_no_more_are_forgotten(monkeypatch: pytest.M
     assert list(made.workers) == ["mixed-0"], "it is wanted"
     made.forget_unwanted({Role.MIXED: 0})
     assert not made.workers
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_waits_for_its_places_and_starts_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    free: list[bool] = []
+    made = crew_of(monkeypatch, NEVER, is_free=lambda: bool(free))
+    (worker,) = made.workers.values()
+    await until(lambda: worker.launched is not None)
+    await asyncio.sleep(0.05)
+    assert worker.phase is WorkerPhase.WAITING
+    free.append(True)
+    await until(lambda: worker.phase is WorkerPhase.READY)
+    assert [rank.node_id for rank in worker.ranks] == ["n"]
+
+
+async def test_places_on_a_refused_node_are_given_back_and_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seats = Seats(refused="node 10.0.0.2 is refused: it has no torch")
+    given_back: list[launch.Launched] = []
+    made = crew_of(monkeypatch, NEVER, seating=seats)
+    monkeypatch.setattr(launch, "end", given_back.append)
+    (worker,) = made.workers.values()
+    await until(lambda: len(given_back) > 1)
+    assert (worker.phase, worker.refusal) == (WorkerPhase.WAITING, seats.refused)
+    seats.refused = ""
+    await until(lambda: worker.phase is WorkerPhase.READY)
+
+
+async def test_a_worker_that_waits_and_is_wanted_no_more_gives_its_request_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[launch.Launched] = []
+    made = crew_of(monkeypatch, NEVER, is_free=lambda: False)
+    monkeypatch.setattr(launch, "end", given_back.append)
+    (worker,) = made.workers.values()
+    await until(lambda: worker.launched is not None)
+    made.end("mixed-0", WorkerPhase.STOPPED)
+    assert [one.group for one in given_back] == [GROUP]
+    assert not made.live

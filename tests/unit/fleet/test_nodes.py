@@ -29,8 +29,14 @@ def test_prefill_and_decode_share_one_gpu_in_equal_parts() -> None:
     assert gpu_share([TWO_GPUS], 3) == 0.5
 
 
-def test_a_pools_workers_spread_over_the_nodes_that_can_hold_them() -> None:
-    nodes = [ONE_GPU, TWO_GPUS, CPU]
-    assert choose(nodes, [], "decode", "cuda") is ONE_GPU
-    assert choose(nodes, [("b", "decode")], "decode", "cuda") is TWO_GPUS
-    assert choose(nodes, [("b", "decode"), ("c", "decode"), ("b", "prefill")], "prefill", "cuda") is TWO_GPUS
+def test_cuda_without_a_gpu_is_taken_where_nodes_may_come() -> None:
+    assert resolve_device("cuda", [CPU], more_may_come=True) == "cuda"
+    assert resolve_device("auto", [CPU], more_may_come=True) == "cpu"
+
+
+def test_a_pools_workers_spread_over_nodes() -> None:
+    nodes = [ONE_GPU, TWO_GPUS]
+    assert choose(nodes, [], "decode") is ONE_GPU
+    assert choose(nodes, [("b", "decode")], "decode") is TWO_GPUS
+    assert choose(nodes, [("b", "decode"), ("c", "decode"), ("b", "prefill")], "prefill") is TWO_GPUS
+    assert choose([], [], "decode") is None

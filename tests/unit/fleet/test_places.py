@@ -1,12 +1,13 @@
 """Nodes and cores of workers of several ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from baton.errors import ConfigError
 from cluster.config.schema import PoolConfig, PoolsConfig
+from cluster.fleet.needs import Need
 from cluster.fleet.nodes import Node
 from cluster.fleet.places import Ground, Taken, check_gpus, too_few_nodes
 from cluster.fleet.status import RankStatus
@@ -15,14 +16,36 @@ PACKED = PoolConfig(workers=2, tensor_parallel=2)
 SPREAD = PoolConfig(workers=2, tensor_parallel=2, placement="spread")
 
 
-def ground(num_nodes: int, taken: Sequence[Taken] = (), num_ranks: int = 4) -> Ground:
+def node(number: int, labels: Mapping[str, str] | None = None, **resources: float) -> Node:
+    return Node(
+        node_id=f"n{number}",
+        address=f"10.0.0.{number}",
+        num_gpus=resources.get("GPU", 0),
+        resources={"CPU": 8, **resources},
+        labels=labels or {},
+    )
+
+
+def ground(
+    num_nodes: int,
+    taken: Sequence[Taken] = (),
+    num_ranks: int = 4,
+    pool: PoolConfig = PACKED,
+    nodes: Sequence[Node] | None = None,
+) -> Ground:
     return Ground(
-        nodes=[Node(node_id=f"n{number}", address=f"10.0.0.{number}", num_gpus=0) for number in range(num_nodes)],
+        nodes=nodes if nodes is not None else [node(number) for number in range(num_nodes)],
         cores={f"n{number}": (0, 1, 2, 3) for number in range(num_nodes)},
         taken=taken,
         num_ranks=num_ranks,
-        device="cpu",
+        needs={"mixed": Need.of(pool, 0.0)},
     )
+
+
+def placed(ground: Ground, index: int, pool: PoolConfig) -> tuple[RankStatus, ...]:
+    """As Ray would, where the targets are free."""
+    name = f"mixed-{index}"
+    return ground.ranks(name, index, pool, ground.targets(name, "mixed", pool))
 
 
 def both(num_nodes: int, pool: PoolConfig) -> list[list[tuple[str, tuple[int, ...]]]]:
@@ -30,7 +53,7 @@ def both(num_nodes: int, pool: PoolConfig) -> list[list[tuple[str, tuple[int, ..
     taken: list[Taken] = []
     found = []
     for index in range(2):
-        ranks = ground(num_nodes, taken).places(f"mixed-{index}", "mixed", index, pool)
+        ranks = placed(ground(num_nodes, taken, pool=pool), index, pool)
         taken += [Taken(worker_id=f"mixed-{index}", role="mixed", rank=rank) for rank in ranks]
         found.append([(rank.node_id, rank.cores) for rank in ranks])
     return found
@@ -48,9 +71,9 @@ def test_the_ranks_of_a_spread_worker_are_on_as_many_nodes_as_there_are() -> Non
 
 def test_cores_of_the_config_are_divided_among_the_ranks() -> None:
     pool = PoolConfig(workers=1, tensor_parallel=2, cores=((4, 5, 6, 7),))
-    assert [rank.cores for rank in ground(1).places("mixed-0", "mixed", 0, pool)] == [(4, 5), (6, 7)]
+    assert [rank.cores for rank in placed(ground(1), 0, pool)] == [(4, 5), (6, 7)]
     spread = PoolConfig(workers=1, tensor_parallel=2, placement="spread", cores=((4, 5, 6, 7),))
-    assert [rank.cores for rank in ground(2).places("mixed-0", "mixed", 0, spread)] == [(4, 5), (6, 7)]
+    assert [rank.cores for rank in placed(ground(2, pool=spread), 0, spread)] == [(4, 5), (6, 7)]
 
 
 def test_a_core_that_two_ranks_have_is_not_exclusive() -> None:
@@ -84,3 +107,27 @@ def test_ranks_to_be_spread_over_more_nodes_than_there_are_are_told_of() -> None
     (said,) = too_few_nodes(pools, 1)
     assert said == ("pools.decode.placement: spread wants 2 nodes for a worker's 2 ranks, there is 1: ranks share them")
     assert not list(too_few_nodes(pools, 2))
+
+
+def test_a_pool_gets_nodes_with_its_resources_and_labels_alone() -> None:
+    pool = PoolConfig(workers=2, resources={"baton_decode": 1.0}, labels={"baton.dev/pool": "decode"})
+    nodes = [node(0), node(1, baton_decode=1), node(2, {"baton.dev/pool": "decode"}, baton_decode=1)]
+    first = ground(3, pool=pool, nodes=nodes)
+    assert first.targets("mixed-0", "mixed", pool) == ("n2",)
+    taken = [Taken(worker_id="mixed-0", role="mixed", rank=RankStatus(node_id="n2"))]
+    assert ground(3, taken, pool=pool, nodes=nodes).targets("mixed-1", "mixed", pool) == ()
+
+
+def test_ranks_that_are_to_be_together_need_a_node_with_room_for_all() -> None:
+    pool = PoolConfig(workers=1, tensor_parallel=2, resources={"baton_prefill": 1.0})
+    nodes = [node(0, baton_prefill=1), node(1, baton_prefill=1)]
+    assert ground(2, pool=pool, nodes=nodes).targets("mixed-0", "mixed", pool) == ()
+    spread = replace(pool, placement="spread")
+    assert ground(2, pool=spread, nodes=nodes).targets("mixed-0", "mixed", spread) == ("n0", "n1")
+    assert ground(2, pool=spread, nodes=nodes[:1]).targets("mixed-0", "mixed", spread) == ()
+
+
+def test_pools_that_ask_for_certain_nodes_may_wait_for_them() -> None:
+    pool = PoolConfig(workers=1, tensor_parallel=4, resources={"baton_decode": 1.0})
+    check_gpus([node(0)], "decode", pool, 1.0)
+    assert not list(too_few_nodes(PoolsConfig(decode=replace(pool, placement="spread")), 1))

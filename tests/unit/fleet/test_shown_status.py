@@ -183,3 +183,28 @@ def test_up_goes_on_without_a_draft_worker_and_says_so(changes: dict[str, Any], 
     fleet = status(worker_id="draft-0", role="draft", **changes)
     settled = _Start(BatonConfig(), lambda text: None, warned.append)._drafts_settled(fleet, late)
     assert (settled, warned) == ((True, [said]) if said else (False, []))
+
+
+WAITS = "pools.decode: 1 of 2 workers wait for {baton_decode: 1}; no node has it"
+
+
+def waiting_beside(num_ready: int) -> FleetStatus:
+    fleet = status(WorkerPhase.WAITING)
+    (worker,) = fleet.workers
+    ready = tuple(replace(worker, worker_id=f"decode-{1 + i}", phase=WorkerPhase.READY) for i in range(num_ready))
+    pool = PoolStatus(role="decode", num_desired=1 + num_ready, num_ready=num_ready, waits=WAITS)
+    return replace(fleet, pools=(pool,), workers=(worker, *ready), refused=("node 10.0.0.3 is refused: no torch",))
+
+
+def test_status_says_what_a_pool_waits_for_and_which_nodes_are_refused() -> None:
+    lines = shown(waiting_beside(1))
+    assert WAITS in lines
+    assert "node 10.0.0.3 is refused: no torch" in lines
+    assert any("decode-0 waiting" in " ".join(line.split()) for line in lines)
+
+
+def test_a_cluster_answers_when_only_places_for_more_workers_are_missing() -> None:
+    assert waiting_beside(1).answers
+    assert not waiting_beside(0).answers, "nobody is there"
+    starting = replace(waiting_beside(1), workers=status(WorkerPhase.STARTING).workers)
+    assert not starting.answers, "it will be there soon"

@@ -1,0 +1,135 @@
+"""Finds each new worker its places: which nodes it had best ask Ray for, and what runs there once Ray has answered."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from baton.errors import UnavailableError
+from cluster.config.schema import SPREAD, AnyPool
+from cluster.fleet import launch, plan
+from cluster.fleet.cores import thread_env
+from cluster.fleet.needs import Need, waits
+from cluster.fleet.places import Ground, Taken
+from cluster.fleet.plan import FleetPlan
+from cluster.fleet.record import WorkerRecord
+from cluster.fleet.status import RankStatus
+from cluster.fleet.terrain import Terrain
+from cluster.fleet.tick import LIVE, WorkerPhase
+from workers.spec import Role
+
+SHOWN_AFTER_S = 1.0  # a worker that has its places sooner did not wait
+
+
+class Seating:
+    """For one event loop.
+
+    Args:
+        plan: What is wanted now.
+        workers: The last worker of each slot.
+        worker_env: Of every worker's process.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[], FleetPlan],
+        workers: Callable[[], Sequence[WorkerRecord]],
+        secret: str,
+        worker_env: Mapping[str, str],
+    ) -> None:
+        self._get_plan = plan
+        self._workers = workers
+        self._secret = secret
+        self._worker_env = worker_env
+        self._terrain = Terrain()
+
+    async def wish(self, worker: WorkerRecord, *, pinned: bool = True) -> launch.Wish:
+        """What to ask Ray for; the worker's ranks count on their targets from now on.
+
+        Args:
+            pinned: Whether ranks that are spread name their nodes: those, and no other.
+        """
+        await self._learn()
+        pool, ground = self._pool(worker), self._ground(worker)
+        spread = pool.placement == SPREAD and pool.num_ranks > 1
+        targets = ground.targets(worker.worker_id, worker.role.value, pool) if pinned or not spread else ()
+        worker.ranks = tuple(RankStatus(node_id=node_id) for node_id in targets)
+        by_id = {node.node_id: node for node in ground.nodes}
+        return launch.Wish(
+            need=ground.needs[worker.role.value], targets=[by_id[node_id] for node_id in targets], spread=spread
+        )
+
+    async def settle(self, worker: WorkerRecord, node_ids: Sequence[str]) -> list[launch.RankPlace]:
+        """What each rank runs with on the nodes that Ray gave, the leader first; the record's ranks say it too.
+
+        Raises: UnavailableError: a node is refused, or does not answer.
+        """
+        await self._learn()
+        usable = {node.node_id for node in self._terrain.usable}
+        for node_id in node_ids:
+            if node_id not in usable:
+                raise UnavailableError(self._terrain.why_not(node_id))
+        ground = self._ground(worker)
+        worker.ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
+        return [self._place(worker, rank, ground) for rank in range(len(worker.ranks))]
+
+    def waits(self, role: Role, now_s: float) -> str:
+        """What workers of a role wait for, in one line; empty: none does."""
+        of_role = [worker for worker in self._workers() if worker.role is role and worker.phase is WorkerPhase.WAITING]
+        waiting = [worker for worker in of_role if worker.refusal or now_s - worker.entered_s > SHOWN_AFTER_S]
+        if not waiting:
+            return ""
+        return waits(
+            role.value,
+            self._need(role),
+            num_waiting=len(waiting),
+            num_wanted=self._get_plan().desired[role],
+            nodes=self._terrain.usable,
+            refused=next((worker.refusal for worker in waiting if worker.refusal), ""),
+        )
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The nodes where no worker may start, and why."""
+        return tuple(f"node {node.address} is refused: {why}" for node, why in self._terrain.refused.values())
+
+    async def _learn(self) -> None:
+        await self._terrain.learn(self._get_plan().asked)
+
+    def _pool(self, worker: WorkerRecord) -> AnyPool:
+        return self._get_plan().pool(worker.role)
+
+    def _need(self, role: Role) -> Need:
+        wanted = self._get_plan()
+        return Need.of(wanted.pool(role), wanted.gpus(role, self._terrain.usable))
+
+    def _ground(self, worker: WorkerRecord) -> Ground:
+        """As one worker finds it: it does not count itself."""
+        wanted = self._get_plan()
+        return Ground(
+            nodes=self._terrain.usable,
+            cores=self._terrain.cores,
+            taken=[
+                Taken(worker_id=other.worker_id, role=other.role.value, rank=rank)
+                for other in self._workers()
+                if other is not worker and other.phase in LIVE
+                for rank in other.ranks
+            ],
+            num_ranks=wanted.num_ranks,
+            needs={role.value: self._need(role) for role in Role},
+        )
+
+    def _place(self, worker: WorkerRecord, rank: int, ground: Ground) -> launch.RankPlace:
+        mine, others = worker.ranks[rank], (*worker.ranks[:rank], *worker.ranks[rank + 1 :])
+        node = next(node for node in ground.nodes if node.node_id == mine.node_id)
+        num_gpus = self._get_plan().gpus(worker.role, ground.nodes)
+        spec = plan.worker_spec(
+            self._get_plan(),
+            worker.worker_id,
+            worker.role,
+            cores=mine.cores,
+            host=node.address,
+            secret=self._secret,
+            rank=rank,
+            shares_device=num_gpus < 1.0,
+        )
+        env = thread_env(len(mine.cores), exclusive=ground.is_exclusive(mine, others))
+        return launch.RankPlace(spec=spec, num_gpus=num_gpus, env=env | dict(self._worker_env))
