@@ -91,7 +91,7 @@ class RemoteDrafter:
         drafted = self._drafted[seq.key] = Drafted(self._num_numbers, seq, self._link(route))
         with self._news:
             self._by_number[drafted.number] = drafted
-            if not self.rest.is_resting:
+            if not self.rest.rests_at(len(self._drafted)):
                 drafted.follow()
 
     def ends(self, key: tuple[str, int]) -> None:

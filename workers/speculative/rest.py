@@ -88,12 +88,18 @@ class Rest:
         """In the step that has begun."""
         return self._load.is_resting
 
+    def rests_at(self, num_decodes: int) -> bool:
+        """Whether they do with so many sequences; with numbers that were not seen yet as with lower ones."""
+        known = [size for size in self._loads if size <= num_decodes.bit_length()]
+        return bool(known) and self._loads[max(known)].is_resting
+
     def begin(self, num_decodes: int) -> None:
-        """A step in which so many sequences decode. A load that is new begins as the next lower one is."""
+        """A step in which so many sequences decode; where none does, nothing changes."""
+        if not num_decodes:
+            return
         size = num_decodes.bit_length()
         if size not in self._loads:
-            lower = max((known for known in self._loads if known < size), default=None)
-            self._loads[size] = _Load(is_resting=lower is not None and self._loads[lower].is_resting)
+            self._loads[size] = _Load(is_resting=self.rests_at(num_decodes))
         load, self._num_decodes = self._loads[size], num_decodes
         if load is not self._load:
             load.begin_anew()

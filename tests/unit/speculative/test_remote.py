@@ -118,8 +118,9 @@ def test_links_that_are_lost_while_nothing_is_decoded_are_not_counted() -> None:
 
 
 def rest(drafter: RemoteDrafter, *, is_resting: bool) -> None:
-    drafter.rest.begin(1)
-    drafter.rest._load.is_resting = is_resting
+    for num_decodes in (1, 2):
+        drafter.rest.begin(num_decodes)
+        drafter.rest._load.is_resting = is_resting
 
 
 def test_draft_workers_at_rest_hear_nothing_and_then_all() -> None:

@@ -63,10 +63,10 @@ def test_each_load_has_a_way_of_its_own_and_a_new_one_begins_as_the_lower_one_is
     world = World(8, 1.0, 1.2)
     world.run(300)
     rest = world.rest
-    rest.begin(16)
-    assert rest.is_resting
-    rest.begin(1)
-    assert not rest.is_resting
+    assert [rest.rests_at(number) for number in (1, 8, 16)] == [False, True, True]
+    for num_decodes, is_resting in ((16, True), (1, False), (0, False), (16, True), (0, True)):
+        rest.begin(num_decodes)
+        assert rest.is_resting is is_resting
 
 
 def test_steps_right_after_a_change_are_not_counted() -> None:
