@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help install serve test test-all check bench gpu-check
+.PHONY: help install serve test test-all check bench gpu-check demo-cluster
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -50,3 +50,6 @@ bench: install ## the figures that the README quotes, an hour; some minutes: mak
 
 gpu-check: install ## what only a GPU can show, in under 8 minutes (docs/gpu.md); skips by name without one
 	@$(BIN)/python -m bench.gpu_check $(GPU_CHECK_ARGS)
+
+demo-cluster: install ## `ray up` onto hosts made of namespaces on this machine, a host cut off, all gone again (root; 4 min)
+	@$(BIN)/python -m tools.demo_cluster

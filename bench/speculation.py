@@ -38,6 +38,7 @@ from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec, Role, SpeculationSpec, WorkerSpec
 from workers.speculative.choose import choose_speculation
+from workers.speculative.methods import AUTO, DRAFT, NGRAM, NONE, SELF
 
 METHODS = "none,ngram,ngram:4"
 MAX_MODEL_LEN = 2048
@@ -90,6 +91,24 @@ class Side:
     def _take(self, report: StepReport) -> None:
         for output in outputs_of(report):
             self._tokens[output.request_id] += output.token_ids
+
+
+def methods_of(text: str) -> list[str]:
+    """As `make_sides` takes them. Raises: typer.BadParameter: an unknown method, or no width."""
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    for name in names:
+        method, colon, width = name.partition(":")
+        if method not in (AUTO, NONE, NGRAM, DRAFT, SELF):
+            raise typer.BadParameter(
+                f"{method!r} is not one of {AUTO}, {NONE}, {NGRAM}, {DRAFT}, {SELF}", param_hint="--methods"
+            )
+        if colon and width != "auto" and not (width.isdecimal() and int(width)):
+            raise typer.BadParameter(
+                f"{name!r}: give a width such as {method}:4 or {method}:auto", param_hint="--methods"
+            )
+    if NONE not in names:
+        raise typer.BadParameter(f"{text!r} lacks {NONE}, beside which the others are shown", param_hint="--methods")
+    return names
 
 
 def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int) -> dict[str, Side]:
@@ -164,7 +183,7 @@ def main(
     if quick:
         rounds, tokens, sizes = 1, min(tokens, 40), sizes[:: max(len(sizes) - 1, 1)]  # the ends
     sets = read_questions([Path(prompts)], max(sizes)) if prompts else TEXTS if plain else PROMPTS
-    names = methods.split(",")
+    names = methods_of(methods)
     about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S * len(names) / 2
     announce("bench.speculation", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])
     torch.set_num_threads(len(available_cores()))

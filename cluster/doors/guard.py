@@ -129,10 +129,10 @@ class Guard:
         """For what costs nothing: a list, a count. Raises: UnauthenticatedError."""
         return self._ring.find(authorization)
 
-    def reload(self) -> None:
-        """What is in the file now, if it can be used."""
+    async def reload(self) -> None:
+        """What is in the file now, if it can be used. Read beside the event loop: thousands of keys take a second."""
         try:
-            self._take(configured_keys(self._auth))
+            self._take(await asyncio.to_thread(configured_keys, self._auth))
         except ConfigError as error:
             self._error = error
             self._metrics.stale.set(1)
@@ -174,12 +174,12 @@ class Guard:
             since_s += LOOK_S
             if self._watched.changed() or (self._error is not None and since_s >= REMIND_S):
                 since_s = 0.0
-                self.reload()
+                await self.reload()
 
     async def _keep_settling(self) -> None:
         while True:
             await asyncio.sleep(SETTLE_S)
             for account in list(self._accounts.values()):
-                if not account.share.is_idle:
+                if not (account.share.limits.are_none or account.share.is_idle):
                     with contextlib.suppress(BatonError):
                         await account.share.settle()

@@ -19,6 +19,19 @@ MAX_FILE_BYTES = 16 << 20
 LOCK_WAIT_S = 10.0
 _HEADER = "# API keys of Baton, by `baton key`; a server that runs reads this file again when it changes.\n"
 
+_FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FastLoader):  # type: ignore[misc]  # which of the two it is, the platform says
+    """Of a field that stands twice, PyYAML would drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        if len(names) != len({str(name) for name in names}):
+            raise yaml.constructor.ConstructorError(None, None, "a field stands twice", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
 
 def new_key() -> str:
     """256 random bits, in letters that need no quotes."""
@@ -40,7 +53,7 @@ def read_keys(path: str, field: str = "auth.keys_file") -> tuple[APIKey, ...]:
     try:
         if Path(path).stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{field}: {path} is over {MAX_FILE_BYTES >> 20} MiB; it is no keys file")
-        tree: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree: Any = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{field}: {path} does not exist; `baton key create NAME --file {path}` makes it") from None
     except OSError as error:
@@ -50,7 +63,8 @@ def read_keys(path: str, field: str = "auth.keys_file") -> tuple[APIKey, ...]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{field}: {path} is no YAML{line}; check indentation and quotes there") from None
+        twice = ", or a field that stands twice" if isinstance(error, yaml.constructor.ConstructorError) else ""
+        raise ConfigError(f"{field}: {path} is no YAML{line}{twice}; check indentation and quotes there") from None
     if tree is None:
         return ()
     if not isinstance(tree, dict) or set(tree) - {"keys"}:

@@ -251,6 +251,8 @@ class Crew:
             died = isinstance(cause, ActorDiedError) and len(worker.ranks) > 1
             whose = f"rank {rank}: " if rank or died else ""
             where = "; ranks end together, and their logs say which one was first" if died else ""
+            if worker.phase is WorkerPhase.STARTING and worker.one_of_nodes:
+                where += f" (on node {worker.ranks[rank].node})"
             self._end(worker, WorkerPhase.FAILED, whose + first_line(cause) + where)
 
     async def _ping(self, worker: WorkerRecord, actor: Any) -> None:

@@ -33,6 +33,7 @@ class WorkerRecord:
     ranks: tuple[RankStatus, ...] = ()
     facts: WorkerFacts | None = None
     state: WorkerState | None = None
+    one_of_nodes: bool = False  # there are several, so that an error names its own
     refusal: str = ""  # why places that it was given could not be used; while it waits
     error: str = ""
     error_is_final: bool = False

@@ -1,6 +1,7 @@
 """Finds each new worker its places: which nodes it had best ask Ray for, and what runs there once Ray has answered."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from baton.errors import UnavailableError
 from cluster.config.schema import SPREAD, AnyPool
@@ -68,7 +69,10 @@ class Seating:
             if node_id not in usable:
                 raise UnavailableError(self._terrain.why_not(node_id))
         ground = self._ground(worker)
-        worker.ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
+        ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
+        address = {node.node_id: node.address for node in ground.nodes}
+        worker.ranks = tuple(replace(rank, node=address[rank.node_id]) for rank in ranks)
+        worker.one_of_nodes = len(address) > 1
         return [self._place(worker, rank, ground) for rank in range(len(worker.ranks))]
 
     def waits(self, role: Role, now_s: float) -> str:

@@ -16,7 +16,7 @@ class RankStatus:
     """One process of a worker, and where it is."""
 
     node_id: str = ""
-    node: str = ""  # its address; empty until the rank is ready
+    node: str = ""  # its address; empty until the rank has its place
     pid: int = 0
     cores: tuple[int, ...] = ()
 

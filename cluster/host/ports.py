@@ -66,6 +66,14 @@ def free_ports(host: str, count: int) -> list[int]:
     return chosen
 
 
+def free_window(size: int) -> range:
+    """`size` ports in a row somewhere below those of outgoing connections, where there is room: another cluster on this
+    machine will hardly have been given the same. Some of them may be taken."""
+    end = max(_first_ephemeral_port(), FIRST_PORT + 2 * size)
+    first = random.SystemRandom().randrange(FIRST_PORT, end - size)
+    return range(first, first + size)
+
+
 def _first_ephemeral_port() -> int:
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])

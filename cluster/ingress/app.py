@@ -24,7 +24,7 @@ from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
 from cluster.host.ports import check_host, check_port
-from cluster.ingress.binding import bind_servers_to
+from cluster.ingress.binding import bind_servers_to, host_of_servers
 from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
@@ -231,7 +231,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         if not is_running:
             serve.start(
                 proxy_location=location,
-                http_options=HTTPOptions(host=config.http.host, port=config.http.port),
+                http_options=HTTPOptions(host=host_of_servers(config.http.host), port=config.http.port),
                 grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
             )
         serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")

@@ -6,10 +6,12 @@ and HAProxy's statistics. Here the functions that bind are replaced in Serve's o
 started; HAProxy's configuration passes through `haproxy_config.amended`.
 
 Where HAProxy stands in front, it is on the same machine as all that it passes requests to: TLS is its, and Serve's own
-servers speak plainly on loopback, whatever `http.host` is.
+servers speak plainly on loopback (`host_of_servers`), whatever `http.host` is.
 """
 
 import os
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from baton.errors import InternalError
@@ -18,38 +20,41 @@ from cluster.ingress.tls_environment import tls_of_environment
 
 HOST_VARIABLE = "BATON_INGRESS_HOST"
 ENABLE_HAPROXY_VARIABLE = "RAY_SERVE_ENABLE_HA_PROXY"
-
-
 LOOPBACK = "127.0.0.1"
 
 
+def host_of_servers(host: str) -> str:
+    """Where Serve's own servers listen. `host`: `http.host` of the configuration."""
+    return LOOPBACK if os.environ.get(ENABLE_HAPROXY_VARIABLE) == "1" else host
+
+
 def bind_servers_to(host: str) -> None:
-    """In a proxy or replica: HTTP and gRPC go to `host`, the server for calls between deployments stays unbound.
+    """In a proxy or replica: gRPC goes to `host`, the server for calls between deployments stays unbound; with TLS in
+    front of HTTP and gRPC where they are public.
 
     Raises: InternalError: this version of Ray binds in another way, so that a port might be open to the network.
     ConfigError: the files of `tls` cannot be used on this node.
     """
-    from ray.serve._private import default_impl, proxy, replica
+    from ray.serve._private import default_impl, grpc_util, http_util, replica
 
     wanted = (
         (default_impl, "add_grpc_address"),
+        (grpc_util, "gRPCGenericServer"),
         (replica, "add_port_to_grpc_server"),
-        (proxy, "start_asgi_http_server"),
-        (replica, "start_asgi_http_server"),
+        (http_util, "uvicorn"),
     )
     for module, name in wanted:
-        if not callable(getattr(module, name, None)):
+        if not hasattr(module, name):
             raise InternalError(f"this version of Ray Serve binds its servers in an unknown way ({name}); use ray 2.60")
     if getattr(default_impl.add_grpc_address, "is_ours", False):
         return
-    is_behind = os.environ.get(ENABLE_HAPROXY_VARIABLE) == "1"
-    host = LOOPBACK if is_behind else host
     tls = tls_of_environment()
-    live = LiveTLS(tls) if tls.is_on and not is_behind else None
-    default_impl.add_grpc_address = _grpc_adder(host, live)
+    live = LiveTLS(tls) if tls.is_on and os.environ.get(ENABLE_HAPROXY_VARIABLE) != "1" else None
+    default_impl.add_grpc_address = _grpc_adder(host_of_servers(host), live)
+    grpc_util.gRPCGenericServer = _keeping_ports_apart(grpc_util.gRPCGenericServer)  # type: ignore[misc]
     replica.add_port_to_grpc_server = _add_no_port  # type: ignore[attr-defined]
-    start = _http_starter(host, live, proxy.start_asgi_http_server)  # type: ignore[attr-defined]
-    proxy.start_asgi_http_server = replica.start_asgi_http_server = start  # type: ignore[attr-defined]
+    if live is not None:
+        _put_tls_on_http(http_util, live)
 
 
 def _grpc_adder(host: str, live: LiveTLS | None) -> Any:
@@ -66,14 +71,25 @@ def _grpc_adder(host: str, live: LiveTLS | None) -> Any:
     return add_grpc_address
 
 
-def _http_starter(host: str, live: LiveTLS | None, start: Any) -> Any:
-    async def start_asgi_http_server(app: Any, http_options: Any, **kwargs: Any) -> tuple[Any, Any]:
-        task, server = await start(app, http_options.model_copy(update={"host": host}), **kwargs)
-        if live is not None:
-            server.config.ssl_context_factory = live.ssl_context  # it is read when `task` runs first
-        return task, server
+def _keeping_ports_apart(server: Any) -> Any:
+    """Ray says "0" for a port that is not to be shared; gRPC knows numbers alone, warns, and shares it. Two clusters'
+    replicas then take one port together, and each is sent requests of the other's."""
 
-    return start_asgi_http_server
+    class Server(server):  # type: ignore[misc]
+        def __init__(self, factory: Any, *, extra_options: Any = None) -> None:
+            super().__init__(factory, extra_options=[(name, int(value)) for name, value in extra_options or ()])
+
+    return Server
+
+
+def _put_tls_on_http(http_util: Any, live: LiveTLS) -> None:
+    """Serve's own setting for it neither asks for clients' certificates nor reads files again. Its proxy's class comes
+    to it by value, so that the function which makes the server cannot be replaced there; what that one uses can.
+    """
+    import uvicorn
+
+    configured = partial(uvicorn.Config, ssl_context_factory=live.ssl_context)
+    http_util.uvicorn = SimpleNamespace(Server=uvicorn.Server, Config=configured)
 
 
 def _add_no_port(server: Any, address: str) -> int:

@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 
 from baton.errors import ConfigError
-from cluster.host.ports import free_ports
+from cluster.host.ports import free_ports, free_window
 from cluster.ingress.binding import ENABLE_HAPROXY_VARIABLE, HOST_VARIABLE
 
 ENABLE_HAPROXY = ENABLE_HAPROXY_VARIABLE
+REPLICA_PORTS = 200  # of one node and protocol: those of replicas that end are lent again after half a minute
 MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take
 
 
@@ -59,6 +60,17 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
     return settings | _haproxy_settings(folder, binary)
 
 
+def _ports_of_replicas() -> dict[str, str]:
+    """Serve's own are the same for all clusters of a machine: HAProxy may ask for a moment longer where a replica was
+    that has ended, and should then find nobody rather than a replica of another cluster."""
+    settings = {}
+    window = free_window(2 * REPLICA_PORTS)
+    for protocol, ports in (("HTTP", window[:REPLICA_PORTS]), ("GRPC", window[REPLICA_PORTS:])):
+        settings[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"] = str(ports[0])
+        settings[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"] = str(ports[-1])
+    return settings
+
+
 def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
     if len(folder.encode()) > MAX_FOLDER_BYTES:
         raise ConfigError(
@@ -71,6 +83,7 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
     )
     ports = {name: str(port) for name, port in zip(names, free_ports("127.0.0.1", len(names)), strict=True)}
+    ports |= _ports_of_replicas()
     return ports | {
         "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "cluster.ingress.haproxy.on_controller_start",
         "RAY_SERVE_HAPROXY_BINARY_PATH": binary,

@@ -17,6 +17,7 @@ import ray
 from ray.serve._private import controller, haproxy
 
 from baton.errors import InternalError
+from cluster.ingress.binding import HOST_VARIABLE
 from cluster.ingress.haproxy_config import amended, response_for_a_lost_request
 from cluster.ingress.haproxy_tls import HAProxyTLS
 from cluster.ingress.tls_environment import tls_of_environment
@@ -37,7 +38,8 @@ class SteadyHAProxy(haproxy.HAProxyApi):
         self._turn = asyncio.Lock()  # a start and a reload exclude each other
         self._is_stopped = False
         ports = [cfg.frontend_port, *([cfg.grpc_frontend_port] if cfg.grpc_enabled else [])]
-        self._listeners = {f"{cfg.frontend_host}:{port}": listening(cfg.frontend_host, port) for port in ports}
+        public = os.environ.get(HOST_VARIABLE) or cfg.frontend_host  # Serve is told of loopback alone
+        self._listeners = {f"{cfg.frontend_host}:{port}": listening(public, port) for port in ports}
         self._tls_follower: asyncio.Task[None] | None = None
         super().__init__(cfg, *args, **kwargs)
         self._tls = HAProxyTLS(tls_of_environment(), Path(self.config_file_path).parent)
@@ -159,7 +161,7 @@ def listening(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind(("" if host == "*" else host, port))
+    listener.bind(("" if host in ("*", "0.0.0.0") else host, port))
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

@@ -26,7 +26,7 @@ from cluster.local import ray_node as local_ray
 from cluster.local.doors_preflight import check_doors, check_doors_of_nodes, door_warnings, file_warnings
 from cluster.local.draft_preflight import check_draft
 from cluster.local.health import wait_for_health
-from cluster.local.preflight import check_cores, check_device, check_model, warnings
+from cluster.local.preflight import as_every_node, check_cores, check_device, check_model, warnings
 from cluster.models.find import find_draft, find_model
 from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
@@ -65,6 +65,8 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         ConfigError: The config cannot work on this machine, or cannot be applied to what runs.
         UnavailableError: Something did not come up in time.
     """
+    if not local_ray.external_address():
+        config = as_every_node(config)
     with state.lock():
         if config.model != AUTO:
             if find_gguf(Path(config.model).expanduser()) is not None:
@@ -178,7 +180,8 @@ class _Start:
             ingress.result()
         self._publish()
         with self._timed("health"):
-            wait_for_health(f"{_noted().http}/health", HEALTH_TIMEOUT_S)
+            wants_certificate = bool(self._config.tls.client_ca)
+            wait_for_health(f"{_noted().http}/health", HEALTH_TIMEOUT_S, wants_certificate=wants_certificate)
         return plan
 
     def _import_ray(self) -> None:

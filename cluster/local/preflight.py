@@ -6,6 +6,7 @@ no torch is looked at: whether the architecture is known, transformers says in t
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,16 @@ def check_model(folder: Path, config: BatonConfig) -> None:
         _check_degrees(told, config)
         if getattr(told, "model_type", None) in specs.LINEAR_FAMILIES:
             check_goes_with_states(config.speculation.method, config.shown_name)
+
+
+def as_every_node(config: BatonConfig) -> BatonConfig:
+    """The config for a Ray of our own on this machine, which counts as every node that pools ask for."""
+    pools = {
+        name: replace(getattr(config.pools, name), resources={}, labels={})
+        for name, pool in config.pools.by_name()
+        if pool.is_choosy
+    }
+    return replace(config, pools=replace(config.pools, **pools)) if pools else config
 
 
 def text_config(told: dict[str, Any]) -> Any:

@@ -38,10 +38,10 @@ class Keyed:
         assert self.service.guard is not None
         return self.service.guard
 
-    def add(self, name: str, **fields: object) -> str:
+    async def add(self, name: str, **fields: object) -> str:
         """A new key, in force at once."""
         key = add_key(self.file, name, **fields)
-        self.guard.reload()
+        await self.guard.reload()
         return key
 
     def http(self, key: str | None = None) -> httpx.AsyncClient:

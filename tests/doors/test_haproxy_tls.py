@@ -15,6 +15,7 @@ import pytest
 from cluster.ingress.environment import find_haproxy
 from cluster.ingress.haproxy_tls import HAProxyTLS
 from cluster.ingress.tls_environment import TLS_VARIABLE
+from cluster.local.health import wait_for_health
 from tests.doors.certificates import Issued, issue
 from tests.doors.handshakes import channel, client_context, get, served_serial
 from tests.doors.keyed import until
@@ -80,6 +81,8 @@ async def test_mutual_tls_wants_a_certificate_of_the_named_authority_that_is_in_
         assert await behind.messages(pair) == "UNAVAILABLE"
     assert await get(behind.http, client_context(behind.issued, good)) == "HTTP/1.1 200 OK"
     assert await behind.messages(good) == 3
+    url = f"https://127.0.0.1:{behind.http}/health"
+    await asyncio.to_thread(wait_for_health, url, 10.0, wants_certificate=True)
     behind.issued.ca.cert_pem.write_to_path(behind.issued.folder / "clients.crt")
     new = client_context(behind.issued, behind.issued.client("new", behind.issued.ca))
 

@@ -40,7 +40,7 @@ async def generated(keyed: Keyed, key: str | None) -> str:
 
 
 async def test_a_request_without_the_right_key_is_401_on_every_path_but_a_probes(keyed: Keyed) -> None:
-    right = keyed.add("alice")
+    right = await keyed.add("alice")
     wrong = right[:-1] + ("0" if right[-1] != "0" else "1")
     paths = ["/v1/models", "/v1/models/demo", "/metrics", "/version", "/nothing", "/v1/completions/"]
     for key in (None, wrong, "x"):
@@ -63,7 +63,7 @@ async def test_a_request_without_the_right_key_is_401_on_every_path_but_a_probes
 
 
 async def test_grpc_health_needs_no_key_and_the_other_calls_do(keyed: Keyed) -> None:
-    keyed.add("alice")
+    await keyed.add("alice")
     async with grpc.aio.insecure_channel(keyed.target) as channel:
         assert (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status == 1
         stub = inference_pb2_grpc.InferenceStub(channel)
@@ -78,7 +78,7 @@ async def test_grpc_health_needs_no_key_and_the_other_calls_do(keyed: Keyed) -> 
 
 
 async def test_an_openai_client_with_its_key_works_and_without_raises_its_own_error(keyed: Keyed) -> None:
-    key = keyed.add("alice")
+    key = await keyed.add("alice")
     async with openai.AsyncOpenAI(base_url=f"{keyed.url}/v1", api_key=key, max_retries=0) as client:
         assert (await client.completions.create(**BODY)).choices[0].text  # type: ignore[call-overload]
     async with openai.AsyncOpenAI(base_url=f"{keyed.url}/v1", api_key="unused", max_retries=0) as client:
@@ -87,7 +87,7 @@ async def test_an_openai_client_with_its_key_works_and_without_raises_its_own_er
 
 
 async def test_a_key_for_other_models_is_403_and_sees_none(keyed: Keyed) -> None:
-    key, both = keyed.add("alice", models=["other"]), keyed.add("bob", models=["other", "demo"])
+    key, both = await keyed.add("alice", models=["other"]), await keyed.add("bob", models=["other", "demo"])
     async with keyed.http(key) as http:
         reply = await http.post("/v1/completions", json=BODY)
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "permission_denied")
@@ -100,7 +100,7 @@ async def test_a_key_for_other_models_is_403_and_sees_none(keyed: Keyed) -> None
 
 
 async def test_a_key_over_its_requests_per_minute_is_429_with_a_time_to_come_back(keyed: Keyed) -> None:
-    key, other = keyed.add("alice", requests_per_minute=2), keyed.add("bob")
+    key, other = await keyed.add("alice", requests_per_minute=2), await keyed.add("bob")
     async with keyed.http(key) as http:
         codes = [(await http.post("/v1/completions", json=BODY)).status_code for _ in range(2)]
         assert codes == [200, 200]
@@ -115,7 +115,7 @@ async def test_a_key_over_its_requests_per_minute_is_429_with_a_time_to_come_bac
 
 
 async def test_a_key_runs_no_more_at_once_than_it_may_streams_and_lost_clients_included(keyed: Keyed) -> None:
-    key = keyed.add("alice", max_concurrent=1)
+    key = await keyed.add("alice", max_concurrent=1)
     keyed.fake.step_s = 0.05
     long = BODY | {"max_tokens": 100, "stream": True, "ignore_eos": True}
     async with keyed.http(key) as http:
@@ -132,7 +132,7 @@ async def test_a_key_runs_no_more_at_once_than_it_may_streams_and_lost_clients_i
 
 
 async def test_tokens_count_prompts_and_answers_and_the_next_request_waits(keyed: Keyed) -> None:
-    key = keyed.add("alice", tokens_per_minute=6)
+    key = await keyed.add("alice", tokens_per_minute=6)
     async with keyed.http(key) as http:
         usage = (await http.post("/v1/completions", json=BODY)).json()["usage"]
 
@@ -142,7 +142,7 @@ async def test_tokens_count_prompts_and_answers_and_the_next_request_waits(keyed
         await until(is_over)
         reply = await http.post("/v1/completions", json=BODY)
         assert "6 tokens per minute" in reply.json()["error"]["message"]
-    async with keyed.http(keyed.add("bob")) as http:
+    async with keyed.http(await keyed.add("bob")) as http:
         text = (await http.get("/metrics")).text
     counted = next(line for line in text.splitlines() if line.startswith('baton_key_tokens_total{key="alice"}'))
     assert float(counted.split()[-1]) >= usage["total_tokens"]
@@ -152,7 +152,7 @@ async def test_tokens_count_prompts_and_answers_and_the_next_request_waits(keyed
 async def test_a_changed_file_holds_within_seconds_and_a_broken_one_changes_nothing(
     keyed: Keyed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alice = keyed.add("alice")
+    alice = await keyed.add("alice")
     bob = add_key(keyed.file, "bob")  # as another process would
 
     async def status(key: str) -> int:
@@ -189,10 +189,10 @@ async def test_metrics_may_be_opened(tmp_path: Path) -> None:
 
 async def test_names_are_labels_only_as_far_as_they_are_few(tmp_path: Path) -> None:
     async with keyed_ingress(tmp_path / "keys.yaml") as keyed:
-        key = keyed.add("alice")
+        key = await keyed.add("alice")
         rows = "".join(f"- {{name: k{n}, sha256: '{n:064x}'}}\n" for n in range(300))
         keyed.file.write_text(keyed.file.read_text() + rows)
-        keyed.guard.reload()
+        await keyed.guard.reload()
         async with keyed.http(key) as http:
             text = (await http.get("/metrics")).text
     assert sum(line.startswith("baton_key_requests_total") for line in text.splitlines()) == 201

@@ -109,6 +109,8 @@ def test_keys_in_a_config_are_read_and_written_back() -> None:
         ("- a", "has not `keys:` alone"),
         ("key: []", "has not `keys:` alone"),
         ("keys: 3", "is no list of keys"),
+        ("keys: []\nkeys: []", "a field that stands twice"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE\n", "^((?!MIIE).)*$"),
     ],
 )
 def test_a_broken_file_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:

@@ -11,10 +11,12 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.errors import UnavailableError
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
 from cluster.doors.live_tls import LiveTLS
 from cluster.ingress.http_api import build_app
+from cluster.local.health import wait_for_health
 from tests.doors.certificates import Issued, issue
 from tests.doors.handshakes import channel, client_context, get, served_serial
 from tests.doors.keyed import until
@@ -88,6 +90,18 @@ async def test_mutual_tls_wants_a_certificate_of_the_named_authority_that_is_in_
         assert await doors.check(pair) == "UNAVAILABLE"
     assert await get(doors.http, client_context(doors.issued, good)) == "HTTP/1.1 200 OK"
     assert await doors.check(good) == "SERVING"
+
+
+@pytest.mark.parametrize("doors", [True, False], indirect=True)
+async def test_up_sees_that_it_answers_though_it_has_no_certificate_to_show(
+    doors: Doors, request: pytest.FixtureRequest
+) -> None:
+    url = f"https://127.0.0.1:{doors.http}/health"
+    await asyncio.to_thread(wait_for_health, url, 10.0, wants_certificate=True)
+    if not request.node.callspec.params["doors"]:
+        await asyncio.to_thread(wait_for_health, url, 10.0)
+    with pytest.raises(UnavailableError, match="is not healthy"):
+        await asyncio.to_thread(wait_for_health, "https://127.0.0.1:1/health", 0.1, wants_certificate=True)
 
 
 async def test_new_files_are_for_new_connections_and_streams_go_on(

@@ -81,7 +81,9 @@ class Cluster:
             "row['NodeManagerAddress'], resources=row['Resources'], labels=row['Labels']) for row in ray.nodes() if "
             "row['Alive']]))"
         )
-        found: list[dict[str, Any]] = json.loads(self.on_head(f'python -c "{code}"').splitlines()[-1])
+        said = self.on_head(f'python -c "{code}"')
+        (line,) = [line for line in said.splitlines() if line.startswith("[{")] or [said]
+        found: list[dict[str, Any]] = json.loads(line)
         return found
 
     def baton(self, *arguments: str) -> str:
@@ -108,7 +110,7 @@ class Cluster:
         done = self.hosts.run(
             LAPTOP,
             [f"{BIN}/ray", *arguments],
-            env={"PATH": self.env["PATH"], "RAY_USAGE_STATS_ENABLED": "0", "RAY_UP_enable_autoscaler_v2": "1"},
+            env={"PATH": self.env["PATH"], "RAY_USAGE_STATS_ENABLED": "0", "RAY_UP_enable_autoscaler_v2": "0"},
             cwd=f"{HOME}/deploy",
             check=False,
         )

@@ -17,6 +17,7 @@ from tools.demo_cluster.hosts import HOME, ROOT, Hosts, missing
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(missing()), reason=f"no hosts here: {missing()}"),
 ]

@@ -11,7 +11,8 @@ import typer
 from bench.answering_results import figures, joined, lines
 from bench.engine_side import Side
 from bench.questions import CONVERSATION, find_questions
-from bench.speculation_questions import LOOKUPS, Load, Seat, chosen, measure, numbers, rows_of
+from bench.speculation import methods_of
+from bench.speculation_questions import LOOKUPS, Load, Seat, chosen, forms_of, measure, numbers, rows_of
 
 
 class FakeSide:
@@ -81,6 +82,26 @@ def test_a_process_for_each_engine_and_for_each_way_of_vllm() -> None:
         ("vllm bfloat16", ("ngram",)),
     ]
     assert len(list(rows_of({"dtype": "bfloat16"}, ["none"], "there is none", peers, ["file"]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("none,ngrams", "'ngrams' is not one of auto, none, ngram, draft, self"),
+        ("none,ngram:x", "'ngram:x': give a width such as ngram:4 or ngram:auto"),
+        ("ngram", "'ngram' lacks none"),
+    ],
+)
+def test_methods_are_known_and_none_is_among_them(text: str, words: str) -> None:
+    assert methods_of("none, ngram:4,auto:auto") == ["none", "ngram:4", "auto:auto"]
+    with pytest.raises(typer.BadParameter, match=words):
+        methods_of(text)
+
+
+def test_forms_of_weights_are_known() -> None:
+    assert forms_of("file, bf16") == ["file", "bf16"]
+    with pytest.raises(typer.BadParameter, match="'q4' is not one of file, bf16, f16"):
+        forms_of("q4")
 
 
 def test_concurrencies_are_whole_numbers() -> None:

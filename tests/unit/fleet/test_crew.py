@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.placement_group import PlacementGroup
 
-from baton.errors import UnavailableError
+from baton.errors import ConfigError, UnavailableError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet import crew, launch
 from cluster.fleet.crew import Crew
@@ -45,7 +45,8 @@ class Seats:
     async def settle(self, worker: WorkerRecord, node_ids: Sequence[str]) -> list[launch.RankPlace]:
         if self.refused:
             raise UnavailableError(self.refused)
-        worker.ranks = (RankStatus(node_id=node_ids[0]),)
+        worker.ranks = (RankStatus(node_id=node_ids[0], node="10.0.0.2"),)
+        worker.one_of_nodes = True
         return []
 
 
@@ -55,16 +56,17 @@ def crew_of(
     *,
     seating: Seats | None = None,
     is_free: Callable[[], bool] = lambda: True,
+    start: Callable[[], Awaitable[WorkerFacts]] | None = None,
 ) -> Crew:
     """With one worker, whose process answers, and of whose end `ended` tells."""
 
-    async def start() -> WorkerFacts:
+    async def started() -> WorkerFacts:
         return FACTS
 
     async def state() -> bytes:
         return WorkerState().SerializeToString()
 
-    calls = {"start": start, "state": state, "ended": ended}
+    calls = {"start": start or started, "state": state, "ended": ended}
     actor = SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
     launched = launch.Launched(actors=[actor], group=None)
     monkeypatch.setattr(launch, "launch", lambda *args, **settings: launched)
@@ -160,3 +162,17 @@ async def test_a_worker_that_waits_and_is_wanted_no_more_gives_its_request_back(
     made.end("mixed-0", WorkerPhase.STOPPED)
     assert [one.group for one in given_back] == [GROUP]
     assert not made.live
+
+
+async def test_a_worker_that_cannot_start_names_its_node_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(RayError):
+        cause = ConfigError("model: no such folder")
+
+    async def start() -> WorkerFacts:
+        raise Missing
+
+    made = crew_of(monkeypatch, NEVER, start=start)
+    (worker,) = made.workers.values()
+    await until(lambda: worker.phase is WorkerPhase.FAILED)
+    assert worker.error == "model: no such folder (on node 10.0.0.2)"
+    assert worker.error_is_final

@@ -35,3 +35,11 @@ def test_a_taken_port_is_refused_by_its_key() -> None:
         server.listen()
         with pytest.raises(ConfigError, match=r"grpc\.port: \d+ cannot be bound"):
             ports.check_port("127.0.0.1", server.getsockname()[1], "grpc.port")
+
+
+def test_windows_of_ports_are_whole_and_lie_apart_by_chance() -> None:
+    windows = [ports.free_window(400) for _ in range(20)]
+    assert {len(window) for window in windows} == {400}
+    assert min(window.start for window in windows) >= ports.FIRST_PORT
+    assert max(window.stop for window in windows) <= 65_536
+    assert len({window.start for window in windows}) > 15

@@ -10,7 +10,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.local.preflight import check_device, check_model, warnings
+from cluster.local.preflight import as_every_node, check_device, check_model, warnings
 from workers.model.registry import resolve_model
 
 
@@ -115,3 +115,11 @@ def test_states_further_apart_than_the_model_s_positions_are_refused(folder: Pat
     config = loads("engine: {state_cache_spacing: 1000000000}")
     with pytest.raises(ConfigError, match="1000000000 tokens are not below the longest sequence, 2048: no prompt"):
         check_model(folder, config)
+
+
+def test_a_machine_of_its_own_counts_as_every_node_that_pools_ask_for() -> None:
+    text = "pools: {{prefill: {{workers: 1}}, decode: {{workers: 2{}}}}}"
+    asking = loads(text.format(", resources: {baton_decode: 1}, labels: {baton.dev/pool: decode}"))
+    assert as_every_node(asking) == loads(text.format(""))
+    plain = BatonConfig()
+    assert as_every_node(plain) is plain
