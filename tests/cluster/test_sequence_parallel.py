@@ -17,6 +17,7 @@ from tests.cluster.tiny_model import THREE_TO_ONE, greedy_tokens, tiny_served
 from workers.model.registry import BUNDLED
 
 pytestmark = [
+    pytest.mark.slow,  # tests/unit/parallel has the same below Ray
     pytest.mark.timeout(300),
     pytest.mark.skipif(not (BUNDLED / "demo" / "model.safetensors").is_file(), reason="the demo model is not there"),
 ]

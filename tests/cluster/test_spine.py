@@ -251,6 +251,7 @@ def record(completion: baton.Completion) -> Record:
     return choice.token_ids, logprobs, completion.usage.prompt_tokens, choice.finish_reason
 
 
+@pytest.mark.slow
 async def test_500_requests_survive_aborts_and_the_loss_of_every_process(served: ServedCluster) -> None:
     served.up(prefill=1, decode=2)
     gate = asyncio.Semaphore(40)
