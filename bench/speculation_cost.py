@@ -1,17 +1,18 @@
-"""What speculation costs where it brings nothing: tokens a second beside none, with steps in turn.
+"""What speculation costs where it brings nothing: tokens a second beside none, in turns of a few steps.
 
     python -m bench.speculation_cost                                                        # SmolLM2-135M, copies
     python -m bench.speculation_cost --model demo --layers 64 --draft demo-draft --methods none,draft,auto --plain
     python -m bench.speculation_cost --own-time                     # one thread and its seconds: the machine is shared
     python -m bench.speculation_cost --quick                        # under 2 minutes
 
-A few per cent are less than what a machine's minutes differ by. So all sides read, and then they take turns with every
-step, in one process on one runner: what happens to the machine happens to all. Answers are of one length; each round
-asks all anew, and what a side has learnt it keeps: in the first one learning is paid.
+A few per cent are less than what a machine's minutes differ by. So sides take turns of a few steps, in one process on a
+runner: what happens to the machine happens to all. So many answers always run: where one ends, the next begins,
+with its prompt in the prefix cache. A fixed number of answers would tell something else: those that drafts serve well
+end sooner, and the others go on in a smaller batch, where steps make fewer tokens. What a side has learnt it keeps from
+round to round: in the first one learning is paid.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -19,101 +20,87 @@ from typing import Annotated
 import torch
 import typer
 
-from baton.v1 import worker_pb2
-from baton.v1.inference_pb2 import SamplingParams
-from bench.engine_baton import outputs_of
 from bench.machine import Quick, announce
 from bench.padded import padded
 from bench.speculation import MAX_MODEL_LEN, TOKEN_S, worker
-from bench.speculation_load_side import hold_others
+from bench.speculation_load import SIDE_MEMORY, Texts
+from bench.speculation_load_side import Side, Slice, joined
 from bench.speculation_prompts import PROMPTS, TEXTS
 from cluster.fleet.nodes import resolve_dtype
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.profiling.specs import available_cores
-from workers.engine.engine import Engine, StepReport
 from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
 from workers.spec import SpeculationSpec, WorkerSpec
 from workers.speculative.choose import choose_speculation
 
 NONE = "none"
+TURN_STEPS = 4  # without drafts
+Prompts = Sequence[Sequence[int]]
 
 
-class Side:
-    """An engine with one way of speculating, and a part of the runner's blocks."""
+class Sides:
+    """One for each way of speculating, which share a runner.
 
-    def __init__(
-        self, spec: WorkerSpec, runner: TorchRunner, *, part: tuple[int, int], clock: Callable[[], float]
-    ) -> None:
-        self.tokens: dict[str, list[int]] = defaultdict(list)
-        self.took_s = 0.0
-        self._num_read = 0
-        self._clock = clock
-        speculation = choose_speculation(spec, runner, clock)
-        self.engine = Engine(runner=runner, spec=spec, emit=self._take, clock=clock, speculation=speculation)
-        hold_others(self.engine, *part)
+    Args:
+        methods: Each a name of `speculation.method`, and after a colon its `tree_width`, if it is not 1.
+        clock: Seconds.
+    """
 
-    def read(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> None:
-        """Until each answer has begun."""
-        self.tokens.clear()
-        for number, prompt in enumerate(prompts):
-            submit = worker_pb2.Submit(
-                request_id=str(number), prompt_token_ids=prompt, sampling=sampling, timeout_s=3600
-            )
-            submit.choices.add(choice=0)
-            self.engine.submit("bench", submit)
-        while not all(self.tokens[str(number)] for number in range(len(prompts))):
-            self.engine.step()
-        self._num_read, self.took_s = self._num_written, 0.0
+    def __init__(self, spec: WorkerSpec, methods: Sequence[str], max_tokens: int, clock: Callable[[], float]) -> None:
+        engine = replace(spec.engine, prefix_cache=True, memory_bytes=SIDE_MEMORY * len(methods))
+        self._spec, self._max_tokens, self._clock = replace(spec, engine=engine), max_tokens, clock
+        self._runner = TorchRunner(self._spec)
+        self._runner.warm_up()
+        self._speculations = {name: choose_speculation(self._way(name), self._runner, clock) for name in methods}
 
-    def step(self) -> bool:
-        """Whether there was anything to do."""
-        if self.engine.is_idle:
-            return False
-        began_s = self._clock()
-        self.engine.step()
-        self.took_s += self._clock() - began_s
-        return True
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second since all was read."""
-        return (self._num_written - self._num_read) / self.took_s
-
-    @property
-    def _num_written(self) -> int:
-        return sum(map(len, self.tokens.values()))
-
-    def _take(self, report: StepReport) -> None:
-        for output in outputs_of(report):
-            self.tokens[output.request_id] += output.token_ids
-
-
-def make_sides(
-    spec: WorkerSpec, methods: Sequence[str], max_tokens: int, clock: Callable[[], float]
-) -> dict[str, Side]:
-    """Args: methods: Each a name of `speculation.method`, and after a colon its `tree_width`, if it is not 1."""
-    runner = TorchRunner(spec)
-    runner.warm_up()
-    sides = {}
-    for number, name in enumerate(methods):
+    def _way(self, name: str) -> WorkerSpec:
         method, _, width = name.partition(":")
-        way = SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=int(width or 1))
-        sides[name] = Side(replace(spec, speculation=way), runner, part=(number, len(methods)), clock=clock)
-    return sides
+        way = SpeculationSpec(method=method, max_tokens=self._max_tokens, tree_width=int(width or 1))
+        return replace(self._spec, speculation=way)
+
+    def compare(
+        self, prompts: Prompts, num_at_once: int, num_tokens: int, num_rounds: int, temperature: float
+    ) -> tuple[dict[str, list[float]], str]:
+        """Of each side its rate beside that of none, round by round; and whether the texts were equal."""
+        texts = Texts()
+        sides = {
+            name: Side(
+                self._way(name),
+                self._runner,
+                speculation,
+                prompts=prompts,
+                num_tokens=num_tokens,
+                part=(number, len(self._speculations)),
+                answered=texts.add,
+                clock=self._clock,
+                temperature=temperature,
+            )
+            for number, (name, speculation) in enumerate(self._speculations.items())
+        }
+        for side in sides.values():
+            side.read_prompts()
+        ratios: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(num_rounds):
+            rates = run_round(sides, num_at_once, num_tokens)
+            for name, rate in rates.items():
+                ratios[name].append(rate / rates[NONE])
+        for side in sides.values():
+            side.end()
+        return ratios, texts.told()
 
 
-def run_round(sides: dict[str, Side], prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> dict[str, float]:
-    """Of each side its rate beside that of none."""
-    for side in sides.values():
-        side.read(prompts, sampling)
-    while sum(side.step() for side in sides.values()):
-        pass
-    expected, plain = sides[NONE].tokens, sides[NONE].rate
-    for name, side in sides.items():
-        if side.tokens != expected:
-            print(f"OTHER TOKENS of {name}", flush=True)
-    return {name: side.rate / plain for name, side in sides.items()}
+def run_round(sides: dict[str, Side], num_at_once: int, num_tokens: int) -> dict[str, float]:
+    """Tokens a second of each side, over about `num_tokens` of each answer."""
+    names = list(sides)
+    for side in sides.values():  # begins the first answers, which is not timed
+        side.advance(num_at_once, num_at_once)
+    slices: dict[str, list[Slice]] = {name: [] for name in names}
+    for number in range(num_tokens // TURN_STEPS):
+        shift = number % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            slices[name].append(sides[name].advance(num_at_once, TURN_STEPS * num_at_once))
+    return {name: joined(turns).rate for name, turns in slices.items()}
 
 
 def main(
@@ -149,19 +136,16 @@ def main(
     folder = resolve_model(model)
     tokenizer = Tokenizer(str(folder))
     spec = worker(padded(folder, layers) if layers else folder, dtype, draft)
-    sides = make_sides(spec, names, max_tokens, time.thread_time if own_time else time.perf_counter)
-    sampling = SamplingParams(max_tokens=tokens, temperature=temperature, seed=1, ignore_eos=True)
+    sides = Sides(spec, names, max_tokens, time.thread_time if own_time else time.perf_counter)
     for name, texts in sets.items():
         if not plain:
             texts = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in texts]
         ids = [tokenizer.encode(text, add_special_tokens=plain)[: MAX_MODEL_LEN - tokens - 1] for text in texts]
         for size in sizes:
             chosen = [ids[index % len(ids)] for index in range(size)]
-            found = [run_round(sides, chosen, sampling) for _ in range(rounds + 1)]
-            cells = [
-                f"{side} " + " ".join(f"{one[side]:.3f}" for one in found) + " x" for side in names if side != NONE
-            ]
-            print(f"{name:16} {size:3} at once, round by round: {'   '.join(cells)}", flush=True)
+            ratios, told = sides.compare(chosen, size, tokens, rounds + 1, temperature)
+            cells = [f"{side} {' '.join(f'{one:.3f}' for one in ratios[side])} x" for side in names if side != NONE]
+            print(f"{name:16} {size:3} at once, round by round: {'   '.join(cells)}   {told}", flush=True)
 
 
 if __name__ == "__main__":

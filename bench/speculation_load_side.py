@@ -93,7 +93,9 @@ class Side:
         part: tuple[int, int],
         answered: Answered,
         clock: Callable[[], float],
+        temperature: float = 0.0,
     ) -> None:
+        self._temperature = temperature
         self._prompts, self._max_tokens, self._answered = prompts, num_tokens, answered
         self._live: dict[str, Answer] = {}  # the one that began first, first
         self._num_asked = 0
@@ -141,7 +143,7 @@ class Side:
         name = str(self._num_asked)
         self._num_asked += 1
         self._live[name] = Answer(sort)
-        sampling = inference_pb2.SamplingParams(max_tokens=num_tokens, temperature=0.0, seed=1)
+        sampling = inference_pb2.SamplingParams(max_tokens=num_tokens, temperature=self._temperature, seed=1 + sort)
         submit = worker_pb2.Submit(
             request_id=name, prompt_token_ids=self._prompts[sort], sampling=sampling, timeout_s=3600
         )

@@ -147,7 +147,8 @@ def measure_all(
         several["all"] = joined(list(several.values()))
         report("all", several["all"], began_s)
         reasons = {f"{key[0]}, {key[1]}": tally.why_not for key, tally in several["all"].items() if tally.why_not}
-        print(*(f"{name}: absent, {why}" for name, why in reasons.items()), sep="\n", flush=True)
+        for name, why in reasons.items():
+            print(f"{name}: absent, {why}", flush=True)
         found[str(size)] = {category: figures(tallies) for category, tallies in several.items()}
     return found
 

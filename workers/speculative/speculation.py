@@ -14,6 +14,9 @@ from workers.speculative.growing import MOST_SEQS
 from workers.speculative.pace import Pace
 from workers.speculative.rest import Rest
 
+QUIET_STEPS = 16  # in which nothing was worth verifying; then, of many sequences, nobody is asked in most steps
+ASK_EVERY = 4  # steps
+
 
 class DraftedSpeculation:
     """See `workers.engine.drafting.Speculation`.
@@ -51,6 +54,7 @@ class DraftedSpeculation:
         self.drafting_s = 0.0
         self._watch = watch
         self._num_seqs = 0  # of the step
+        self._num_quiet = 0  # steps since something was worth verifying
         self._propose = partial(
             proposed, drafter, max_model_len=max_model_len, vocab_size=vocab_size, paths_only=paths_only
         )
@@ -67,11 +71,24 @@ class DraftedSpeculation:
             self._pace.begin(num_decodes)
         if self._rest is not None:
             self._rest.begin(num_decodes)
+        self._num_quiet += 1
+        if self._leaves_out():
+            return {}
         drafts = self._propose(seqs, self._max_tokens)
         if self._goodput is not None:
             drafts = self._chosen(self._goodput, drafts, num_decodes)
         self.drafting_s += self._clock() - began_s
-        return {seq.key: draft for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
+        found = {seq.key: draft for seq, draft in zip(seqs, drafts, strict=True) if draft.token_ids}
+        self._num_quiet = 0 if found else self._num_quiet
+        return found
+
+    def _leaves_out(self) -> bool:
+        """Of many sequences the mere looking costs a step a hundredth. Draft workers that work are heard in each."""
+        if self._num_quiet <= QUIET_STEPS or self._num_seqs <= MOST_SEQS or self._num_quiet % ASK_EVERY == 0:
+            return False
+        return self._goodput is not None and (
+            self.job_watch is None or (self._rest is not None and self._rest.is_resting)
+        )
 
     def _chosen(self, goodput: Goodput, drafts: Sequence[Draft], num_decodes: int) -> list[Draft]:
         """Of each draft what is to be verified."""

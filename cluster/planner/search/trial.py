@@ -194,7 +194,8 @@ def _slice(pools: tuple[PoolPlan, ...], share: float) -> tuple[tuple[PoolPlan, .
 
 
 def _is_one_node(question: Question, layout: Layout) -> bool:
-    return layout.num_devices <= question.site.devices_per_node
+    """Also where it has no room: of one node nothing leaves."""
+    return question.site.num_nodes == 1 or layout.num_devices <= question.site.devices_per_node
 
 
 def _cluster(question: Question, pools: Sequence[PoolPlan], engine: EngineConfig, *, within_node: bool) -> SimCluster:

@@ -91,6 +91,9 @@ async def test_a_client_that_leaves_while_a_message_waits_for_room_frees_its_wor
 
 
 class _Context:
+    def invocation_metadata(self) -> Any:
+        return ()
+
     def set_code(self, code: Any) -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, metadata: Any) -> None: ...

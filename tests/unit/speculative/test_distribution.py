@@ -28,7 +28,7 @@ BUNDLED = Path("workers/model/bundled").resolve()
 pytestmark = pytest.mark.skipif(
     not (BUNDLED / "demo" / "model.safetensors").is_file(), reason="the demo model is not there"
 )
-TEXT = "The old house stood upon the hill. The old house stood upon"
+TEXT = "He went out of the room, and she went out of the"  # copies are right now and then
 TOP_K, TEMPERATURE, NUM_TOKENS = 4, 1.3, 3
 MIN_EXPECTED = 5.0  # of a cell of the chi-square; rarer outcomes are one
 AT_ONCE = 64
@@ -141,15 +141,15 @@ def test_a_few_hundred_draws_follow_it(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_many_draws_follow_it(name: str) -> None:
-    check(name, first_seed=1 << 20, num_seeds=12_288)
+    check(name, first_seed=1 << 20, num_seeds=6144)
 
 
 @pytest.mark.slow
 def test_a_draft_that_were_taken_more_often_than_it_is_drawn_would_be_seen() -> None:
-    """One draw in 25 is the likeliest outcome whatever was drawn."""
+    """One draw in 12 is the likeliest outcome whatever was drawn."""
     found, _ = drawn(DRAFTERS["none"], 1, 4096)
     likeliest = max(probabilities(), key=probabilities().__getitem__)
-    bent: Counter[Outcome] = Counter({outcome: count - count // 25 for outcome, count in found.items()})
+    bent: Counter[Outcome] = Counter({outcome: count - count // 12 for outcome, count in found.items()})
     bent[likeliest] += found.total() - bent.total()
     statistic, limit = chi_square(bent)
     assert statistic > limit

@@ -14,6 +14,7 @@ from cluster.contracts.latency import Parallelism
 from cluster.contracts.simulation import Arrival, SimCluster, SimPool
 from cluster.contracts.slo import SLO
 from cluster.planner.costs.draft import DraftShape
+from cluster.planner.costs.transfer import Path
 from cluster.planner.search.candidates import Options, find
 from cluster.planner.search.layouts import colocated, floor_of, search_phase
 from cluster.planner.search.placement import (
@@ -229,6 +230,23 @@ def test_a_plan_too_large_to_simulate_is_sliced_at_no_less_load() -> None:
     assert outcome.attainment == 1.0
     short = tuple(replace(pool, num_workers=count) for pool, count in zip(base.pools, (9, 6), strict=True))
     assert run_layout(asked, replace(base, pools=short), 100.0).ttft_attainment == 0.0
+
+
+class WithinNodesAlone(ToyCosts):
+    """What a link to another node takes, nobody measured."""
+
+    def transfer(self, source: Parallelism, target: Parallelism, *, within_node: bool) -> Path:
+        assert within_node
+        return super().transfer(source, target, within_node=within_node)
+
+
+def test_of_one_node_no_kv_leaves_even_where_the_layout_is_larger() -> None:
+    small = Site(num_nodes=1, devices_per_node=2, node_bandwidth=0.0)
+    base = answer(question(costs=ONE, rate=20.0), Options()).best.layout
+    pools = tuple(replace(pool, num_workers=2) for pool in base.pools)
+    assert len(pools) == 2
+    asked = question(costs=WithinNodesAlone(degrees=(1,)), site=small)
+    assert run_layout(asked, replace(base, pools=pools), 20.0).attainment == 1.0
 
 
 def test_states_too_large_for_all_sequences_leave_room_for_fewer() -> None:
