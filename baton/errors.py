@@ -42,6 +42,22 @@ class ModelNotFoundError(InvalidRequestError):
     grpc_status = "NOT_FOUND"
 
 
+class RequestTooLargeError(InvalidRequestError):
+    """Its body, headers or message are over a limit of the server's."""
+
+    code = "request_too_large"
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The request itself did not arrive in time."""
+
+    code = "request_timeout"
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
 class ConfigError(BatonError):
     """The YAML or a command's option is wrong; the message names key, value and fix."""
 

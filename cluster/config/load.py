@@ -23,8 +23,13 @@ from cluster.config.schema import BatonConfig
 
 _KEY = re.compile(r"bt-[0-9a-f]{6,}")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_RENAMED = {"memory_bytes": "memory"}  # field -> YAML key
 _WITH_KEYS_OF_THE_USERS = (".resources", ".labels")  # no sections: what stands below is one value
+_RENAMED = {
+    "memory_bytes": "memory",
+    "max_body_bytes": "max_body",
+    "max_header_bytes": "max_header",
+}  # field -> YAML key
+_SIZES = {"engine.memory", "limits.max_body", "limits.max_header"}
 _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
@@ -185,7 +190,7 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         return _build(typing.cast("type[Any]", hint), value, dotted)
     if dotted in _AUTO_IS_NONE and (value is None or value == "auto"):
         return None
-    if dotted == "engine.memory":
+    if dotted in _SIZES:
         value = _size(value, dotted)
     elif dotted.endswith(".cores"):
         return _cores(value, dotted)
@@ -228,7 +233,7 @@ def _size(value: Any, dotted: str) -> int:
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
     if match is None or match[2] not in _UNITS:
-        raise ConfigError(f"{dotted}: {_shown(value)} is no size; give bytes or KiB, MiB, GiB, e.g. `{dotted}: 1GiB`")
+        raise ConfigError(f"{dotted}: {_shown(value)} is no size; give bytes or KiB, MiB, GiB, e.g. `{dotted}: 64MiB`")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -252,7 +257,7 @@ def _plain(node: Any, path: str) -> Any:
         return "auto"
     if path == "auth.keys":
         return plain_keys(node)
-    if path == "engine.memory":
+    if path in _SIZES:
         return next((f"{node // size}{unit}" for unit, size in reversed(_UNITS.items()) if node % size == 0), node)
     if path.endswith(_WITH_KEYS_OF_THE_USERS):
         return dict(node)

@@ -47,6 +47,11 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "http.port": (0, 65535),
     "http.replicas": (1, 1024),
     "grpc.port": (0, 65535),
+    "limits.max_body": (1 << 10, 1 << 30),
+    "limits.max_header": (4 << 10, 120 << 10),  # HAProxy's buffer holds 127 KiB of them
+    "limits.header_timeout_s": (0.1, 3600),
+    "limits.body_timeout_s": (0.1, 3600),
+    "limits.max_connections": (1, 1 << 20),
     "health.step_timeout_s": (0.1, 86400),
     "health.silence_timeout_s": (1, 86400),
     "health.start_timeout_s": (0.1, 86400),

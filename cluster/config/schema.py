@@ -155,6 +155,17 @@ class AuthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """Of what comes to the public ports, HTTP and gRPC, before anybody has looked at who sends it."""
+
+    max_body_bytes: int = 16 << 20  # of an HTTP body and of a gRPC message; JSON of 16 MiB takes 0.1 s to parse
+    max_header_bytes: int = 64 << 10  # of a request's line and headers
+    header_timeout_s: float = 15.0  # from a connection, or a request's first byte, to the end of its headers
+    body_timeout_s: float = 60.0  # from a request's headers to the end of its body
+    max_connections: int = 4096  # more of them wait; where no HAProxy is in front, they are told 503
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
     silence_timeout_s: float = 5.0  # a worker that answers nothing for so long is replaced; requests leave it within 2
@@ -183,6 +194,7 @@ class BatonConfig:
     grpc: GRPCConfig = GRPCConfig()
     tls: TLSConfig = TLSConfig()
     auth: AuthConfig = AuthConfig()
+    limits: LimitsConfig = LimitsConfig()
     health: HealthConfig = HealthConfig()
 
     @property

@@ -19,12 +19,12 @@ from grpc_health.v1 import health_pb2
 
 from baton.errors import ConfigError
 from baton.v1 import inference_pb2
-from cluster.config.schema import AuthConfig, BatonConfig, HealthConfig, RouterConfig
+from cluster.config.schema import AuthConfig, BatonConfig, HealthConfig, LimitsConfig, RouterConfig
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
 from cluster.host.ports import check_host, check_port
-from cluster.ingress.binding import bind_servers_to, host_of_servers
+from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
 from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
@@ -67,6 +67,7 @@ class IngressSpec:
     auth: AuthConfig
     router: RouterConfig
     health: HealthConfig
+    limits: LimitsConfig
 
 
 class IngressReplica:
@@ -74,6 +75,7 @@ class IngressReplica:
 
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
+        limit_servers(spec.limits)
         ingress_id = uuid.uuid4().hex
         link = ControllerLink(spec.namespace, spec.controller_name)
         draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
@@ -86,6 +88,7 @@ class IngressReplica:
         )
         folder = await asyncio.to_thread(_model_folder, spec)
         tokenizer = await asyncio.to_thread(Tokenizer, folder)
+        self._limits = spec.limits
         self._service = Service(
             dispatcher=self._dispatcher,
             tokenizer=tokenizer,
@@ -105,7 +108,7 @@ class IngressReplica:
         self._dispatcher.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._service)
+        return build_app(self._service, self._limits)
 
     def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
@@ -216,6 +219,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         auth=config.auth,
         router=config.router,
         health=config.health,
+        limits=config.limits,
     )
     place = {"resources": ON_HEAD} if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
     deployment = serve.deployment(

@@ -1,4 +1,5 @@
-"""Keeps Serve's servers off networks that the configuration does not name, and puts TLS on those that are public.
+"""Keeps Serve's servers off networks that the configuration does not name; limits what they take, and puts TLS on those
+that are public.
 
 Ray 2.60 binds three kinds of servers to all interfaces without a setting for it: the gRPC server of a proxy or replica
 (`http.host` holds for HTTP alone), a replica's server for calls between deployments, which unpickles what it reads,
@@ -15,8 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from baton.errors import InternalError
+from cluster.config.schema import LimitsConfig
 from cluster.doors.live_tls import LiveTLS
+from cluster.ingress.limits import grpc_options, limits_of_environment
 from cluster.ingress.tls_environment import tls_of_environment
+from workers.requests import guarded
 
 HOST_VARIABLE = "BATON_INGRESS_HOST"
 ENABLE_HAPROXY_VARIABLE = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -96,7 +100,34 @@ def _add_no_port(server: Any, address: str) -> int:
     return 0  # one deployment: nothing calls it
 
 
+def limit_servers(limits: LimitsConfig) -> None:
+    """In a proxy or replica, before its servers start.
+
+    Raises: InternalError: this version of Ray Serve or uvicorn makes its servers in another way.
+    """
+    from ray.serve._private import grpc_util
+    from uvicorn import config
+
+    from cluster.ingress.http_protocol import BoundedProtocol
+
+    options = getattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", None)
+    handler_of = getattr(grpc_util.gRPCGenericServer, "_override_method_handler", None)
+    if not isinstance(options, list) or handler_of is None or "auto" not in config.HTTP_PROTOCOLS:
+        raise InternalError("this version of Ray Serve makes its servers in an unknown way; use ray 2.60")
+    config.HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits)  # type: ignore[assignment]
+    ours = grpc_options(limits)
+    options[:] = [*(one for one in options if one[0] not in dict(ours)), *ours]
+    if not hasattr(handler_of, "guards"):  # a replica comes here twice
+
+        def guarded_handler(self: Any, service_method: str, method_handler: Any) -> Any:
+            return guarded(handler_of(self, service_method, method_handler), limits.body_timeout_s)
+
+        guarded_handler.guards = True  # type: ignore[attr-defined]
+        grpc_util.gRPCGenericServer._override_method_handler = guarded_handler  # type: ignore[method-assign]
+
+
 def on_proxy_start() -> list[Any]:
     """Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) in every proxy and replica before servers start."""
     bind_servers_to(os.environ[HOST_VARIABLE])
+    limit_servers(limits_of_environment())
     return []

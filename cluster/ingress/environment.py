@@ -9,11 +9,14 @@ import shutil
 from pathlib import Path
 
 from baton.errors import ConfigError
+from cluster.config.schema import LimitsConfig
 from cluster.host.ports import free_ports, free_window
 from cluster.ingress.binding import ENABLE_HAPROXY_VARIABLE, HOST_VARIABLE
+from cluster.ingress.limits import DEFAULT_LIMITS, limits_variable
 
 ENABLE_HAPROXY = ENABLE_HAPROXY_VARIABLE
 REPLICA_PORTS = 200  # of one node and protocol: those of replicas that end are lent again after half a minute
+OWN_CONNECTIONS = 64  # of statistics and health checks, which clients shall not crowd out
 MAX_FOLDER_BYTES = 27  # HAProxy's limit of 97 for a socket's path, less the 70 that Ray and the file's name take
 
 
@@ -30,7 +33,9 @@ def find_haproxy() -> str | None:
     return shutil.which("haproxy")
 
 
-def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | None = None) -> dict[str, str]:
+def serve_environment(
+    folder: str, host: str = "127.0.0.1", *, haproxy: bool | None = None, limits: LimitsConfig = DEFAULT_LIMITS
+) -> dict[str, str]:
     """Variables for `ray start` (or for this process before `ray.init`), and for the process that calls `deploy`.
 
     Args:
@@ -39,6 +44,7 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
             of a machine.
         host: `http.host` of the configuration.
         haproxy: None: where its binary is present, unless RAY_SERVE_ENABLE_HA_PROXY says 0.
+        limits: Those of the configuration.
     Raises: ConfigError: `folder` is longer than MAX_FOLDER_BYTES.
     """
     binary = find_haproxy()
@@ -55,8 +61,10 @@ def serve_environment(folder: str, host: str = "127.0.0.1", *, haproxy: bool | N
         # On a full machine a proxy takes longer than Serve's 5 s to start; killed for that, it would only start again.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
+    settings |= limits_variable(limits)
     if not haproxy or binary is None:
         return settings
+    settings["RAY_SERVE_HAPROXY_MAXCONN"] = str(limits.max_connections + OWN_CONNECTIONS)
     return settings | _haproxy_settings(folder, binary)
 
 

@@ -4,14 +4,24 @@ import json
 import math
 from typing import Any
 
-from baton.errors import BatonError, InvalidRequestError, ModelNotFoundError, OverloadedError
+from baton.errors import (
+    BatonError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+)
 
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
 }
 
 
@@ -27,9 +37,13 @@ def error_body(error: BatonError) -> dict[str, Any]:
 
 
 def error_headers(error: BatonError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, rounded up, where the same call may succeed later; what a 401 must say."""
+    """`Retry-After` in whole seconds, rounded up, where the same call may succeed later; what ends the connection; what
+    a 401 must say.
+    """
     if error.http_status == 401:
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, RequestTooLargeError | RequestTimeoutError):
+        return {"Connection": "close"}  # what is left of the request is not read
     if isinstance(error, OverloadedError):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     return {"Retry-After": "1"} if error.http_status == 503 else {}

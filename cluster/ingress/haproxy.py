@@ -18,13 +18,15 @@ from ray.serve._private import controller, haproxy
 
 from baton.errors import InternalError
 from cluster.ingress.binding import HOST_VARIABLE
-from cluster.ingress.haproxy_config import amended, response_for_a_lost_request
+from cluster.ingress.haproxy_config import amended, front_rules, refusals, response_for_a_lost_request
 from cluster.ingress.haproxy_tls import HAProxyTLS
+from cluster.ingress.limits import limits_of_environment
 from cluster.ingress.tls_environment import tls_of_environment
 
 BACKLOG = 1024  # connections that wait while no HAProxy runs; the kernel's bound is often 4096
 ANSWER_POLL_S, ANSWER_WAIT_S = 0.02, 0.5  # Serve's own poll, every 0.5 s, goes on from there
 RETRY_S = 1.0
+LOST = 503
 ROUTES_WAIT_S = 10.0
 _OVERRIDDEN = ("_start_and_wait_for_haproxy", "_graceful_reload", "_generate_config_file_internal", "_retire_log_files")
 
@@ -140,15 +142,20 @@ class SteadyHAProxy(haproxy.HAProxyApi):
     def _generate_config_file_internal(self) -> None:
         super()._generate_config_file_internal()
         path = Path(self.config_file_path)
-        config = amended(path.read_text(encoding="utf-8"), self._descriptors())
+        files = {status: str(self._error_file(status)) for status in refusals()}
+        rules = front_rules(limits_of_environment(), files)
+        config = amended(path.read_text(encoding="utf-8"), self._descriptors(), rules)
         path.write_text(self._tls.amended(config), encoding="utf-8")
 
     def _initialize_directories_and_error_files(self) -> None:
-        """Serve would call a lost replica a 500 of the application's."""
+        """Serve would call a lost replica a 500 of the application's, and HAProxy's own words are HTML."""
         super()._initialize_directories_and_error_files()
-        path = Path(self.config_file_path).with_name("503.http")
-        path.write_text(response_for_a_lost_request(), encoding="ascii", newline="")
-        self.cfg.error_file_path = str(path)
+        for status, response in (refusals() | {LOST: response_for_a_lost_request()}).items():
+            self._error_file(status).write_text(response, encoding="ascii", newline="")
+        self.cfg.error_file_path = str(self._error_file(LOST))
+
+    def _error_file(self, status: int) -> Path:
+        return Path(self.config_file_path).with_name(f"{status}.http")
 
 
 def _log(path: str) -> BinaryIO:

@@ -10,11 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baton.errors import BatonError, InternalError, InvalidRequestError, PermissionDeniedError
+from cluster.config.schema import LimitsConfig
+from cluster.ingress.bodies import Bodies
 from cluster.ingress.errors import error_body, error_headers
-from cluster.ingress.fields import parse_object
 from cluster.ingress.formats import ChatFormat, CompletionFormat
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
+from cluster.ingress.limits import DEFAULT_LIMITS
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.metrics import CONTENT_TYPE
 from cluster.ingress.openai import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
@@ -23,12 +25,10 @@ from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
 
-MAX_BODY_BYTES = 16 << 20  # parsed in one go, while streams wait: 0.1 s
 
-
-def build_app(service: Service) -> FastAPI:
+def build_app(service: Service, limits: LimitsConfig = DEFAULT_LIMITS) -> FastAPI:
     """The ASGI app of one ingress replica."""
-    routes = HTTPRoutes(service)
+    routes = HTTPRoutes(service, Bodies(limits))
     app = FastAPI(title="Baton", openapi_url=None, redirect_slashes=False)
     for path, handler in {
         "/v1/completions": routes.completions,
@@ -69,12 +69,13 @@ class TrimmedPaths:
 
 
 class HTTPRoutes:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await read_object(request), CompletionBody)
+        body = parse_body(await self._bodies.read_object(request), CompletionBody)
         service.check_model(body.model)
         limits = service.limits()
         prompts = []
@@ -91,7 +92,7 @@ class HTTPRoutes:
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await read_object(request), ChatBody)
+        body = parse_body(await self._bodies.read_object(request), ChatBody)
         service.check_model(body.model)
         messages, template = parse_messages(body.messages), body.chat_template
         prompt = await service.chat_token_ids(messages, service.limits(), template)
@@ -105,7 +106,7 @@ class HTTPRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await read_object(request), TokenizeBody)
+        body = parse_body(await self._bodies.read_object(request), TokenizeBody)
         service.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("prompt or messages: send exactly one of the two", field="prompt")
@@ -120,7 +121,7 @@ class HTTPRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await read_object(request), DetokenizeBody)
+        body = parse_body(await self._bodies.read_object(request), DetokenizeBody)
         service.check_model(body.model)
         check_token_ids(body.tokens, service.limits(), "tokens")
         return json_response({"prompt": service.tokenizer.decode(body.tokens)})
@@ -184,16 +185,6 @@ class HTTPRoutes:
             "generation_defaults": effective(self._service.defaults),
             "chat_templates": self._service.tokenizer.chat_templates,
         }
-
-
-async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises: InvalidRequestError: none, or over MAX_BODY_BYTES."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidRequestError(f"the body is over {MAX_BODY_BYTES >> 20} MiB; send a shorter prompt")
-    return parse_object(bytes(body))
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -32,9 +32,9 @@ def _message(message: Any, path: str) -> dict[str, str]:
         reason = "this server does not support it" if name in _REFUSED else "it is not a field of a message"
         raise _refusal(f"{path}.{name} is {shorten(value)}; {reason}: leave it out")
     role = message.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise _refusal(f"{path}.role is {shorten(role)}; use one of {', '.join(sorted(ROLES))}")
-    parsed = {"role": str(role), "content": _content(message.get("content"), f"{path}.content")}
+    parsed = {"role": role, "content": _content(message.get("content"), f"{path}.content")}
     name = message.get("name")
     if name is not None:
         if not isinstance(name, str):

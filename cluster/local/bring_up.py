@@ -153,7 +153,8 @@ class _Start:
     def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
         """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
         host = self._config.http.host
-        environment = serve_environment(cluster.folder, host, haproxy=None if cluster.folder else False)
+        haproxy = None if cluster.folder else False
+        environment = serve_environment(cluster.folder, host, haproxy=haproxy, limits=self._config.limits)
         return environment | tls_variable(self._config.tls)
 
     def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:

@@ -101,11 +101,16 @@ def unservable(seq: Seq, runner: ModelRunner, block_size: int, *, handing_over: 
     """Why this worker can never serve `seq`, or None."""
     if not seq.prompt_token_ids:
         return InvalidRequestError("prompt: empty; give at least one token", "prompt")
-    highest = max(seq.prompt_token_ids)
-    if highest >= runner.vocab_size:
-        return InvalidRequestError(
-            f"prompt: token id {highest} is not in the vocabulary of {runner.vocab_size}", "prompt"
-        )
+    biased = (token_id for token_id, _ in seq.params.logit_bias)
+    for name, highest in (
+        ("prompt", max(seq.prompt_token_ids)),
+        ("choices", max(seq.output_token_ids, default=0)),
+        ("logit_bias", max(biased, default=0)),
+    ):
+        if highest >= runner.vocab_size:
+            return InvalidRequestError(
+                f"{name}: token id {highest} is not in the vocabulary of {runner.vocab_size}", name
+            )
     return too_long(
         seq,
         max_model_len=runner.max_model_len,

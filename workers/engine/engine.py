@@ -90,6 +90,7 @@ class Engine:
             unservable=self._unservable,
             tell=self._tell,
             copy_blocks=runner.copy_blocks,
+            vocab_size=runner.vocab_size,
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
         self.outbox: Outbox | None = None

@@ -38,6 +38,7 @@ class Serving:
         unservable: Why this worker can never serve a sequence (and whether it shall be handed over), or None.
         tell: An ingress id, and an output for it.
         copy_blocks: See `Forking`.
+        vocab_size: Token ids are below it; None: nobody computes with them.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Serving:
         unservable: Callable[[Seq, bool], BatonError | None],
         tell: Callable[[str, TokenOutput], None],
         copy_blocks: CopyBlocks,
+        vocab_size: int | None = None,
     ) -> None:
         self.blocks = blocks
         self.scheduler = scheduler
@@ -67,6 +69,7 @@ class Serving:
         self._read = read
         self._unservable = unservable
         self._tell = tell
+        self._vocab_size = vocab_size
         self._forking = Forking(jobs=self.jobs, scheduler=scheduler, blocks=blocks, copy_blocks=copy_blocks)
 
     def connect(self, outbox: Outbox | None, inbox: Inbox | None) -> None:
@@ -85,7 +88,12 @@ class Serving:
 
     def submit(self, ingress_id: str, submit: Submit) -> None:
         handing_over = submit.HasField("decode")
-        job = self._admit(ingress_id, submit, handing_over=handing_over)
+        try:
+            job = self._admit(ingress_id, submit, handing_over=handing_over)
+        except BatonError as error:  # malformed: it costs its sender an answer, not everybody the worker
+            for output in wire.refusals(submit, error):
+                self._tell(ingress_id, output)
+            return
         if job is None:
             return
         if handing_over and job.seq.params.max_tokens - len(job.seq.output_token_ids) > 1:  # else nothing is left
@@ -315,14 +323,28 @@ class Serving:
     def _start_decoding(self, job: Job, arrival: Arrived) -> bool:
         """False: none of its choices goes on."""
         seq = job.seq
-        assert arrival.num_tokens == seq.num_tokens, f"{arrival.key}: {arrival.num_tokens} of {seq.num_tokens} tokens"
-        seq.num_computed_tokens = arrival.num_tokens
         job.handover = None
+        if (fault := self._fault(seq, arrival)) is not None:
+            self._tell_error(job, fault)
+            self.finish(job)
+            return False
+        seq.num_computed_tokens = arrival.num_tokens
         self.blocks.commit(seq)
-        going = [(choice, token) for choice, token in arrival.first_tokens if choice in job.choices]
+        first_tokens = dict(arrival.first_tokens)
+        going = [(choice, first_tokens[choice]) for choice in job.choices if choice in first_tokens]
         if not going:
             self.finish(job)
             return False
         self.scheduler.add_running(seq)
         self._forking.fork(job, going)
         return True
+
+    def _fault(self, seq: Seq, arrival: Arrived) -> UnavailableError | None:
+        """Why what a peer sent is of no use, if so."""
+        name = arrival.key.request_id
+        if arrival.num_tokens != seq.num_tokens:
+            return UnavailableError(f"{name}: KV of {arrival.num_tokens} tokens came, the request has {seq.num_tokens}")
+        highest = max((token for _, token in arrival.first_tokens), default=0)
+        if self._vocab_size is not None and highest >= self._vocab_size:
+            return UnavailableError(f"{name}: token id {highest} came, of a vocabulary of {self._vocab_size}")
+        return None

@@ -1,6 +1,7 @@
 """Between the worker's messages and the engine's plain data."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2, worker_pb2
@@ -19,10 +20,17 @@ _REASONS = {
 
 
 def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
-    """Unset fields take their defaults; ranges were checked by the ingress."""
+    """Unset fields take their defaults. Ranges were checked by the ingress, and are here: a value out of them would end
+    the worker.
+
+    Raises: InvalidRequestError.
+    """
     if not message.HasField("max_tokens"):
         raise InvalidRequestError("max_tokens: none given; the ingress sets it", "max_tokens")
     said = {descriptor.name: value for descriptor, value in message.ListFields()}
+    for name in said.keys() & SAMPLER_ROWS.keys():
+        if (refusal := SAMPLER_ROWS[name].refusal(name, said[name])) is not None:
+            raise InvalidRequestError(refusal, name)
     return SamplingParams(**{name: row.read(said[name]) for name, row in SAMPLER_ROWS.items() if name in said})
 
 
@@ -34,12 +42,22 @@ def sampling_message(params: SamplingParams) -> inference_pb2.SamplingParams:
 
 
 def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
-    """The sequence of the first choice of `submit`."""
+    """The sequence of the first choice of `submit`. Raises: InvalidRequestError: it is malformed."""
     if not submit.choices:
         raise InvalidRequestError("choices: none given; name at least one", "choices")
     if len(submit.choices) > 1 and any(choice.output_token_ids for choice in submit.choices):
         raise InvalidRequestError("choices: several that have output; submit each alone", "choices")
+    if len({choice.choice for choice in submit.choices}) < len(submit.choices):
+        raise InvalidRequestError("choices: one of them stands twice; name each once", "choices")
+    if math.isnan(submit.timeout_s):
+        raise InvalidRequestError("timeout_s: is no number; give seconds", "timeout_s")
     first = submit.choices[0]
+    params = sampling_params(submit.sampling)
+    if len(first.output_token_ids) >= params.max_tokens:
+        raise InvalidRequestError(
+            f"max_tokens: {params.max_tokens}, and choice {first.choice} has {len(first.output_token_ids)} already",
+            "max_tokens",
+        )
     return Seq(
         request_id=submit.request_id,
         choice=first.choice,
@@ -47,7 +65,7 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         ingress_id=ingress_id,
         prompt_token_ids=tuple(submit.prompt_token_ids),
         output_token_ids=list(first.output_token_ids),
-        params=sampling_params(submit.sampling),
+        params=params,
         arrived_s=now_s,
         deadline_s=now_s + submit.timeout_s,
         siblings=tuple(choice.choice for choice in submit.choices[1:]),
@@ -88,7 +106,21 @@ def final(
         finish_reason=_REASONS[reason],
     )
     if error is not None:
-        message.error.code = code or error.code
-        message.error.message = error.message
-        message.error.retryable = error.retryable
+        message.error.CopyFrom(_error_message(error, code))
     return message
+
+
+def refusals(submit: worker_pb2.Submit, error: BatonError) -> Iterator[worker_pb2.TokenOutput]:
+    """A last message for each choice of a request that is no sequence."""
+    for choice in dict.fromkeys(choice.choice for choice in submit.choices):
+        yield worker_pb2.TokenOutput(
+            request_id=submit.request_id,
+            choice=choice,
+            attempt=submit.attempt,
+            finish_reason=inference_pb2.FINISH_REASON_ERROR,
+            error=_error_message(error, None),
+        )
+
+
+def _error_message(error: BatonError, code: str | None) -> worker_pb2.WorkerError:
+    return worker_pb2.WorkerError(code=code or error.code, message=error.message, retryable=error.retryable)

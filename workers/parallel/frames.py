@@ -32,10 +32,44 @@ def send(connection: socket.socket, kind: Kind, payload: bytes | bytearray = b""
 
 def receive(connection: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[Kind, bytearray]:
     """Blocks until a frame is there. Raises: ConnectionLost."""
-    kind, length = HEADER.unpack(_exactly(connection, HEADER.size))
+    header = _exactly(connection, HEADER.size)
+    length = _length(header, max_bytes)
+    return Kind(header[0]), _exactly(connection, length)
+
+
+def _length(header: bytes | bytearray, max_bytes: int) -> int:
+    """Of the payload. Raises: ConnectionLost: it is too long, or of no kind that we know."""
+    kind, length = HEADER.unpack(header)
     if length > max_bytes or kind not in iter(Kind):
         raise ConnectionLost(f"a frame of kind {kind} and {length} bytes is none of ours")
-    return Kind(kind), _exactly(connection, length)
+    return int(length)
+
+
+class Partial:
+    """One frame that comes bit by bit over a connection that does not block; nothing behind it is read."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._found = bytearray()
+
+    def read(self, connection: socket.socket) -> tuple[Kind, bytearray] | None:
+        """None: more of it is to come. Raises: ConnectionLost."""
+        while missing := self._num_missing():
+            try:
+                data = connection.recv(missing)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise ConnectionLost(str(error)) from error
+            if not data:
+                raise ConnectionLost("the connection is closed")
+            self._found += data
+        return Kind(self._found[0]), self._found[HEADER.size :]
+
+    def _num_missing(self) -> int:
+        if len(self._found) < HEADER.size:
+            return HEADER.size - len(self._found)
+        return HEADER.size + _length(bytes(self._found[: HEADER.size]), self._max_bytes) - len(self._found)
 
 
 def is_readable(connection: socket.socket) -> bool:

@@ -242,10 +242,13 @@ class Gang:
         """Takes one frame; whether more may come."""
         try:
             kind, payload = frames.receive(connection)
-        except ConnectionLost as error:
+            self._heard_s[other] = time.monotonic()
+            return self._understand(other, kind, payload)
+        except (ConnectionLost, struct.error, ValueError, KeyError, TypeError) as error:  # gone, or it talks nonsense
             self._lost(other, error)
             return False
-        self._heard_s[other] = time.monotonic()
+
+    def _understand(self, other: int, kind: Kind, payload: bytearray) -> bool:
         if kind is Kind.BEAT:
             self._note_progress(other, payload)
         elif kind is Kind.MESSAGE:
@@ -302,7 +305,7 @@ class Gang:
                 self._end(UnavailableError(f"rank {self.rank} of the gang failed: {error}"))
                 return
 
-    def _lost(self, other: int, error: ConnectionLost) -> UnavailableError:
+    def _lost(self, other: int, error: Exception) -> UnavailableError:
         fault = UnavailableError(f"rank {other} of the gang is gone ({error})")
         self._end(fault)
         return fault

@@ -15,14 +15,14 @@ from typing import Any, Self
 
 from baton.errors import ConfigError, UnavailableError
 from workers.parallel import frames
+from workers.parallel.doorway import HELLO_TIMEOUT_S, Doorway
 from workers.parallel.frames import ConnectionLost, Kind
 from workers.parallel.gang import LEADER, SILENCE_S, Fail, Gang
 from workers.parallel.meeting import NO_GROUP, Meeting, Told
 
 logger = logging.getLogger(__name__)
 CONTROL, STEPS = "control", "steps"
-HELLO_TIMEOUT_S = 5.0
-MAX_HELLO_BYTES = 64 << 10  # of a peer that has not shown the secret yet
+MAX_STRANGERS = 64  # connections at a time, beside the ranks' own, that have not said who they are
 RETRY_S = 0.05
 ALL = "all"  # the group of all ranks
 
@@ -38,7 +38,7 @@ class Lobby:
     def __init__(self, *, host: str, size: int, secret: str, backend: str = "gloo") -> None:
         self._host, self._size, self._secret, self._backend = host, size, secret, backend
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family, backlog=2 * size)
+        self._listener = socket.create_server((host, 0), family=family, backlog=2 * size + MAX_STRANGERS)
         self.address = f"{host}:{self._listener.getsockname()[1]}"
 
     def gather(self, *, timeout_s: float, fail: Fail) -> Gang:
@@ -49,8 +49,7 @@ class Lobby:
         found: dict[str, dict[int, socket.socket]] = {CONTROL: {}, STEPS: {}}
         deadline = time.monotonic() + timeout_s
         try:
-            while sum(map(len, found.values())) < 2 * (self._size - 1):
-                self._admit(found, deadline)
+            self._admit_all(found, deadline)
             meeting = self._open_meeting(found[STEPS], timeout_s)
             group = meeting.group(ALL, LEADER, self._size)
         except BaseException:
@@ -78,33 +77,40 @@ class Lobby:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _admit(self, found: dict[str, dict[int, socket.socket]], deadline: float) -> None:
-        self._listener.settimeout(max(0.001, deadline - time.monotonic()))
+    def _admit_all(self, found: dict[str, dict[int, socket.socket]], deadline: float) -> None:
+        """Raises: UnavailableError: not all of them came in time."""
+        num_missing = 2 * (self._size - 1)
+        with Doorway(self._listener, max_waiting=num_missing + MAX_STRANGERS) as doorway:
+            for connection, kind, payload in doorway.hellos(deadline):
+                num_missing -= self._admit(found, connection, kind, payload)
+                if not num_missing:
+                    return
+        here = sorted({LEADER, *found[CONTROL]} & {LEADER, *found[STEPS]})
+        raise UnavailableError(f"of a gang of {self._size}, ranks {here} came in time; the others did not")
+
+    def _admit(
+        self, found: dict[str, dict[int, socket.socket]], connection: socket.socket, kind: Kind, payload: bytearray
+    ) -> bool:
+        """Whether it is one of ours."""
         try:
-            connection, _ = self._listener.accept()
-        except TimeoutError as error:
-            here = sorted({LEADER, *found[CONTROL]} & {LEADER, *found[STEPS]})
-            raise UnavailableError(
-                f"of a gang of {self._size}, ranks {here} came in time; the others did not"
-            ) from error
-        _tune(connection, HELLO_TIMEOUT_S)
-        try:
-            kind, payload = frames.receive(connection, MAX_HELLO_BYTES)
             hello = json.loads(payload) if kind is Kind.HELLO else {}
             self._check(hello, found)
-        except (ConnectionLost, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             logger.warning("a connection to the gang was refused: %s", error)
             connection.close()
-            return
+            return False
         _tune(connection, SILENCE_S if hello["channel"] == CONTROL else None)
         found[hello["channel"]][hello["rank"]] = connection
+        return True
 
-    def _check(self, hello: dict[str, Any], found: dict[str, dict[int, socket.socket]]) -> None:
+    def _check(self, hello: Any, found: dict[str, dict[int, socket.socket]]) -> None:
         """Raises: ValueError: no rank of this gang, or one that is here already."""
-        if not hmac.compare_digest(str(hello.get("secret", "")), self._secret):
+        if not isinstance(hello, dict):
+            raise ValueError("its first frame is no hello")
+        if not hmac.compare_digest(str(hello.get("secret", "")).encode(errors="replace"), self._secret.encode()):
             raise ValueError("its secret is missing or wrong")
         rank, channel = hello.get("rank"), hello.get("channel")
-        if channel not in found or not isinstance(rank, int) or not LEADER < rank < self._size:
+        if channel not in (CONTROL, STEPS) or type(rank) is not int or not LEADER < rank < self._size:
             raise ValueError(f"rank {rank!r}, channel {channel!r} is none of a gang of {self._size}")
         if hello.get("size") != self._size or rank in found[channel]:
             raise ValueError(f"rank {rank} is here already, or counts {hello.get('size')} ranks and not {self._size}")

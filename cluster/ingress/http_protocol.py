@@ -1,0 +1,125 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on what comes before a request has headers: bytes, time and connections.
+
+uvicorn's own has none of them: headers may be as long, and take as long, as the client likes. A refusal is an error in
+OpenAI's shape and the end of the connection. Bodies are the application's to bound (`cluster.ingress.bodies`).
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from baton.errors import BatonError, InvalidRequestError, RequestTimeoutError, RequestTooLargeError, UnavailableError
+from cluster.config.schema import LimitsConfig
+from cluster.ingress.errors import error_body, error_headers
+
+LINGER_S, LINGER_BYTES = 2.0, 4 << 20
+
+
+class HeadersTooLargeError(RequestTooLargeError):
+    http_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    def __init__(self, limits: LimitsConfig, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._limits = limits
+        self._awaits_headers = True
+        self._is_of_headers = True  # all that was received last
+        self._num_header_bytes = 0  # of a request whose headers are not whole yet
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._refusal: BatonError | None = None
+        self._num_lingering_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections:
+            most = self._limits.max_connections
+            self._refuse(UnavailableError(f"{most} connections are open, the most that this server takes"))
+        else:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            self._linger(len(data))
+            return
+        self._is_of_headers = self._awaits_headers
+        if self._is_of_headers:
+            self._start_timer()
+        super().data_received(data)
+        if self._is_of_headers and self._refusal is None:
+            self._num_header_bytes += len(data)
+            if self._num_header_bytes > self._limits.max_header_bytes:
+                self._refuse(self._too_large())
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._awaits_headers = self._is_of_headers = False
+        self._num_header_bytes = 0
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limits.max_header_bytes:
+            self._refusal = self._too_large()
+            raise self._refusal  # ends the parser, and so comes to `send_400_response`
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._awaits_headers = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls where the parser fails."""
+        self._refuse(self._refusal or InvalidRequestError("this is no HTTP/1.1 request"))
+
+    def _too_large(self) -> BatonError:
+        return HeadersTooLargeError(
+            f"the request's headers are over {self._limits.max_header_bytes} bytes, the limit of this server "
+            "(limits.max_header); send what is long in the body"
+        )
+
+    def _start_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._time_is_up)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _time_is_up(self) -> None:
+        seconds = self._limits.header_timeout_s
+        self._refuse(RequestTimeoutError(f"the request's headers did not come within {seconds:g} s"))
+
+    def _refuse(self, error: BatonError) -> None:
+        self._refusal = error
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering or self.transport.is_closing():  # it would end up amid the answer
+            self.transport.close()
+            return
+        self.transport.write(written(error))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._header_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _linger(self, num_bytes: int) -> None:
+        """What comes after a refusal is forgotten: a client that is still sending when the connection ends would hear
+        no answer."""
+        self._num_lingering_bytes += num_bytes
+        if self._num_lingering_bytes > LINGER_BYTES:
+            self.transport.close()
+
+
+def written(error: BatonError) -> bytes:
+    """A whole HTTP/1.1 response, after which the connection ends."""
+    body = json.dumps(error_body(error))
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    status = HTTPStatus(error.http_status)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in (headers | error_headers(error)).items()]
+    return "\r\n".join([*lines, "", body]).encode()

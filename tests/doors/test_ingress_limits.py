@@ -1,0 +1,82 @@
+"""The ingress's own servers, without a proxy in front, bound what comes before anybody has looked at it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.doors import attacks, probes, processes
+from tests.doors.ingress_process import LIMITS
+from tests.doors.processes import ServerProcess
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with processes.ingress() as made:
+        probes.http(made.told["http"])
+        yield made
+        probes.http(made.told["http"])
+        probes.inference(made.told["grpc"])
+
+
+async def test_a_header_without_end_is_refused_early_and_not_held(server: ServerProcess) -> None:
+    before = psutil.Process(server.process.pid).memory_info().rss
+    seen = await attacks.long_header(server.told["http"])
+    assert seen.status in ("431", "closed")
+    assert seen.num_sent < 32 << 20  # what sockets hold
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 32 << 20
+
+
+@pytest.mark.parametrize("attack", [attacks.announced_body, attacks.endless_body])
+async def test_a_body_that_is_too_long_is_refused_and_not_held(
+    server: ServerProcess, attack: Callable[[int], Awaitable[attacks.Seen]]
+) -> None:
+    before = psutil.Process(server.process.pid).memory_info().rss
+    seen = await attack(server.told["http"])
+    assert seen.status == "413"
+    assert seen.num_sent < 128 << 20
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 32 << 20
+
+
+async def test_a_client_that_asks_first_is_told_before_it_sends(server: ServerProcess) -> None:
+    head = b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % (LIMITS.max_body_bytes + 1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+    writer.write(attacks.POST + head)
+    assert (await asyncio.wait_for(reader.readline(), 1.5)).split()[1] == b"413"
+    writer.close()
+
+
+async def test_the_slow_and_the_silent_are_let_go_in_time(server: ServerProcess) -> None:
+    port = server.told["http"]
+    headers, bodies, silent = await asyncio.gather(
+        attacks.slow_headers(port, 10), attacks.slow_bodies(port, 10), attacks.silence(port, 10)
+    )
+    assert {seen.status for seen in (*headers, *bodies, *silent)} == {"408"}
+    assert min(seen.took_s for seen in headers) >= LIMITS.header_timeout_s - 0.1
+    assert min(seen.took_s for seen in bodies) >= LIMITS.body_timeout_s - 0.1
+
+
+async def test_a_grpc_message_over_the_limit_is_refused_and_half_of_one_is_let_go(server: ServerProcess) -> None:
+    port = server.told["grpc"]
+    assert await attacks.long_message(port, LIMITS.max_body_bytes + 1) == "RESOURCE_EXHAUSTED"
+    assert dict(await attacks.half_messages(port, 10)) == {"status 4": 10}  # DEADLINE_EXCEEDED
+
+
+async def test_rapid_resets_end_no_server(server: ServerProcess) -> None:
+    num_streams, _ = await attacks.rapid_resets(server.told["grpc"], 2_000)
+    assert num_streams >= 2_000
+    await asyncio.to_thread(probes.inference_soon, server.told["grpc"])
+
+
+@pytest.mark.parametrize(
+    "num_bytes", [LIMITS.max_header_bytes + 1, LIMITS.max_body_bytes - 100, LIMITS.max_body_bytes * 4]
+)
+async def test_a_long_body_is_no_header_and_one_that_is_too_long_is_answered_when_all_was_sent(
+    server: ServerProcess, num_bytes: int
+) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.told['http']}", timeout=20) as client:
+        for _ in range(3):  # on one connection where it can be
+            reply = await client.post("/tokenize", content=b" " * num_bytes + b'{"prompt": "Once"}')
+            assert reply.status_code == (413 if num_bytes > LIMITS.max_body_bytes else 200)
