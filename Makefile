@@ -30,11 +30,20 @@ serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=clus
 # Tests of one process run side by side; those that start a cluster, one after the other. 5: PYTEST_ARGS leave none.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 
-test: install ## all tests but the slow ones
+# Tests of the chart skip where npm cannot bring it either.
+.PHONY: helm manifests
+helm: install
+	@$(BIN)/python -m tools.get_helm >/dev/null || true
+
+MANIFESTS ?= build/manifests
+manifests: helm ## the chart as plain YAML, a file for each of helm/baton/ci: make manifests MANIFESTS=folder
+	@$(BIN)/python -m tools.manifests $(MANIFESTS)
+
+test: helm ## all tests but the slow ones
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not cluster' $(PYTEST_ARGS) || test $$? = 5
 	$(BIN)/python -m pytest -m 'not slow and cluster' $(PYTEST_ARGS) || test $$? = 5
 
-test-all: install ## all tests
+test-all: helm ## all tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not cluster' $(PYTEST_ARGS) || test $$? = 5
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS) || test $$? = 5
 

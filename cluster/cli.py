@@ -13,6 +13,7 @@ from baton.errors import BatonError, ConfigError, InvalidRequestError
 COMMANDS = {
     "up": "Start a cluster, or apply a changed file to the running one; returns when it answers.",
     "serve": "The same in the foreground: Ctrl-C ends everything.",
+    "keep": "Keep a cluster on somebody else's Ray as a file says; for pods.",
     "status": "Pools, workers, blocks, requests and KV transfers of the running cluster.",
     "down": "Finish what runs, then end the cluster and every process of it.",
     "generate": "Continue a text.",

@@ -121,6 +121,9 @@ class HTTPConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     replicas: int = 1
+    node_resource: str = (
+        ""  # Ray's custom resource of which each replica takes 1; empty: one on the head, more anywhere
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

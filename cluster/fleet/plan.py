@@ -74,27 +74,33 @@ class FleetPlan:
         )
 
 
+class NeedsDownError(ConfigError):
+    """A config by itself good, that the running cluster cannot become."""
+
+
 def check_change(old: FleetPlan, new: FleetPlan) -> None:
-    """Raises: ConfigError: `new` changes more than a running cluster can follow: the counts of its pools' workers."""
+    """Raises: NeedsDownError: `new` changes more than a running cluster follows, its pools' worker counts."""
     before, after = flatten(old.config), flatten(new.config)
     changed = [key for key in before if before[key] != after[key] and not _may_change(key)]
     if changed:
         key = changed[0]
         more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
         if key == "auth.keys":
-            raise ConfigError(
+            raise NeedsDownError(
                 f"{key}: cannot change while the cluster runs{more}; run `baton down` first, or keep keys in "
                 "auth.keys_file, which is read again when it changes"
             )
-        raise ConfigError(
+        raise NeedsDownError(
             f"{key}: {before[key]!r} cannot become {after[key]!r} while the cluster runs{more}; run `baton down` first"
         )
     modes = [bool(plan.config.pools.mixed.workers) for plan in (old, new)]
     if modes[0] is not modes[1]:
-        raise ConfigError("pools: mixed and separate pools cannot change places on a running cluster; run `baton down`")
+        raise NeedsDownError(
+            "pools: mixed and separate pools cannot change places on a running cluster; run `baton down`"
+        )
     counts = [plan.config.pools.draft.workers for plan in (old, new)]
     if bool(counts[0]) is not bool(counts[1]):
-        raise ConfigError(
+        raise NeedsDownError(
             f"pools.draft.workers: {counts[0]} cannot become {counts[1]} while the cluster runs: workers that decode "
             "are started either with a draft model of their own or for draft workers; run `baton down` first"
         )

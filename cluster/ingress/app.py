@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -192,8 +192,6 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     from ray.serve.config import HTTPOptions, gRPCOptions
     from ray.serve.schema import ApplicationStatus
 
-    from cluster.fleet.nodes import ON_HEAD
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
     if Path(model_path).is_dir():
         Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
@@ -221,12 +219,12 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         health=config.health,
         limits=config.limits,
     )
-    place = {"resources": ON_HEAD} if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
+    resources = _resources(config)
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0, **place},
+        ray_actor_options={"num_cpus": 0, **({"resources": resources} if resources else {})},
         graceful_shutdown_timeout_s=5,
         health_check_period_s=1,  # a dead one is found then; a new one takes 5 s more
         health_check_timeout_s=3,
@@ -241,6 +239,15 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
     except (RayError, RuntimeError, TimeoutError) as error:
         raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
+
+
+def _resources(config: BatonConfig) -> Mapping[str, float]:
+    """Of Ray's accounting, that each replica takes: they say on which nodes replicas are."""
+    from cluster.fleet.nodes import ON_HEAD
+
+    if config.http.node_resource:
+        return {config.http.node_resource: 1.0}
+    return ON_HEAD if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
 
 
 def undeploy() -> None:

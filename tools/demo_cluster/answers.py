@@ -33,20 +33,23 @@ class Asking:
 
     def __init__(self, cluster: Cluster, prompt: str, num_streams: int, *, target: str = "") -> None:
         command = [sys.executable, ASK, target or cluster.grpc, str(num_streams), str(MAX_TOKENS), prompt]
+        self._said = cluster.hosts.folder / "ask.log"
         self._process = subprocess.Popen(
             cluster.hosts.inside(LAPTOP, command, cwd=HOME),
             env={"PATH": cluster.env["PATH"], "HOME": HOME, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said.open("w"),
             text=True,
         )
         assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != "answering":
-            raise AssertionError(f"no answer began: {self._process.communicate(timeout=TIMEOUT_S)[1]}")
+        self._printed = self._process.stdout
+        if self._printed.readline().strip() != "answering":
+            raise AssertionError(f"no answer began: {self._said.read_text()}")
 
     def answers(self) -> Answers:
-        printed, said = self._process.communicate(timeout=TIMEOUT_S)
-        assert self._process.returncode == 0, said
+        """Ends by itself: each request has a deadline."""
+        printed = self._printed.read()
+        assert self._process.wait(TIMEOUT_S) == 0, self._said.read_text()
         return Answers.read(printed)
 
 

@@ -91,7 +91,7 @@ class Story:
             f"import socket; c = socket.create_connection(({address!r}, 5001)); c.sendall(bytes(64 << 20)); c.close()"
         )
         self.hosts.run(PREFILL, [f"{BIN}/python", "-c", send])
-        rate = float(sink.communicate(timeout=60)[0])
+        rate = float(sink.stdout.read())
         assert 300 < rate < 1100, f"{rate} Mbit/s"
         yield f"{PREFILL} sends {DECODES[0]} {rate:.0f} Mbit/s"
 
@@ -148,7 +148,7 @@ class Story:
 
     def worker_is_old(self, name: str, incarnation: str) -> bool:
         worker = self.cluster.workers()[name]
-        return worker["incarnation"] == incarnation or worker["phase"] != "ready"
+        return bool(worker["incarnation"] == incarnation or worker["phase"] != "ready")
 
     def ray_processes(self, name: str) -> list[str]:
         """Command lines of all processes but SSH's."""

@@ -82,7 +82,8 @@ class Cloud:
             "'baton.dev/pool', 'head') for row in ray.nodes() if row['Alive']]))"
         )
         said = self.hosts.run(HOST, ["python", "-c", code], env=self.env).stdout
-        return Counter(json.loads(said.splitlines()[-1]))
+        (line,) = [line for line in said.splitlines() if line.startswith('["')]  # the autoscaler speaks beside it
+        return Counter(json.loads(line))
 
     def wait(self, what: str, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -105,7 +106,11 @@ def fake_cloud(gcs_address: str) -> dict[str, Any]:
         "cluster_name": "fake",
         "max_workers": aws["max_workers"],
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",  # by its own name it would want a file that Ray's wheel does not have
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "use_node_id_as_ip": True,  # all nodes have one address
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_NODE_ID,
             "gcs_address": gcs_address,
