@@ -9,9 +9,11 @@ A few per cent are less than what a machine's minutes differ by. So sides take t
 runner: what happens to the machine happens to all. So many answers always run: where one ends, the next begins,
 with its prompt in the prefix cache. A fixed number of answers would tell something else: those that drafts serve well
 end sooner, and the others go on in a smaller batch, where steps make fewer tokens. What a side has learnt it keeps from
-round to round: in the first one learning is paid.
+round to round: in the first one learning is paid. Where a side's KV lies in memory alone makes its steps some per cent
+faster or slower, so the places go round: the mean is of the rounds after the first, of as many as there are methods.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -64,43 +66,54 @@ class Sides:
     ) -> tuple[dict[str, list[float]], str]:
         """Of each side its rate beside that of none, round by round; and whether the texts were equal."""
         texts = Texts()
-        sides = {
+        ratios: dict[str, list[float]] = {name: [] for name in self._speculations}
+        for number in range(num_rounds):
+            sides = self._sides(number, prompts, num_tokens, temperature, texts)
+            rates = run_round(sides, num_at_once, num_tokens)
+            for name, rate in rates.items():
+                ratios[name].append(rate / rates[NONE])
+        return ratios, texts.told()
+
+    def _sides(
+        self, shift: int, prompts: Prompts, num_tokens: int, temperature: float, texts: Texts
+    ) -> dict[str, Side]:
+        """Each with the place in memory that another one had before."""
+        count = len(self._speculations)
+        return {
             name: Side(
                 self._way(name),
                 self._runner,
                 speculation,
                 prompts=prompts,
                 num_tokens=num_tokens,
-                part=(number, len(self._speculations)),
+                part=((number + shift) % count, count),
                 answered=texts.add,
                 clock=self._clock,
                 temperature=temperature,
             )
             for number, (name, speculation) in enumerate(self._speculations.items())
         }
-        for side in sides.values():
-            side.read_prompts()
-        ratios: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(num_rounds):
-            rates = run_round(sides, num_at_once, num_tokens)
-            for name, rate in rates.items():
-                ratios[name].append(rate / rates[NONE])
-        for side in sides.values():
-            side.end()
-        return ratios, texts.told()
 
 
 def run_round(sides: dict[str, Side], num_at_once: int, num_tokens: int) -> dict[str, float]:
     """Tokens a second of each side, over about `num_tokens` of each answer."""
     names = list(sides)
     for side in sides.values():  # begins the first answers, which is not timed
+        side.read_prompts()
         side.advance(num_at_once, num_at_once)
     slices: dict[str, list[Slice]] = {name: [] for name in names}
     for number in range(num_tokens // TURN_STEPS):
         shift = number % len(names)
         for name in [*names[shift:], *names[:shift]]:
             slices[name].append(sides[name].advance(num_at_once, TURN_STEPS * num_at_once))
+    for side in sides.values():
+        side.end()
     return {name: joined(turns).rate for name, turns in slices.items()}
+
+
+def cell(side: str, ratios: Sequence[float]) -> str:
+    rounds = " ".join(f"{ratio:.3f}" for ratio in ratios)
+    return f"{side} {statistics.geometric_mean(ratios[1:]):.3f} x (round by round {rounds})"
 
 
 def main(
@@ -109,7 +122,7 @@ def main(
     concurrency: Annotated[str, typer.Option("--concurrency", help="Comma-separated.")] = "16",
     tokens: Annotated[int, typer.Option("--tokens", min=8, help="Of each answer.")] = 128,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="As speculation.max_tokens.")] = 8,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="After the first.")] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", help="After the first; 0: as many as methods.")] = 0,
     methods: Annotated[
         str, typer.Option("--methods", help="Comma-separated, none among them; :4 for trees of width 4.")
     ] = "none,ngram,ngram:4",
@@ -125,6 +138,7 @@ def main(
     sizes, names = [int(word) for word in concurrency.split(",")], methods.split(",")
     if NONE not in names:
         raise typer.BadParameter(f"{methods}: add none, which the others are held against", param_hint="--methods")
+    rounds = rounds or len(names)
     if quick:
         rounds, tokens, prompts = 1, min(tokens, 40), prompts or ("novel" if plain else "question")
     sets = {
@@ -144,8 +158,8 @@ def main(
         for size in sizes:
             chosen = [ids[index % len(ids)] for index in range(size)]
             ratios, told = sides.compare(chosen, size, tokens, rounds + 1, temperature)
-            cells = [f"{side} {' '.join(f'{one:.3f}' for one in ratios[side])} x" for side in names if side != NONE]
-            print(f"{name:16} {size:3} at once, round by round: {'   '.join(cells)}   {told}", flush=True)
+            cells = [cell(side, ratios[side]) for side in names if side != NONE]
+            print(f"{name:16} {size:3} at once: {'   '.join(cells)}   {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ def test_the_application_answers_over_both_protocols_on_loopback_alone(proxy: st
     assert {"baton.v1.Inference", "grpc.health.v1.Health"} <= set(result["reflection"])
     assert result["concurrent"] == [8] * 150
     assert result["seconds_to_free"] < 1.0
-    print(result["seconds_to_free"], result["seconds_to_free_many"])
     assert result["seconds_to_free_many"] < 2.0
     assert result["port_taken"].startswith("http.port: ")
     assert result["open_ports"] == []

@@ -316,7 +316,7 @@ def test_only_entries_and_the_fleet_import_ray() -> None:
 
 
 # Runs inside Serve's own processes, and reaches into its private modules from there.
-SERVE_BINDING = {"cluster.ingress.binding"}
+SERVE_BINDING = {"cluster.ingress.binding", "cluster.ingress.leaving"}
 
 
 def test_the_walk_sees_lazy_imports_and_skips_type_checking() -> None:

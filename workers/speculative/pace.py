@@ -20,8 +20,8 @@ PROBE_DEPTH = 2
 FIRST_DEPTH = 2  # of drafts whose cost is not known; then up to twice as deep as was drafted
 ALLOWANCE = 0.01  # plain steps, with each step
 FIRST, MOST, LEAST = 2.0, 6.0, -100.0  # plain steps in an account: at first, and at most; of debt no more is remembered
-HALT, RESUME = -8.0, 0.0  # drafting stops at the one, and goes on at the other
-PRICE = 0.05  # more to be promised for each plain step of debt
+HALT, RESUME = -4.0, 0.0  # drafting stops at the one, and goes on at the other
+PRICE = 0.1  # more to be promised for each plain step of debt
 MOST_LOST = 5.0  # plain steps by one step: more was a disturbance
 
 

@@ -141,13 +141,13 @@ def test_a_few_hundred_draws_follow_it(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_many_draws_follow_it(name: str) -> None:
-    check(name, first_seed=1 << 20, num_seeds=6144)
+    check(name, first_seed=1 << 20, num_seeds=3072)
 
 
 @pytest.mark.slow
 def test_a_draft_that_were_taken_more_often_than_it_is_drawn_would_be_seen() -> None:
     """One draw in 12 is the likeliest outcome whatever was drawn."""
-    found, _ = drawn(DRAFTERS["none"], 1, 4096)
+    found, _ = drawn(DRAFTERS["none"], 1, 3072)
     likeliest = max(probabilities(), key=probabilities().__getitem__)
     bent: Counter[Outcome] = Counter({outcome: count - count // 12 for outcome, count in found.items()})
     bent[likeliest] += found.total() - bent.total()
