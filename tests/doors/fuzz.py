@@ -141,6 +141,7 @@ class _Run:
     server: ServerProcess
     probe: Callable[[], None]
     outcomes: Outcomes
+    _num_seen: int = 0  # tracebacks
 
     async def all(self, name: str, num_cases: int, open_door: Callable[[Random], Case]) -> None:
         counter = self.outcomes.counts[name] = Counter[str]()
@@ -151,7 +152,8 @@ class _Run:
             left -= now
             await asyncio.gather(*(self._some(case, _part(now, at), counter) for at, case in enumerate(cases)))
             await self._probe(counter)
-        counter["TRACEBACK"] += self.server.log.count("Traceback") - self._num_seen()
+        counter["TRACEBACK"] += self.server.num_tracebacks - self._num_seen
+        self._num_seen = self.server.num_tracebacks
         counter += Counter()  # drops what is zero
 
     async def _some(self, case: Case, num_cases: int, counter: Counter[str]) -> None:
@@ -164,9 +166,6 @@ class _Run:
         except Exception as error:
             counter["DEATH"] += 1
             print(f"a good request failed: {error!r}\n{self.server.log[-4000:]}")
-
-    def _num_seen(self) -> int:
-        return sum(counter["TRACEBACK"] for counter in self.outcomes.counts.values()) if self.outcomes.counts else 0
 
 
 def _part(num_cases: int, index: int) -> int:

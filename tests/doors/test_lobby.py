@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from baton.errors import BatonError
 from workers.parallel import frames
 from workers.parallel.doorway import HELLO_TIMEOUT_S
 from workers.parallel.frames import HEADER, Kind
@@ -142,3 +143,34 @@ def test_a_frame_is_read_as_it_comes_and_nothing_behind_it() -> None:
     assert ours.recv(10) == b"next"
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        _frame(b"abc", Kind.BEAT),
+        _frame(b"[]", Kind.FAULT),
+        _frame(b"\xff", Kind.FAULT),
+        _frame(b"", 77),
+        HEADER.pack(Kind.MESSAGE, 2**32 - 1),
+    ],
+    ids=["a short beat", "a fault that is a list", "a fault that is no text", "an unknown kind", "4 GiB"],
+)
+def test_a_rank_that_talks_nonsense_fails_its_gang_by_name(frame: bytes) -> None:
+    failures: list[BatonError] = []
+    failed = threading.Event()
+
+    def fail(error: BatonError) -> None:
+        failures.append(error)
+        failed.set()
+
+    with Lobby(host="127.0.0.1", size=2, secret=SECRET, backend=NO_GROUP) as lobby, ThreadPoolExecutor(1) as pool:
+        leading = pool.submit(lobby.gather, timeout_s=20, fail=fail)
+        control, steps = (_say(lobby.address, _frame(_hello(channel=name))) for name in ("control", "steps"))
+        gang = leading.result()
+    control.sendall(frame)
+    assert failed.wait(10)
+    assert "rank 1 of the gang is gone" in failures[0].message
+    gang.drop()
+    control.close()
+    steps.close()

@@ -19,6 +19,7 @@ class Sending:
         self._outbox = outbox
         self._blocks = blocks
         self._jobs: dict[TransferKey, Job] = {}
+        self._offered: set[TransferKey] = set()  # not ended for the link, of whatever became of the job
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -34,6 +35,7 @@ class Sending:
         assert job.handover is not None
         job.offered = True
         self._jobs[job.handover] = job
+        self._offered.add(job.handover)
         self._outbox.offer(job.handover, job.submit, job.seq.ingress_id, job.submit.decode, job.seq.num_tokens)
 
     def on_layer(self, chunks: Sequence[ScheduledChunk], jobs: Sequence[Job]) -> Push | None:
@@ -84,6 +86,10 @@ class Sending:
         self._jobs.pop(job.handover, None)
         self._outbox.abort(job.handover)
 
+    def is_offered(self, key: TransferKey) -> bool:
+        """Whether the link has a transfer of this key, which then cannot be offered again."""
+        return key in self._offered
+
     def is_sending(self, job: Job) -> bool:
         return job.handover is not None and job.handover in self._jobs
 
@@ -96,6 +102,7 @@ class Sending:
         for event in self._outbox.poll():
             if not isinstance(event, Acked | Ended):
                 continue
+            self._offered.discard(event.key)
             job = self._jobs.pop(event.key, None)
             if job is None:
                 continue

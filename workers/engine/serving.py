@@ -99,6 +99,9 @@ class Serving:
         if handing_over and job.seq.params.max_tokens - len(job.seq.output_token_ids) > 1:  # else nothing is left
             job.handover = TransferKey(submit.request_id, submit.attempt, job.seq.choice)
             job.submit = submit
+            if self.sending is not None and self.sending.is_offered(job.handover):  # said again while it is on its way
+                self.jobs.remove(job)
+                return
         self.stats.num_prompt_tokens += len(job.seq.prompt_token_ids)
         self.scheduler.add(job.seq)
 

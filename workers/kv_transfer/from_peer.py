@@ -171,7 +171,7 @@ class FromPeer(threading.Thread):
         nbytes = 0
         for range_, payload in zip(message.ranges, self._payloads.unpack(message), strict=True):
             key = own_key(range_.key)
-            nbytes += nbytes_of(store, range_)
+            num_claimed = nbytes_of(store, range_)
             try:
                 with self._lock:
                     block_ids = self._book.receive(key, range_.index, range_.start, range_.end)
@@ -180,6 +180,7 @@ class FromPeer(threading.Thread):
                 continue
             if block_ids is not None:
                 store.write(range_.index, block_ids, range_.start, range_.end, payload)
+                nbytes += num_claimed  # of what was written alone: it is what the peer says
         self._inbox.count_received(nbytes)
 
     def _complete(self, complete: Complete) -> None:

@@ -87,9 +87,11 @@ def read_into(store: KVStore, spans: Sequence[Span], buffer: Any) -> list[tuple[
 
 
 def nbytes_of(store: KVStore, span: Span | Range) -> int:
-    """Raises: TransportError: there is no such payload."""
+    """Raises: TransportError: there is no such payload, or it ends before it begins."""
     if span.index >= len(store.payloads):
         raise TransportError(f"payload {span.index} is announced, but there are {len(store.payloads)}")
+    if span.end < span.start:
+        raise TransportError(f"payload {span.index} is announced from {span.start} to {span.end}")
     return store.payloads[span.index].unit_nbytes * (span.end - span.start)
 
 

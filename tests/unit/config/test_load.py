@@ -13,6 +13,7 @@ from cluster.config.schema import (
     EngineConfig,
     GRPCConfig,
     HTTPConfig,
+    LimitsConfig,
     PoolConfig,
     PoolsConfig,
 )
@@ -101,6 +102,9 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("engine: {memory: 1GB}", "engine.memory: '1GB' is no size; give bytes or KiB, MiB, GiB"),
         ("engine: {block_size: 0}", "engine.block_size: 0 is out of range; give 1 to 1024"),
         ("http: {port: 70000}", "http.port: 70000 is out of range; give 0 to 65535"),
+        ("limits: {max_body: 16MB}", "limits.max_body: '16MB' is no size; give bytes or KiB, MiB, GiB"),
+        ("limits: {max_header: 1MiB}", "limits.max_header: 1048576 is out of range; give 4096 to 122880"),
+        ("limits: {body_timeout_s: 0}", "limits.body_timeout_s: 0.0 is out of range; give 0.1 to 3600"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
         ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
@@ -254,6 +258,7 @@ _pools = st.one_of(
             prefix_cache=st.booleans(),
         ),
         grpc=st.builds(GRPCConfig, port=st.integers(0, 7999)),
+        limits=st.builds(LimitsConfig, max_body_bytes=st.integers(1 << 10, 1 << 30)),
     )
 )
 def test_what_is_dumped_loads_as_the_same_config(config: BatonConfig) -> None:
