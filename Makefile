@@ -60,5 +60,5 @@ bench: install ## the figures that the README quotes, an hour; some minutes: mak
 gpu-check: install ## what only a GPU can show, in under 8 minutes (docs/gpu.md); skips by name without one
 	@$(BIN)/python -m bench.gpu_check $(GPU_CHECK_ARGS)
 
-demo-cluster: install ## `ray up` onto hosts made of namespaces on this machine, a host cut off, all gone again (root; 4 min)
+demo-cluster: install ## `ray up` onto hosts made of namespaces on this machine, a host cut off, all gone again (root; 6 min)
 	@$(BIN)/python -m tools.demo_cluster

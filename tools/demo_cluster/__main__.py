@@ -3,6 +3,7 @@
 Needs root, and what `tools.demo_cluster.hosts.TOOLS` names; says by name what is missing.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ def main() -> int:
     if lacking := missing():
         print(f"no hosts can be made here: {lacking}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # the hosts end then too
     hosts = Hosts(NAMES)
     try:
         with _told("five hosts, each with its own network, processes, /tmp and home, over SSH"):

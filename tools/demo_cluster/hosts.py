@@ -147,9 +147,18 @@ class Hosts:
     def mend(self, name: str) -> None:
         _run("ip", "-n", self._switch, "link", "set", name, "up")
 
-    def processes(self, name: str) -> list[psutil.Process]:
-        """All but the host's first."""
-        return psutil.Process(self.by_name[name].pid).children(recursive=True) + _orphans(self.by_name[name])
+    def command_lines(self, name: str) -> list[list[str]]:
+        """Of all processes but the host's first; those that have ended and that nobody has asked after are none."""
+        first = self.by_name[name].pid
+        space = os.readlink(f"/proc/{first}/ns/pid")
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != first and os.readlink(f"/proc/{process.pid}/ns/pid") == space:
+                    found.append(process.cmdline())
+            except (OSError, psutil.Error):
+                continue
+        return found
 
     def end(self) -> None:
         for host in self.by_name.values():
@@ -220,20 +229,6 @@ class Hosts:
         """Nothing of this process's but the path: a host is a machine of its own."""
         path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
         return {"PATH": path, "HOME": HOME, "LANG": "C.UTF-8", "TERM": "dumb", "USER": "root", **(more or {})}
-
-
-def _orphans(host: Host) -> list[psutil.Process]:
-    """Processes of the host's own process namespace that its first one did not start."""
-    space = os.readlink(f"/proc/{host.pid}/ns/pid")
-    tree = {process.pid for process in psutil.Process(host.pid).children(recursive=True)} | {host.pid}
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid not in tree and os.readlink(f"/proc/{process.pid}/ns/pid") == space:
-                found.append(process)
-        except OSError:
-            continue
-    return found
 
 
 def _run(*command: str) -> None:

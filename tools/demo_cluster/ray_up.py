@@ -1,7 +1,6 @@
 """`ray up` of deploy/ray/local.yaml onto the hosts of this machine, and Baton on what it starts."""
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,7 +62,7 @@ class Cluster:
     def up(self) -> str:
         """`ray up`; returns what it said."""
         self.ray("get-auth-token", "--generate")
-        return self.ray("up", "--yes", "--no-config-cache", "local.yaml").stdout
+        return self.ray("up", "--yes", "--no-config-cache", "local.yaml")
 
     def wait_for_nodes(self) -> list[dict[str, Any]]:
         """Until every host is a node of the Ray cluster."""
@@ -105,17 +104,15 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """At the laptop, in the folder of the YAML files."""
-        done = self.hosts.run(
-            LAPTOP,
-            [f"{BIN}/ray", *arguments],
-            env={"PATH": self.env["PATH"], "RAY_USAGE_STATS_ENABLED": "0", "RAY_UP_enable_autoscaler_v2": "0"},
-            cwd=f"{HOME}/deploy",
-            check=False,
-        )
-        assert done.returncode == 0, f"ray {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
-        return done
+    def ray(self, *arguments: str) -> str:
+        return self.on_laptop(f"{BIN}/ray", *arguments)
+
+    def on_laptop(self, *command: str) -> str:
+        """In the folder of the YAML files."""
+        env = {"PATH": self.env["PATH"], "RAY_USAGE_STATS_ENABLED": "0", "RAY_UP_enable_autoscaler_v2": "0"}
+        done = self.hosts.run(LAPTOP, command, env=env, cwd=f"{HOME}/deploy", check=False)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
+        return done.stdout
 
 
 def _quoted(text: str) -> str:

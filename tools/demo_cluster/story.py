@@ -3,14 +3,17 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tools.demo_cluster.answers import MAX_TOKENS, PROMPTS, Answers, Asking, ask, kv_bytes
+from tools.demo_cluster.hosts import ROOT
 from tools.demo_cluster.ray_up import BIN, DECODES, HEAD, LAPTOP, NAMES, PREFILL, Cluster
 
 Step = Callable[[], Iterator[str]]
 ALONE = "model: demo\ndevice: cpu\ndtype: float32\nengine: {memory: 128MiB}\nhttp: {port: 8000}\ngrpc: {port: 9000}\n"
 BACK_TIMEOUT_S = 90.0
-GONE_TIMEOUT_S = 150.0  # Ray's nodes wait for a head that is gone for 60 s
+GONE_TIMEOUT_S = 60.0
+STOP_HOSTS = ROOT / "deploy/ray/stop_hosts.py"
 
 
 class Story:
@@ -27,7 +30,7 @@ class Story:
         yield "the same tokens, prompts read on one host and answers written on others", self.answers
         yield "every link limited to 1 Gbit/s", self.limited
         yield f"{DECODES[1]} is cut off while it answers", self.cut
-        yield "`baton down`, `ray down`", self.down
+        yield "`baton down`, `stop_hosts.py`, `ray down`", self.down
 
     def alone(self) -> Iterator[str]:
         (self.hosts.folder / LAPTOP / "alone.yaml").write_text(ALONE)
@@ -120,14 +123,17 @@ class Story:
     def down(self) -> Iterator[str]:
         self.cluster.baton("down")
         yield "`baton down`: " + self.left("ray::WorkerShell", "no worker's process is left on any host")
+        self.cluster.on_laptop(f"{BIN}/python", str(STOP_HOSTS), "local.yaml", "--clean")
         self.cluster.ray("down", "--yes", "local.yaml")
         begin = time.monotonic()
-        while rest := [name for name in NAMES if self.ray_processes(name)]:
-            assert time.monotonic() - begin < GONE_TIMEOUT_S, {name: self.ray_processes(name) for name in rest}
-            time.sleep(1)
-        yield f"`ray down`: no process of Ray's or Baton's is left on any host after {time.monotonic() - begin:.0f} s"
+        while rest := {name: found for name in NAMES if (found := self.ray_processes(name))}:
+            assert time.monotonic() - begin < GONE_TIMEOUT_S, rest
+            time.sleep(0.5)
+        yield "`stop_hosts.py --clean`, `ray down`: no process of Ray's or Baton's is left on any host"
         for name in NAMES[:-1]:
-            yield f"{name}: files left: {' '.join(self.files(name)) or 'none'}"
+            found = self.files(name)
+            assert not any(Path(path).name.startswith(("ray", "baton")) for path in found), found
+            yield f"{name}: files left: {' '.join(found) or 'none'}"
 
     # What is there.
 
@@ -152,8 +158,8 @@ class Story:
 
     def ray_processes(self, name: str) -> list[str]:
         """Command lines of all processes but SSH's."""
-        lines = [" ".join(process.cmdline()) for process in self.hosts.processes(name) if process.is_running()]
-        return [line for line in lines if line and "sshd" not in line and "ssh:" not in line]
+        lines = [" ".join(process) for process in self.hosts.command_lines(name)]
+        return [line for line in lines if line and "sshd" not in line]
 
     def left(self, word: str, fine: str) -> str:
         found = [line for name in (HEAD, PREFILL, *DECODES) for line in self.ray_processes(name) if word in line]
