@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -241,7 +241,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
 
 
-def _resources(config: BatonConfig) -> Mapping[str, float]:
+def _resources(config: BatonConfig) -> dict[str, float]:
     """Of Ray's accounting, that each replica takes: they say on which nodes replicas are."""
     from cluster.fleet.nodes import ON_HEAD
 

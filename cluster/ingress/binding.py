@@ -129,6 +129,9 @@ def limit_servers(limits: LimitsConfig) -> None:
 
 def on_proxy_start() -> list[Any]:
     """Serve calls this (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) in every proxy and replica before servers start."""
+    from cluster.ingress.leaving import cancel_what_clients_leave
+
+    cancel_what_clients_leave()
     bind_servers_to(os.environ[HOST_VARIABLE])
     limit_servers(limits_of_environment())
     cancel_what_clients_leave()

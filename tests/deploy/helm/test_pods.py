@@ -1,6 +1,7 @@
 """Pods of all value files: safe by what they may do, watched by probes, alike in their labels."""
 
 import re
+import subprocess
 
 import pytest
 
@@ -50,7 +51,22 @@ def test_every_container_says_what_it_needs_and_takes_no_more(name: str) -> None
 def test_what_runs_is_watched(name: str) -> None:
     for group in groups(render(name)).values():
         for container in group["template"]["spec"]["containers"]:
-            assert {"livenessProbe", "readinessProbe"} <= container.keys()
+            is_started_again = name != "autoscaling" or container["name"] != "baton"
+            assert "readinessProbe" in container
+            assert ("livenessProbe" in container) is is_started_again
+
+
+def test_a_keeper_that_ends_is_started_again_where_kuberay_restarts_nothing() -> None:
+    (_, keeper) = groups(render("autoscaling"))["head"]["template"]["spec"]["containers"]
+    script = keeper["command"][2].replace("baton keep", "echo kept").replace("sleep 5", "sleep 0.1")
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert [process.stdout.readline().split()[0] for _ in range(2)] == ["kept", "kept"]
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()
+    (_, plain) = groups(render("minimal"))["head"]["template"]["spec"]["containers"]
+    assert plain["command"] == ["baton", "keep", "/etc/baton/cluster.yaml", "--replace"]
 
 
 def test_a_probe_that_names_a_port_names_one_of_its_own_container(name: str) -> None:
