@@ -18,7 +18,6 @@ from typing import Any
 from baton.errors import InternalError
 from cluster.config.schema import LimitsConfig
 from cluster.doors.live_tls import LiveTLS
-from cluster.ingress.leaving import cancel_what_clients_leave
 from cluster.ingress.limits import grpc_options, limits_of_environment
 from cluster.ingress.tls_environment import tls_of_environment
 from workers.requests import guarded
@@ -134,5 +133,4 @@ def on_proxy_start() -> list[Any]:
     cancel_what_clients_leave()
     bind_servers_to(os.environ[HOST_VARIABLE])
     limit_servers(limits_of_environment())
-    cancel_what_clients_leave()
     return []

@@ -58,7 +58,8 @@ class SteadyHAProxy(haproxy.HAProxyApi):
         self._is_stopped = True
         if self._tls_follower is not None:
             self._tls_follower.cancel()
-        await super().stop()
+        async with self._turn:  # a start that is under way ends first, so that its process is known
+            await super().stop()
         for listener in self._listeners.values():
             listener.close()
 
