@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         OverloadedError,
         PermissionDeniedError,
         RateLimitError,
+        RequestTimeoutError,
+        RequestTooLargeError,
         UnauthenticatedError,
         UnavailableError,
     )
@@ -65,6 +67,8 @@ __all__ = [
     "OverloadedError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
     "Sampling",
     "Stream",
     "TokenLogprob",

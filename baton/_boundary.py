@@ -12,6 +12,7 @@ from baton.errors import (
     ModelNotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    RequestTooLargeError,
     UnauthenticatedError,
     UnavailableError,
     from_code,
@@ -24,6 +25,8 @@ RETRY_AFTER_KEYS = {"retry-after": 1.0, "retry-after-ms": 0.001}  # in seconds
 
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _HEALTH: dict[bytes, HealthStatus] = {b"\x08\x01": "serving", b"\x08\x02": "not_serving"}  # field 1, a varint
+
+_TOO_LARGE = ("larger than max", "metadata size exceeds")  # gRPC's own limits: it would be too large again
 
 _BY_STATUS: dict[str, type[BatonError]] = {
     error.grpc_status: error
@@ -74,8 +77,8 @@ def _from_status(status: str, details: str, target: str) -> BatonError:
         return UnavailableError(f"target {target!r} is no address; give host:port ({details})")
     if status == "DEADLINE_EXCEEDED":
         return DeadlineExceededError(f"{target} did not answer within timeout_s; raise it ({details})")
-    if status == "RESOURCE_EXHAUSTED" and "larger than max" in details:  # gRPC's own limit, not admission's
-        return InvalidRequestError(f"the request is too large for {target}: {details}")
+    if status == "RESOURCE_EXHAUSTED" and any(words in details for words in _TOO_LARGE):
+        return RequestTooLargeError(f"the request is too large for {target}: {details}")
     return _BY_STATUS.get(status, InternalError)(details)
 
 

@@ -41,7 +41,7 @@ class Connection:
     ) -> None:
         """Arguments as `baton.Client`'s. Raises: ConfigError: one of them cannot be, named."""
         self.target = target
-        self.metadata = _metadata(api_key)
+        self.metadata = key_metadata(api_key)
         self._options = CHANNEL_OPTIONS
         if isinstance(tls, TLS):
             self._credentials = _credentials(tls)
@@ -76,7 +76,8 @@ class Connection:
         return grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
 
 
-def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """What carries a key, None that of the environment; or nothing. Raises: ConfigError: no header can hold it."""
     # A secret that became a variable often has a line's end; one that was typed has none.
     key = os.environ.get(KEY_ENV, "").strip() if api_key is None else api_key
     where = KEY_ENV if api_key is None else "api_key"
@@ -137,7 +138,7 @@ def is_loopback(target: str) -> bool:
         target = rest.removeprefix("///")
     elif scheme in ("ipv4", "ipv6") and rest:
         target = rest
-    return all(_is_local(_host(address)) for address in target.split(","))
+    return all(is_local(_host(address)) for address in target.split(","))
 
 
 def _host(address: str) -> str:
@@ -147,7 +148,8 @@ def _host(address: str) -> str:
     return host if host and ":" not in host and port.isdigit() else address
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a host's name or address, without brackets, is this machine's alone."""
     if host == "localhost":
         return True
     try:

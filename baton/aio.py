@@ -65,6 +65,11 @@ class AsyncStream(AsyncIterator[Delta]):
         except grpc.RpcError as rpc_error:
             await self._send_again(rpc_error)
             return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and not (task and task.cancelling()):  # by `close()` in another task
+                raise StopAsyncIteration from None
+            raise
         if response is grpc.aio.EOF:
             self._is_closed = True
             self._answer.check_whole()
@@ -76,6 +81,8 @@ class AsyncStream(AsyncIterator[Delta]):
         if self._answer.has_begun and not self._is_whole:
             raise error
         await asyncio.sleep(self._attempts.pause_s(error))
+        if self._is_closed:
+            raise StopAsyncIteration
         self._answer = _convert.Answer()
         self._call = self._start(self._attempts.remaining_s())
 

@@ -4,6 +4,7 @@ A client holds one channel, connects on first use, and may be shared between thr
 """
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ class Stream(Iterator[Delta]):
         self._target = target
         self._answer = _convert.Answer()
         self._pending: deque[Delta] = deque()
-        self._is_closed = False
+        self._closed = threading.Event()
         self._is_whole = False  # nobody sees a part: one that is cut off may begin anew
         self._call = start(attempts.remaining_s())
 
@@ -60,16 +61,16 @@ class Stream(Iterator[Delta]):
         return self._pending.popleft()
 
     def _receive(self) -> None:
-        if self._is_closed:
+        if self._closed.is_set():
             raise StopIteration
         try:
             response = next(self._call)
         except StopIteration:
-            self._is_closed = True
+            self._closed.set()
             self._answer.check_whole()
             raise
         except grpc.RpcError as rpc_error:
-            if self._is_closed:  # by `close()` on another thread
+            if self._closed.is_set():  # by `close()` on another thread
                 raise StopIteration from None
             self._send_again(rpc_error)
             return
@@ -79,9 +80,12 @@ class Stream(Iterator[Delta]):
         error = from_rpc_error(rpc_error, self._target)
         if self._answer.has_begun and not self._is_whole:
             raise error
-        time.sleep(self._attempts.pause_s(error))
+        if self._closed.wait(self._attempts.pause_s(error)):
+            raise StopIteration
         self._answer = _convert.Answer()
         self._call = self._start(self._attempts.remaining_s())
+        if self._closed.is_set():  # by another thread, which has cancelled the call before
+            self._call.cancel()
 
     def completion(self) -> Completion:
         """Reads to the end and gives the whole answer, deltas already iterated included.
@@ -94,7 +98,7 @@ class Stream(Iterator[Delta]):
 
     def close(self) -> None:
         """Cancels the request unless it has ended; iterating afterwards ends at once."""
-        self._is_closed = True
+        self._closed.set()
         self._pending.clear()
         self._call.cancel()
 

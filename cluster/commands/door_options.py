@@ -45,7 +45,7 @@ def open_door(options: DoorOptions) -> ClientDoor:
             "warning: --api-key shows the key in `ps` and in the shell's history; set BATON_API_KEY instead", err=True
         )
     return ClientDoor(
-        api_key=options.api_key,
+        api_key=options.api_key.strip() if options.api_key is not None else None,  # a variable may end with a line
         tls=options.tls,
         ca=options.tls_ca,
         certificate=options.tls_certificate,

@@ -71,8 +71,9 @@ def _key(row: Any, where: str) -> APIKey:
         raise ConfigError(f"{where}: is no entry of a key; e.g. {{name: alice, sha256: ...}} of `baton key create`")
     for field in row:
         if field not in _KNOWN:
-            raise ConfigError(f"{where}.{field}: unknown key; {_hint(str(field))}")
-    expires, expires_s = parse_expiry(row["expires"], f"{where}.expires") if row.get("expires") else ("", float("inf"))
+            raise ConfigError(f"{where}.{_shown(str(field))}: unknown key; {_hint(str(field))}")
+    ends = row.get("expires") not in (None, "")
+    expires, expires_s = parse_expiry(row["expires"], f"{where}.expires") if ends else ("", float("inf"))
     return APIKey(
         name=check_name(row.get("name"), f"{where}.name"),
         sha256=_hash(row.get("sha256"), f"{where}.sha256"),
@@ -81,6 +82,11 @@ def _key(row: Any, where: str) -> APIKey:
         expires=expires,
         expires_s=expires_s,
     )
+
+
+def _shown(field: str) -> str:
+    """A field's name; what may be a key or a hash that slipped there is not."""
+    return field if re.fullmatch(r"[A-Za-z_]\w{0,31}", field) else "?"
 
 
 def _hint(field: str) -> str:

@@ -21,6 +21,8 @@ from cluster.config.node_terms import parse_labels, parse_resources
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
 from cluster.config.schema import BatonConfig
 
+# What PyYAML raises where text has a value's form and is none, 2030-02-31 for example, or lists hold lists without end.
+BAD_VALUES = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _KEY = re.compile(r"bt-[0-9a-f]{6,}")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _WITH_KEYS_OF_THE_USERS = (".resources", ".labels")  # no sections: what stands below is one value
@@ -120,6 +122,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{where}: is no YAML{line}; check indentation and quotes there") from error
+    except BAD_VALUES as error:
+        raise ConfigError(f"{where}: has a value that cannot be, e.g. a date like 2030-02-31; quote it") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -131,7 +135,7 @@ def _override(tree: dict[str, Any], key: str, text: str) -> None:
     *parents, last = key.split(".")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *BAD_VALUES) as error:
         raise ConfigError(f"--set {key}={text}: the value is no YAML; quote it") from error
     node = tree
     for part in parents:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import baton
-from baton._connection import KEY_ENV, PLAIN_KEY_ENV, is_loopback
+from baton._connection import PLAIN_KEY_ENV, is_local, key_metadata
 from baton.errors import ConfigError
 
 
@@ -34,18 +34,18 @@ class ClientDoor:
         return {"api_key": self.api_key, "tls": self._tls() if self._wants_tls(is_tls) else False}
 
     def headers(self, url: str) -> dict[str, str]:
-        """Raises: ConfigError: the key would go to another machine in plain text."""
-        key = os.environ.get(KEY_ENV, "").strip() if self.api_key is None else self.api_key
-        if not key:
+        """Raises: ConfigError: no header can hold the key, or it would go to another machine in plain text."""
+        metadata = key_metadata(self.api_key)
+        if not metadata:
             return {}
         parts = urlsplit(url)
-        is_private = parts.scheme == "https" or is_loopback(parts.netloc.rpartition("@")[2])
+        is_private = parts.scheme == "https" or is_local(parts.hostname or "")
         if not is_private and os.environ.get(PLAIN_KEY_ENV) != "1":
             raise ConfigError(
                 f"--api-key would go to {parts.hostname} in plain text, for all on the way to read; use https, or, "
                 f"on a network that is trusted, {PLAIN_KEY_ENV}=1"
             )
-        return {"Authorization": f"Bearer {key}"}
+        return {"Authorization": metadata[0][1]}
 
     def context(self, url: str) -> ssl.SSLContext | None:
         """For an HTTP client; None: `url` is plain. Raises: ConfigError: a file cannot be used."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from baton.errors import BatonError, ConfigError, PermissionDeniedError
+from baton.errors import BatonError, ConfigError, InternalError, PermissionDeniedError
 from cluster.config.api_key import APIKey
 from cluster.config.schema import AuthConfig
 from cluster.doors.accounts import Account, KeyMetrics
@@ -83,6 +83,7 @@ class Guard:
         self._ring = KeyRing(())
         self._error: ConfigError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loops: tuple[asyncio.Task[None], ...] = ()
         self._take(configured_keys(auth))
 
     @property
@@ -90,8 +91,13 @@ class Guard:
         return self._auth.public_metrics
 
     def start(self) -> None:
-        for work in (self._keep_reading(), self._keep_settling()):
-            self._spawn(work)
+        self._loops = (self._spawn(self._keep_reading()), self._spawn(self._keep_settling()))
+
+    def check(self) -> None:
+        """Raises: InternalError: a bug has ended what reads the file again, or what settles; Serve then replaces us."""
+        for loop in self._loops:
+            if loop.done() and not loop.cancelled():
+                raise InternalError(f"the keys are not looked after any more: {loop.exception()!r}")
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -162,10 +168,11 @@ class Guard:
         if account.share.leave():
             self._spawn(account.share.pay())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _keep_reading(self) -> None:
         since_s = 0.0

@@ -12,6 +12,7 @@ import yaml
 from baton.errors import ConfigError
 from cluster.config.api_key import APIKey
 from cluster.config.api_keys import parse_keys, plain_keys
+from cluster.config.load import BAD_VALUES
 from cluster.host.file_lock import locked
 
 PREFIX = "bt-"
@@ -65,6 +66,10 @@ def read_keys(path: str, field: str = "auth.keys_file") -> tuple[APIKey, ...]:
         line = f" at line {mark.line + 1}" if mark else ""
         twice = ", or a field that stands twice" if isinstance(error, yaml.constructor.ConstructorError) else ""
         raise ConfigError(f"{field}: {path} is no YAML{line}{twice}; check indentation and quotes there") from None
+    except BAD_VALUES:
+        raise ConfigError(
+            f"{field}: {path} has a value that cannot be, e.g. a date like 2030-02-31; look at what was changed last"
+        ) from None
     if tree is None:
         return ()
     if not isinstance(tree, dict) or set(tree) - {"keys"}:

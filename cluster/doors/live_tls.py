@@ -6,7 +6,6 @@ says so; connections that stand go on with what they began with.
 
 import logging
 import ssl
-import tempfile
 import threading
 import time
 from typing import Any
@@ -15,7 +14,7 @@ import grpc
 
 from baton.errors import ConfigError
 from cluster.config.schema import TLSConfig
-from cluster.doors.tls_files import Credentials, read_credentials
+from cluster.doors.tls_files import Credentials, read_credentials, server_context
 from cluster.doors.watched import LOOK_S, Watched
 
 logger = logging.getLogger(__name__)
@@ -28,13 +27,13 @@ class LiveTLS:
         self._tls = tls
         self._watched = Watched([tls.certificate, tls.key, tls.client_ca])
         self._credentials = read_credentials(tls)
-        self._context = _context(self._credentials)
+        self._context = server_context(self._credentials)
         self._looked_s = time.monotonic()
         self._lock = threading.Lock()
 
     def ssl_context(self, *_: Any) -> ssl.SSLContext:
         """For uvicorn's `ssl_context_factory`, whose arguments are of no use here."""
-        front = _context(self._credentials)
+        front = server_context(self._credentials)
 
         def choose(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
             connection.context = self._now()[1]
@@ -70,22 +69,8 @@ class LiveTLS:
         except ConfigError as error:
             logger.error("the certificate of before stays, the changed files are NOT used: %s", error.message)
             return
-        self._context = _context(self._credentials)
+        self._context = server_context(self._credentials)
         logger.info("certificate read again expires=%s", self._credentials.expires.isoformat())
-
-
-def _context(credentials: Credentials) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    with tempfile.NamedTemporaryFile() as pair:  # its owner's alone; OpenSSL reads from files
-        pair.write(credentials.certificate + credentials.key)
-        pair.flush()
-        context.load_cert_chain(pair.name)
-    if credentials.client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=credentials.client_ca.decode("ascii", "ignore"))
-    return context
 
 
 def _grpc_configuration(credentials: Credentials) -> Any:

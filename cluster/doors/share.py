@@ -12,6 +12,7 @@ from cluster.config.api_key import APIKey, KeyLimits
 from cluster.doors.budget import Ask, Grant
 
 SPARE_PARTS = 8
+SHUT_S = 0.05  # after the ledger has refused: one client that asks on and on is not passed on to the controller
 SETTLE_S = 1.0  # what is held of a rate is used within it, or given back: the ledger counts it when it is given
 
 Draw = Callable[[Ask], Awaitable[Grant]]
@@ -42,12 +43,17 @@ class Share:
         self._slots = 0
         self._requests = 0
         self._tokens = 0  # below 0: owed
+        self._is_unsure = False  # the ledger was asked, and its answer has not come: its client has left meanwhile
+        self._shut: RateLimitError | None = None
+        self._shut_until_s = 0.0
 
     async def take(self) -> None:
         """A place for one request. Raises: RateLimitError: a limit is used up; nothing was taken."""
         if not self._has_room():
+            self._check_shut()
             async with self._turn:
                 if not self._has_room():
+                    self._check_shut()
                     await self._draw_more()
         self.num_running += 1
         if self.limits.requests_per_minute is not None:
@@ -79,8 +85,8 @@ class Share:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is held, runs or is owed."""
-        return not (self.num_running or self._slots or self._tokens or self._requests)
+        """Nothing is held, runs or is owed, and the ledger knows it."""
+        return not (self.num_running or self._slots or self._tokens or self._requests or self._is_unsure)
 
     def _has_room(self) -> bool:
         limits = self.limits
@@ -89,6 +95,11 @@ class Share:
             and (limits.requests_per_minute is None or self._requests > 0)
             and (limits.tokens_per_minute is None or self._tokens > 0)
         )
+
+    def _check_shut(self) -> None:
+        """Raises: RateLimitError: what the ledger said a moment ago."""
+        if self._shut is not None and asyncio.get_running_loop().time() < self._shut_until_s:
+            raise RateLimitError(self._shut.message, retry_after_s=self._shut.retry_after_s)
 
     async def _draw_more(self) -> None:
         limits = self.limits
@@ -100,10 +111,14 @@ class Share:
             tokens=1 + self._spare(limits.tokens_per_minute) if wants_tokens else 0,
         )
         if grant.lacks:
-            raise RateLimitError(_message(self._name, limits, grant), retry_after_s=grant.retry_after_s)
+            refusal = RateLimitError(_message(self._name, limits, grant), retry_after_s=grant.retry_after_s)
+            if self._parts and grant.lacks != "max_concurrent":  # a place may be free again at any moment
+                self._shut, self._shut_until_s = refusal, asyncio.get_running_loop().time() + SHUT_S
+            raise refusal
 
     async def _ask(self, *, requests: int = 0, tokens: int = 0, min_slots: int = 0) -> Grant:
         """Pays what is owed too."""
+        self._shut = None
         owed = max(0, -self._tokens)
         self._tokens += owed
         wanted = self.num_running + max(1, self._spare(self.limits.max_concurrent)) if min_slots else 0
@@ -117,7 +132,9 @@ class Share:
             tokens=tokens,
             owed_tokens=owed,
         )
+        self._is_unsure = True
         grant = await self._draw(ask)
+        self._is_unsure = False
         self._slots = grant.slots
         self._requests += grant.requests
         self._tokens += grant.tokens

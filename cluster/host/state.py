@@ -14,6 +14,8 @@ from pathlib import Path
 from baton.errors import ConfigError
 from cluster.host.file_lock import locked
 
+SECRET_WAIT_S = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
@@ -85,14 +87,26 @@ def lock(wait_s: float = 0.0) -> Iterator[None]:
 
 
 def _secret(name: str) -> str:
+    """Raises: ConfigError: its file is empty, and who sends none would be let in."""
     path = _private_home() / name
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text(encoding="ascii").strip()
-    with os.fdopen(descriptor, "w") as file:
+    if not path.exists():
+        held = ConfigError(f"{path} is being made by another process; try again")
+        with locked(path.with_name(f".{name}.lock"), SECRET_WAIT_S, held):
+            if not path.exists():
+                _write_secret(path)
+    found = path.read_text(encoding="ascii").strip()
+    if not found:
+        raise ConfigError(f"{path} is empty; run `baton down`, remove the file, and another secret is made")
+    return found
+
+
+def _write_secret(path: Path) -> None:
+    """Whole, or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    return path.read_text(encoding="ascii").strip()
+    new.replace(path)
 
 
 def _private_home() -> Path:

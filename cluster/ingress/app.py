@@ -106,6 +106,8 @@ class IngressReplica:
     def check_health(self) -> None:
         """Serve asks now and then, and replaces a replica for which this raises."""
         self._dispatcher.check()
+        if self._service.guard is not None:
+            self._service.guard.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._service, self._limits)
@@ -132,6 +134,9 @@ class IngressReplica:
 
     async def Check(self, request: health_pb2.HealthCheckRequest, grpc_context: Any) -> health_pb2.HealthCheckResponse:
         return await self._grpc.check(request, grpc_context)
+
+    async def List(self, request: health_pb2.HealthListRequest) -> health_pb2.HealthListResponse:
+        return await self._grpc.list()
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest

@@ -26,6 +26,7 @@ from cluster.ingress.service import Call, OpenCall, Service
 
 SERVICE_NAME = "baton.v1.Inference"
 _WATCH_INTERVAL_S = 1.0
+MAX_WATCHES = 1024  # of one replica: they need no key, and last as long as their clients like
 
 
 class Context(Protocol):
@@ -41,6 +42,7 @@ class GRPCRoutes:
     def __init__(self, service: Service, *, raises: bool = False) -> None:
         self._service = service
         self._raises = raises
+        self._num_watches = 0
 
     async def generate(
         self, request: inference_pb2.GenerateRequest, context: Context
@@ -107,18 +109,30 @@ class GRPCRoutes:
             return health_pb2.HealthCheckResponse()
         return health_pb2.HealthCheckResponse(status=self._health())
 
+    async def list(self) -> health_pb2.HealthListResponse:
+        """The status of each service."""
+        status = health_pb2.HealthCheckResponse(status=self._health())
+        return health_pb2.HealthListResponse(statuses={"": status, SERVICE_NAME: status})
+
     async def watch(
         self, request: health_pb2.HealthCheckRequest
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
-        """The status now and at every change, until the client cancels."""
+        """The status now and at every change, until the client cancels; now alone where MAX_WATCHES go on."""
         last = None
         is_known = request.service in ("", SERVICE_NAME)
-        while True:
-            status = self._health() if is_known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != last:
-                last = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+        is_one_too_many = self._num_watches >= MAX_WATCHES
+        self._num_watches += 1
+        try:
+            while True:
+                status = self._health() if is_known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+                if status != last:
+                    last = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                if is_one_too_many:
+                    return
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+        finally:
+            self._num_watches -= 1
 
     def _admitted(self, context: Context) -> AbstractAsyncContextManager[Pass | None]:
         """Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError, once entered."""

@@ -23,14 +23,15 @@ _REFUSALS: Mapping[int, BatonError] = {
 
 def front_rules(limits: LimitsConfig, error_files: Mapping[int, str]) -> list[str]:
     """Of a public port. HAProxy can send a request again only if it had all of it when it sent it first; gRPC's other
-    services may have clients that wait for an answer before they say more. How long a body may be is the replica's to
-    say (`bodies`): HAProxy would hang up on a client that is still sending, which then hears no answer."""
+    services may have clients that wait for an answer before they say more; what has no body waits for none. How long a
+    body may be is the replica's to say (`bodies`): HAProxy would hang up on a client that is still sending, which then
+    hears no answer."""
     wait = f"http-request wait-for-body time {_ms(limits.body_timeout_s)}"
     return [
         f"maxconn {limits.max_connections}",
         f"timeout http-request {_ms(limits.header_timeout_s)}",
         *(f"errorfile {status} {path}" for status, path in error_files.items()),
-        f"{wait} if METH_POST !{{ {_IS_GRPC} }}",
+        f"{wait} if !{{ {_IS_GRPC} }}",
         f"{wait} if {{ path_beg /baton.v1.Inference/ }}",
     ]
 

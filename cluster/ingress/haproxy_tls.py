@@ -63,8 +63,8 @@ class HAProxyTLS:
         except ConfigError as error:
             logger.error("the certificate of before stays, the changed files are NOT used: %s", error.message)
             return
-        self._write(new)
         try:
+            self._write(new)
             if new.client_ca:
                 await _replace(socket_path, "ca-file", self._client_ca, new.client_ca)
             await _replace(socket_path, "cert", self._pair, new.certificate + new.key)

@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on what comes before a request has headers: bytes, time and connections.
+"""uvicorn's HTTP/1.1 protocol with bounds on what is no body (bytes), on what is slow (time), and on connections.
 
 uvicorn's own has none of them: headers may be as long, and take as long, as the client likes. A refusal is an error in
-OpenAI's shape and the end of the connection. Bodies are the application's to bound (`cluster.ingress.bodies`).
+OpenAI's shape and the end of the connection. How long a body may be is the application's to say, and it is the first to
+lose patience (`cluster.ingress.bodies`); where it has answered without reading one, what is left has its time here.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from cluster.config.schema import LimitsConfig
 from cluster.ingress.errors import error_body, error_headers
 
 LINGER_S, LINGER_BYTES = 2.0, 4 << 20
+GRACE_S = 3.0  # beyond what the application gives a body: its own refusal, and its lingering, come first
 
 
 class HeadersTooLargeError(RequestTooLargeError):
@@ -27,9 +29,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**arguments)
         self._limits = limits
         self._awaits_headers = True
-        self._is_of_headers = True  # all that was received last
-        self._num_header_bytes = 0  # of a request whose headers are not whole yet
-        self._header_timer: asyncio.TimerHandle | None = None
+        self._is_overhead = True  # all that was received last: of headers, of trailers, or between chunks
+        self._num_overhead_bytes = 0  # since a request, its headers or a piece of its body came to an end
+        self._timer: asyncio.TimerHandle | None = None  # of headers or of a body
         self._refusal: BatonError | None = None
         self._num_lingering_bytes = 0
 
@@ -39,7 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
             most = self._limits.max_connections
             self._refuse(UnavailableError(f"{most} connections are open, the most that this server takes"))
         else:
-            self._start_timer()
+            self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -49,27 +51,39 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             self._linger(len(data))
             return
-        self._is_of_headers = self._awaits_headers
-        if self._is_of_headers:
-            self._start_timer()
+        self._is_overhead = True
+        if self._awaits_headers:
+            self._await_headers()
         super().data_received(data)
-        if self._is_of_headers and self._refusal is None:
-            self._num_header_bytes += len(data)
-            if self._num_header_bytes > self._limits.max_header_bytes:
+        if self._is_overhead and self._refusal is None:
+            self._num_overhead_bytes += len(data)
+            if self._num_overhead_bytes > self._limits.max_header_bytes:
                 self._refuse(self._too_large())
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        self._awaits_headers = self._is_of_headers = False
-        self._num_header_bytes = 0
+        self._awaits_headers = False
+        self._overhead_ends()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limits.max_header_bytes:
             self._refusal = self._too_large()
             raise self._refusal  # ends the parser, and so comes to `send_400_response`
+        self._await_body()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._overhead_ends()
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._stop_timer()
         self._awaits_headers = True
+        self._overhead_ends()
         super().on_message_complete()
+        if self._was_answered_early() and self.timeout_keep_alive_task is None:
+            # uvicorn waits for the next request from an answer on, and not again from a body's end.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls where the parser fails."""
@@ -81,14 +95,31 @@ class BoundedProtocol(HttpToolsProtocol):
             "(limits.max_header); send what is long in the body"
         )
 
-    def _start_timer(self) -> None:
-        if self._header_timer is None:
-            self._header_timer = self.loop.call_later(self._limits.header_timeout_s, self._time_is_up)
+    def _overhead_ends(self) -> None:
+        self._is_overhead = False
+        self._num_overhead_bytes = 0
+
+    def _was_answered_early(self) -> bool:
+        """The request that was received last; one that became another protocol's has no cycle."""
+        return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
+
+    def _await_headers(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._limits.header_timeout_s, self._time_is_up)
+
+    def _await_body(self) -> None:
+        self._timer = self.loop.call_later(self._limits.body_timeout_s + GRACE_S, self._body_is_late)
 
     def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _body_is_late(self) -> None:
+        if self.flow.read_paused:  # by us, while the application is at what came before
+            self._await_body()
+        else:
+            self.transport.close()  # it was answered, or has begun to be
 
     def _time_is_up(self) -> None:
         seconds = self._limits.header_timeout_s
@@ -105,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(written(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._header_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _linger(self, num_bytes: int) -> None:
         """What comes after a refusal is forgotten: a client that is still sending when the connection ends would hear

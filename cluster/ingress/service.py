@@ -179,6 +179,8 @@ class OpenCall:
             metrics.e2e.observe(time.monotonic() - self._call.started_s)
         except BatonError as error:
             status = error.code
+            if self._pass is not None and error.retryable and not has_begun:
+                self._pass.use_tokens(-self.usage.prompt_tokens)  # shed, or lost: the client has nothing of it
             raise
         except (asyncio.CancelledError, GeneratorExit):
             raise

@@ -118,7 +118,7 @@ class _Start:
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
-        self._connect(cluster, self._serve_env(cluster))
+        self._connect(cluster, serve_settings(self._config, cluster))
         plan = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
         return self._running(plan, fresh=False)
@@ -135,7 +135,7 @@ class _Start:
         )
 
     def _all(self, cluster: ClusterState) -> "FleetPlan":
-        serve_env = self._serve_env(cluster)
+        serve_env = serve_settings(self._config, cluster)
         local_ray.prepare(cluster, serve_env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
         imports.start()
@@ -149,13 +149,6 @@ class _Start:
         if not cluster.folder and external_ray.end_leftovers():
             self._report("cleared away what the last cluster left")
         return self._fleet_and_ingress()
-
-    def _serve_env(self, cluster: ClusterState) -> dict[str, str]:
-        """HAProxy's files would have to lie on every node of a Ray that is somebody else's: Serve's own proxy there."""
-        host = self._config.http.host
-        haproxy = None if cluster.folder else False
-        environment = serve_environment(cluster.folder, host, haproxy=haproxy, limits=self._config.limits)
-        return environment | tls_variable(self._config.tls)
 
     def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
@@ -282,6 +275,14 @@ class _Start:
         begin = time.monotonic()
         yield
         self._timings[step] = time.monotonic() - begin
+
+
+def serve_settings(config: BatonConfig, cluster: ClusterState) -> dict[str, str]:
+    """What Serve's processes are told by their environment. HAProxy's files would have to lie on every node of a Ray
+    that is somebody else's: Serve's own proxy there."""
+    haproxy = None if cluster.folder else False
+    settings = serve_environment(cluster.folder, config.http.host, haproxy=haproxy, limits=config.limits)
+    return settings | tls_variable(config.tls)
 
 
 def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, starter_pid: int | None = None) -> bool:

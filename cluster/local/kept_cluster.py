@@ -5,9 +5,8 @@ from collections.abc import Callable
 from baton.errors import UnavailableError
 from cluster.config.schema import BatonConfig
 from cluster.host import state
-from cluster.ingress.environment import serve_environment
 from cluster.local import ray_node as local_ray
-from cluster.local.bring_up import bring_up, take_down
+from cluster.local.bring_up import bring_up, serve_settings, take_down
 
 Report = Callable[[str], None]
 
@@ -42,7 +41,7 @@ class KeptCluster:
     def _find(self, config: BatonConfig) -> None:
         """Makes the state on disk what it is on Ray: a head that was replaced has lost the one, a new Ray the other."""
         cluster = state.read() or local_ray.new_state()
-        serve_env = serve_environment("", config.http.host, haproxy=False)
+        serve_env = serve_settings(config, cluster)
         local_ray.prepare(cluster, serve_env)
         local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
         from cluster.fleet.client import ControllerClient
@@ -51,6 +50,7 @@ class KeptCluster:
         controller = ControllerClient.find()
         if controller is None:
             state.remove()
+            local_ray.disconnect()  # one that failed before has the settings of its file
         else:
             controller.check_owner(Owner.here(state.cluster_secret()))
             state.write(cluster)

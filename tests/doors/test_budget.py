@@ -135,6 +135,28 @@ async def test_a_replica_that_has_died_gives_its_places_back() -> None:
     await alive.take()
 
 
+async def test_a_place_that_was_given_to_a_client_that_has_left_is_given_back() -> None:
+    clock, ledger = Clock(), Ledger()
+
+    async def draw(ask: Ask) -> Grant:
+        grant = ledger.draw(ask, clock.now_s)
+        await asyncio.sleep(0)
+        return grant
+
+    key = APIKey(name="alice", sha256="0" * 64, limits=KeyLimits(max_concurrent=1))
+    one, other = (Share(key, draw, replica=name, num_replicas=2) for name in ("one", "other"))
+    leaving = asyncio.create_task(one.take())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    with pytest.raises(RateLimitError):
+        await other.take()
+    assert not one.is_idle
+    await one.settle()
+    assert one.is_idle
+    await other.take()
+
+
 async def test_tokens_are_paid_when_they_are_used_and_owed_beyond_the_limit() -> None:
     clock = Clock()
     (share,) = clock.shares(1, tokens_per_minute=100)
@@ -157,6 +179,18 @@ async def test_tokens_that_one_replica_used_are_missing_at_another() -> None:
     await one.pay()
     with pytest.raises(RateLimitError):
         await other.take()
+
+
+async def test_a_client_that_asks_on_and_on_is_refused_without_the_ledger() -> None:
+    clock = Clock()
+    one, _ = clock.shares(2, requests_per_minute=1)
+    await one.take()
+    refusals = await asyncio.gather(*(one.take() for _ in range(100)), return_exceptions=True)
+    assert {type(error) for error in refusals} == {RateLimitError}
+    assert clock.num_asked == 2
+    clock.now_s += 2 * WINDOW_S
+    await one.settle()
+    await one.take()
 
 
 async def test_a_replica_asks_the_ledger_far_less_often_than_it_is_asked() -> None:

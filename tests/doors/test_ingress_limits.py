@@ -1,6 +1,7 @@
 """The ingress's own servers, without a proxy in front, bound what comes before anybody has looked at it."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
@@ -26,6 +27,15 @@ async def test_a_header_without_end_is_refused_early_and_not_held(server: Server
     seen = await attacks.long_header(server.told["http"])
     assert seen.status in ("431", "closed")
     assert seen.num_sent < 32 << 20  # what sockets hold
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 32 << 20
+
+
+async def test_a_trailer_without_end_is_refused_early_and_not_held(server: ServerProcess) -> None:
+    before = psutil.Process(server.process.pid).memory_info().rss
+    first = attacks.POST + b"transfer-encoding: chunked\r\n\r\n0\r\nx-long: "
+    seen = await attacks.Raw(server.told["http"]).until_refused(first, attacks.CHUNK, 0, 1 << 30)
+    assert seen.status in ("431", "closed")
+    assert seen.num_sent < 32 << 20
     assert psutil.Process(server.process.pid).memory_info().rss - before < 32 << 20
 
 
@@ -56,6 +66,32 @@ async def test_the_slow_and_the_silent_are_let_go_in_time(server: ServerProcess)
     assert {seen.status for seen in (*headers, *bodies, *silent)} == {"408"}
     assert min(seen.took_s for seen in headers) >= LIMITS.header_timeout_s - 0.1
     assert min(seen.took_s for seen in bodies) >= LIMITS.body_timeout_s - 0.1
+
+
+async def test_a_body_that_nobody_reads_keeps_no_connection_open(server: ServerProcess) -> None:
+    """Of requests that were answered before it came: one byte now and then, or the last one and then silence."""
+
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.1)
+
+    async def until_closed(length: int, *, slowly: bool) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length)
+        status = await reader.readline()
+        sending = asyncio.create_task(trickle(writer))
+        if not slowly:
+            await asyncio.sleep(0.05)
+            sending.cancel()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 20)
+        sending.cancel()
+        writer.transport.abort()
+        return status.split()[1]
+
+    answers = await asyncio.gather(until_closed(1_000_000, slowly=True), until_closed(1, slowly=False))
+    assert answers == [b"200", b"200"]
 
 
 async def test_a_grpc_message_over_the_limit_is_refused_and_half_of_one_is_let_go(server: ServerProcess) -> None:

@@ -77,3 +77,16 @@ def test_a_key_goes_to_no_other_machine_in_plain_text(monkeypatch: pytest.Monkey
         assert "192.0.2.1" in line
         assert "plain text" in line
         assert "bt-hidden" not in line
+
+
+def test_a_variable_may_end_with_a_line_and_what_no_header_can_hold_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("baton._retry.MAX_PAUSE_S", 0.01)
+    for key, words in (("bt-hidden\n", "no server answers"), ("bt-hid\nden", "a character that no key has")):
+        monkeypatch.setenv("BATON_API_KEY", key)
+        for where in (("--url", "http://127.0.0.1:1"), ("--grpc", "127.0.0.1:1")):
+            shown = typed("generate", "Once", *where)
+            assert shown.code
+            assert words in shown.err
+            assert "bt-hid" not in shown.err + shown.out

@@ -9,8 +9,10 @@ import openai
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.errors import InternalError, OverloadedError
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
+from cluster.doors.watched import Watched
 from tests.doors.keyed import Keyed, add_key, keyed_ingress, until
 
 BODY = {"model": "demo", "prompt": "Once", "max_tokens": 4}
@@ -147,6 +149,37 @@ async def test_tokens_count_prompts_and_answers_and_the_next_request_waits(keyed
     counted = next(line for line in text.splitlines() if line.startswith('baton_key_tokens_total{key="alice"}'))
     assert float(counted.split()[-1]) >= usage["total_tokens"]
     assert 'baton_key_refused_total{code="rate_limited",key="alice"}' in text
+
+
+async def test_a_prompt_of_which_nothing_came_costs_no_tokens(keyed: Keyed) -> None:
+    key = await keyed.add("alice", tokens_per_minute=6)
+    body = BODY | {"prompt": "Once upon a time " * 10}
+    keyed.fake.failure = OverloadedError("full")
+    async with keyed.http(key) as http:
+        for _ in range(3):
+            reply = await http.post("/v1/completions", json=body)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (429, "overloaded")
+        keyed.fake.failure = None
+        assert (await http.post("/v1/completions", json=body)).status_code == 200
+        assert (await http.post("/v1/completions", json=body)).json()["error"]["code"] == "rate_limited"
+
+
+async def test_a_bug_in_what_reads_the_file_again_is_told_to_serve(
+    keyed: Keyed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(watched: Watched) -> bool:
+        raise ValueError("a bug")
+
+    async def is_told() -> bool:
+        try:
+            keyed.guard.check()
+        except InternalError as error:
+            return "a bug" in error.message
+        return False
+
+    assert not await is_told()
+    monkeypatch.setattr(Watched, "changed", changed)
+    await until(is_told)
 
 
 async def test_a_changed_file_holds_within_seconds_and_a_broken_one_changes_nothing(

@@ -70,6 +70,9 @@ def test_a_key_ends_when_it_expires() -> None:
         (entry(max_concurrent=True), "max_concurrent: True is no limit"),
         (entry(tokens_per_minute=1.5), "tokens_per_minute: 1.5 is no limit"),
         (entry(expires="soon"), "expires: is no date"),
+        (entry(expires=0), "expires: is no date"),
+        (entry(expires=False), "expires: is no date"),
+        (entry(**{KEY: "alice"}), r"keys\[0\].\?: unknown key"),
         ("alice", "is no entry of a key"),
     ],
 )
@@ -110,6 +113,10 @@ def test_keys_in_a_config_are_read_and_written_back() -> None:
         ("key: []", "has not `keys:` alone"),
         ("keys: 3", "is no list of keys"),
         ("keys: []\nkeys: []", "a field that stands twice"),
+        ("keys: [{name: alice, expires: 2030-02-31}]", "has a value that cannot be"),
+        ("keys: !!int alice", "has a value that cannot be"),
+        ("keys: !!bool alice", "has a value that cannot be"),
+        ("keys: !!timestamp alice", "has a value that cannot be"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\n", "^((?!MIIE).)*$"),
     ],
 )

@@ -1,6 +1,7 @@
 """TLS at the doors of servers of this process, as on a Ray cluster of the user's: uvicorn and gRPC."""
 
 import asyncio
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator
@@ -90,6 +91,27 @@ async def test_mutual_tls_wants_a_certificate_of_the_named_authority_that_is_in_
         assert await doors.check(pair) == "UNAVAILABLE"
     assert await get(doors.http, client_context(doors.issued, good)) == "HTTP/1.1 200 OK"
     assert await doors.check(good) == "SERVING"
+
+
+def resumes(port: int, context: ssl.SSLContext) -> bool:
+    """Whether a second connection goes on with the first one's session."""
+    session, is_reused = None, None
+    for _ in range(2):
+        plain = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while connection.recv(4096):
+                continue
+            session, is_reused = connection.session, connection.session_reused
+    return bool(is_reused)
+
+
+@pytest.mark.parametrize("doors", [True], indirect=True)
+async def test_with_mutual_tls_every_connection_shows_its_certificate(doors: Doors) -> None:
+    """One that went on with a session of before would come in by an authority that has been taken away."""
+    context = client_context(doors.issued, doors.issued.client("good"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert not await asyncio.to_thread(resumes, doors.http, context)
 
 
 @pytest.mark.parametrize("doors", [True, False], indirect=True)

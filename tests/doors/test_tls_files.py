@@ -4,7 +4,9 @@ import datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from baton.errors import ConfigError
 from cluster.config.load import from_tree
@@ -53,6 +55,18 @@ def test_a_certificate_out_of_its_time_is_refused(issued: Issued) -> None:
         read_credentials(issued.tls(), now=lambda: early)
     issued.renew(expired=True)
     assert "tls.crt expired on" in refusal(issued.tls())
+
+
+def test_a_pair_that_openssl_finds_too_weak_is_refused_before_a_server_has_it(tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    now, name = datetime.datetime.now(datetime.UTC), x509.Name([])
+    made = x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key(), serial_number=1)
+    made = made.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    (tmp_path / "tls.crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "tls.key").write_bytes(key.private_bytes(*form))
+    tls = TLSConfig(certificate=str(tmp_path / "tls.crt"), key=str(tmp_path / "tls.key"))
+    assert "KEY_TOO_SMALL" in refusal(tls)
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password(issued: Issued) -> None:

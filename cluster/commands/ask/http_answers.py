@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 import baton
+from baton._connection import is_local
 from baton.errors import BatonError, ConfigError, ModelNotFoundError, UnavailableError, from_code
 from cluster.commands.ask.source import Ask
 from cluster.doors.client_door import ClientDoor
@@ -31,6 +33,7 @@ class HTTPSource:
             timeout=httpx.Timeout(_TIMEOUT_S, connect=10.0),
             headers=door.headers(url),
             verify=context if context is not None else False,  # of a plain URL there is nothing to verify
+            trust_env=not is_local(urlsplit(url).hostname or ""),  # its proxy would read key and prompt
         )
         self._extensions = {"sni_hostname": door.server_name} if door.server_name else {}
 

@@ -192,6 +192,7 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("engine: {max_batched_tokens: 64}", "engine.max_batched_tokens: 64 leaves prompts nothing"),
         ("- model", "the config: holds \\['model'\\], not keys"),
         ("model: [", "the config: is no YAML at line 1"),
+        ("model: 2030-02-31", "the config: has a value that cannot be"),
         ("model: demo\n\tdtype: x", "the config: is no YAML at line 2"),
         ("http: {port: 1}\nmodel: demo\nhttp: {port: 2}", "http: stands twice in one section, again at line 3"),
         ("engine: {memory: 1GiB, memory: 2GiB}", "memory: stands twice in one section, again at line 1"),

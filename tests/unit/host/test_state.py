@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(home: Path) -> None:
     assert state.cluster_secret() == first
     assert (home / "secret").stat().st_mode & 0o777 == 0o600
     assert state.ray_token_path().read_text() != first
+
+
+def test_many_at_once_make_one_secret(home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: state.cluster_secret(), range(8)))
+    assert len(set(made)) == 1
+    assert len(made[0]) == 64
+
+
+def test_an_empty_secret_is_refused(home: Path) -> None:
+    home.mkdir()
+    (home / "secret").write_text("\n")
+    with pytest.raises(ConfigError, match="secret is empty; run `baton down`, remove the file"):
+        state.cluster_secret()
 
 
 def test_a_broken_state_file_is_named_with_the_fix(home: Path) -> None:

@@ -30,6 +30,9 @@ class Servicer(inference_pb2_grpc.InferenceServicer, health_pb2_grpc.HealthServi
     async def Check(self, request: Any, context: Any) -> Any:
         return await self._routes.check(request, context)
 
+    async def List(self, request: Any, context: Any) -> Any:
+        return await self._routes.list()
+
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         async for response in self._routes.watch(request):
             yield response

@@ -9,8 +9,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.errors import OverloadedError
 from baton.v1 import inference_pb2 as pb
+from cluster.ingress import grpc_api
+from cluster.ingress.app import IngressReplica
+from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.router.table import Health
-from tests.unit.ingress.fakes import FakeDispatcher, demo_tokenizer
+from tests.unit.ingress.fakes import FakeDispatcher, demo_service, demo_tokenizer
 
 
 async def test_generate_streams_deltas_and_ends_with_usage(stub: Any, fake: FakeDispatcher) -> None:
@@ -136,3 +139,28 @@ async def test_standard_health_follows_the_dispatchers(channel: grpc.aio.Channel
         await stub.Check(health_pb2.HealthCheckRequest(service="other"))
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status == reply.status
+
+
+async def test_one_watch_too_many_is_told_the_status_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_api, "MAX_WATCHES", 1)
+    routes, request = GRPCRoutes(demo_service()[0]), health_pb2.HealthCheckRequest()
+    first = routes.watch(request)
+    assert (await anext(first)).status == 1
+    assert [response.status async for response in routes.watch(request)] == [1]
+    await first.aclose()
+    second = routes.watch(request)
+    await anext(second)
+    waiting = asyncio.ensure_future(anext(second))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_every_method_of_the_registered_services_is_there(channel: grpc.aio.Channel) -> None:
+    """Serve looks them up by name; one that is missing would be told with the names of all others."""
+    services = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    methods = [method for file in services for service in file.services_by_name.values() for method in service.methods]
+    assert {method.name for method in methods} <= set(dir(IngressReplica))
+    statuses = (await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())).statuses
+    assert {name: one.status for name, one in statuses.items()} == {"": 1, "baton.v1.Inference": 1}

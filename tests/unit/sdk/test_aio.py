@@ -45,6 +45,21 @@ async def test_leaving_a_stream_cancels_the_request(client: baton.AsyncClient, s
     assert [delta async for delta in stream] == []
 
 
+async def test_closing_a_stream_in_another_task_ends_it_for_who_reads(
+    client: baton.AsyncClient, server: FakeGrpcServer
+) -> None:
+    server.scripts.append([Hang()])
+    stream = client.stream("Once")
+
+    async def read() -> list[baton.Delta]:
+        return [delta async for delta in stream]
+
+    reading = asyncio.create_task(read())
+    assert await asyncio.to_thread(server.received.wait, 10)
+    stream.close()
+    assert await asyncio.wait_for(reading, 10) == []
+
+
 async def test_leaving_while_the_server_writes_cancels_the_request(
     client: baton.AsyncClient, server: FakeGrpcServer
 ) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -286,6 +287,21 @@ def test_health_follows_the_standard_service(client: baton.Client, server: FakeG
     assert client.health() == "serving"
     server.background.run(server.set_health(False))
     assert client.health() == "not_serving"
+
+
+def test_a_stream_that_is_closed_while_it_pauses_is_not_sent_again(
+    client: baton.Client, server: FakeGrpcServer
+) -> None:
+    pause = (("retry-after-ms", "15000"),)
+    server.scripts.append([Fail(status=grpc.StatusCode.RESOURCE_EXHAUSTED, metadata=pause)])
+    stream = client.stream("Once")
+    reading = threading.Thread(target=lambda: list(stream), daemon=True)
+    reading.start()
+    assert server.received.wait(10)
+    stream.close()
+    reading.join(10)
+    assert not reading.is_alive()
+    assert len(server.requests) == 1
 
 
 def test_a_closed_client_refuses_calls(server: FakeGrpcServer) -> None:

@@ -50,6 +50,8 @@ def test_a_status_becomes_its_error(server: FakeGrpcServer, status: Code, error:
         baton.PermissionDeniedError,
         baton.OverloadedError,
         baton.RateLimitError,
+        baton.RequestTooLargeError,
+        baton.RequestTimeoutError,
         baton.UnavailableError,
         baton.DeadlineExceededError,
         baton.CancelledError,
@@ -115,9 +117,20 @@ def test_a_pause_past_the_deadline_is_not_waited_for(server: FakeGrpcServer) -> 
 def test_a_request_over_the_transports_limit_is_the_callers_fault(server: FakeGrpcServer) -> None:
     with (
         baton.Client(server.target, timeout_s=20) as client,
-        pytest.raises(baton.InvalidRequestError, match="too large"),
+        pytest.raises(baton.RequestTooLargeError, match="too large") as caught,
     ):
         client.tokenize("x" * (5 << 20))
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "details", ["SERVER: Received message larger than max (9 vs. 8)", "metadata size exceeds hard"]
+)
+def test_what_grpc_itself_finds_too_large_is_sent_once(server: FakeGrpcServer, details: str) -> None:
+    server.scripts.append([Fail(status=Code.RESOURCE_EXHAUSTED, details=details)])
+    with baton.Client(server.target, timeout_s=20) as client, pytest.raises(baton.RequestTooLargeError):
+        client.generate("Once")
+    assert len(server.requests) == 1
 
 
 def test_no_server_names_the_address_and_the_fix(dead_target: str) -> None:
