@@ -111,17 +111,18 @@ def methods_of(text: str) -> list[str]:
     return names
 
 
+def way_of(spec: WorkerSpec, name: str, max_tokens: int) -> WorkerSpec:
+    """Args: name: Of a `speculation.method`, and after a colon its `tree_width` (also auto), if not 1."""
+    method, _, width = name.partition(":")
+    tree_width = None if width == "auto" else int(width or 1)
+    return replace(spec, speculation=SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=tree_width))
+
+
 def make_sides(spec: WorkerSpec, methods: Sequence[str], max_tokens: int) -> dict[str, Side]:
-    """Args: methods: Each a name of `speculation.method`, and after a colon its `tree_width` (also auto), if not 1."""
+    """Args: methods: Each as `way_of` takes it."""
     runner = TorchRunner(spec)
     runner.warm_up()
-    sides = {}
-    for name in methods:
-        method, _, width = name.partition(":")
-        tree_width = None if width == "auto" else int(width or 1)
-        way = SpeculationSpec(method=method, max_tokens=max_tokens, tree_width=tree_width)
-        sides[name] = Side(replace(spec, speculation=way), runner)
-    return sides
+    return {name: Side(way_of(spec, name, max_tokens), runner) for name in methods}
 
 
 def worker(folder: Path, dtype: str, draft: str) -> WorkerSpec:

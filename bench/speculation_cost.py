@@ -7,15 +7,15 @@
 
 A few per cent are less than what a machine's minutes differ by. So sides take turns of a few steps, in one process on a
 runner: what happens to the machine happens to all. So many answers always run: where one ends, the next begins,
-with its prompt in the prefix cache. A fixed number of answers would tell something else: those that drafts serve well
-end sooner, and the others go on in a smaller batch, where steps make fewer tokens. What a side has learnt it keeps from
+with its prompt in the prefix cache. A fixed number of answers may tell something else: those that drafts serve well end
+sooner, and the others go on in a smaller batch, where steps make fewer tokens. What a side has learnt it keeps from
 round to round: in the first one learning is paid. Where a side's KV lies in memory alone makes its steps some per cent
 faster or slower, so the places go round: the mean is of the rounds after the first, of as many as there are methods.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -24,7 +24,7 @@ import typer
 
 from bench.machine import Quick, announce
 from bench.padded import padded
-from bench.speculation import MAX_MODEL_LEN, TOKEN_S, worker
+from bench.speculation import MAX_MODEL_LEN, TOKEN_S, methods_of, way_of, worker
 from bench.speculation_load import SIDE_MEMORY, Texts
 from bench.speculation_load_side import Side, Slice, joined
 from bench.speculation_prompts import PROMPTS, TEXTS
@@ -33,10 +33,10 @@ from cluster.ingress.tokenizer import Tokenizer
 from cluster.profiling.specs import available_cores
 from workers.model.registry import resolve_model
 from workers.model.runner import TorchRunner
-from workers.spec import SpeculationSpec, WorkerSpec
+from workers.spec import WorkerSpec
 from workers.speculative.choose import choose_speculation
+from workers.speculative.methods import NONE
 
-NONE = "none"
 TURN_STEPS = 4  # without drafts
 Prompts = Sequence[Sequence[int]]
 
@@ -45,7 +45,7 @@ class Sides:
     """One for each way of speculating, which share a runner.
 
     Args:
-        methods: Each a name of `speculation.method`, and after a colon its `tree_width`, if it is not 1.
+        methods: Each as `bench.speculation.way_of` takes it.
         clock: Seconds.
     """
 
@@ -57,9 +57,7 @@ class Sides:
         self._speculations = {name: choose_speculation(self._way(name), self._runner, clock) for name in methods}
 
     def _way(self, name: str) -> WorkerSpec:
-        method, _, width = name.partition(":")
-        way = SpeculationSpec(method=method, max_tokens=self._max_tokens, tree_width=int(width or 1))
-        return replace(self._spec, speculation=way)
+        return way_of(self._spec, name, self._max_tokens)
 
     def compare(
         self, prompts: Prompts, num_at_once: int, num_tokens: int, num_rounds: int, temperature: float
@@ -116,6 +114,15 @@ def cell(side: str, ratios: Sequence[float]) -> str:
     return f"{side} {statistics.geometric_mean(ratios[1:]):.3f} x (round by round {rounds})"
 
 
+def sorts_of(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """All where `text` is empty. Raises: typer.BadParameter: an unknown one."""
+    names = [word.strip() for word in text.split(",") if word.strip()] or list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}", param_hint="--prompts")
+    return {name: known[name] for name in names}
+
+
 def main(
     model: Annotated[str, typer.Option("--model")] = "smollm2",
     dtype: Annotated[str, typer.Option("--dtype")] = "float32",
@@ -135,15 +142,11 @@ def main(
     quick: Quick = False,
 ) -> None:
     """What speculation costs."""
-    sizes, names = [int(word) for word in concurrency.split(",")], methods.split(",")
-    if NONE not in names:
-        raise typer.BadParameter(f"{methods}: add none, which the others are held against", param_hint="--methods")
+    sizes, names = [int(word) for word in concurrency.split(",")], methods_of(methods)
     rounds = rounds or len(names)
     if quick:
         rounds, tokens, prompts = 1, min(tokens, 40), prompts or ("novel" if plain else "question")
-    sets = {
-        name: texts for name, texts in (TEXTS if plain else PROMPTS).items() if name in (prompts or name).split(",")
-    }
+    sets = sorts_of(prompts, TEXTS if plain else PROMPTS)
     about_s = len(sets) * len(sizes) * (rounds + 1) * tokens * TOKEN_S * len(names) * (1 if own_time else 0.5)
     announce("bench.speculation_cost", about_s=about_s, dtypes=[resolve_dtype(dtype, "cpu")])
     torch.set_num_threads(1 if own_time else len(available_cores()))

@@ -146,7 +146,9 @@ def _by(worker: "WorkerStatus") -> str:
     who = f"; by {', '.join(worker.drafters)}" if worker.drafters else ""
     if worker.guess_share is None:
         return who
-    return f"{who}, whose guesses were there {worker.guess_share:.0%} of the time (waited {worker.draft_wait_s:.1f} s)"
+    rest = "; draft workers rest now" if worker.draft_workers_rest else ""
+    share = f"{worker.guess_share:.0%} of the time (waited {worker.draft_wait_s:.1f} s)"
+    return f"{who}, whose guesses were there {share}{rest}"
 
 
 def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":

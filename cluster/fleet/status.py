@@ -65,6 +65,7 @@ class WorkerStatus:
     num_guess_misses: int = 0
     num_draft_waits: int = 0
     draft_wait_s: float = 0.0
+    draft_workers_rest: bool = False  # they are told nothing now: steps are better off without
 
     @property
     def guess_share(self) -> float | None:
@@ -109,6 +110,7 @@ COUNTS = (
     "num_guess_misses",
     "num_draft_waits",
     "draft_wait_s",
+    "draft_workers_rest",
 )
 LISTS = ("drafted_by_place", "accepted_by_place", "drafters")
 

@@ -46,6 +46,10 @@ _GAUGES: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
         "Draft workers that it is joined with; of a draft worker, workers that decode",
         lambda s: s.num_draft_peers,
     ),
+    "baton_worker_draft_workers_rest": (
+        "1 while draft workers are told nothing, since steps are better off without their guesses",
+        lambda s: s.draft_workers_rest,
+    ),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[WorkerState], float]]] = {
     "baton_worker_steps": ("Engine steps", lambda s: s.num_steps),

@@ -140,7 +140,10 @@ def worker_doors(spec: WorkerSpec) -> dict[str, Make]:
 
 def draft_doors(spec: WorkerSpec) -> dict[str, Make]:
     hello = DraftHello(worker_id="w", vocab_size=FakeRunner(spec).vocab_size, num_tokens=4)
-    return {"/baton.v1.Drafting/Draft": after(ToDrafter(hello=hello), drafting)}
+    return {
+        "/baton.v1.Drafting/Draft": after(ToDrafter(hello=hello), drafting),
+        "/baton.v1.Worker/Session": after(ToWorker(hello=Hello(ingress_id="i")), session),  # refused by name
+    }
 
 
 INGRESS_DOORS: dict[str, Make] = {

@@ -13,8 +13,6 @@ from tests.unit.engine.driver import make_spec
 from workers import spec_line
 from workers.spec import Role, WorkerSpec
 
-START_TIMEOUT_S = 60.0
-
 
 class ServerProcess:
     """`told` is the JSON of its first line; `log` what it wrote to its standard error."""

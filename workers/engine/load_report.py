@@ -53,6 +53,7 @@ class LoadReport:
     num_draft_peers: int = 0
     num_draft_waits: int = 0
     draft_wait_s: float = 0.0
+    draft_workers_rest: bool = False
 
 
 _SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
@@ -102,6 +103,7 @@ def load_report(
         num_draft_peers=stats.guesses.num_peers,
         num_draft_waits=stats.guesses.num_waits,
         draft_wait_s=stats.guesses.wait_s,
+        draft_workers_rest=stats.guesses.draft_workers_rest,
     )
 
 

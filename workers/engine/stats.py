@@ -18,6 +18,7 @@ class GuessCounts:
     num_peers: int = 0
     num_waits: int = 0
     wait_s: float = 0.0
+    draft_workers_rest: bool = False
 
 
 @dataclass(slots=True)

@@ -18,7 +18,6 @@ from workers.engine import wire
 from workers.engine.block_manager import BlockManager
 from workers.engine.engine import StepReport
 from workers.engine.load_report import LoadReport
-from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
 from workers.spec import WorkerSpec
@@ -92,6 +91,8 @@ class DraftEngine:
         """Raises: InvalidRequestError: the model does not have such tokens, or the sampling parameters are none."""
         self._check_tokens(follow.prompt_token_ids)
         self._check_tokens(follow.output_token_ids)
+        params = wire.sampling_params(follow.sampling)
+        self._check_tokens(token_id for token_id, _ in params.logit_bias)
         seq = Seq(
             request_id="",
             choice=follow.choice,
@@ -99,7 +100,7 @@ class DraftEngine:
             ingress_id="",
             prompt_token_ids=tuple(follow.prompt_token_ids),
             output_token_ids=list(follow.output_token_ids),
-            params=wire.sampling_params(follow.sampling),
+            params=params,
             arrived_s=0.0,
             deadline_s=0.0,
         )
@@ -198,10 +199,9 @@ class DraftEngine:
             self.forecasts.forget(peer, number)
 
     def _refuse(self, ingress_id: str, submit: worker_pb2.Submit) -> None:
-        seq = wire.sequence(submit, ingress_id, self._clock())
         error = InternalError(f"worker {self.spec.worker_id} is a draft worker and takes no requests")
-        for choice in submit.choices:
-            self._outputs[ingress_id].append(wire.final(seq, choice.choice, FinishReason.ERROR, error))
+        for output in wire.refusals(submit, error):
+            self._outputs[ingress_id].append(output)
 
     # Its load.
 

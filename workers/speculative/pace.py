@@ -47,7 +47,7 @@ class Pace:
         self._max_tokens = max_tokens
         self._deepest = 0
         self._balances: dict[int, float] = {}  # by the doublings of decodes
-        self._is_halted = False
+        self._halted: set[int] = set()  # loads at which nothing is drafted
         self._num_silent, self._interval = 0, 1  # steps without drafts, and after how many there is a probe
         self._is_probing = False
         self._num_decodes = 0
@@ -122,8 +122,12 @@ class Pace:
             self._interval = 1  # drafts pay: if they ever stop to, it is soon seen when they do again
 
     def _halts(self) -> bool:
-        self._is_halted = self._balance < (RESUME if self._is_halted else HALT)
-        return self._is_halted
+        size = self._num_decodes.bit_length()
+        if self._balance < (RESUME if size in self._halted else HALT):
+            self._halted.add(size)
+        else:
+            self._halted.discard(size)
+        return size in self._halted
 
     def _best_depth(self, num_seqs: int) -> int:
         token_s = self.times.token_s(num_seqs) or 0.0

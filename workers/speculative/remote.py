@@ -125,12 +125,14 @@ class RemoteDrafter:
 
     def propose(self, seqs: List[Sequence], depth: int) -> List[Draft]:
         backup = self._fallback.propose(seqs, depth)
+        self.counts.draft_workers_rest = self.rest.is_resting
+        self.rest.is_served = any(drafted.link.life != DOWN for drafted in self._drafted.values())
         if not self._links:
             return backup
         now_s = self._clock()
         self._check(now_s)
         if not self._drafted or self.rest.is_resting:
-            self._stepped_s = None
+            self._stepped_s, self.rest.is_reading = None, False
             self._has_rested |= self.rest.is_resting
             return backup
         if self._has_rested:
@@ -146,6 +148,8 @@ class RemoteDrafter:
         self._num_decodes = len(seqs)
         self._tell(asked)
         found = self._look(asked, depth, num_decodes=len(seqs))
+        num_read = sum(one.drafted.futures is not None for one in asked)
+        self.rest.is_reading = 2 * num_read < len(asked)
         self._stepped_s = self._clock()
         return [self._likelier(found.get(which), draft) for which, draft in enumerate(backup)]
 
@@ -154,7 +158,7 @@ class RemoteDrafter:
         self._has_rested = False
         with self._news:
             for drafted in self._by_number.values():
-                drafted.proposed, drafted.asked_s = (0, NO_DRAFT), None
+                drafted.proposed, drafted.asked_s, drafted.futures = (0, NO_DRAFT), None, None
                 if not drafted.is_followed:
                     drafted.follow()
 
@@ -177,12 +181,14 @@ class RemoteDrafter:
         self.patience.proved((sum(one.num_right for one in proved) - lost) / len(proved))
 
     def _tell(self, asked: List["_Asked"]) -> None:
-        """The draft workers of what was written, in one message each."""
+        """The draft workers of what was written, in one message each; of what began while they were to rest, all."""
         news: dict[DraftLink, list[Written]] = defaultdict(list)
         with self._news:
             for drafted in (one.drafted for one in asked):
                 seq, start = drafted.seq, drafted.num_told
-                if drafted.is_followed and seq.num_tokens > start:
+                if not drafted.is_followed:
+                    drafted.follow()
+                elif seq.num_tokens > start:
                     drafted.num_told = seq.num_tokens
                     tokens = seq.tokens(start, seq.num_tokens)
                     news[drafted.link].append(Written(number=drafted.number, start=start, token_ids=tokens))

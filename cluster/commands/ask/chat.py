@@ -24,6 +24,7 @@ def command(
     temperature: Annotated[float | None, typer.Option(help=">= 0; 0 is greedy. Default: the model's.")] = None,
     top_p: Annotated[float | None, typer.Option(help="In (0, 1]. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal answers.")] = None,
+    speculation: Annotated[str | None, typer.Option(help="none: no drafts, the same text. Default: as served.")] = None,
     model: Annotated[str, typer.Option(help="Default: the one served.")] = "",
     url: Annotated[str | None, typer.Option(help="Ask over HTTP: http://host:port")] = None,
     grpc: Annotated[str | None, typer.Option(help="Ask over gRPC: host:port (default: the running cluster)")] = None,
@@ -34,7 +35,14 @@ def command(
 
     baton chat --system "You are a sailor." --temperature 0.7
     """
-    ask = Ask(model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    ask = Ask(
+        model=model,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        speculation=speculation,
+    )
     with one_line_errors(), open_source(url, grpc, open_door(door)) as source:
         Conversation(source, ask, system).run()
 

@@ -19,6 +19,7 @@ def command(
     top_p: Annotated[float | None, typer.Option(help="In (0, 1]. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal texts.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
+    speculation: Annotated[str | None, typer.Option(help="none: no drafts, the same text. Default: as served.")] = None,
     model: Annotated[str, typer.Option(help="Default: the one served.")] = "",
     stream: Annotated[bool, typer.Option(help="Print while it is written.")] = True,
     url: Annotated[str | None, typer.Option(help="Ask over HTTP: http://host:port")] = None,
@@ -41,6 +42,7 @@ def command(
             top_p=top_p,
             seed=seed,
             stop=tuple(stop or ()),
+            speculation=speculation,
         )
         text = sys.stdin.read() if prompt == "-" else prompt
         with open_source(url, grpc, open_door(door)) as source, source.answer(text, ask) as pieces:

@@ -18,10 +18,12 @@ class Ask:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    speculation: str | None = None
 
     def sampling(self) -> dict[str, Any]:
         """The options that are set, by the names that both APIs share."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
+        names = ("max_tokens", "temperature", "top_p", "seed", "speculation")
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in values.items() if value is not None}
         return given | {"stop": list(self.stop)} if self.stop else given
 

@@ -125,7 +125,8 @@ def _notes(config: BatonConfig, cluster: SimCluster, costs: CostOptions) -> tupl
         )
         return (alone,) if num_ranks > 1 else ()
     if costs.profile is not None and draft not in read_profile(costs.profile).drafts:
-        return (f"drafts are not simulated: the profile holds no costs of {draft}; --hardware has them",)
+        lacks = f"drafts are not simulated: the profile holds no costs of {draft}"
+        return (f"{lacks}; run `baton profile` with the config, or give --hardware",)
     return ("drafts are not simulated: how often they are right is not known; give --draft-acceptance",)
 
 

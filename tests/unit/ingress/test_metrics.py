@@ -41,6 +41,7 @@ async def test_drafts_are_counted_by_their_place() -> None:
         num_guess_misses=2,
         num_draft_peers=1,
         draft_wait_s=0.5,
+        draft_workers_rest=True,
     )
     entry = SimpleNamespace(worker_id="decode-0", role=Role.DECODE)
     view = cast(WorkerView, SimpleNamespace(entry=entry, state=state, up=True))
@@ -52,4 +53,5 @@ async def test_drafts_are_counted_by_their_place() -> None:
     assert 'baton_worker_guess_hits_total{role="decode",worker="decode-0"} 7.0' in text
     assert 'baton_worker_guess_misses_total{role="decode",worker="decode-0"} 2.0' in text
     assert 'baton_worker_draft_peers{role="decode",worker="decode-0"} 1.0' in text
+    assert 'baton_worker_draft_workers_rest{role="decode",worker="decode-0"} 1.0' in text
     assert 'baton_worker_draft_wait_seconds_total{role="decode",worker="decode-0"} 0.5' in text

@@ -8,6 +8,7 @@ import pytest
 
 from baton.errors import InvalidRequestError
 from baton.v1.draft_pb2 import Follow, News, Written
+from baton.v1.worker_pb2 import ChoiceStart, Submit
 from tests.unit.engine.driver import make_spec
 from workers.engine.engine import StepReport
 from workers.engine.wire import sampling_message
@@ -215,10 +216,25 @@ def test_tokens_that_the_model_does_not_have_are_refused() -> None:
     peer = worker.engine.join(worker.limits)
     with pytest.raises(InvalidRequestError, match="token id 512 is not in the vocabulary of 512"):
         worker.follow(peer, 1, [5, 512])
+    with pytest.raises(InvalidRequestError, match="token id 600 is not"):
+        worker.follow(peer, 1, [5], replace(PARAMS, logit_bias=((600, 1.0),)))
     worker.follow(peer, 1, [5, 6])
     with pytest.raises(InvalidRequestError, match="token id 900 is not"):
         worker.write(peer, 1, 2, [7, 900])
     worker.run()
+
+
+@pytest.mark.parametrize("choices", [[0], [0, 0, 1], []])
+def test_requests_are_refused_by_name_malformed_or_not(choices: list[int]) -> None:
+    reports: list[StepReport] = []
+    spec = make_spec(Role.DRAFT)
+    engine = DraftEngine(runner=FakeRunner(spec), spec=spec, emit=reports.append, tell=lambda told: None)
+    submit = Submit(request_id="r", attempt=2, choices=[ChoiceStart(choice=choice) for choice in choices])
+    engine.submit("i", submit)
+    engine.step()
+    outputs = [output for report in reports for output in report.outputs.get("i", [])]
+    assert [(output.choice, output.attempt) for output in outputs] == [(choice, 2) for choice in sorted(set(choices))]
+    assert all("draft worker and takes no requests" in output.error.message for output in outputs)
 
 
 def test_a_first_pass_that_hangs_is_seen_from_outside() -> None:

@@ -11,7 +11,7 @@ from workers.engine.drafting import Draft
 from workers.engine.sequence import Sequence
 from workers.speculative.drafting_times import DraftingTimes
 from workers.speculative.goodput import Goodput, Outcome
-from workers.speculative.pace import Pace
+from workers.speculative.pace import HALT, RESUME, Pace
 from workers.speculative.paced import PacedDrafter
 
 KIND, FREE = 4, 0
@@ -252,3 +252,18 @@ def test_deep_in_debt_nothing_is_drafted_until_it_is_paid() -> None:
         pace.drafted([Draft([1] * plan.depth, KIND)] if plan.depth else [], 0, 0.001)
         pace.step_done([Outcome(KIND, plan.depth, 0)] if plan.depth else [], 1.5 if plan.depth else 1.0)
     assert sum(map(bool, plans)) * 0.5 < 26 + 0.011 * len(plans)
+
+
+def test_a_load_at_which_drafting_has_stopped_stops_no_other() -> None:
+    pace = World(4, 0.1, 0.1).pace
+    pace.begin(16)
+    pace._balance = HALT - 1
+    assert pace._halts()
+    pace.begin(1)
+    pace._balance = (HALT + RESUME) / 2
+    assert not pace._halts()
+    pace.begin(16)
+    pace._balance = (HALT + RESUME) / 2
+    assert pace._halts()  # until there is no debt
+    pace._balance = RESUME
+    assert not pace._halts()

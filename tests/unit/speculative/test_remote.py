@@ -143,6 +143,50 @@ def test_draft_workers_at_rest_hear_nothing_and_then_all() -> None:
     assert (written.number, written.start, list(written.token_ids)) == (1, first.num_tokens - 2, [1, 2])
 
 
+def test_what_began_where_more_would_rest_is_heard_of_once_it_is_decoded_among_fewer() -> None:
+    first, second = sequence("a", [5, 6, 7]), sequence("b", [8, 9])
+    drafter, link, _ = drafting(first)
+    rest(drafter, is_resting=True)
+    drafter.rest.begin(1)
+    drafter.rest._load.is_resting = False
+    drafter.begins(second, ROUTE)  # with it 2 are known, and 2 rest
+    drafter.propose([second], DEPTH)
+    assert [posted.follow.number for posted in link.posted if posted.HasField("follow")] == [1, 2]
+
+
+def test_a_draft_worker_that_was_lost_at_rest_is_told_all_when_it_is_woken() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, link, _ = drafting(seq)
+    drafter.propose([seq], DEPTH)
+    rest(drafter, is_resting=True)
+    link.life = DOWN
+    drafter.propose([seq], DEPTH)
+    assert not drafter.rest.is_served
+    link.life = 2
+    drafter._up(link)
+    drafter.propose([seq], DEPTH)
+    assert drafter.rest.is_served
+    link.posted.clear()
+    rest(drafter, is_resting=False)
+    drafter.propose([seq], DEPTH)
+    assert [posted.follow.number for posted in link.posted] == [1]
+    assert drafter.rest.is_reading
+
+
+def test_nobody_is_read_for_once_guesses_are_there_again() -> None:
+    seq = sequence("a", [5, 6, 7])
+    drafter, _, _ = drafting(seq)
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    rest(drafter, is_resting=True)
+    drafter.propose([seq], DEPTH)
+    rest(drafter, is_resting=False)
+    assert not drafter.propose([seq], DEPTH)[0].token_ids  # what was guessed before is forgotten
+    assert drafter.rest.is_reading
+    drafter._take([guess(1, seq, 1, 2, 3, 4)])
+    assert drafter.propose([seq], DEPTH) == [Draft([1, 2, 3, 4], KIND)]
+    assert not drafter.rest.is_reading
+
+
 def test_trees_of_many_sequences_are_cut_to_paths() -> None:
     seqs = [sequence(str(number), [5, 6, 7]) for number in range(9)]
     drafter, _, _ = drafting(*seqs)

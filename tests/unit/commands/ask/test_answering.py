@@ -56,6 +56,14 @@ def test_generate_sends_what_was_given_and_no_more(server: FakeGrpcServer) -> No
     assert not request.sampling.HasField("max_tokens")
 
 
+def test_either_asks_for_no_drafts(server: FakeGrpcServer, http: FakeOpenAIServer) -> None:
+    _invoke(generate.command, "Once", "--grpc", server.target, "--speculation", "none")
+    _invoke(chat.command, "--grpc", server.target, "--speculation", "none", typed="Hello\n")
+    assert [request.sampling.speculation for request in server.requests] == ["none", "none"]
+    _invoke(generate.command, "Once", "--url", http.url, "--speculation", "none")
+    assert http.bodies[0]["speculation"] == "none"
+
+
 def test_generate_reads_the_prompt_from_standard_input(server: FakeGrpcServer) -> None:
     assert _invoke(generate.command, "-", "--grpc", server.target, typed="From a file").exit_code == 0
     assert server.requests[0].prompt == "From a file"
