@@ -144,7 +144,7 @@ def test_who_drafts_and_how_often_in_time_is_told() -> None:
     (line,) = shown(status(num_guess_hits=3, num_guess_misses=1, draft_wait_s=0.25, **changes), width=200)[3:]
     assert line.endswith("; by ngram, draft workers, whose guesses were there 75% of the time (waited 0.2 s)")
     resting = status(num_guess_hits=3, num_guess_misses=1, draft_workers_rest=True, **changes)
-    assert shown(resting, width=200)[3].endswith("75% of the time (waited 0.0 s); draft workers rest now")
+    assert shown(resting, width=240)[3].endswith("75% of the time (waited 0.0 s); draft workers rest now")
     counts = {"num_guess_hits": 9, "num_guess_misses": 1, "num_draft_peers": 2, "num_running": 1}
     (line,) = shown(status(worker_id="draft-0", role="draft", num_output_tokens=99, **counts), width=200)[3:]
     assert line == "draft-0: drafts for 1 sequence of 2 workers, 99 tokens so far; foresaw 90% of what was written"
