@@ -33,7 +33,7 @@ SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 # Tests of the chart skip where npm cannot bring it either.
 .PHONY: helm manifests
 helm: install
-	@$(BIN)/python -m tools.get_helm >/dev/null || true
+	@$(BIN)/python -m tools.get_helm --brief >/dev/null || true
 
 MANIFESTS ?= build/manifests
 manifests: helm ## the chart as plain YAML, a file for each of helm/baton/ci: make manifests MANIFESTS=folder

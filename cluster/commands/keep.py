@@ -1,5 +1,7 @@
 """`baton keep`: a cluster as its file says, for as long as somebody runs this command."""
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +30,7 @@ def command(
     RAY_ADDRESS=10.0.0.1:6379 baton keep cluster.yaml --replace
     """
     from cluster.commands.fetching import resolve_config_shown
-    from cluster.config.load import loads
+    from cluster.config.load import loads, read_text
     from cluster.host import state
     from cluster.local import ray_node as local_ray
     from cluster.local.keeper import Keeper, Marks, wait_for
@@ -48,6 +50,13 @@ def command(
     marks = Marks(state.home())
     marks.ready(False)
 
+    def leave(number: int, frame: object) -> None:
+        """At once and half way too: what runs stays, and the next one takes it up."""
+        marks.ready(False)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
     def report(text: str) -> None:
         marks.alive()
         say(text)
@@ -56,7 +65,7 @@ def command(
     keeper = Keeper(
         KeptCluster(resolve_config_shown, report, lambda text: say(f"warning: {text}")),
         marks,
-        read=lambda: config.read_text(encoding="utf-8"),
+        read=lambda: read_text(config),
         parse=loads,
         replace=replace,
         say=say,

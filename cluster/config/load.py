@@ -47,7 +47,7 @@ def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Baton
     Raises:
         ConfigError: Not readable, an unknown key, a wrong type, out of range, or not supported yet.
     """
-    tree = _read(path) if path is not None else {}
+    tree = _parse(read_text(path), str(path)) if path is not None else {}
     for key, text in (overrides or {}).items():
         _override(tree, key, text)
     return from_tree(tree)
@@ -105,14 +105,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Of a config's file. Raises: ConfigError: not readable."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML file") from error
-    return _parse(text, str(path))
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Controller:
         )
         if self._plan is not None:
             self._crew.adopt()
+        else:
+            self._crew.clear()
         self._crew.spawn(self._run())
 
     async def apply(self, config: BatonConfig) -> FleetPlan:

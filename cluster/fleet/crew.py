@@ -103,6 +103,12 @@ class Crew:
             )
         logger.info("adopted workers=%s", sorted(self.workers))
 
+    def clear(self) -> None:
+        """Ends what is left of a cluster that is wanted no more: an earlier controller died while it ended it."""
+        for found in launch.find(self._namespace):
+            logger.info("ended what was left worker_id=%s", worker_id(found.role, found.index))
+            launch.end(found.launched)
+
     def _take(self, worker: WorkerRecord) -> None:
         self.workers[worker.worker_id] = worker
         self.spawn(self._attend(worker))
@@ -153,20 +159,20 @@ class Crew:
         """From its first wish for places to its end."""
         try:
             places = await self._seat(worker, seating)
+            if worker.phase is not WorkerPhase.WAITING:
+                return
+            assert worker.launched is not None
+            assert worker.launched.group is not None
+            worker.launched = launch.launch(
+                worker.launched.group,
+                places,
+                worker.incarnation,
+                namespace=self._namespace,
+                worker_class=self._worker_class,
+            )
         except (RayError, BatonError, ValueError) as error:
             self._fail(worker, 0, error)
             return
-        if worker.phase is not WorkerPhase.WAITING:
-            return
-        assert worker.launched is not None
-        assert worker.launched.group is not None
-        worker.launched = launch.launch(
-            worker.launched.group,
-            places,
-            worker.incarnation,
-            namespace=self._namespace,
-            worker_class=self._worker_class,
-        )
         logger.info("starting worker_id=%s incarnation=%s cores=%s", worker.worker_id, worker.incarnation, worker.cores)
         self._move(worker, WorkerPhase.STARTING)
         await self._attend(worker)

@@ -2,7 +2,7 @@
 is started. Where they really are is Ray's to say: resources may be somebody else's by then.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
@@ -30,6 +30,7 @@ class Ground:
     Attributes:
         nodes: Those that may be used.
         cores: Of each node, by its id.
+        capped: Ids of nodes where cores are a number and no certain ones: nobody is pinned there.
         num_ranks: Of all workers that are wanted.
         needs: Of each role, what a rank of its workers takes.
     """
@@ -39,6 +40,7 @@ class Ground:
     taken: Sequence[Taken]
     num_ranks: int
     needs: Mapping[str, Need]
+    capped: Collection[str] = ()
 
     def targets(self, worker_id: str, role: str, pool: AnyPool) -> tuple[str, ...]:
         """Node ids, one for each rank, where there is room for all by our own count; empty: the worker has to wait."""
@@ -69,6 +71,8 @@ class Ground:
 
     def is_exclusive(self, rank: RankStatus, beside: Sequence[RankStatus]) -> bool:
         """Whether nobody else holds one of the rank's cores; `beside`: the other ranks of its worker."""
+        if rank.node_id in self.capped:
+            return False
         others = [*beside, *(taken.rank for taken in self.taken)]
         return all(set(rank.cores).isdisjoint(other.cores) for other in others if other.node_id == rank.node_id)
 

@@ -143,10 +143,12 @@ def worker_spec(
     secret: str,
     rank: int = 0,
     shares_device: bool = False,
+    pinned: bool = True,
 ) -> WorkerSpec:
     """Of one rank, with its own cores and its own node's address.
 
     Args:
+        pinned: To its cores; else it has so many threads, wherever they run.
         shares_device: There are fewer GPUs than ranks.
     """
     config, draft = plan.config, plan.config.pools.draft
@@ -169,7 +171,7 @@ def worker_spec(
         has_draft_workers=role.decodes and bool(draft.workers),
         gang=replace(plan.pool(role).gang, rank=rank, shares_device=shares_device),
         secret=secret,
-        cores=cores,
+        cores=cores if pinned else (),
         num_threads=len(cores),
         host=host,
         fake=config.load_format == "fake",

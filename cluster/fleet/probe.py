@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.host.cpus import counter
+
 PACKAGES = {"Baton": "baton-serve", "Ray": "ray", "torch": "torch"}  # as it is called -> as it is installed
 
 
@@ -14,7 +16,8 @@ PACKAGES = {"Baton": "baton-serve", "Ray": "ray", "torch": "torch"}  # as it is 
 class NodeFacts:
     """
     Attributes:
-        cores: That processes may use.
+        cores: That processes may use, by number.
+        is_capped: They may use so many of more at once, whichever: see `cluster.host.cpus`.
         versions: By a package's name; empty text: it is not installed.
         has_cuda: Whether torch is built for it, and its driver is there.
         missing: Of the paths that were asked for, those that are not there.
@@ -24,6 +27,7 @@ class NodeFacts:
     versions: Mapping[str, str]
     has_cuda: bool
     missing: tuple[str, ...] = ()
+    is_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ def facts_of(answer: Mapping[str, Any]) -> NodeFacts:
         versions={name: answer["versions"][package] for name, package in PACKAGES.items()},
         has_cuda=answer["has_cuda"],
         missing=tuple(answer["missing"]),
+        is_capped=answer["is_capped"],
     )
 
 
@@ -75,6 +80,7 @@ def question() -> Callable[[Sequence[str], Sequence[str]], dict[str, Any]]:
 
     It is made here, within another, so that Ray sends its code along.
     """
+    count = counter()
 
     def ask(packages: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
         import ctypes
@@ -96,9 +102,10 @@ def question() -> Callable[[Sequence[str], Sequence[str]], dict[str, Any]]:
             ctypes.CDLL("libcuda.so.1")
         except OSError:
             has_cuda = False
-        affinity = getattr(os, "sched_getaffinity", None)
+        cores, is_capped = count("/")
         return {
-            "cores": sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1)),
+            "cores": cores,
+            "is_capped": is_capped,
             "versions": versions,
             "has_cuda": has_cuda,
             "missing": [path for path in paths if not os.path.exists(path)],

@@ -31,6 +31,7 @@ class WorkerRecord:
     phase: WorkerPhase = WorkerPhase.WAITING
     launched: Launched | None = None  # None: nothing was asked of Ray yet
     ranks: tuple[RankStatus, ...] = ()
+    num_gpus: float = 0.0  # of each rank, as its places were asked for: an equal share may be another one by then
     facts: WorkerFacts | None = None
     state: WorkerState | None = None
     one_of_nodes: bool = False  # there are several, so that an error names its own

@@ -16,7 +16,7 @@ from cluster.fleet.terrain import Terrain
 from cluster.fleet.tick import LIVE, WorkerPhase
 from workers.spec import Role
 
-SHOWN_AFTER_S = 1.0  # a worker that has its places sooner did not wait
+SHOWN_AFTER_S = 3.0  # a worker that has its places sooner did not wait: on a full machine Ray takes a second to answer
 
 
 class Seating:
@@ -50,13 +50,13 @@ class Seating:
         """
         await self._learn()
         pool, ground = self._pool(worker), self._ground(worker)
+        need = ground.needs[worker.role.value]
+        worker.num_gpus = need.resources.get("GPU", 0.0)
         spread = pool.placement == SPREAD and pool.num_ranks > 1
         targets = ground.targets(worker.worker_id, worker.role.value, pool) if pinned or not spread else ()
         worker.ranks = tuple(RankStatus(node_id=node_id) for node_id in targets)
         by_id = {node.node_id: node for node in ground.nodes}
-        return launch.Wish(
-            need=ground.needs[worker.role.value], targets=[by_id[node_id] for node_id in targets], spread=spread
-        )
+        return launch.Wish(need=need, targets=[by_id[node_id] for node_id in targets], spread=spread)
 
     async def settle(self, worker: WorkerRecord, node_ids: Sequence[str]) -> list[launch.RankPlace]:
         """What each rank runs with on the nodes that Ray gave, the leader first; the record's ranks say it too.
@@ -119,12 +119,12 @@ class Seating:
             ],
             num_ranks=wanted.num_ranks,
             needs={role.value: self._need(role) for role in Role},
+            capped=self._terrain.capped,
         )
 
     def _place(self, worker: WorkerRecord, rank: int, ground: Ground) -> launch.RankPlace:
         mine, others = worker.ranks[rank], (*worker.ranks[:rank], *worker.ranks[rank + 1 :])
         node = next(node for node in ground.nodes if node.node_id == mine.node_id)
-        num_gpus = self._get_plan().gpus(worker.role, ground.nodes)
         spec = plan.worker_spec(
             self._get_plan(),
             worker.worker_id,
@@ -133,7 +133,8 @@ class Seating:
             host=node.address,
             secret=self._secret,
             rank=rank,
-            shares_device=num_gpus < 1.0,
+            shares_device=worker.num_gpus < 1.0,
+            pinned=mine.node_id not in ground.capped or self._pool(worker).cores is not None,
         )
         env = thread_env(len(mine.cores), exclusive=ground.is_exclusive(mine, others))
-        return launch.RankPlace(spec=spec, num_gpus=num_gpus, env=env | dict(self._worker_env))
+        return launch.RankPlace(spec=spec, num_gpus=worker.num_gpus, env=env | dict(self._worker_env))

@@ -28,6 +28,7 @@ class Terrain:
     def __init__(self) -> None:
         self.usable: list[Node] = []  # as of the last `learn`: they answer, and are not refused
         self.cores: dict[str, tuple[int, ...]] = {}  # node id -> its cores
+        self.capped: set[str] = set()  # node ids where they are a number, and no certain ones
         self.refused: dict[str, tuple[Node, str]] = {}  # node id of one that answers -> why no worker may start there
         self._asked: Asked | None = None
         self._facts: dict[str, NodeFacts] = {}  # by node id
@@ -96,3 +97,5 @@ class Terrain:
     def _take(self, node: Node, facts: NodeFacts) -> None:
         self._facts[node.node_id] = facts
         self.cores[node.node_id] = facts.cores
+        if facts.is_capped:
+            self.capped.add(node.node_id)

@@ -94,6 +94,17 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         return _Start(_with_free_ports(config), report, warn).first()
 
 
+def serve_env(config: BatonConfig, folder: str) -> dict[str, str]:
+    """Of the processes that come of a connection to Ray.
+
+    Args:
+        folder: Of a Ray of our own; empty: it is somebody else's, where HAProxy's files would have to lie on every
+            node: Serve's own proxy there.
+    """
+    haproxy = None if folder else False
+    return serve_environment(folder, config.http.host, haproxy=haproxy, limits=config.limits) | tls_variable(config.tls)
+
+
 class _Start:
     """One run of `up`."""
 
@@ -118,7 +129,7 @@ class _Start:
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
-        self._connect(cluster, serve_settings(self._config, cluster))
+        self._connect(cluster, serve_env(self._config, cluster.folder))
         plan = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
         return self._running(plan, fresh=False)
@@ -135,23 +146,23 @@ class _Start:
         )
 
     def _all(self, cluster: ClusterState) -> "FleetPlan":
-        serve_env = serve_settings(self._config, cluster)
-        local_ray.prepare(cluster, serve_env)
+        env = serve_env(self._config, cluster.folder)
+        local_ray.prepare(cluster, env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
         imports.start()
         if cluster.folder:
             self._report("starting Ray on this machine")
             with self._timed("ray"):
-                cluster = local_ray.start(cluster, serve_env)
+                cluster = local_ray.start(cluster, env)
         imports.join()
         with self._timed("connect"):
-            self._connect(cluster, serve_env)
+            self._connect(cluster, env)
         if not cluster.folder and external_ray.end_leftovers():
             self._report("cleared away what the last cluster left")
         return self._fleet_and_ingress()
 
-    def _connect(self, cluster: ClusterState, serve_env: dict[str, str]) -> None:
-        local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
+    def _connect(self, cluster: ClusterState, env: dict[str, str]) -> None:
+        local_ray.connect(cluster, namespace="baton", actors_env=env)
 
     def _fleet_and_ingress(self) -> "FleetPlan":
         from cluster.fleet import nodes, places
@@ -275,14 +286,6 @@ class _Start:
         begin = time.monotonic()
         yield
         self._timings[step] = time.monotonic() - begin
-
-
-def serve_settings(config: BatonConfig, cluster: ClusterState) -> dict[str, str]:
-    """What Serve's processes are told by their environment. HAProxy's files would have to lie on every node of a Ray
-    that is somebody else's: Serve's own proxy there."""
-    haproxy = None if cluster.folder else False
-    settings = serve_environment(cluster.folder, config.http.host, haproxy=haproxy, limits=config.limits)
-    return settings | tls_variable(config.tls)
 
 
 def take_down(drain_timeout_s: float, report: Report, *, wait_s: float = 0.0, starter_pid: int | None = None) -> bool:

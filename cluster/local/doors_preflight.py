@@ -3,14 +3,18 @@
 import datetime
 import ipaddress
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baton.errors import ConfigError
 from cluster.config.schema import BatonConfig
 from cluster.doors.guard import configured_keys
 from cluster.doors.key_ring import KeyRing
 from cluster.doors.tls_files import read_credentials
+
+if TYPE_CHECKING:
+    from cluster.fleet.nodes import Node
 
 SOON = datetime.timedelta(days=14)
 
@@ -71,7 +75,7 @@ def doors_error(config: BatonConfig) -> str:
 def check_doors_of_nodes(config: BatonConfig) -> Iterator[str]:
     """Of the connected Ray cluster, where the files are its nodes' own: the head, which has a proxy, must have them.
 
-    Yields words about other nodes that have not: proxies and replicas that Serve starts there would fail.
+    Yields words about others with a door that have not: proxies and replicas that Serve starts there would fail.
     Raises: ConfigError.
     """
     if not (config.tls.is_on or config.auth.is_on):
@@ -81,7 +85,7 @@ def check_doors_of_nodes(config: BatonConfig) -> Iterator[str]:
 
     from cluster.fleet import nodes
 
-    around = nodes.alive()
+    around = with_doors(config, nodes.alive())
     asked = [
         ray.remote(doors_error)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
@@ -94,6 +98,15 @@ def check_doors_of_nodes(config: BatonConfig) -> Iterator[str]:
             raise ConfigError(f"{error} (on Ray's head node {node.address})")
         if error:
             yield f"{error} (on node {node.address}); an ingress replica or proxy there cannot start"
+
+
+def with_doors(config: BatonConfig, around: "Sequence[Node]") -> "list[Node]":
+    """Of the nodes, the head first, those where a proxy or an ingress replica may be."""
+    head, *others = around
+    resource = config.http.node_resource
+    if resource:
+        return [head, *(node for node in others if node.resources.get(resource))]
+    return [head, *others] if config.http.replicas > 1 else [head]
 
 
 def _answered(reference: object) -> str:

@@ -1,12 +1,13 @@
 """The cluster that `keeper` keeps: this home's, on the Ray of RAY_ADDRESS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from baton.errors import UnavailableError
-from cluster.config.schema import BatonConfig
+from cluster.config.schema import AUTO, BatonConfig
 from cluster.host import state
 from cluster.local import ray_node as local_ray
-from cluster.local.bring_up import bring_up, serve_settings, take_down
+from cluster.local.bring_up import bring_up, serve_env, take_down
+from cluster.models.find import draft_in_full
 
 Report = Callable[[str], None]
 
@@ -22,10 +23,11 @@ class KeptCluster:
         self._resolve = resolve
         self._report = report
         self._warn = warn
+        self._env: Mapping[str, str] = {}  # of the last connection
 
     def up(self, config: BatonConfig) -> None:
-        self._find(config)
-        bring_up(self._resolve(config), self._report, self._warn)
+        goes_on = self._find(config) and config.model == AUTO  # with the model that was chosen at its start
+        bring_up(draft_in_full(config) if goes_on else self._resolve(config), self._report, self._warn)
 
     def down(self) -> None:
         take_down(30.0, self._report)
@@ -38,19 +40,28 @@ class KeptCluster:
             raise UnavailableError("Ray has no controller any more: it was started anew, or `baton down` ended it")
         return controller.status().ready
 
-    def _find(self, config: BatonConfig) -> None:
-        """Makes the state on disk what it is on Ray: a head that was replaced has lost the one, a new Ray the other."""
+    def _find(self, config: BatonConfig) -> bool:
+        """Makes the state on disk what it is on Ray: a head that was replaced has lost the one, a new Ray the other.
+
+        Returns: whether a cluster of this home is there.
+        """
         cluster = state.read() or local_ray.new_state()
-        serve_env = serve_settings(config, cluster)
-        local_ray.prepare(cluster, serve_env)
-        local_ray.connect(cluster, namespace="baton", actors_env=serve_env)
+        self._connect(cluster, serve_env(config, ""))
         from cluster.fleet.client import ControllerClient
         from cluster.fleet.owner import Owner
 
         controller = ControllerClient.find()
         if controller is None:
             state.remove()
-            local_ray.disconnect()  # one that failed before has the settings of its file
-        else:
-            controller.check_owner(Owner.here(state.cluster_secret()))
-            state.write(cluster)
+            return False
+        controller.check_owner(Owner.here(state.cluster_secret()))
+        state.write(cluster)
+        return True
+
+    def _connect(self, cluster: state.ClusterState, env: Mapping[str, str]) -> None:
+        """With the environment of now: `bring_up` finds this connection, and what it starts has its environment."""
+        if env != self._env:
+            local_ray.disconnect()
+        local_ray.prepare(cluster, env)
+        local_ray.connect(cluster, namespace="baton", actors_env=env)
+        self._env = env

@@ -13,6 +13,7 @@ from typing import Any
 
 from baton.errors import ConfigError
 from cluster.config.schema import MODEL_DRAFTS, BatonConfig
+from cluster.host.cpus import usable
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
@@ -117,9 +118,8 @@ def warnings(config: BatonConfig) -> Iterator[str]:
 
 
 def ranks_and_cores(config: BatonConfig) -> tuple[int, int]:
-    """Ranks of all workers, and cores that this process may use."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name()), num_cores
+    """Ranks of all workers, and cores that this process may use at once."""
+    return sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name()), len(usable().cores)
 
 
 def _gpus() -> Iterator[str]:

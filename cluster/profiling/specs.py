@@ -1,6 +1,5 @@
 """The workers that a config asks for on this machine, as the controller would tell them, for processes without Ray."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from cluster.config.schema import BatonConfig
 from cluster.fleet.cores import share, split
 from cluster.fleet.nodes import resolve_dtype
 from cluster.fleet.plan import FleetPlan, resolve, worker_spec
+from cluster.host.cpus import usable
 from cluster.models.find import Silent, resolve_config
 from workers.model.registry import resolve_model
 from workers.spec import Role, WorkerSpec
@@ -43,9 +43,7 @@ def worker_specs(config: BatonConfig, *, secret: str = "s3cret") -> list[WorkerS
 
 
 def available_cores() -> tuple[int, ...]:
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
+    return tuple(usable().cores)
 
 
 def _cores(plan: FleetPlan, role: Role, index: int, taken: Sequence[Sequence[int]]) -> tuple[int, ...]:

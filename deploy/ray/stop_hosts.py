@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 STOP = "source ~/.bashrc && ray stop --grace-period 5"
-CLEAN = "rm -rf ~/baton ~/ray_bootstrap_config.yaml ~/ray_bootstrap_key.pem /tmp/ray /tmp/ray_ssh_* /tmp/cluster-*"
+CLEAN = "rm -rf ~/baton ~/ray_bootstrap_config.yaml ~/ray_bootstrap_key.pem /tmp/ray /tmp/ray_ssh_*"
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
         parser.error(
             f"{given.file}: provider.type is {tree['provider']['type']}; `ray down` ends a cloud's nodes itself"
         )
-    command = f"{STOP} && {CLEAN}" if given.clean else STOP
+    command = f"{STOP} && {CLEAN} /tmp/cluster-{tree['cluster_name']}.*" if given.clean else STOP
     hosts = [*tree["provider"]["worker_ips"], tree["provider"]["head_ip"]]
     running = [(host, subprocess.Popen(ssh(tree["auth"], host, command))) for host in hosts]
     failed = [host for host, process in running if process.wait() != 0]

@@ -7,7 +7,8 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import from_tree
 from cluster.config.schema import BatonConfig
-from cluster.local.doors_preflight import check_doors, door_warnings, doors_error, file_warnings
+from cluster.fleet.nodes import Node
+from cluster.local.doors_preflight import check_doors, door_warnings, doors_error, file_warnings, with_doors
 from tests.doors.certificates import issue
 from tests.doors.keyed import add_key
 
@@ -59,3 +60,17 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
         check_doors(guarded)
     Path(guarded.tls.certificate).unlink()
     assert doors_error(guarded).startswith("tls.certificate: ")
+
+
+@pytest.mark.parametrize(
+    ("http", "found"),
+    [
+        ({}, ["head"]),
+        ({"replicas": 2}, ["head", "door", "decode"]),
+        ({"replicas": 2, "node_resource": "baton_ingress"}, ["head", "door"]),
+    ],
+)
+def test_nodes_without_a_door_need_no_certificates_and_keys(http: dict[str, object], found: list[str]) -> None:
+    resources = {"head": {"CPU": 1.0}, "door": {"baton_ingress": 1.0}, "decode": {"baton_decode": 1.0}}
+    around = [Node(node_id=name, address=name, num_gpus=0, resources=has) for name, has in resources.items()]
+    assert [node.address for node in with_doors(from_tree({"http": http}), around)] == found

@@ -7,13 +7,12 @@ from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any
 
-from cluster.config.load import _RENAMED
+from cluster.config.load import _RENAMED, _SIZES
 from cluster.config.rules import BOUNDS, CHOICES
 from cluster.config.schema import BatonConfig
 
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-# Of a form of their own, or with `auto` beside a number: Baton itself says what is wrong with them.
-ANY = ("engine.memory",)
+SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*([KMGT]iB)?$"}
 
 
 def text() -> str:
@@ -47,15 +46,18 @@ def _value(hint: Any, path: str) -> dict[str, Any]:
     if path in CHOICES:
         return {"enum": list(CHOICES[path])}
     kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType] or [hint]
-    if path in ANY or kinds[0] not in TYPES:
+    if kinds[0] not in TYPES:
         return _mapping_or_any(hint)
     allowed: dict[str, Any] = {"type": TYPES[kinds[0]]}
     if path in BOUNDS:
         allowed["minimum"], allowed["maximum"] = BOUNDS[path]
+    if path in _SIZES:
+        return {"anyOf": [allowed, SIZE]}
     if NoneType in typing.get_args(hint):
         return {"anyOf": [allowed, {"enum": ["auto", None]}]}
     return allowed
 
 
 def _mapping_or_any(hint: Any) -> dict[str, Any]:
+    """Of a form of its own: Baton itself says what is wrong with it."""
     return {"type": "object"} if typing.get_origin(hint) in (dict, Mapping) else {}

@@ -22,6 +22,16 @@ TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter":
          "ssh-keygen": "openssh-client", "rsync": "rsync"}  # fmt: skip
 START_TIMEOUT_S = 20.0
 
+# In namespaces that are gone with it: what hosts need of the kernel.
+TRIAL = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+ip link add bsw type bridge
+ip link add one type veth peer name other
+tc qdisc replace dev one root tbf rate 1gbit burst 256kb latency 50ms
+"""
+
 # What a host does before its SSH server, which is then its first process: when that ends, all others do.
 PREPARE = """
 set -e
@@ -52,12 +62,13 @@ def missing() -> str:
         if which(tool) is None:
             return f"`{tool}` is not installed (Debian: apt install {package})"
     tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "true"],
+        ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "sh", "-c", TRIAL],
+        env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    return f"`unshare` is not permitted: {tried.stderr.strip()}" if tried.returncode else ""
+    return f"namespaces cannot be had: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 def which(tool: str) -> str | None:

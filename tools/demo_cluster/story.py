@@ -169,5 +169,5 @@ class Story:
     def files(self, name: str) -> list[str]:
         """In the home and in /tmp."""
         said = self.hosts.run(name, ["sh", "-c", "find ~ /tmp -mindepth 1 -maxdepth 1 | sort"]).stdout.split()
-        own = {"/srv/.ssh", "/tmp/wt", str(self.hosts.folder)}
-        return [path for path in said if path not in own]
+        own = ("/srv/.ssh", str(ROOT), str(self.hosts.folder))  # what is shared may be in /tmp, in folders of its own
+        return [path for path in said if not any(one == path or one.startswith(f"{path}/") for one in own)]

@@ -15,6 +15,10 @@
 {{- if and $values.gateway.enabled (not $values.gateway.parentRefs) }}{{ fail "gateway.parentRefs: is empty; name the Gateway: [{name: ...}]" }}{{ end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.host) }}{{ fail "ingress.host: is empty; give the name by which clients come" }}{{ end -}}
 {{- if and $values.monitoring.dashboards.enabled (not (.Files.Glob "dashboards/*.json")) }}{{ fail "monitoring.dashboards.enabled: true, but the chart's folder dashboards/ has no *.json; put some there, or set false" }}{{ end -}}
+{{- if $values.monitoring.serviceMonitor.enabled -}}
+{{- if and $values.tls.clientCa (not $values.monitoring.clientCertificateSecret) }}{{ fail "monitoring.clientCertificateSecret: is empty, and with tls.clientCa Prometheus must show a certificate; name a Secret" }}{{ end -}}
+{{- if and $values.auth.enabled (not $values.monitoring.bearerTokenSecret.name) (not (dig "auth" "public_metrics" false $config)) }}{{ fail "monitoring.bearerTokenSecret.name: is empty, and with auth.enabled /metrics wants a key; name a Secret with one, or set config.auth.public_metrics: true" }}{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "baton.checkDoors" -}}

@@ -75,6 +75,8 @@ Baton's own defaults: a pool that is named has one worker; without `mixed`, pref
 {{- $_ := set $http "node_resource" "baton_ingress" -}}
 {{- end -}}
 {{- $_ := set $config "http" $http -}}
+{{- /* `auto` looks at the nodes that are there, and the head is there first. */ -}}
+{{- if eq (dig "device" "auto" $config) "auto" }}{{ $_ := set $config "device" (ternary "cuda" "cpu" .Values.gpu.enabled) }}{{ end -}}
 {{- /* Images are pulled and nodes come first. */ -}}
 {{- $health := $config.health | default dict -}}
 {{- if not (hasKey $health "start_timeout_s") }}{{ $_ := set $health "start_timeout_s" 1800 }}{{ end -}}

@@ -29,6 +29,12 @@ baton.dev/cluster: {{ include "baton.fullname" . }}
 baton.dev/door: "true"
 {{- end }}
 
+{{/* Whether `helm test` has what the doors ask of a client. */}}
+{{- define "baton.hasTest" -}}
+{{- $tests := .Values.tests -}}
+{{- if and (or $tests.clientCertificateSecret (not .Values.tls.clientCa)) (or $tests.apiKeySecret.name (not .Values.auth.enabled)) }}true{{ end -}}
+{{- end }}
+
 {{- define "baton.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}

@@ -57,7 +57,9 @@ def test_the_dockerfile_has_no_lint() -> None:
 
 
 def test_the_compose_file_is_valid_against_composes_schema() -> None:
-    command = [_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(FOLDER / "compose.yaml")]
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    tool = [sys.executable, "-m", "check_jsonschema"]
+    command = [*tool, "--builtin-schema", "vendor.compose-spec", str(FOLDER / "compose.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -83,6 +85,14 @@ def test_an_image_runs_as_nobody_with_an_init_a_health_check_and_labels(image: s
     labels = " ".join(text for stage in family for text in stage.of("LABEL"))
     assert "org.opencontainers.image.version" in labels
     assert "org.opencontainers.image.licenses" in labels
+
+
+def test_a_login_shell_finds_ray_and_baton(tmp_path: Path) -> None:
+    """`ray up` runs its commands in one, and /etc/profile sets PATH anew there."""
+    (line,) = [text for text in stages()["base"].of("COPY") if "/etc/profile.d/" in text]
+    program = f"PATH=/usr/bin:/bin; . {ROOT / line.split()[0]}; echo $PATH"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split(":")[0] == "/opt/baton/bin"
 
 
 def test_no_run_line_leaves_a_cache_behind() -> None:

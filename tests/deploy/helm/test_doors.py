@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from cluster.config.api_keys import parse_keys
 from tests.deploy.helm.chart import (
     CHART,
     VALUE_FILES,
@@ -142,6 +143,32 @@ def test_the_test_shows_a_client_certificate_where_one_is_asked_for() -> None:
     (pod,) = of_kind(render("tls-keys"), "Pod")
     assert "baton-test-client" in yaml.safe_dump(pod)
     assert of_kind(render_with("--set", "tls.enabled=true,tls.existingSecret=a,tls.clientCa=true"), "Pod") == []
+
+
+def test_there_is_no_test_without_a_key_where_one_is_asked_for() -> None:
+    assert of_kind(render_with("--set", "auth.enabled=true,auth.existingSecret=a"), "Pod") == []
+    with_key = "auth.enabled=true,auth.existingSecret=a,tests.apiKeySecret.name=b"
+    assert len(of_kind(render_with("--set", with_key), "Pod")) == 1
+
+
+def test_the_test_is_let_in_where_few_clients_are() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(render("xpyd"), "NetworkPolicy")}
+    (pod,) = of_kind(render("xpyd"), "Pod")
+    (peer,) = policies["baton-clients"]["ingress"][1]["from"]
+    assert matches(peer["podSelector"]["matchLabels"], pod["metadata"]["labels"])
+
+
+def test_prometheus_shows_what_the_doors_ask_for() -> None:
+    (monitor,) = of_kind(render("tls-keys"), "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["tlsConfig"]["keySecret"]["name"] == "baton-metrics-client"
+    assert endpoint["authorization"]["credentials"]["name"] == "baton-metrics-key"
+
+
+def test_the_servers_own_reader_takes_the_keys_that_the_chart_writes() -> None:
+    secret = named(render("made-secrets"), "Secret", "baton-keys")
+    (key,) = parse_keys(yaml.safe_load(base64.b64decode(secret["data"]["keys.yaml"]))["keys"], "keys")
+    assert (key.name, key.limits.requests_per_minute) == ("ada", 60)
 
 
 def test_the_service_account_has_no_rights() -> None:

@@ -1,29 +1,17 @@
 """Pods of a pool's group offer just what the pool's workers ask for."""
 
-import json
 from typing import Any
 
 import pytest
 
 from cluster.config.load import from_tree
 from cluster.config.schema import SPREAD, BatonConfig
-from tests.deploy.helm.chart import VALUE_FILES, config_of, groups, of_kind, ray_spec, render
-from tools.chart import config_keys
-
-KNOWN = json.loads(config_keys.text())
+from tests.deploy.helm.chart import VALUE_FILES, config_of, groups, of_kind, ray_spec, render, render_with
 
 
 def baton_config(name: str) -> BatonConfig:
-    """As Baton's own loader reads it; keys of the chart's that this Baton has not learnt yet are left out."""
-    tree = config_of(render(name))
-    for key in ("tls", "auth"):
-        if key not in KNOWN:
-            tree.pop(key, None)
-    for role, pool in tree["pools"].items():
-        for key in ("resources", "labels"):
-            if key not in KNOWN["pools"][role]:
-                del pool[key]
-    return from_tree(tree)
+    """As Baton's own loader reads it."""
+    return from_tree(config_of(render(name)))
 
 
 @pytest.fixture(params=VALUE_FILES)
@@ -39,6 +27,13 @@ def test_baton_takes_the_config_that_the_pods_read(name: str) -> None:
     config = baton_config(name)
     assert config.http.host == "0.0.0.0"
     assert config.health.start_timeout_s == 1800
+
+
+def test_the_device_is_what_the_pods_have_whoever_comes_first(name: str) -> None:
+    """`auto` would look at the head alone, which has no GPU, while the others' images are pulled."""
+    has_gpus = any(gpus(group["template"]) for group in groups(render(name)).values())
+    assert baton_config(name).device == ("cuda" if has_gpus else "cpu")
+    assert config_of(render_with("--set", "gpu.enabled=true"))["device"] == "cuda"
 
 
 def test_the_resources_of_a_group_add_up_to_its_pools_gangs(name: str) -> None:

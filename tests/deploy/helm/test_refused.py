@@ -29,6 +29,7 @@ SHA = "a" * 64
         ("config.pools.decode.workers=two", "/config/pools/decode/workers"),
         ("config.pools.decode.workers=5000", "/config/pools/decode/workers"),
         ("config.kv.transport=rdma", "/config/kv/transport"),
+        ("config.limits.max_body=32MB", "/config/limits/max_body"),
     ],
 )
 def test_by_the_schema(values: str, said: str) -> None:
@@ -67,6 +68,14 @@ def test_by_the_schema(values: str, said: str) -> None:
         ("modelCache.type=hostPath", "modelCache.hostPath: is empty"),
         ("modelCache.existingClaim=a", "modelCache.existingClaim: a is of no use"),
         ("gcsFaultTolerance.enabled=true", "gcsFaultTolerance.redisAddress: is empty"),
+        (
+            "monitoring.serviceMonitor.enabled=true,auth.enabled=true,auth.existingSecret=k",
+            "monitoring.bearerTokenSecret.name: is empty",
+        ),
+        (
+            "monitoring.serviceMonitor.enabled=true,tls.enabled=true,tls.existingSecret=k,tls.clientCa=true",
+            "monitoring.clientCertificateSecret: is empty",
+        ),
         ("gateway.enabled=true", "gateway.parentRefs: is empty"),
         ("ingress.enabled=true", "ingress.host: is empty"),
         ("serviceAccount.create=false", "serviceAccount.name: is empty"),

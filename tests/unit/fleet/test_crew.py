@@ -164,6 +164,33 @@ async def test_a_worker_that_waits_and_is_wanted_no_more_gives_its_request_back(
     assert not made.live
 
 
+async def test_what_cannot_be_started_in_its_places_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **settings: object) -> launch.Launched:
+        raise ValueError("the name is taken")
+
+    given_back: list[launch.Launched] = []
+    made = crew_of(monkeypatch, NEVER)
+    monkeypatch.setattr(launch, "launch", refuse)
+    monkeypatch.setattr(launch, "end", given_back.append)
+    (worker,) = made.workers.values()
+    await until(lambda: worker.phase is WorkerPhase.FAILED)
+    assert [one.group for one in given_back] == [GROUP]
+    assert worker.error == "the name is taken"
+
+
+async def test_what_is_left_of_a_cluster_that_nobody_wants_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = launch.FoundWorker(
+        role=Role.DECODE, index=0, incarnation="i", launched=launch.Launched(actors=[], group=GROUP)
+    )
+    ended: list[launch.Launched] = []
+    monkeypatch.setattr(launch, "find", lambda namespace: iter([left]))
+    monkeypatch.setattr(launch, "end", ended.append)
+    made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None)
+    made.clear()
+    assert ended == [left.launched]
+    assert not made.live
+
+
 async def test_a_worker_that_cannot_start_names_its_node_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing(RayError):
         cause = ConfigError("model: no such folder")

@@ -1,15 +1,22 @@
 """A kept cluster follows its file, and tells a supervisor how it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from baton.errors import ConfigError, UnavailableError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
+from cluster.fleet.client import ControllerClient
 from cluster.fleet.plan import NeedsDownError
+from cluster.ingress.tls_environment import TLS_VARIABLE
+from cluster.local import kept_cluster, ray_node
+from cluster.local.bring_up import serve_env
 from cluster.local.keeper import LOST_S, RETRY_S, Keeper, Marks, wait_for
+from cluster.local.kept_cluster import KeptCluster
 
 
 class FakeCluster:
@@ -167,3 +174,40 @@ def test_fetch_takes_the_models_of_a_file(tmp_path: Path, capsys: pytest.Capture
     command(config=path)
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown] == ["demo", "demo-draft"]
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Mapping[str, str]]:
+    """What processes that come of each connection have in their environment; Ray is there and empty."""
+    made: list[Mapping[str, str]] = []
+    monkeypatch.setenv("BATON_HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr(ray_node, "prepare", lambda cluster, env: None)
+    monkeypatch.setattr(ray_node, "connect", lambda cluster, *, namespace, actors_env: made.append(actors_env))
+    monkeypatch.setattr(ray_node, "disconnect", lambda: None)
+    monkeypatch.setattr(ControllerClient, "find", lambda: None)
+    monkeypatch.setattr(kept_cluster, "bring_up", lambda config, report, warn: None)
+    return made
+
+
+def test_what_is_started_has_the_doors_and_limits_of_its_config(connections: list[Mapping[str, str]]) -> None:
+    kept = KeptCluster(lambda config: config, lambda text: None, lambda text: None)
+    plain = loads("http: {host: 0.0.0.0}")
+    guarded = loads("http: {host: 0.0.0.0}\ntls: {certificate: /c, key: /k}\nlimits: {max_body: 1KiB}")
+    for config in (plain, guarded):
+        kept.up(config)
+        assert connections[-1] == serve_env(config, "")
+    assert '"/c"' in connections[-1][TLS_VARIABLE]
+    assert connections[0] != connections[1]
+
+
+def test_where_the_model_is_left_to_us_a_cluster_that_runs_keeps_its_own(
+    connections: list[Mapping[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(kept_cluster, "bring_up", lambda config, report, warn: given.append(config.model))
+    kept = KeptCluster(lambda config: replace(config, model="smollm2"), lambda text: None, lambda text: None)
+    kept.up(BatonConfig())
+    monkeypatch.setattr(ControllerClient, "find", lambda: SimpleNamespace(check_owner=lambda owner: None))
+    kept.up(BatonConfig())
+    assert given == ["smollm2", "auto"]

@@ -1,7 +1,6 @@
 """What is wrong with a model's files or the device is told before anything starts."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
+from cluster.host.cpus import Usable
 from cluster.local.preflight import as_every_node, check_device, check_model, warnings
 from workers.model.registry import resolve_model
 
@@ -105,7 +105,7 @@ def test_a_degree_that_does_not_divide_linear_heads_is_refused_by_its_pool(folde
 
 
 def test_more_ranks_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    monkeypatch.setattr("cluster.local.preflight.usable", lambda: Usable(cores=(3, 5), is_capped=False))
     (said,) = warnings(loads("device: cpu\npools: {mixed: {workers: 1, tensor_parallel: 3}}"))
     assert said.startswith("pools: 3 ranks on 2 cores: each wants a core of its own")
     assert not list(warnings(loads("device: cpu\npools: {mixed: {workers: 1}}")))
