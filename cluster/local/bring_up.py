@@ -77,6 +77,7 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
                 check_draft(Path(draft), model, config)
         isa()  # a bad BATON_CPU_ISA would show when workers start
         if not local_ray.external_address():
+            ports.check_host(config.http.host)
             check_cores(config)
             check_device(config)
             check_doors(config)
