@@ -2,21 +2,25 @@
 
 uvicorn's own has none of them: headers may be as long, and take as long, as the client likes. A refusal is an error in
 OpenAI's shape and the end of the connection. How long a body may be is the application's to say, and it is the first to
-lose patience (`cluster.ingress.bodies`); where it has answered without reading one, what is left has its time here.
+lose patience (`cluster.ingress.bodies`). Where it answers without having read one, what is left is read and forgotten
+before the answer goes out, for a while; if it is not whole then, the answer is the connection's last. Else HAProxy,
+which sends many clients' requests down one connection, may send one where this server expects the rest of a body.
 """
 
 import asyncio
 import json
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from baton.errors import BatonError, InvalidRequestError, RequestTimeoutError, RequestTooLargeError, UnavailableError
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.errors import error_body, error_headers
 
-LINGER_S, LINGER_BYTES = 2.0, 4 << 20
+LINGER_S, LINGER_BYTES = 2.0, 16 << 20
 GRACE_S = 3.0  # beyond what the application gives a body: its own refusal, and its lingering, come first
 
 
@@ -34,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # of headers or of a body
         self._refusal: BatonError | None = None
         self._num_lingering_bytes = 0
+        self._last_answer: RequestResponseCycle | None = None  # after it the connection ends
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._refusal is not None or (self._last_answer is not None and self._last_answer.response_complete):
             self._linger(len(data))
             return
         self._is_overhead = True
@@ -69,6 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._refusal  # ends the parser, and so comes to `send_400_response`
         self._await_body()
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.cycle.send = partial(self._answer, self.cycle)  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         self._overhead_ends()
@@ -88,6 +95,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls where the parser fails."""
         self._refuse(self._refusal or InvalidRequestError("this is no HTTP/1.1 request"))
+
+    async def _answer(self, cycle: RequestResponseCycle, message: Any) -> None:
+        """`cycle.send`, of which a request whose body has not come to its end has the connection's last answer."""
+        if message["type"] == "http.response.start" and cycle.more_body:
+            if not cycle.waiting_for_100_continue:
+                await _forget_body(cycle)
+            if cycle.more_body:
+                message = message | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+                self._last_answer = cycle
+        await RequestResponseCycle.send(cycle, message)
+        if cycle is self._last_answer:
+            cycle.keep_alive = True  # uvicorn would hang up at once, and a client that is still sending hear no answer
+            if cycle.response_complete:
+                self._end_writing()
 
     def _too_large(self) -> BatonError:
         return HeadersTooLargeError(
@@ -134,7 +155,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(written(error))
-        if self.transport.can_write_eof():
+        self._end_writing()
+
+    def _end_writing(self) -> None:
+        """What is still being sent is read for a while, so that its sender hears the answer."""
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
@@ -144,6 +171,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_lingering_bytes += num_bytes
         if self._num_lingering_bytes > LINGER_BYTES:
             self.transport.close()
+
+
+async def _forget_body(cycle: RequestResponseCycle) -> None:
+    num_bytes = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while cycle.more_body and not cycle.disconnected and num_bytes <= LINGER_BYTES:
+                message: Any = await cycle.receive()
+                num_bytes += len(message.get("body", b""))
 
 
 def written(error: BatonError) -> bytes:

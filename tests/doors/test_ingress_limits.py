@@ -116,3 +116,24 @@ async def test_a_long_body_is_no_header_and_one_that_is_too_long_is_answered_whe
         for _ in range(3):  # on one connection where it can be
             reply = await client.post("/tokenize", content=b" " * num_bytes + b'{"prompt": "Once"}')
             assert reply.status_code == (413 if num_bytes > LIMITS.max_body_bytes else 200)
+
+
+async def test_an_answer_before_the_end_of_a_body_is_the_connections_last(server: ServerProcess) -> None:
+    """Else what a proxy sends next down this connection, of another client, would be taken for the rest of the body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+    writer.write(b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"a" * 1000)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert head.split()[1] == b"404"
+    assert b"connection: close" in head.lower()
+    await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+
+
+async def test_a_body_that_nobody_wanted_is_read_to_its_end_and_the_connection_serves_on(server: ServerProcess) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+    writer.write(b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"a" * 300_000)
+    writer.write(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    answers = await asyncio.wait_for(reader.read(), 20)
+    assert answers.startswith(b"HTTP/1.1 404")
+    assert b"HTTP/1.1 200" in answers
+    writer.close()
