@@ -80,7 +80,10 @@ def print_ready(running: "Running", *, end: str, timings: bool) -> None:
     )
     console.print(f"  curl{options} {cluster.http}{path} -H 'Content-Type: application/json' -d '{body}'", markup=False)
     if running.chats:
-        console.print("  baton chat")
+        settings = ("BATON_API_KEY=bt-... " if running.has_keys else "") + (
+            "BATON_TLS_CA=CA.crt " if running.has_tls else ""
+        )
+        console.print(f"  {settings}baton chat")
     console.print("")
     console.print(f"  {end} ends it")
     if timings:
