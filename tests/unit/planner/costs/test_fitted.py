@@ -162,7 +162,9 @@ def test_a_profile_from_before_drafts_were_measured_is_read() -> None:
 def test_what_comes_of_drafts_is_as_told_or_as_measured() -> None:
     assert PROFILE.draft_chances("demo-draft", None, asked="--draft demo-draft") == DraftChances((0.75, 0.5))
     assert PROFILE.draft_chances("demo-draft", DraftChances((0.1,)), asked="") == DraftChances((0.1,))
-    with pytest.raises(ConfigError, match="--draft other: the profile holds draft models demo-draft; run `baton profile`"):
+    with pytest.raises(
+        ConfigError, match="--draft other: the profile holds draft models demo-draft; run `baton profile`"
+    ):
         PROFILE.draft_chances("other", DraftChances((0.1,)), asked="--draft other")
 
 
