@@ -86,7 +86,7 @@ class ChoiceStart(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., output_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt_token_ids", "choices", "sampling", "timeout_s", "decode", "draft")
+    __slots__ = ("request_id", "attempt", "prompt_token_ids", "choices", "sampling", "timeout_s", "decode", "draft", "grammar")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class Submit(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -103,7 +104,8 @@ class Submit(_message.Message):
     timeout_s: float
     decode: DecodeRoute
     draft: DraftRoute
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., choices: _Optional[_Iterable[_Union[ChoiceStart, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., decode: _Optional[_Union[DecodeRoute, _Mapping]] = ..., draft: _Optional[_Union[DraftRoute, _Mapping]] = ...) -> None: ...
+    grammar: str
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., choices: _Optional[_Iterable[_Union[ChoiceStart, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., decode: _Optional[_Union[DecodeRoute, _Mapping]] = ..., draft: _Optional[_Union[DraftRoute, _Mapping]] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("request_id", "attempt", "choices")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from baton.errors import CancelledError, InternalError, from_code
 from baton.v1 import inference_pb2, worker_pb2
+from cluster.ingress.chat.events import Event
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.stops import StopFinder
 from cluster.ingress.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ class Delta:
     offsets: list[int] = field(default_factory=list)  # where each token's text begins in the answer, in characters
     finish_reason: inference_pb2.FinishReason = inference_pb2.FINISH_REASON_UNSPECIFIED
     stop_reason: str = ""  # the stop string, or the stop token id in decimal
+    events: Sequence[Event] | None = None  # what a parser makes of the text; None: it is content as it stands
 
 
 @dataclass(slots=True)

@@ -1,0 +1,61 @@
+"""A form that an answer must have, as a request asks for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """JSON that a schema allows. `schema` {}: any; `{"type": "object"}`: any object."""
+
+    schema: Mapping[str, Any] | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """Text that the whole expression matches."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of these texts."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lark:
+    """Text of a context-free grammar, in llguidance's variant of Lark."""
+
+    grammar: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A part of an answer: `begin`, then JSON of the schema, then `end`."""
+
+    begin: str
+    schema: Mapping[str, Any] | bool
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Free text with tags in it.
+
+    Attributes:
+        triggers: Wherever the text has one of them, a tag that begins with it must follow; each tag begins with one.
+        required: The answer is tags alone, at least one; else there may be none, and free text around them.
+        at_most_one: The answer ends with the first tag.
+    """
+
+    tags: tuple[Tag, ...]
+    triggers: tuple[str, ...]
+    required: bool = False
+    at_most_one: bool = False
+
+
+StructuredOutput = JsonSchema | Regex | Choice | Lark | Tagged
