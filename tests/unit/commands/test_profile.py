@@ -54,6 +54,7 @@ def test_a_profile_of_mixed_workers_says_that_it_holds_no_kv_transfers(tmp_path:
     assert "note: no KV transfers, as the config has no prefill workers" in result.output
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_gang_is_of_its_degree_and_simulates_such_workers_alone(tmp_path: Path) -> None:
     out, alike, unlike = tmp_path / "profile.json", tmp_path / "gang.yaml", tmp_path / "plain.yaml"
     gang = ("pools.mixed.workers=1", "pools.mixed.tensor_parallel=2")

@@ -113,6 +113,7 @@ def test_one_device_is_planned_co_located_where_kv_cannot_leave_a_node(profile: 
     assert "Co-located is the only kind that was looked at" in ended.out
 
 
+@pytest.mark.slow
 def test_a_plan_says_of_which_requests_it_is(profile: Path) -> None:
     words = ("--model", "demo", "--profile", profile, "--gpus-per-node", "1", "--jobs", "1", "--rate", "2")
     ended = typed("plan", *words, "--mix", "1:100:5", "--mix", "1:400:20", "--shared-prefix", "64")

@@ -221,6 +221,7 @@ def test_requests_of_one_instant_have_no_rate(tmp_path: Path) -> None:
     assert "2 requests of t.csv: all come at one instant, which is no rate" in said
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_processor_does_not_ask_for_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "plan.yaml"
     ended = plan("--model", "demo", "--hardware", "epyc-2c", *SMALL, "--gpus-per-node", "1", "--out", out)
@@ -273,6 +274,7 @@ def profile_of(**changes: Any) -> Profile:
     return Profile(**{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_a_profile_plans_for_the_machine_that_was_measured(tmp_path: Path) -> None:
     path, out = tmp_path / "profile.json", tmp_path / "plan.yaml"
     path.write_text(profile_of().to_text())
