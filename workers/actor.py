@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -23,6 +24,7 @@ from workers.starting import build_runner, take_place
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+    from workers.grammar.book import GrammarBook
     from workers.kv_transfer.gang_links import LeaderLinks
     from workers.model.contract import ModelRunner
     from workers.parallel.gang import Gang
@@ -58,6 +60,7 @@ class WorkerActor:
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
         self._links: LeaderLinks | None = None
+        self._grammars: GrammarBook | None = None
         self._lobby: Lobby | None = None
         self._gang: Gang | None = None
         self._gang_runner: GangRunner | None = None
@@ -91,22 +94,27 @@ class WorkerActor:
             self._service.say_ranks([f"{self.spec.host}:{port}", *others])
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._thread.start()
+        if self._grammars is not None:
+            self._grammars.begin()
         logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
         return f"{self.spec.host}:{port}"
 
     async def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[Driving, WorkerService]":
         """The engine, not running yet, and what this worker's server answers."""
         from workers.engine.engine import Engine
+        from workers.grammar.book import grammar_book
         from workers.service import WorkerService
         from workers.speculative.choose import choose_speculation
 
         speculation = await asyncio.to_thread(choose_speculation, self.spec, runner)  # may load a draft model
+        grammars = self._grammars = grammar_book(Path(self.spec.model), runner, device=self.spec.device)
         engine = Engine(
             runner=runner,
             spec=self.spec,
             emit=lambda report: service.on_step(report),
             clock=time.monotonic,
             speculation=speculation,
+            grammars=grammars,
         )
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         links = self._links = self._make_links(runner, engine)
@@ -221,6 +229,8 @@ class WorkerActor:
         if self._links is not None:
             await asyncio.to_thread(self._links.close)
             self._links = None
+        if self._grammars is not None:
+            self._grammars.close()
         if self._server is not None:
             await self._server.stop(grace=0.2)
             self._server = None

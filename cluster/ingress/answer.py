@@ -34,6 +34,7 @@ class PromptJob:
     include_stop: bool
     deadline_s: float  # time.monotonic
     first_choice: int = 0
+    grammar: str = ""  # that the answer must follow, as in `Submit`; empty: none
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +81,7 @@ class StreamedAnswer:
             prompt_token_ids=self._job.prompt_token_ids,
             sampling=self._job.sampling,
             deadline_s=self._job.deadline_s,
+            grammar=self._job.grammar,
         )
         async with aclosing(self._dispatcher.generate(request)) as batches:
             async for outputs in batches:

@@ -33,6 +33,7 @@ class DispatchRequest:
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams  # n, max_tokens and seed set
     deadline_s: float  # of time.monotonic()
+    grammar: str = ""  # that outputs must follow, as in `Submit`; empty: none
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -192,6 +193,7 @@ class Dispatcher:
             sampling=request.sampling,
             deadline_s=request.deadline_s,
             max_retries=self._config.max_retries,
+            grammar=request.grammar,
         )
         active = OpenRequest(
             lifecycle=lifecycle,

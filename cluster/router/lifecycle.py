@@ -40,7 +40,7 @@ class Launch:
 
 
 class Lifecycle:
-    """One request. `sampling` has n, max_tokens and seed set."""
+    """One request. `sampling` has n, max_tokens and seed set; `grammar` as in `Submit`."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Lifecycle:
         sampling: SamplingParams,
         deadline_s: float,
         max_retries: int,
+        grammar: str = "",
     ) -> None:
         self.request_id = request_id
         self.deadline_s = deadline_s
@@ -60,6 +61,7 @@ class Lifecycle:
         self._sampling = SamplingParams()
         self._sampling.CopyFrom(sampling)
         self._sampling.ClearField("stop")  # stop strings are found by the ingress
+        self._grammar = grammar
         self._max_retries = max_retries
         self._choices = [Choice(number=number) for number in range(max(sampling.n, 1))]
         self._num_attempts = 0
@@ -138,6 +140,7 @@ class Lifecycle:
             timeout_s=max(self.deadline_s - now_s, 0.0),
             decode=route if prefill is not None else None,
             draft=draft,
+            grammar=self._grammar,
         )
 
     def accept(self, output: TokenOutput, sender: WorkerKey, now_s: float) -> list[TokenOutput]:

@@ -52,6 +52,8 @@ FLOOR_1 = (
     "workers/speculative/branch.py",
     "workers/speculative/forecast.py",
     "workers/speculative/forecasts.py",
+    "workers/engine/following.py",
+    "workers/engine/preparing.py",
     "workers/engine/jobs.py",
     "workers/engine/forking.py",
     "workers/engine/sending.py",

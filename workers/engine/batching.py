@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from baton.errors import BatonError, InvalidRequestError
+from workers.engine.following import Follower, Grammars
 from workers.engine.jobs import Job
 from workers.engine.scheduler import ScheduledChunk, StepPlan
 from workers.engine.sequence import FinishReason
@@ -16,14 +17,18 @@ class End(NamedTuple):
 
     reason: FinishReason
     stop_reason: str = ""  # the stop token's id
+    is_after: bool = False  # the last token is part of the text: its grammar allows none after it
 
 
-def make_batch(plan: StepPlan, jobs: Sequence[Job], watch: Watch | None = None) -> tuple[Batch, list[tuple[int, int]]]:
+def make_batch(
+    plan: StepPlan, jobs: Sequence[Job], watch: Watch | None = None, grammars: Grammars | None = None
+) -> tuple[Batch, list[tuple[int, int]]]:
     """The runner's batch, and for each of its sample rows (index of the job, choice).
 
     Args:
         jobs: Those of the plan's chunks, in their order.
         watch: See `Batch`.
+        grammars: Makes the masks of those that follow one, from now on; None: nobody does.
     """
     chunks: list[Chunk] = []
     rows: list[SampleRow] = []
@@ -56,10 +61,12 @@ def make_batch(plan: StepPlan, jobs: Sequence[Job], watch: Watch | None = None) 
                     output_token_ids=seq.output_token_ids,
                     draft_token_ids=draft.token_ids,
                     parents=draft.parents,
+                    is_masked=seq.follower is not None,
                 )
             )
             owners.append((index, choice))
-    return Batch(chunks=chunks, samples=rows, watch=watch), owners
+    masks = grammars.masks(rows, [jobs[index].seq.follower for index, _ in owners]) if grammars is not None else None
+    return Batch(chunks=chunks, samples=rows, watch=watch, masks=masks), owners
 
 
 def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]]:
@@ -74,16 +81,28 @@ def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]
     return [(place(first + at), place(first + index)) for index, at in enumerate(chunk.right) if at != index]
 
 
-def cut(seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner) -> tuple[Sequence[Sampled], End | None]:
-    """Of the tokens of one step those up to the one that ends the answer, and how it ends; None: it goes on."""
+def cut(
+    seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner, *, forks: bool = False
+) -> tuple[Sequence[Sampled], End | None]:
+    """Of the tokens of one step those up to the one that ends the answer, and how it ends; None: it goes on.
+
+    Args:
+        forks: The tokens are of one of several choices: of what follows the sequence, nothing goes on with them.
+    Raises: BatonError: its grammar can be followed no longer.
+    """
+    follower = seq.follower
+    if follower is not None:
+        follower = follower.copy() if forks else follower
+        follower.sync(seq.output_token_ids)
+        follower.check()
     for index, token in enumerate(sampled):
-        end = _end(seq, token.token_id, index, runner)
+        end = _end(seq, token.token_id, index, runner, follower)
         if end is not None:
             return sampled[: index + 1], end
     return sampled, None
 
 
-def _end(seq: Seq, token_id: int, num_before: int, runner: ModelRunner) -> End | None:
+def _end(seq: Seq, token_id: int, num_before: int, runner: ModelRunner, follower: Follower | None) -> End | None:
     """Whether `token_id` ends the answer; it and the `num_before` tokens before it are not yet appended."""
     params = seq.params
     num_outputs = len(seq.output_token_ids) + num_before + 1
@@ -92,6 +111,11 @@ def _end(seq: Seq, token_id: int, num_before: int, runner: ModelRunner) -> End |
             return End(FinishReason.STOP, str(token_id))
         if not params.ignore_eos and token_id in runner.eos_token_ids:
             return End(FinishReason.STOP)
+    if follower is not None:
+        if token_id in follower.eos_token_ids:  # the masks allow it where nothing else is left, whatever is asked for
+            return End(FinishReason.STOP)
+        if follower.take(token_id):
+            return End(FinishReason.STOP, is_after=True)
     if num_outputs >= params.max_tokens or seq.num_tokens + num_before + 1 >= runner.max_model_len:
         return End(FinishReason.LENGTH)
     return None

@@ -75,3 +75,4 @@ class Draft(NamedTuple):
 
 
 NO_DRAFT = Draft()
+FORCED = -1  # the kind of drafts that are no guesses: a grammar allows nothing else

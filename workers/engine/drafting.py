@@ -3,17 +3,19 @@
 Drafts are proposed anew before each step and forgotten after it: nothing here is state of a sequence.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as List
 from typing import Protocol
 
-from workers.engine.draft import Draft
+from workers.engine.draft import FORCED, Draft
+from workers.engine.following import MAX_FORCED
 from workers.engine.jobs import JobWatch
 from workers.engine.scheduler import Drafts, ScheduledChunk
 from workers.engine.sequence import Sequence
 from workers.model.contract import Watch
 from workers.model.trees import MAX_TOKENS
 
-__all__ = ["Draft", "Drafter", "Speculation", "proposed"]
+__all__ = ["Draft", "Drafter", "Speculation", "forced", "proposed"]
 
 
 class Drafter(Protocol):
@@ -67,8 +69,26 @@ def proposed(
     if paths_only:
         drafts = [draft.first_path() for draft in drafts]
     return [
-        _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size) for seq, draft in zip(seqs, drafts, strict=True)
+        _allowed(seq, _usable(draft, _num_left(seq, max_model_len) - 1, vocab_size))
+        for seq, draft in zip(seqs, drafts, strict=True)
     ]
+
+
+def forced(seqs: Iterable[Sequence], max_model_len: int) -> dict[tuple[str, int], Draft]:
+    """What grammars force, of sequences that decode: as drafts, so that they are not written one by one."""
+    found: dict[tuple[str, int], Draft] = {}
+    for seq in seqs:
+        if seq.follower is not None:
+            most = min(_num_left(seq, max_model_len) - 1, MAX_FORCED)
+            if token_ids := seq.follower.forced(seq.output_token_ids)[:most] if most > 0 else ():
+                found[seq.key] = Draft(token_ids, kind=FORCED)
+    return found
+
+
+def _allowed(seq: Sequence, draft: Draft) -> Draft:
+    if seq.follower is None or not draft.token_ids:
+        return draft
+    return seq.follower.cut(draft, seq.output_token_ids)
 
 
 def _num_left(seq: Sequence, max_model_len: int) -> int:

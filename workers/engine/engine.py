@@ -16,7 +16,8 @@ from baton.errors import BatonError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.batching import cut, make_batch, out_of_place, unservable
-from workers.engine.drafting import Speculation
+from workers.engine.drafting import Speculation, forced
+from workers.engine.following import Grammars
 from workers.engine.jobs import Job, Written
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
@@ -51,7 +52,8 @@ class Engine:
         emit: Called from the engine's thread with each step's report, if there is anything new in it, and before a
             step with what has come in since the last one: a step may take long.
         clock: Seconds, monotonic.
-        speculation: Proposes draft tokens; None: every step gives each sequence one token.
+        speculation: Proposes draft tokens; None: every step gives each sequence one token, and what grammars force.
+        grammars: Of answers that must follow one; None: such requests are refused.
     """
 
     def __init__(
@@ -62,8 +64,11 @@ class Engine:
         emit: Callable[[StepReport], None],
         clock: Callable[[], float],
         speculation: Speculation | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         engine = spec.engine
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
         self.runner = runner
         self.spec = spec
         self.blocks = new_blocks(
@@ -91,6 +96,8 @@ class Engine:
             tell=self._tell,
             copy_blocks=runner.copy_blocks,
             vocab_size=runner.vocab_size,
+            grammars=grammars,
+            later=self._command,
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
         self.outbox: Outbox | None = None
@@ -98,10 +105,9 @@ class Engine:
         self._emit = emit
         self._clock = clock
         self._speculation = speculation
+        self._grammars = grammars
         if speculation is not None and speculation.job_watch is not None:
             self.jobs.watch, self.stats.guesses = speculation.job_watch, speculation.job_watch.counts
-        self._commands: deque[Callable[[], None]] = deque()
-        self._wake = threading.Event()
         self._stopped = False
         self._outputs: dict[str, list[worker_pb2.TokenOutput]] = defaultdict(list)
         self._housekeeping_s = 0.0
@@ -172,7 +178,7 @@ class Engine:
         """One step; whether the next one should follow at once."""
         now_s = self._clock()
         has_news = self._take_in(now_s)
-        plan = self.scheduler.plan(now_s, self._drafts(self._speculation) if self._speculation else None)
+        plan = self.scheduler.plan(now_s, self._drafts())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error, code=PREEMPTED)
         if plan.chunks:
@@ -204,11 +210,18 @@ class Engine:
                 self.blocks.check_integrity()
         return has_news
 
-    def _drafts(self, speculation: Speculation) -> Drafts:
-        """For all that go on decoding here and may: of a hand-over, this worker writes one token."""
+    def _drafts(self) -> Drafts | None:
+        """For all that go on decoding here: of a hand-over, this worker writes one token."""
+        if self._speculation is None and not self.jobs.num_with_grammar:
+            return None
         decodes = [seq for seq in self.scheduler.running if is_decode(seq)]
-        seqs = [seq for seq in decodes if seq.params.speculation and self.jobs.of(seq).handover is None]
-        return speculation.drafts(seqs, len(decodes))
+        seqs = [seq for seq in decodes if self.jobs.of(seq).handover is None]
+        drafts: Drafts = {}
+        if self._speculation is not None:
+            drafts = self._speculation.drafts([seq for seq in seqs if seq.params.speculation], len(decodes))
+        if self.jobs.num_with_grammar:
+            drafts = {**drafts, **forced(seqs, self.runner.max_model_len)}
+        return drafts
 
     def _learn(
         self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
@@ -225,7 +238,8 @@ class Engine:
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
         self.serving.offer(jobs)
         on_layer = self.sending.on_layer(chunks, jobs) if self.sending is not None else None
-        batch, owners = make_batch(plan, jobs, self._speculation.watch if self._speculation else None)
+        watch = self._speculation.watch if self._speculation else None
+        batch, owners = make_batch(plan, jobs, watch, self._grammars if self.jobs.num_with_grammar else None)
         try:
             sampled = self.runner.run(batch, on_layer)
             self._keep_right(chunks, owners, sampled)
@@ -259,14 +273,18 @@ class Engine:
         """Sends the tokens of each choice, and goes on with those that are not done."""
         seq = job.seq
         written: list[Written] = []
-        for choice, sampled in news:
-            run, end = cut(seq, sampled, self.runner)
+        try:
+            cuts = [cut(seq, sampled, self.runner, forks=len(news) > 1) for _, sampled in news]
+        except BatonError as error:  # of its grammar: nobody else's
+            self.serving.end(job, error)
+            return
+        for (choice, _), (run, end) in zip(news, cuts, strict=True):
             token_ids = [token.token_id for token in run]
-            message = wire.output(seq, choice, token_ids, run, end)
+            messages = wire.outputs(seq, choice, token_ids, run, end)
             if not job.cached_reported:
-                message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
+                messages[0].num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
             written.append(Written(choice, token_ids, end is not None))
-            self._outputs[seq.ingress_id].append(message)
+            self._outputs[seq.ingress_id] += messages
             self.stats.num_output_tokens += len(run)
         if not job.cached_reported:
             self.stats.num_prefix_hit_tokens += seq.num_cached_tokens

@@ -66,4 +66,6 @@ def _child(parent: Seq, choice: int) -> Seq:
         params=parent.params,
         arrived_s=parent.arrived_s,
         deadline_s=parent.deadline_s,
+        grammar=parent.grammar,
+        follower=parent.follower.copy() if parent.follower is not None else None,
     )

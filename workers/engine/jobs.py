@@ -70,6 +70,7 @@ class Tombstone:
 class JobTable:
     lease_s: float
     watch: JobWatch | None = None
+    num_with_grammar: int = 0  # choices
     _jobs: dict[tuple[str, int], Job] = field(default_factory=dict)  # every choice of a job has a row
     _tombstones: dict[str, list[Tombstone]] = field(default_factory=dict)
 
@@ -87,6 +88,7 @@ class JobTable:
         for choice in job.choices:
             assert (job.seq.request_id, choice) not in self._jobs, f"{job.seq.request_id}/{choice} is here already"
             self._jobs[job.seq.request_id, choice] = job
+            self.num_with_grammar += bool(job.seq.grammar)
         self._begins(job)
 
     def remove(self, job: Job) -> None:
@@ -108,6 +110,7 @@ class JobTable:
 
     def _pop(self, request_id: str, choice: int) -> None:
         gone = self._jobs.pop((request_id, choice), None)
+        self.num_with_grammar -= gone is not None and bool(gone.seq.grammar)
         if self.watch is not None and gone is not None and gone.draft is not None:
             self.watch.ends((request_id, choice))
 

@@ -20,15 +20,16 @@ class Receiving:
         self._blocks = blocks
         self._scheduler = scheduler
         self._pending: deque[Job] = deque()
+        self._unready: list[Job] = []  # whose grammar is being compiled
         self._granted: dict[TransferKey, Job] = {}
         self._quarantined: set[TransferKey] = set()
 
     def __len__(self) -> int:
-        return len(self._pending) + len(self._granted) + len(self._quarantined)
+        return len(self._pending) + len(self._unready) + len(self._granted) + len(self._quarantined)
 
     @property
     def num_pending(self) -> int:
-        return len(self._pending)
+        return len(self._pending) + len(self._unready)
 
     def offers(self) -> tuple[list[Offered], list[tuple[Job, Arrived]], list[tuple[Job, BatonError | None]]]:
         """New offers, jobs whose KV is whole, and jobs whose transfer was lost (their blocks are freed here)."""
@@ -55,13 +56,27 @@ class Receiving:
         return offered, arrived, lost
 
     def _forget_pending(self, event: Lost) -> list[tuple[Job, BatonError | None]]:
-        gone = [job for job in self._pending if job.handover == event.key]
+        gone = [job for job in (*self._pending, *self._unready) if job.handover == event.key]
         for job in gone:
-            self._pending.remove(job)
+            self._forget(job)
         return [(job, event.error) for job in gone]
 
-    def enqueue(self, job: Job) -> None:
+    def _forget(self, job: Job) -> bool:
+        """Whether it was waiting for a ticket."""
+        for jobs in (self._pending, self._unready):
+            if job in jobs:
+                jobs.remove(job)
+                return True
+        return False
+
+    def hold(self, job: Job) -> None:
+        """Takes an offer that gets no ticket before `enqueue`."""
         job.seq.status = Status.RECEIVING
+        self._unready.append(job)
+
+    def enqueue(self, job: Job) -> None:
+        """Of a job that was held."""
+        self._unready.remove(job)
         self._pending.append(job)
 
     def refuse(self, key: TransferKey, error: BatonError) -> None:
@@ -84,12 +99,15 @@ class Receiving:
         self._blocks.grow(job.seq, job.seq.num_tokens + 1)
         return True
 
-    def abort(self, job: Job) -> None:
-        """Idempotent. Blocks of a granted job go to quarantine until no write to them is in flight."""
+    def abort(self, job: Job, error: BatonError | None = None) -> None:
+        """Idempotent. Blocks of a granted job go to quarantine until no write to them is in flight.
+
+        Args:
+            error: Told to whoever offers it, where it has no ticket yet.
+        """
         assert job.handover is not None
-        if job in self._pending:
-            self._pending.remove(job)
-            self._inbox.refuse(job.handover, CancelledError("the request was aborted"))
+        if self._forget(job):
+            self._inbox.refuse(job.handover, error or CancelledError("the request was aborted"))
         elif self._granted.pop(job.handover, None) is not None:
             self._quarantined.add(job.handover)
             self._blocks.quarantine(job.seq, job.handover)
@@ -97,8 +115,9 @@ class Receiving:
 
     def refuse_pending(self) -> list[Job]:
         """Draining: gives back every offer that has no blocks yet."""
-        given_back = list(self._pending)
+        given_back = [*self._pending, *self._unready]
         self._pending.clear()
+        self._unready.clear()
         for job in given_back:
             assert job.handover is not None
             self._inbox.refuse(job.handover, UnavailableError("this worker is draining; try another"))

@@ -7,6 +7,7 @@ part of it: they live in the step that computes them.
 import enum
 from dataclasses import dataclass, field
 
+from workers.engine.following import Follower
 from workers.model.sampling_params import SamplingParams
 
 
@@ -51,6 +52,8 @@ class Sequence:
     num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
     num_cached_tokens: int = 0  # leading ones found in the prefix cache when it was last admitted
     siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
+    grammar: str = ""  # that the output tokens follow, as llguidance reads it; empty: none
+    follower: Follower | None = None  # of the grammar, from when it is compiled
 
     @property
     def key(self) -> tuple[str, int]:

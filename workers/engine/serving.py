@@ -9,13 +9,16 @@ No steps here and no clock: the engine computes and samples, the simulator's eng
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from baton.errors import BatonError, DeadlineExceededError, InternalError, UnavailableError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from workers.engine import wire
 from workers.engine.block_manager import BlockManager
+from workers.engine.following import Grammars
 from workers.engine.forking import CopyBlocks, Forking
 from workers.engine.jobs import Job, JobTable, Written
+from workers.engine.preparing import Preparing
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import ScheduledChunk, Scheduler
 from workers.engine.sending import Sending
@@ -39,6 +42,8 @@ class Serving:
         tell: An ingress id, and an output for it.
         copy_blocks: See `Forking`.
         vocab_size: Token ids are below it; None: nobody computes with them.
+        grammars: None: requests that have one are refused.
+        later: See `Preparing`; given with `grammars`.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Serving:
         tell: Callable[[str, TokenOutput], None],
         copy_blocks: CopyBlocks,
         vocab_size: int | None = None,
+        grammars: Grammars | None = None,
+        later: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self.blocks = blocks
         self.scheduler = scheduler
@@ -70,6 +77,7 @@ class Serving:
         self._unservable = unservable
         self._tell = tell
         self._vocab_size = vocab_size
+        self._preparing = Preparing(jobs=self.jobs, grammars=grammars, later=later or _now)
         self._forking = Forking(jobs=self.jobs, scheduler=scheduler, blocks=blocks, copy_blocks=copy_blocks)
 
     def connect(self, outbox: Outbox | None, inbox: Inbox | None) -> None:
@@ -103,7 +111,18 @@ class Serving:
                 self.jobs.remove(job)
                 return
         self.stats.num_prompt_tokens += len(job.seq.prompt_token_ids)
-        self.scheduler.add(job.seq)
+        self._preparing.prepare(job, partial(self._queue, job), partial(self._give_up, job))
+
+    def _queue(self, job: Job) -> None:
+        if job.seq.follower is not None and job.seq.follower.is_complete:  # by what earlier attempts have written
+            self._tell(job.seq.ingress_id, wire.final(job.seq, job.seq.choice, FinishReason.STOP))
+            self.finish(job)
+        else:
+            self.scheduler.add(job.seq)
+
+    def _give_up(self, job: Job, error: BatonError | None) -> None:
+        if error is not None:
+            self.end(job, error)
 
     def _admit(self, ingress_id: str, submit: Submit, *, handing_over: bool) -> Job | None:
         """A new job in the table; None when it is old news, or was refused with a final output."""
@@ -321,7 +340,13 @@ class Serving:
             return
         job.handover = offer.key
         job.cached_reported = True
-        receiving.enqueue(job)
+        receiving.hold(job)
+        self._preparing.prepare(job, partial(receiving.enqueue, job), partial(self._refuse_offer, receiving, job))
+
+    def _refuse_offer(self, receiving: Receiving, job: Job, error: BatonError | None) -> None:
+        if error is not None:
+            self.jobs.remove(job)
+            receiving.abort(job, error)
 
     def _start_decoding(self, job: Job, arrival: Arrived) -> bool:
         """False: none of its choices goes on."""
@@ -351,3 +376,7 @@ class Serving:
         if self._vocab_size is not None and highest >= self._vocab_size:
             return UnavailableError(f"{name}: token id {highest} came, of a vocabulary of {self._vocab_size}")
         return None
+
+
+def _now(do: Callable[[], None]) -> None:
+    do()

@@ -69,13 +69,27 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         arrived_s=now_s,
         deadline_s=now_s + submit.timeout_s,
         siblings=tuple(choice.choice for choice in submit.choices[1:]),
+        grammar=submit.grammar,
     )
 
 
-def output(
+def outputs(
+    seq: Seq, choice: int, token_ids: Sequence[int], sampled: Sequence[Sampled], end: End | None
+) -> list[worker_pb2.TokenOutput]:
+    """The tokens of one choice, with what was `sampled` of each; they are not appended yet: `index` is the first's.
+
+    An end after the last token is a message of its own: what ends an answer is no part of its text.
+    """
+    if end is None or not end.is_after:
+        return [_output(seq, choice, token_ids, sampled, end)]
+    last = final(seq, choice, end.reason)
+    last.index += len(token_ids)
+    return [_output(seq, choice, token_ids, sampled, None), last]
+
+
+def _output(
     seq: Seq, choice: int, token_ids: Sequence[int], sampled: Sequence[Sampled], end: End | None
 ) -> worker_pb2.TokenOutput:
-    """The tokens of one choice, with what was `sampled` of each; they are not appended yet: `index` is the first's."""
     message = worker_pb2.TokenOutput(
         request_id=seq.request_id,
         choice=choice,

@@ -66,6 +66,7 @@ class SampleRow:
     Attributes:
         draft_token_ids: The chunk's last tokens, if they are guesses at what will be sampled.
         parents: The chunk's. Of the draft tokens after one, or after the root, no two are equal.
+        is_masked: The batch's masks say where the answer may end, `min_tokens` and `ignore_eos` included.
     """
 
     chunk: int
@@ -75,6 +76,7 @@ class SampleRow:
     output_token_ids: Sequence[int]
     draft_token_ids: Sequence[int] = ()
     parents: Sequence[int] = ()
+    is_masked: bool = False
 
 
 class Row(NamedTuple):
@@ -97,11 +99,29 @@ class Watch(Protocol):
         ...
 
 
+class TokenMasks(Protocol):
+    """Which tokens may be sampled, of some rows. Made beside the forward pass: who asks before they are there waits."""
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Which of `workers.model.drafts.single_rows` they are of, ascending."""
+        ...
+
+    def bits(self) -> Any:
+        """Allowed tokens: an int32 array [len(rows), words], token i is bit i % 32 of word i // 32."""
+        ...
+
+    def forbidden(self) -> Any:
+        """The others: a bool array [len(rows), vocab_size]."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     chunks: Sequence[Chunk]  # decodes first
     samples: Sequence[SampleRow]
     watch: Watch | None = None  # told of the tokens that are sampled after
+    masks: TokenMasks | None = None  # None: every token may be sampled
 
     @property
     def rows(self) -> list[Row]:

@@ -33,6 +33,7 @@ def _singles(row: SampleRow) -> Iterator[SampleRow]:
             params=row.params,
             prompt_token_ids=row.prompt_token_ids,
             output_token_ids=[*row.output_token_ids, *(row.draft_token_ids[at] for at in before)],
+            is_masked=row.is_masked,
         )
 
 

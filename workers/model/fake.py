@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from baton.errors import ConfigError
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, Watch
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.sampling_params import SamplingParams
@@ -64,7 +65,7 @@ class FakeRunner:
         singles = single_rows(batch.samples)
         if batch.watch is not None:
             self._tell(batch.watch, singles)
-        return accept(batch.samples, self._sample_all(singles))
+        return accept(batch.samples, self._sample_all(singles, _forbidden(batch.masks)))
 
     def compute(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
@@ -142,15 +143,17 @@ class FakeRunner:
             own = _positions(chunk)
             self.store.verify(chunk.block_ids, token_ids, None if own is None else [*range(chunk.start), *own])
 
-    def _sample_all(self, rows: Sequence[SampleRow]) -> list[Sampled]:
+    def _sample_all(self, rows: Sequence[SampleRow], forbidden: Mapping[int, Any] | None = None) -> list[Sampled]:
+        """`forbidden`: by row, a bool for each token."""
         packed: dict[int, tuple[SampleRow, bytes]] = {}  # of each chunk the first row, whose tokens others begin with
         sampled = []
-        for row in rows:
+        for number, row in enumerate(rows):
             if row.chunk not in packed:
                 packed[row.chunk] = row, _packed([*row.prompt_token_ids, *row.output_token_ids])
             first, begin = packed[row.chunk]
             tail = row.output_token_ids[len(first.output_token_ids) :]
-            sampled.append(self._sample(row, begin + _packed(tail) if tail else begin))
+            state = begin + _packed(tail) if tail else begin
+            sampled.append(self._sample(row, state, (forbidden or {}).get(number, ())))
         return sampled
 
     def _tell(self, watch: Watch, rows: Sequence[SampleRow]) -> None:
@@ -159,11 +162,11 @@ class FakeRunner:
         likeliest = np.array([[sampled.token_id] for sampled in self._sample_all(rows)])
         watch.saw(token_ids, (likeliest + np.arange(watch.num_successors)) % self.vocab_size)
 
-    def _sample(self, row: SampleRow, packed_token_ids: bytes) -> Sampled:
+    def _sample(self, row: SampleRow, packed_token_ids: bytes, forbidden: Sequence[bool]) -> Sampled:
         params, num_outputs = row.params, len(row.output_token_ids)
-        stops = params.stops(self.eos_token_ids)
+        stops = frozenset() if row.is_masked else params.stops(self.eos_token_ids)
         state = _state(packed_token_ids, num_outputs, row.choice, params)
-        token_id = _token(state, num_outputs, params, self.vocab_size, stops)
+        token_id = _token(state, num_outputs, params, self.vocab_size, stops, forbidden)
         if params.logprobs is None:
             return Sampled(token_id=token_id)
         logprob = -(state % 1000) / 1000
@@ -199,12 +202,24 @@ def _state(packed_token_ids: bytes, num_outputs: int, choice: int, params: Sampl
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little")
 
 
-def _token(state: int, num_outputs: int, params: SamplingParams, vocab_size: int, stops: frozenset[int]) -> int:
+def _forbidden(masks: TokenMasks | None) -> Mapping[int, Any] | None:
+    return dict(zip(masks.rows, masks.forbidden(), strict=True)) if masks is not None else None
+
+
+def _token(
+    state: int,
+    num_outputs: int,
+    params: SamplingParams,
+    vocab_size: int,
+    stops: frozenset[int],
+    forbidden: Sequence[bool] = (),
+) -> int:
     """The first allowed token at or after the hashed one."""
     forced = [token_id for token_id, bias in params.logit_bias if bias >= FORCED]
     barred = {token_id for token_id, bias in params.logit_bias if bias <= -FORCED}
     if num_outputs < params.min_tokens:
         barred |= stops
+    barred.update(np.flatnonzero(forbidden).tolist() if len(forbidden) else ())
     for token_id in forced:
         if token_id not in barred:
             return token_id

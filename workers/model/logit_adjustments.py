@@ -18,7 +18,8 @@ def adjust_logits(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Coll
 
     Args:
         logits: [rows, vocab], float32; not changed.
-        eos_token_ids: Held back with `stop_token_ids` until `min_tokens` are out, unless the row ignores them.
+        eos_token_ids: Held back with `stop_token_ids` until `min_tokens` are out, unless the row ignores them. Of
+            masked rows the masks have done so.
     Returns:
         [rows, vocab]; `logits` itself if no row asks for a change.
     """
@@ -94,7 +95,7 @@ def _hold_back_stops(logits: Tensor, asking: Sequence[tuple[int, SampleRow]], eo
     vocab_size = logits.shape[1]
     for index, row in asking:
         params = row.params
-        if len(row.output_token_ids) < params.min_tokens:
+        if len(row.output_token_ids) < params.min_tokens and not row.is_masked:
             held_back = sorted(token for token in params.stops(eos_token_ids) if token < vocab_size)
             logits[index, _ids(held_back, logits)] = -torch.inf
 

@@ -26,6 +26,7 @@ from workers.model.hybrid.split import linear_step
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
+from workers.model.masking import apply_masks
 from workers.model.memory_plan import plan_memory
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
@@ -158,7 +159,10 @@ class TorchRunner:
                 return []
             if batch.watch is not None:
                 tell(batch.watch, batch, logits)
-            found = accept(batch.samples, sample(logits.float(), single_rows(batch.samples), self.eos_token_ids))
+            logits = logits.float()
+            if batch.masks is not None:
+                apply_masks(logits, batch.masks)
+            found = accept(batch.samples, sample(logits, single_rows(batch.samples), self.eos_token_ids))
             if self._unsettled is not None:
                 self.settle_states(num_accepted(batch, found))
             return found

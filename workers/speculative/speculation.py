@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from workers.engine.draft import FORCED
 from workers.engine.drafting import Draft, Drafter, proposed
 from workers.engine.jobs import JobWatch
 from workers.engine.scheduler import Drafts, ScheduledChunk
@@ -106,11 +107,13 @@ class DraftedSpeculation:
         outcomes = [
             _outcome(chunk, accepted)
             for chunk, accepted in zip(chunks, num_accepted, strict=True)
-            if chunk.draft_token_ids
+            if chunk.draft_token_ids and chunk.draft.kind != FORCED
         ]
         if self._goodput is not None:
             self._goodput.learn(outcomes)
-            only_decoded = num_decodes == len(chunks)
+            # Of a step with tokens that a grammar forced nothing is learnt of what drafts cost.
+            is_plain = all(chunk.draft.kind != FORCED for chunk in chunks)
+            only_decoded = num_decodes == len(chunks) and is_plain
             spent_s = self._pace.spent_s if self._pace is not None else 0.0
             step_s = max(took_s - spent_s - self._waited_s(), 0.0)
             if self._pace is not None:

@@ -8,6 +8,7 @@ from baton.v1 import inference_pb2, worker_pb2
 from tests.local_link import local_pair
 from workers.engine.drafting import Drafter
 from workers.engine.engine import Engine, StepReport
+from workers.engine.following import Grammars
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.model.contract import ModelRunner
 from workers.model.fake import FakeRunner
@@ -66,6 +67,7 @@ class Driver:
         make_runner: Callable[[WorkerSpec], ModelRunner] = FakeRunner,
         drafter: Drafter | None = None,
         links: tuple[Outbox, Inbox] | None = None,
+        make_grammars: Callable[[WorkerSpec, ModelRunner], Grammars | None] = lambda _spec, _runner: None,
     ) -> None:
         """`links`: between the two engines, closed by whoever made them; None: in-process ones."""
         self.route = worker_pb2.DecodeRoute(worker_id="decode-0")
@@ -76,7 +78,12 @@ class Driver:
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
         self.engines = [
             Engine(
-                runner=runner, spec=spec, emit=self._take, clock=self.clock, speculation=speculating(drafter, runner)
+                runner=runner,
+                spec=spec,
+                emit=self._take,
+                clock=self.clock,
+                speculation=speculating(drafter, runner),
+                grammars=make_grammars(spec, runner),
             )
             for spec, runner in ((spec, make_runner(spec)) for spec in specs)
         ]
@@ -107,7 +114,9 @@ class Driver:
         for link in self.links:
             link.close()
 
-    def submit(self, request_id: str, prompt: Sequence[int], *, choices: int = 1, **sampling: object) -> None:
+    def submit(
+        self, request_id: str, prompt: Sequence[int], *, choices: int = 1, grammar: str = "", **sampling: object
+    ) -> None:
         settings = {"max_tokens": 8, "seed": 1, "temperature": 0.0, "n": choices, "ignore_eos": True} | sampling
         submit = worker_pb2.Submit(
             request_id=request_id,
@@ -116,6 +125,7 @@ class Driver:
             sampling=inference_pb2.SamplingParams(**settings),  # type: ignore[arg-type]
             timeout_s=1000.0,
             draft=self.draft,
+            grammar=grammar,
         )
         if len(self.engines) == 2:
             submit.decode.CopyFrom(self.route)
