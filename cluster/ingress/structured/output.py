@@ -1,15 +1,24 @@
-"""A form that an answer must have, as a request asks for it."""
+"""A form that an answer must have, as a request asks for it.
+
+`named` is what the request calls it, for errors; it is no part of the form.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """JSON that a schema allows. `schema` {}: any; `{"type": "object"}`: any object."""
+    """JSON that a schema allows. `schema` {}: any; `{"type": "object"}`: any object.
+
+    Attributes:
+        whitespace: Between its tokens there may be some; else there is none.
+    """
 
     schema: Mapping[str, Any] | bool
+    whitespace: bool = True
+    named: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,7 @@ class Regex:
     """Text that the whole expression matches."""
 
     pattern: str
+    named: str = field(default="regex", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +34,15 @@ class Choice:
     """One of these texts."""
 
     texts: tuple[str, ...]
+    named: str = field(default="choice", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Lark:
-    """Text of a context-free grammar, in llguidance's variant of Lark."""
+    """Text of a context-free grammar, in llguidance's variant of Lark, or in GBNF."""
 
     grammar: str
+    named: str = field(default="grammar", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Tagged:
     triggers: tuple[str, ...]
     required: bool = False
     at_most_one: bool = False
+    named: str = field(default="tools", compare=False)
 
 
 StructuredOutput = JsonSchema | Regex | Choice | Lark | Tagged
