@@ -18,6 +18,7 @@ COMMANDS = {
     "down": "Finish what runs, then end the cluster and every process of it.",
     "generate": "Continue a text.",
     "chat": "Talk to the model.",
+    "batch": "Answer a file of requests in OpenAI's batch format; called again, it goes on where it stopped.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
     "key": "Make, list and revoke API keys.",
     "fetch": "Fetch a model by name, before the first start does.",
@@ -28,7 +29,13 @@ COMMANDS = {
 }
 
 # Commands of several files have a room of their own.
-ROOMS = {"plan": "plan.command", "simulate": "simulate.command", "generate": "ask.generate", "chat": "ask.chat"}
+ROOMS = {
+    "plan": "plan.command",
+    "simulate": "simulate.command",
+    "generate": "ask.generate",
+    "chat": "ask.chat",
+    "batch": "batch.command",
+}
 
 # Those that have commands of their own.
 GROUPS = ("key",)

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,10 @@ from cluster.commands.options import ConfigPath, DrainTimeout, Overrides, load_c
 from cluster.commands.up import bring_up_shown, print_ready
 from cluster.host.signals import uninterrupted
 from cluster.host.state import ClusterState
+
+if TYPE_CHECKING:
+    from cluster.config.schema import BatonConfig
+    from cluster.local.bring_up import Running
 
 LOOK_S = 1.0
 DOWN_TIMEOUT_S = 60.0  # that a `baton down` in another terminal may take
@@ -33,24 +39,44 @@ def command(
     from cluster.local import ray_node as local_ray
 
     loaded = load_config(config, overrides)
+    try:
+        with own_cluster(loaded, drain_timeout_s=drain_timeout_s) as running:
+            print_ready(running, end="Ctrl-C", timings=timings)
+            while local_ray.is_running(running.cluster):
+                time.sleep(LOOK_S)
+            with state.lock(DOWN_TIMEOUT_S):
+                is_down = state.read() is None
+            if not is_down:
+                raise UnavailableError("Ray has ended by itself; start again, and see `baton doctor` when it repeats")
+            typer.echo("ended by `baton down`", err=True)
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def own_cluster(config: "BatonConfig", *, drain_timeout_s: float = 5.0) -> Iterator["Running"]:
+    """A cluster for the block, ended with it; SIGTERM ends it as Ctrl-C does.
+
+    Args:
+        drain_timeout_s: How long running requests may go on at the end.
+    Raises:
+        ConfigError: One runs already; or as `bring_up`, and UnavailableError.
+    """
+    from cluster.host import state
+    from cluster.local import ray_node as local_ray
+
     found = state.read()
     if found is not None and local_ray.is_running(found):
         raise _runs_already(found)
     signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
     try:
-        running = bring_up_shown(loaded)
+        running = bring_up_shown(config)
         if not running.fresh:
             raise _runs_already(running.cluster)
-        print_ready(running, end="Ctrl-C", timings=timings)
-        while local_ray.is_running(running.cluster):
-            time.sleep(LOOK_S)
-        with state.lock(DOWN_TIMEOUT_S):
-            is_down = state.read() is None
-        if not is_down:
-            raise UnavailableError("Ray has ended by itself; start again, and see `baton doctor` when it repeats")
-        typer.echo("ended by `baton down`", err=True)
+        yield running
     except KeyboardInterrupt:
         typer.echo("ending; Ctrl-C again does not wait for running requests", err=True)
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end(drain_timeout_s)

@@ -21,10 +21,15 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallBegins:
-    """The model calls a function. Once per call, before its arguments; calls are numbered from 0 in one answer."""
+    """The model calls a function. Once per call, before its arguments; calls are numbered from 0 in one answer.
+
+    Attributes:
+        call_id: What the model itself calls it by; empty where its format has no ids.
+    """
 
     index: int
     name: str
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""`baton batch`: files of requests, answered line by line."""
