@@ -169,6 +169,13 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParserConfig:
+    """In which format the model writes something that clients get apart from its text."""
+
+    parser: str = AUTO  # auto: as its chat template says; none: it is not looked for; or a format's name: docs/tools.md
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
     silence_timeout_s: float = 5.0  # a worker that answers nothing for so long is replaced; requests leave it within 2
@@ -181,6 +188,8 @@ class BatonConfig:
     model: str = AUTO  # bundled name, local folder, GGUF file, or Hub id; auto: smollm2, else demo
     served_name: str = ""  # name clients use; empty: `model`, a path's last part
     generation_defaults: str = "model"  # model | neutral: whose sampling values hold where a request has none
+    tools: ParserConfig = ParserConfig()
+    reasoning: ParserConfig = ParserConfig()
     dtype: str = "auto"  # auto | bfloat16 | float16 | float32
     device: str = "auto"  # auto | cpu | cuda
     load_format: str = "auto"  # auto | dummy | fake (no model at all: deterministic tokens, to measure everything else)

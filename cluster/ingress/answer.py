@@ -5,12 +5,13 @@ sends for that choice is dropped. Closing the generator aborts the request every
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from baton.errors import CancelledError, InternalError, from_code
 from baton.v1 import inference_pb2, worker_pb2
+from cluster.ingress.chat.choice_reader import ChoiceReader
 from cluster.ingress.chat.events import Event
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.stops import StopFinder
@@ -25,7 +26,12 @@ FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptJob:
-    """One prompt to answer. Choices are numbered from `first_choice` towards the client, from 0 towards the workers."""
+    """One prompt to answer. Choices are numbered from `first_choice` towards the client, from 0 towards the workers.
+
+    Attributes:
+        new_reader: What reads each choice's text; None: it is content as it stands.
+        hidden_ids: Special tokens that are left out of the text; None: all.
+    """
 
     request_id: str
     prompt_token_ids: Sequence[int]
@@ -35,6 +41,8 @@ class PromptJob:
     deadline_s: float  # time.monotonic
     first_choice: int = 0
     grammar: str = ""  # that the answer must follow, as in `Submit`; empty: none
+    new_reader: Callable[[], ChoiceReader] | None = None
+    hidden_ids: frozenset[int] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +57,7 @@ class Delta:
     finish_reason: inference_pb2.FinishReason = inference_pb2.FINISH_REASON_UNSPECIFIED
     stop_reason: str = ""  # the stop string, or the stop token id in decimal
     events: Sequence[Event] | None = None  # what a parser makes of the text; None: it is content as it stands
+    num_reasoning_tokens: int = 0  # of `token_ids`, up to the thinking's end
 
 
 @dataclass(slots=True)
@@ -56,12 +65,14 @@ class TokenUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion's
 
     def __add__(self, other: "TokenUsage") -> "TokenUsage":
         return TokenUsage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -100,6 +111,7 @@ class StreamedAnswer:
             self.usage.cached_tokens = max(self.usage.cached_tokens, output.num_cached_tokens)
         delta = choice.on_output(output)
         self.usage.completion_tokens += len(delta.token_ids)
+        self.usage.reasoning_tokens += delta.num_reasoning_tokens
         if choice.is_finished:
             self._num_open -= 1
             if not output.finish_reason and self._num_open:
@@ -111,15 +123,31 @@ class _Choice:
     def __init__(self, job: PromptJob, tokenizer: Tokenizer, choice: int) -> None:
         self.is_finished = False
         self._index = job.first_choice + choice
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(job.hidden_ids)
         self._stops = StopFinder(job.stop, include=job.include_stop)
         self._has_stops = bool(job.stop)
         self._include_stop = job.include_stop
         self._num_before_stops = job.sampling.min_tokens
         self._num_tokens = 0
+        self._reader = job.new_reader() if job.new_reader is not None else None
 
     def on_output(self, output: worker_pb2.TokenOutput) -> Delta:
         """Raises: BatonError: the worker ended this choice without an answer."""
+        delta = self._text_of(output)
+        if self._reader is not None:
+            self._read(delta, self._reader)
+        return delta
+
+    def _read(self, delta: Delta, reader: ChoiceReader) -> None:
+        delta.num_reasoning_tokens = len(delta.token_ids) if reader.is_thinking else 0
+        delta.events = reader.push(delta.text) if delta.text else ()
+        if reader.is_over:
+            self.is_finished = True
+            delta.finish_reason = delta.finish_reason or inference_pb2.FINISH_REASON_STOP
+        if self.is_finished:
+            delta.events = [*delta.events, *reader.finish()]
+
+    def _text_of(self, output: worker_pb2.TokenOutput) -> Delta:
         reason = output.finish_reason
         if reason == inference_pb2.FINISH_REASON_ERROR:
             raise from_code(output.error.code, output.error.message)

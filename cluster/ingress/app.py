@@ -25,6 +25,7 @@ from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
 from cluster.host.ports import check_host, check_port
 from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
+from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
@@ -59,6 +60,8 @@ class IngressSpec:
     model_path: str  # a local folder, of the head node
     model_name: str  # what it came from, for another node that has no such folder
     generation_defaults: str  # model | neutral
+    tool_parser: str
+    reasoning_parser: str
     secret: str = field(repr=False)
     namespace: str
     controller_name: str
@@ -95,6 +98,7 @@ class IngressReplica:
             model=spec.model,
             router=spec.router,
             defaults=generation_defaults(folder, spec.generation_defaults),
+            formats=ModelFormats(tokenizer, tools=spec.tool_parser, reasoning=spec.reasoning_parser),
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
             make_guard=partial(_guard, spec, draw, ingress_id) if spec.auth.is_on else None,
         )
@@ -199,7 +203,10 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
     if Path(model_path).is_dir():
-        Tokenizer(model_path)  # a replica's error would reach nobody: Serve says no more than that it failed
+        tokenizer = Tokenizer(
+            model_path
+        )  # a replica's error would reach nobody: Serve says no more than that it failed
+        ModelFormats(tokenizer, tools=config.tools.parser, reasoning=config.reasoning.parser)
         generation_defaults(model_path, config.generation_defaults)
     status = serve.status()
     if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
@@ -214,6 +221,8 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         model_path=model_path,
         model_name=config.model,
         generation_defaults=config.generation_defaults,
+        tool_parser=config.tools.parser,
+        reasoning_parser=config.reasoning.parser,
         secret=secret,
         namespace=namespace,
         controller_name=controller_name,

@@ -4,21 +4,53 @@ Templates come from the folder alone; a request names one and never brings its o
 somebody else's on this machine.
 """
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from baton.errors import ConfigError, InvalidRequestError
 from cluster.ingress.fields import shorten
 from cluster.ingress.model_json import read_json
+from cluster.ingress.template_language import template_environment
 
 DEFAULT = "default"
+_ASKS_FOR_NULL = re.compile(r"content['\"]?\]?\s+is\s+(not\s+)?none")
+# What a template, a program of somebody else's, may end with where it is given what it did not expect.
+_FAULTS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplate:
+    """One template.
+
+    Attributes:
+        knows_tools: It writes the tools of a request into the prompt, and reads calls and results.
+        knows_developer: It has a word for the role developer; elsewhere that is the system's.
+        knows_null: It asks whether a content is null; elsewhere that would be written as a word.
+    """
+
+    text: str
+    compiled: Template
+    knows_tools: bool
+    knows_developer: bool
+    knows_null: bool
+
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+        """Raises: InvalidRequestError: it refuses these messages."""
+        try:
+            return self.compiled.render({"tools": None, "documents": None, **variables, "messages": messages})
+        except _FAULTS as error:
+            raise InvalidRequestError(
+                f"messages does not fit this model's chat template: {error}; change the roles or their order, "
+                "or chat_template_kwargs",
+                field="messages",
+            ) from error
 
 
 class ChatTemplates:
@@ -27,7 +59,7 @@ class ChatTemplates:
     def __init__(self, folder: Path) -> None:
         """Raises: ConfigError: A template does not compile, or the list of them is not what transformers writes."""
         settings = read_json(folder / "tokenizer_config.json")
-        environment = _environment()
+        environment = template_environment()
         sources = {**_of_settings(folder, settings), **dict(_of_files(folder))}
         self._templates = {name: _compiled(environment, folder, name, text) for name, text in sources.items()}
 
@@ -35,25 +67,8 @@ class ChatTemplates:
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._templates))
 
-    def render(self, messages: Sequence[Mapping[str, str]], name: str, **texts: str) -> str:
-        """The prompt of the messages, up to where the answer begins.
-
-        Args:
-            name: Of a template; empty: the default.
-            texts: Further variables, such as `bos_token`.
-        Raises: InvalidRequestError: there is no such template, or it refuses these messages.
-        """
-        try:
-            return self._find(name).render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **texts
-            )
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidRequestError(
-                f"messages does not fit this model's chat template: {error}; change the roles or their order",
-                field="messages",
-            ) from error
-
-    def _find(self, name: str) -> Template:
+    def find(self, name: str) -> ChatTemplate:
+        """By name; empty: the default. Raises: InvalidRequestError: the model has no such template."""
         template = self._templates.get(name or DEFAULT)
         if template is not None:
             return template
@@ -103,24 +118,16 @@ def _of_files(folder: Path) -> Iterator[tuple[str, str]]:
                 raise ConfigError(f"model: {path} is not UTF-8 text; fetch the model again") from error
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-    return environment
-
-
-def _compiled(environment: ImmutableSandboxedEnvironment, folder: Path, name: str, text: str) -> Template:
+def _compiled(environment: ImmutableSandboxedEnvironment, folder: Path, name: str, text: str) -> ChatTemplate:
     try:
-        return environment.from_string(text)
+        used = find_undeclared_variables(environment.parse(text))
+        compiled = environment.from_string(text)
     except TemplateError as error:
         raise ConfigError(f"model: the chat template {name!r} in {folder} does not compile ({error})") from error
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
+    return ChatTemplate(
+        text=text,
+        compiled=compiled,
+        knows_tools="tools" in used,
+        knows_developer="developer" in text,
+        knows_null=_ASKS_FOR_NULL.search(text) is not None,
+    )

@@ -21,7 +21,7 @@ class Detokenizer(Protocol):
     num_characters: int  # returned in all
 
     def push(self, token_id: int) -> str:
-        """The text that this token makes final; "" while a character is incomplete or the token is special."""
+        """The text that this token makes final; "" while a character is incomplete or the token is hidden."""
         ...
 
     def flush(self) -> str:
@@ -63,13 +63,14 @@ class TokenBytes(dict[int, bytes]):
 
 
 class ByteLevelDetokenizer:
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenBytes, hidden_ids: frozenset[int]) -> None:
         self._token_bytes = token_bytes
+        self._hidden_ids = hidden_ids
         self._decoder = _incremental_utf8("replace")
         self.num_characters = 0
 
     def push(self, token_id: int) -> str:
-        if token_id in self._token_bytes.special_ids:
+        if token_id in self._hidden_ids:
             return ""
         piece = self._decoder.decode(self._token_bytes[token_id])
         self.num_characters += len(piece)
@@ -82,9 +83,10 @@ class ByteLevelDetokenizer:
 
 
 class WindowDetokenizer:
-    def __init__(self, fast: FastTokenizer, token_bytes: TokenBytes) -> None:
+    def __init__(self, fast: FastTokenizer, token_bytes: TokenBytes, hidden_ids: frozenset[int]) -> None:
         self._fast = fast
         self._token_bytes = token_bytes
+        self._hidden_ids = hidden_ids
         self._window: list[int] = []
         self._num_old = 0  # tokens [0, num_old) of the window are complete and their text was returned
         self._old_text = ""
@@ -92,7 +94,7 @@ class WindowDetokenizer:
         self.num_characters = 0
 
     def push(self, token_id: int) -> str:
-        if token_id in self._token_bytes.special_ids or not self._token_bytes[token_id]:
+        if token_id in self._hidden_ids or not self._token_bytes[token_id]:
             return ""
         self._window.append(token_id)
         if self._token_bytes.is_fallback_byte(token_id):

@@ -15,7 +15,6 @@ from baton.errors import InvalidRequestError
 HARMLESS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
@@ -27,13 +26,10 @@ HARMLESS = frozenset(
 
 # name -> the values that ask for nothing; null always is one.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
     "allowed_token_ids": (),
     "audio": (),
     "bad_words": ([],),
     "best_of": (),  # or equal to n, see check_fields
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),
     "function_call": ("none", "auto"),
@@ -47,18 +43,22 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "prediction": (),
     "prompt_embeds": (),
     "prompt_logprobs": (),
-    "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "structured_outputs": (),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
+}
+
+# name -> what to send instead, where that is more than nothing.
+_INSTEAD = {
+    "best_of": "send best_of equal to n, or leave it out",
+    "function_call": "send tool_choice, its newer name",
+    "functions": "send tools, its newer name",
 }
 
 
@@ -98,7 +98,7 @@ def _check_off(name: str, value: Any, body: Mapping[str, Any]) -> None:
     if name == "best_of" and value == (body.get("n") or 1):
         is_off = True
     if not is_off:
-        hint = "send best_of equal to n, or leave it out" if name == "best_of" else "leave it out"
+        hint = _INSTEAD.get(name, "leave it out")
         raise InvalidRequestError(
             f"{name} is {shorten(value)}; this server does not support {name}: {hint}", field=name
         )

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from baton.v1 import inference_pb2
 from cluster.ingress.answer import FINISH_REASONS, Delta, TokenUsage
+from cluster.ingress.chat.events import CallBegins, Event
+from cluster.ingress.chat.message_bodies import delta_bodies, message_body
 from cluster.ingress.tokenizer import Tokenizer
 
 LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity
@@ -87,17 +89,17 @@ class ChatFormat:
         self._end = '],"usage":null}\n\n' if usage else "]}\n\n"
         self._tokenizer = tokenizer
         self._begun: set[int] = set()
+        self._callers: set[int] = set()  # choices that have called a function
 
     def event(self, delta: Delta) -> str:
         role = "" if delta.choice in self._begun else self._role_event(delta.choice)
+        if delta.events is not None:
+            return role + self._events(delta, delta.events)
         if not (delta.text or delta.finish_reason or delta.logprobs):
             return role
         logprobs = _dumps({"content": self._logprobs(delta), "refusal": None}) if delta.logprobs else "null"
         content = f'{{"content":{_dump_text(delta.text)}}}' if delta.text else "{}"
-        return (
-            f'{role}{self._start}{{"index":{delta.choice},"delta":{content},"logprobs":{logprobs},'
-            f"{_finish(delta)}}}{self._end}"
-        )
+        return role + self._part(delta.choice, content, logprobs, _finish(delta))
 
     def usage_event(self, usage: TokenUsage) -> str:
         body = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage_body(usage)}
@@ -107,19 +109,35 @@ class ChatFormat:
         bodies = [
             {
                 "index": choice.choice,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": message_body(choice.text if choice.events is None else choice.events),
                 "logprobs": {"content": self._logprobs(choice), "refusal": None} if choice.logprobs else None,
-                "finish_reason": FINISH_REASONS[choice.finish_reason],
+                "finish_reason": _reason(choice, calls=any(isinstance(e, CallBegins) for e in choice.events or ())),
                 "stop_reason": _stop_reason(choice),
             }
             for choice in choices
         ]
         return {**self._head, "object": "chat.completion", "choices": bodies, "usage": usage_body(usage)}
 
+    def _events(self, delta: Delta, events: Sequence[Event]) -> str:
+        """One server-sent event per part, logprobs with the first; the reason why it ends comes last."""
+        if any(isinstance(event, CallBegins) for event in events):
+            self._callers.add(delta.choice)
+        logprobs = _dumps({"content": self._logprobs(delta), "refusal": None}) if delta.logprobs else "null"
+        texts = []
+        for part in delta_bodies(events) or ([{}] if delta.logprobs else []):
+            texts.append(self._part(delta.choice, _dump_text(part), logprobs, '"finish_reason":null'))
+            logprobs = "null"
+        if delta.finish_reason:
+            texts.append(self._part(delta.choice, "{}", "null", _finish(delta, calls=delta.choice in self._callers)))
+        return "".join(texts)
+
+    def _part(self, choice: int, delta: str, logprobs: str, finish: str) -> str:
+        return f'{self._start}{{"index":{choice},"delta":{delta},"logprobs":{logprobs},{finish}}}{self._end}'
+
     def _role_event(self, choice: int) -> str:
         self._begun.add(choice)
         delta = '{"role":"assistant","content":""}'
-        return f'{self._start}{{"index":{choice},"delta":{delta},"logprobs":null,"finish_reason":null}}{self._end}'
+        return self._part(choice, delta, "null", '"finish_reason":null')
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
         return [
@@ -142,6 +160,10 @@ def join_deltas(choice: Delta, delta: Delta) -> None:
     choice.logprobs += delta.logprobs
     choice.offsets += delta.offsets
     choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
+    if delta.events is not None:
+        events = choice.events if isinstance(choice.events, list) else []
+        events += delta.events
+        choice.events = events
 
 
 def usage_body(usage: TokenUsage) -> dict[str, Any]:
@@ -150,13 +172,19 @@ def usage_body(usage: TokenUsage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
-def _finish(delta: Delta) -> str:
+def _reason(delta: Delta, *, calls: bool) -> str:
+    reason = FINISH_REASONS[delta.finish_reason]
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def _finish(delta: Delta, *, calls: bool = False) -> str:
     if not delta.finish_reason:
         return '"finish_reason":null'
-    reason = FINISH_REASONS[delta.finish_reason]
+    reason = _reason(delta, calls=calls)
     return f'"finish_reason":"{reason}","stop_reason":{_dumps(_stop_reason(delta))}'
 
 

@@ -6,8 +6,9 @@ it drops the status of a stream that ends without raising.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import grpc
@@ -17,6 +18,7 @@ from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2
 from cluster.doors.guard import Pass
 from cluster.ingress.answer import Delta
+from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.errors import error_metadata
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
@@ -146,7 +148,7 @@ class GRPCRoutes:
         if kind is None:
             raise InvalidRequestError("input is missing; set text or chat", field="input")
         if kind == "chat":
-            token_ids = await tokenizer.encode_chat(_messages(request.chat), template=request.chat.chat_template)
+            token_ids = await self._service.chat_token_ids(_chat(request.chat))
         else:
             token_ids = await tokenizer.encode_async(request.text, name="text")
         limit = self._service.limits().max_model_len
@@ -162,10 +164,15 @@ class GRPCRoutes:
         service.check_model(request.model)
         limits = service.limits()
         kind = request.WhichOneof("input")
+        if not 0 <= request.timeout_s < float("inf"):
+            raise InvalidRequestError(
+                f"timeout_s is {request.timeout_s:g}; it must be above 0, or 0 for the server's own", field="timeout_s"
+            )
+        options, timeout_s = from_message(request.sampling), request.timeout_s
         if kind == "chat":
-            messages, template = _messages(request.chat), request.chat.chat_template
-            token_ids: Sequence[int] = await service.chat_token_ids(messages, limits, template)
-        elif kind == "prompt":
+            chat = replace(_chat(request.chat), options=options)
+            return await service.chat_call(chat, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False)
+        if kind == "prompt":
             if not request.prompt:
                 raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")
             token_ids = await service.token_ids(Prompt(text=request.prompt), limits)
@@ -173,17 +180,7 @@ class GRPCRoutes:
             token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
         else:
             raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
-        if not 0 <= request.timeout_s < float("inf"):
-            raise InvalidRequestError(
-                f"timeout_s is {request.timeout_s:g}; it must be above 0, or 0 for the server's own", field="timeout_s"
-            )
-        return service.call(
-            [token_ids],
-            from_message(request.sampling),
-            route="grpc",
-            prompt_field="chat" if kind == "chat" else "prompt",
-            timeout_s=request.timeout_s,
-        )
+        return service.call([token_ids], options, route="grpc", timeout_s=timeout_s)
 
     def _delta(self, delta: Delta) -> inference_pb2.ChoiceDelta:
         for entry in delta.logprobs:
@@ -213,8 +210,9 @@ def _authorization(context: Context) -> str | None:
     return None
 
 
-def _messages(chat: inference_pb2.Chat) -> list[dict[str, str]]:
-    return parse_messages([{"role": message.role, "content": message.content} for message in chat.messages])
+def _chat(chat: inference_pb2.Chat) -> ChatRequest:
+    messages = [{"role": message.role, "content": message.content} for message in chat.messages]
+    return ChatRequest(messages=parse_messages(messages), template=chat.chat_template)
 
 
 def _usage(run: OpenCall) -> inference_pb2.Usage:

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from baton.errors import BatonError, InternalError, InvalidRequestError, PermissionDeniedError
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.bodies import Bodies
+from cluster.ingress.chat.body import ChatBody
+from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.formats import ChatFormat, CompletionFormat
 from cluster.ingress.generation_defaults import effective
@@ -19,7 +21,7 @@ from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
 from cluster.ingress.limits import DEFAULT_LIMITS
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.metrics import CONTENT_TYPE
-from cluster.ingress.openai import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
+from cluster.ingress.openai import CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
 from cluster.ingress.responses import AnswerResponse
 from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
@@ -94,9 +96,7 @@ class HTTPRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request), ChatBody)
         service.check_model(body.model)
-        messages, template = parse_messages(body.messages), body.chat_template
-        prompt = await service.chat_token_ids(messages, service.limits(), template)
-        call = service.call([prompt], body.options(), route="chat", prompt_field="messages")
+        call = await service.chat_call(body.request(), route="chat", stream=body.stream)
         shape = ChatFormat(
             request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
@@ -111,7 +111,8 @@ class HTTPRoutes:
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("prompt or messages: send exactly one of the two", field="prompt")
         if body.messages is not None:
-            tokens = await service.tokenizer.encode_chat(parse_messages(body.messages), template=body.chat_template)
+            chat = ChatRequest(messages=parse_messages(body.messages), template=body.chat_template)
+            tokens = await service.chat_token_ids(chat)
         elif body.chat_template:
             raise InvalidRequestError("chat_template is for messages, not for a prompt; leave it out", "chat_template")
         else:

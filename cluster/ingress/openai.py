@@ -38,7 +38,7 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
     @classmethod
@@ -46,10 +46,10 @@ class _Body(BaseModel):
         return set(cls.model_fields)
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=Body)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool = False
     include_obfuscation: bool = False  # padding against traffic analysis: a client may turn it off, which it is
 
@@ -62,10 +62,10 @@ _JSON_KINDS: dict[Any, Any] = {
 _SAMPLING_FIELDS: dict[str, Any] = {
     name: (_JSON_KINDS.get(row.kind, row.kind), None) for name, row in ROWS.items() if name != "logprobs"
 }
-_Sampling = create_model("_Sampling", __base__=_Body, **_SAMPLING_FIELDS)
+_Sampling = create_model("_Sampling", __base__=Body, **_SAMPLING_FIELDS)
 
 
-class _SamplingBody(_Body):
+class SamplingBody(Body):
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -80,39 +80,15 @@ class _SamplingBody(_Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class CompletionBody(_SamplingBody):
+class CompletionBody(SamplingBody):
     prompt: Any
     logprobs: int | None = None
 
     def options(self) -> SamplingOptions:
-        return SamplingOptions(said=self.said | _given(logprobs=self.logprobs))
+        return SamplingOptions(said=self.said | given(logprobs=self.logprobs))
 
 
-class ChatBody(_SamplingBody):
-    messages: list[Any]
-    chat_template: str = ""  # the name of one of the model's
-    max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int | None = None
-
-    def options(self) -> SamplingOptions:
-        """`max_completion_tokens` is the newer name of `max_tokens`; both may be sent when they agree."""
-        old, new = self.said.get("max_tokens"), self.max_completion_tokens
-        if old is not None and new is not None and old != new:
-            raise InvalidRequestError(
-                f"max_tokens is {old} and max_completion_tokens is {new}; send one of them", field="max_tokens"
-            )
-        if self.top_logprobs is not None and not self.logprobs:
-            raise InvalidRequestError(
-                f"top_logprobs is {self.top_logprobs} but logprobs is not true; set logprobs to true as well",
-                field="top_logprobs",
-            )
-        logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        names = {"logprobs": "top_logprobs"} | ({} if new is None else {"max_tokens": "max_completion_tokens"})
-        return SamplingOptions(said=self.said | _given(max_tokens=new, logprobs=logprobs), names=names)
-
-
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     model: str | None = None
     prompt: str | None = None
     messages: list[Any] | None = None
@@ -120,7 +96,7 @@ class TokenizeBody(_Body):
     add_special_tokens: bool = True
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     model: str | None = None
     tokens: list[int]
 
@@ -139,7 +115,7 @@ def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
     if "stream_options" in known and not known.get("stream"):
         raise InvalidRequestError("stream_options needs stream to be true; set it or leave both out", "stream_options")
     try:
-        if issubclass(kind, _SamplingBody):
+        if issubclass(kind, SamplingBody):
             known["said"] = _said({name: known.pop(name) for name in _SAMPLING_FIELDS if name in known})
         return kind.model_validate(known)
     except ValidationError as error:
@@ -154,7 +130,7 @@ def _said(sent: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -206,4 +182,6 @@ def _invalid(error: ValidationError) -> InvalidRequestError:
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"{path} is not a field of {top}; leave it out", field=top)
     expected = _EXPECTED_OF.get(path) or _EXPECTED.get(first["type"], first["msg"])
+    if first["type"] == "literal_error":
+        expected = first["ctx"]["expected"]
     return InvalidRequestError(f"{path} is {shorten(first['input'])}; it must be {expected}", field=top)

@@ -8,13 +8,17 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
+from cluster.ingress.chat.choice_reader import ChoiceReader
+from cluster.ingress.chat.model_formats import ModelFormats
+from cluster.ingress.chat.prompts import render_prompt
+from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.contract import Dispatch
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Gather, Metrics
@@ -44,6 +48,11 @@ class Call:
     def num_choices(self) -> int:
         return sum(job.sampling.n for job in self.jobs)
 
+    def read_by(self, new_reader: Callable[[], ChoiceReader], hidden_ids: frozenset[int] | None) -> "Call":
+        """The same call, of whose answers events are made."""
+        jobs = tuple(replace(job, new_reader=new_reader, hidden_ids=hidden_ids) for job in self.jobs)
+        return replace(self, jobs=jobs)
+
 
 class Service:
     def __init__(
@@ -56,9 +65,11 @@ class Service:
         defaults: Mapping[str, Any] | None = None,
         gather_metrics: Gather | None = None,
         make_guard: Callable[[Metrics], Guard] | None = None,
+        formats: ModelFormats | None = None,
     ) -> None:
         """
         Args:
+            formats: How the model writes calls and thinking; None: as its chat templates say.
             defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
             make_guard: None: whoever comes is let in.
         """
@@ -70,6 +81,7 @@ class Service:
         self.metrics = Metrics(dispatcher.states, gather_metrics)
         self.guard = make_guard(self.metrics) if make_guard is not None else None
         self._router = router
+        self._formats = formats or ModelFormats(tokenizer)
 
     def check_model(self, name: str | None) -> None:
         """Raises: ModelNotFoundError."""
@@ -94,11 +106,44 @@ class Service:
         check_token_ids(prompt.token_ids, limits, "prompt")
         return prompt.token_ids
 
-    async def chat_token_ids(
-        self, messages: Sequence[Mapping[str, str]], limits: Limits, template: str
-    ) -> Sequence[int]:
-        """Raises: InvalidRequestError: there is no such chat template, or it refuses the messages."""
-        return await self.tokenizer.encode_chat(messages, template=template, max_tokens=limits.max_tokens)
+    async def chat_call(
+        self,
+        request: ChatRequest,
+        *,
+        route: str,
+        prompt_field: str = "messages",
+        timeout_s: float = 0.0,
+        stream: bool = True,
+        parse: bool = True,
+    ) -> Call:
+        """A chat as one prompt.
+
+        Args:
+            prompt_field: What the request calls its messages, for errors.
+            stream: The client sees the answer as it comes; else a call that breaks is content as a whole.
+            parse: Deltas get events where the model has formats; else they are text alone, special tokens left out.
+        Raises: InvalidRequestError: there is no such chat template, it refuses the messages, or there are tools and
+            it is not known how this model calls them; and as `call`.
+        """
+        prompt = render_prompt(request, self.tokenizer)
+        reading = self._formats.reading(request, prompt, stream=stream)
+        token_ids = await self.tokenizer.encode_async(
+            prompt.text,
+            add_special_tokens=request.add_special_tokens,
+            name=prompt_field,
+            max_tokens=self.limits().max_tokens,
+        )
+        call = self.call([token_ids], request.options, route=route, prompt_field=prompt_field, timeout_s=timeout_s)
+        if not parse or reading.new_reader is None:
+            return call
+        return call.read_by(reading.new_reader, reading.hidden_ids)
+
+    async def chat_token_ids(self, request: ChatRequest, *, max_tokens: int | None = None) -> list[int]:
+        """The prompt that `chat_call` would make. Raises: InvalidRequestError."""
+        prompt = render_prompt(request, self.tokenizer)
+        return await self.tokenizer.encode_async(
+            prompt.text, add_special_tokens=request.add_special_tokens, name="messages", max_tokens=max_tokens
+        )
 
     def call(
         self,

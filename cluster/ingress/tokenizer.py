@@ -5,7 +5,7 @@ chat templates are `cluster.ingress.chat_templates`'s.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Tokenizer:
         self.eos_token = _token_text(settings.get("eos_token"))
         self._bos_id = self._fast.token_to_id(self.bos_token) if self.bos_token else None
         self._add_bos: bool | None = settings.get("add_bos_token")
-        self._templates = ChatTemplates(Path(folder))
+        self.templates = ChatTemplates(Path(folder))
+        self._special_texts = {"bos_token": self.bos_token, "eos_token": self.eos_token, **_special_texts(settings)}
         self._special_ids = frozenset(
             token_id for token_id, token in self._fast.get_added_tokens_decoder().items() if token.special
         )
@@ -46,6 +47,10 @@ class Tokenizer:
     @property
     def special_ids(self) -> frozenset[int]:
         return self._special_ids
+
+    def special_ids_of(self, texts: Collection[str]) -> frozenset[int]:
+        """Those of the special tokens that are written so."""
+        return frozenset(token_id for token_id in self._special_ids if self.token_text(token_id) in texts)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, name: str = "prompt") -> list[int]:
         """Token ids of a prompt; with its beginning-of-text token where the model wants one.
@@ -90,23 +95,18 @@ class Tokenizer:
     @property
     def chat_templates(self) -> tuple[str, ...]:
         """Names of the model's templates, sorted."""
-        return self._templates.names
+        return self.templates.names
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], template: str = "") -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], template: str = "", **variables: Any) -> str:
         """The prompt that a chat template of the model makes of the messages, up to where the answer begins.
 
         Args:
             template: Its name; empty: the default.
+            variables: Further ones of the template, such as `tools`.
         Raises: InvalidRequestError: the model has no such template, or the template refuses these messages.
         """
-        return self._templates.render(messages, template, bos_token=self.bos_token, eos_token=self.eos_token)
-
-    async def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], *, template: str = "", max_tokens: int | None = None
-    ) -> list[int]:
-        """Token ids of the rendered chat; the template writes the special tokens itself."""
-        text = self.render_chat(messages, template)
-        return await self.encode_async(text, add_special_tokens=False, name="messages", max_tokens=max_tokens)
+        known = {"add_generation_prompt": True, **self._special_texts, **variables}
+        return self.templates.find(template).render(messages, known)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a finished sequence, special tokens left out."""
@@ -119,11 +119,16 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         return self._bytes[token_id].decode("utf-8", errors="replace")
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh incremental decoder for one choice's output."""
+    def detokenizer(self, hidden_ids: frozenset[int] | None = None) -> Detokenizer:
+        """A fresh incremental decoder for one choice's output.
+
+        Args:
+            hidden_ids: Special tokens that are left out of the text; None: all.
+        """
+        hidden_ids = self._special_ids if hidden_ids is None else hidden_ids
         if self._bytes.is_byte_level:
-            return ByteLevelDetokenizer(self._bytes)
-        return WindowDetokenizer(self._fast, self._bytes)
+            return ByteLevelDetokenizer(self._bytes, hidden_ids)
+        return WindowDetokenizer(self._fast, self._bytes, hidden_ids)
 
 
 def _fast_tokenizer(folder: Path) -> FastTokenizer:
@@ -148,3 +153,8 @@ def _token_text(token: Any) -> str:
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else ""
+
+
+def _special_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that have a role, by its name: templates use them."""
+    return {name: text for name, token in settings.items() if name.endswith("_token") and (text := _token_text(token))}

@@ -14,6 +14,7 @@ from typing import Any
 from baton.errors import ConfigError
 from cluster.config.schema import MODEL_DRAFTS, BatonConfig
 from cluster.host.cpus import usable
+from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     """Raises: ConfigError: a file of `folder` is missing, cut short or not what it should be."""
     _check_spacing(folder, config)
     generation_defaults(str(folder), config.generation_defaults)
-    Tokenizer(str(folder))
+    ModelFormats(Tokenizer(str(folder)), tools=config.tools.parser, reasoning=config.reasoning.parser)
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
     if config.load_format != "fake":

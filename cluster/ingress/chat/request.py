@@ -47,6 +47,8 @@ class ChatRequest:
         template: The name of one of the model's; empty: the default.
         template_kwargs: Further variables of the template, `reasoning_effort` among them.
         continue_final_message: The answer goes on with the last message's text.
+        add_special_tokens: The tokenizer adds its own around what the template has written.
+        include_reasoning: The answer shows the model's thinking.
         structured: What the answer's content must be; it starts after reasoning.
     """
 
@@ -57,5 +59,7 @@ class ChatRequest:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    add_special_tokens: bool = False
+    include_reasoning: bool = True
     structured: StructuredOutput | None = None
     options: SamplingOptions = field(default_factory=SamplingOptions)

@@ -107,6 +107,8 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("limits: {body_timeout_s: 0}", "limits.body_timeout_s: 0.0 is out of range; give 0.1 to 3600"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
+        ("tools: {parser: 3}", "tools.parser: 3 is not text; e.g. `tools.parser: auto`"),
+        ("tools: {format: qwen3}", "tools.format: unknown key; known here: parser"),
         ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
         (
             "kv: {transport: rdma}",

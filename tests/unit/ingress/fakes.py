@@ -33,6 +33,7 @@ class FakeDispatcher:
 
     def __init__(self, tokenizer: Tokenizer, answer: str = "The best of times {choice}.") -> None:
         self.answer = answer
+        self.next_answers: list[str] = []  # to the requests after this one
         self.step_s = 0.0
         self.num_cached_tokens = 0
         self.max_model_len = 2048
@@ -69,6 +70,8 @@ class FakeDispatcher:
             if self.failure is not None and self.failure_after is None:
                 raise self.failure
             plans = [self._tokens(request, choice) for choice in range(request.sampling.n)]
+            if self.next_answers:
+                self.answer = self.next_answers.pop(0)
             for index in range(max(map(len, plans))):
                 if self.failure is not None and index == self.failure_after:
                     raise self.failure

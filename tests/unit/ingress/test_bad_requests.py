@@ -105,7 +105,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
         "messages",
-        "messages[0].tool_calls is [{}]; this server does not support it",
+        "messages[0].tool_calls[0].id is null; send the id that the call came with",
     ),
     ({"messages": [{"role": "user", "content": "word " * 10**6}]}, "messages", "messages has 5000"),
     ({"prompt": "x"}, "prompt", "prompt is not a field of this request; leave it out"),
@@ -115,12 +115,11 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "top_logprobs is 21; it must be between 0 and 20"),
     ({"logprobs": 1}, "logprobs", "logprobs is 1; it must be true or false"),
     ({"response_format": {"type": "json_object"}}, "response_format", "does not support response_format"),
-    ({"tools": [{"type": "function"}]}, "tools", "this server does not support tools"),
-    ({"tool_choice": "required"}, "tool_choice", "this server does not support tool_choice"),
-    ({"functions": [{}]}, "functions", "this server does not support functions"),
+    ({"functions": [{}]}, "functions", "this server does not support functions: send tools, its newer name"),
+    ({"function_call": {"name": "x"}}, "function_call", "does not support function_call: send tool_choice, its newer"),
     ({"audio": {"voice": "x"}}, "audio", "this server does not support audio"),
     ({"modalities": ["audio"]}, "modalities", "this server does not support modalities"),
-    ({"reasoning_effort": "high"}, "reasoning_effort", "this server does not support reasoning_effort"),
+    ({"reasoning_effort": "huge"}, "reasoning_effort", "reasoning_effort is \"huge\"; it must be 'none', 'minimal',"),
 ]
 
 

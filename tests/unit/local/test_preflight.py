@@ -61,6 +61,14 @@ def test_weights_that_broke_off_are_named(folder: Path) -> None:
         check_model(folder, BatonConfig())
 
 
+@pytest.mark.parametrize("section", ["tools", "reasoning"])
+def test_a_parser_that_nobody_knows_is_refused_by_its_key(folder: Path, section: str) -> None:
+    check_model(folder, loads(f"{section}: {{parser: qwen3}}"))
+    check_model(folder, loads(f"{section}: {{parser: none}}"))
+    with pytest.raises(ConfigError, match=rf"^{section}\.parser: loud is no format .* give auto, none, or one of"):
+        check_model(folder, loads(f"{section}: {{parser: loud}}"))
+
+
 def test_random_weights_need_no_file(folder: Path) -> None:
     _break(folder, "model.safetensors", None)
     check_model(folder, BatonConfig(load_format="dummy"))
