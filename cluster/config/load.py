@@ -18,6 +18,7 @@ from baton.errors import ConfigError
 from cluster.config.api_keys import parse_keys, plain_keys
 from cluster.config.checks import check
 from cluster.config.node_terms import parse_labels, parse_resources
+from cluster.config.origins import parse_origins
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
 from cluster.config.schema import BatonConfig
 
@@ -200,6 +201,8 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         return _cores(value, dotted)
     elif dotted == "auth.keys":
         return parse_keys(value, dotted)
+    elif dotted == "http.cors_origins":
+        return parse_origins(value, dotted)
     elif dotted.endswith(".resources"):
         return parse_resources(value, dotted)
     elif dotted.endswith(".labels"):
@@ -265,7 +268,7 @@ def _plain(node: Any, path: str) -> Any:
         return next((f"{node // size}{unit}" for unit, size in reversed(_UNITS.items()) if node % size == 0), node)
     if path.endswith(_WITH_KEYS_OF_THE_USERS):
         return dict(node)
-    return [list(row) for row in node] if isinstance(node, tuple) else node
+    return [list(row) if isinstance(row, tuple) else row for row in node] if isinstance(node, tuple) else node
 
 
 def _shown(value: Any) -> str:

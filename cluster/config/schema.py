@@ -124,6 +124,7 @@ class HTTPConfig:
     node_resource: str = (
         ""  # Ray's custom resource of which each replica takes 1; empty: one on the head, more anywhere
     )
+    cors_origins: tuple[str, ...] = ()  # of web pages that may use the API from a browser; "*": all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +188,7 @@ class HealthConfig:
 class BatonConfig:
     model: str = AUTO  # bundled name, local folder, GGUF file, or Hub id; auto: smollm2, else demo
     served_name: str = ""  # name clients use; empty: `model`, a path's last part
+    allow_special_tokens: bool = True  # whether a special token's text in what a client sends is that token
     generation_defaults: str = "model"  # model | neutral: whose sampling values hold where a request has none
     tools: ParserConfig = ParserConfig()
     reasoning: ParserConfig = ParserConfig()

@@ -5,6 +5,7 @@ runs is bounded: an eighth of a limit between all replicas, so that one of them 
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 from baton.errors import RateLimitError
@@ -148,5 +149,5 @@ class Share:
 def _message(name: str, limits: KeyLimits, grant: Grant) -> str:
     return (
         f"the API key {name} may have {getattr(limits, grant.lacks)} {_WORDS[grant.lacks]}; try again in "
-        f"{grant.retry_after_s:.0f} s"
+        f"{max(1, math.ceil(grant.retry_after_s))} s"
     )

@@ -23,7 +23,7 @@ from cluster.config.schema import AuthConfig, BatonConfig, HealthConfig, LimitsC
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
-from cluster.host.ports import check_host, check_port
+from cluster.host.ports import check_port
 from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
 from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
@@ -32,6 +32,7 @@ from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families, Metrics
+from cluster.ingress.places import proxy_location, resources_of
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.models.find import find_model
@@ -71,6 +72,8 @@ class IngressSpec:
     router: RouterConfig
     health: HealthConfig
     limits: LimitsConfig
+    cors_origins: tuple[str, ...]
+    allow_special_tokens: bool
 
 
 class IngressReplica:
@@ -90,8 +93,9 @@ class IngressReplica:
             fetch_workers=WorkerTableClient(link, ingress_id),
         )
         folder = await asyncio.to_thread(_model_folder, spec)
-        tokenizer = await asyncio.to_thread(Tokenizer, folder)
+        tokenizer = await asyncio.to_thread(partial(Tokenizer, folder, allow_special_tokens=spec.allow_special_tokens))
         self._limits = spec.limits
+        self._cors_origins = spec.cors_origins
         self._service = Service(
             dispatcher=self._dispatcher,
             tokenizer=tokenizer,
@@ -114,7 +118,7 @@ class IngressReplica:
             self._service.guard.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._service, self._limits)
+        return build_app(self._service, self._limits, cors_origins=self._cors_origins)
 
     def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
@@ -215,7 +219,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     is_running = bool(status.proxies)
     if not is_running:
         check_ports(config)
-    location = _proxy_location(config.http.host)
+    location = proxy_location(config.http.host)
     spec = IngressSpec(
         model=config.shown_name,
         model_path=model_path,
@@ -232,8 +236,10 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         router=config.router,
         health=config.health,
         limits=config.limits,
+        cors_origins=config.http.cors_origins,
+        allow_special_tokens=config.allow_special_tokens,
     )
-    resources = _resources(config)
+    resources = resources_of(config)
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
@@ -255,15 +261,6 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
 
 
-def _resources(config: BatonConfig) -> dict[str, float]:
-    """Of Ray's accounting, that each replica takes: they say on which nodes replicas are."""
-    from cluster.fleet.nodes import ON_HEAD
-
-    if config.http.node_resource:
-        return {config.http.node_resource: 1.0}
-    return ON_HEAD if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
-
-
 def undeploy() -> None:
     """Stops Serve: replicas, proxies and its controller; the ingress alone where other applications run on it."""
     from ray import serve
@@ -281,26 +278,6 @@ def _check_applications(running: Sequence[str]) -> None:
             f"RAY_ADDRESS: Ray Serve runs on that cluster already, for {', '.join(running)}, and its host and ports "
             "cannot be changed; end it with `serve shutdown`, or give another Ray cluster"
         )
-
-
-def _proxy_location(host: str) -> str:
-    """One address is one machine's; all of them are every node's that holds a replica, and the head's.
-
-    Raises: ConfigError: the address is this machine's, and the head node is another.
-    """
-    if host in ("0.0.0.0", "::"):
-        return "EveryNode"
-    from cluster.fleet import nodes
-
-    head = nodes.alive()[0]
-    try:
-        check_host(head.address)
-    except ConfigError as error:
-        raise ConfigError(
-            f"http.host: {host} is this machine's, but Serve's proxy runs on Ray's head node {head.address}; "
-            "set http.host: 0.0.0.0, or run `baton up` there"
-        ) from error
-    return "HeadOnly"
 
 
 def check_ports(config: BatonConfig) -> None:

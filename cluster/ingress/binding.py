@@ -19,6 +19,7 @@ from baton.errors import InternalError
 from cluster.config.schema import LimitsConfig
 from cluster.doors.live_tls import LiveTLS
 from cluster.ingress.limits import grpc_options, limits_of_environment
+from cluster.ingress.origins_environment import origins_of_environment
 from cluster.ingress.tls_environment import tls_of_environment
 from workers.requests import guarded
 
@@ -114,7 +115,7 @@ def limit_servers(limits: LimitsConfig) -> None:
     handler_of = getattr(grpc_util.gRPCGenericServer, "_override_method_handler", None)
     if not isinstance(options, list) or handler_of is None or "auto" not in config.HTTP_PROTOCOLS:
         raise InternalError("this version of Ray Serve makes its servers in an unknown way; use ray 2.60")
-    config.HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits)  # type: ignore[assignment]
+    config.HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits, origins_of_environment())  # type: ignore[assignment]
     ours = grpc_options(limits)
     options[:] = [*(one for one in options if one[0] not in dict(ours)), *ours]
     if not hasattr(handler_of, "guards"):  # a replica comes here twice

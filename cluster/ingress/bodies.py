@@ -1,8 +1,10 @@
-"""Reads the bodies of HTTP requests, within a size and a time."""
+"""Reads the bodies of HTTP requests, within a size (as they come, and made plain) and a time.
+
+What is left of one that is refused is read and forgotten by `cluster.ingress.http_protocol`.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
@@ -10,9 +12,8 @@ from starlette.requests import ClientDisconnect
 
 from baton.errors import CancelledError, RequestTimeoutError, RequestTooLargeError
 from cluster.config.schema import LimitsConfig
+from cluster.ingress.encodings import Inflater, encoding_of
 from cluster.ingress.fields import parse_object
-
-LINGER_S, LINGER_BYTES = 2.0, 64 << 20  # of what comes after the limit
 
 
 class Bodies:
@@ -24,19 +25,20 @@ class Bodies:
         """The body as a JSON object.
 
         Raises:
-            InvalidRequestError: None, or over a limit.
+            InvalidRequestError: None, over a limit, or in an encoding that is unknown or not its own.
             CancelledError: The client went away before it had sent all.
         """
-        chunks = request.stream()
+        encoding = encoding_of(request.headers.get("content-encoding", ""))
+        inflater = Inflater(encoding) if encoding else None
         try:
-            body = None if self._says_too_much(request) else await self._read(chunks)
-            if body is None and request.headers.get("expect", "").lower() != "100-continue":
-                await _linger(chunks)
+            body = None if self._says_too_much(request) else await self._read(request.stream(), inflater)
         except ClientDisconnect as error:
             raise CancelledError("the client went away before it had sent its request") from error
         if body is None:
+            plain = f" when it is no {encoding} any more" if encoding else ""
             raise RequestTooLargeError(
-                f"the body is over {self._max_bytes} bytes, the limit of this server (limits.max_body); send less"
+                f"the body is over {self._max_bytes} bytes{plain}, the limit of this server (limits.max_body); "
+                "send less"
             )
         return parse_object(bytes(body))
 
@@ -44,29 +46,36 @@ class Bodies:
         announced = request.headers.get("content-length", "")
         return announced.isdecimal() and int(announced) > self._max_bytes
 
-    async def _read(self, chunks: AsyncIterator[bytes]) -> bytearray | None:
-        """None: it is too long. Raises: RequestTimeoutError."""
-        body = bytearray()
+    async def _read(self, chunks: AsyncIterator[bytes], inflater: Inflater | None) -> bytearray | None:
+        """None: it is too long. Raises: RequestTimeoutError, InvalidRequestError."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > self._max_bytes:
-                        return None
+                return await self._plain(chunks) if inflater is None else await self._inflated(chunks, inflater)
         except TimeoutError as error:
             raise RequestTimeoutError(
                 f"the request's body did not come within {self._timeout_s:g} s, the limit of this server "
                 "(limits.body_timeout_s)"
             ) from error
+
+    async def _plain(self, chunks: AsyncIterator[bytes]) -> bytearray | None:
+        body = bytearray()
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > self._max_bytes:
+                return None
         return body
 
-
-async def _linger(chunks: AsyncIterator[bytes]) -> None:
-    """Reads on for a while, and forgets it: a client that is still sending when the connection ends hears no answer."""
-    num_bytes = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            async for chunk in chunks:
-                num_bytes += len(chunk)
-                if num_bytes > LINGER_BYTES:
-                    return
+    async def _inflated(self, chunks: AsyncIterator[bytes], inflater: Inflater) -> bytearray | None:
+        body, num_sent = bytearray(), 0
+        async for chunk in chunks:
+            num_sent += len(chunk)
+            if num_sent > self._max_bytes:
+                return None
+            inflater.push(chunk)
+            while piece := inflater.read():
+                body += piece
+                if len(body) > self._max_bytes:
+                    return None
+                await asyncio.sleep(0)
+        inflater.finish()
+        return body

@@ -6,7 +6,7 @@ it drops the status of a stream that ends without raising.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from cluster.ingress.errors import error_metadata
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.openai import Prompt
+from cluster.ingress.request_ids import HEADER, sane_id
 from cluster.ingress.sampling import check_token_ids, from_message
 from cluster.ingress.service import Call, OpenCall, Service
 
@@ -88,6 +89,7 @@ class GRPCRoutes:
 
     async def list_models(self, context: Context) -> inference_pb2.ListModelsResponse:
         service = self._service
+        _stamp(context)
         try:
             key = service.guard.identify(_authorization(context)) if service.guard is not None else None
         except BatonError as error:
@@ -139,6 +141,7 @@ class GRPCRoutes:
     def _admitted(self, context: Context) -> AbstractAsyncContextManager[Pass | None]:
         """Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError, once entered."""
         guard = self._service.guard
+        _stamp(context)
         return guard.admitted(_authorization(context)) if guard is not None else nullcontext()
 
     async def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
@@ -200,12 +203,22 @@ def fail(context: Context, error: BatonError) -> None:
     """Ends the call with the error's status once the handler returns."""
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(error.message)
-    context.set_trailing_metadata(error_metadata(error))
+    _stamp(context, error_metadata(error))
+
+
+def _stamp(context: Context, metadata: Sequence[tuple[str, str]] = ()) -> None:
+    """The id of the call goes last, as in HTTP's answers."""
+    context.set_trailing_metadata([*metadata, (HEADER, sane_id(_sent(context, HEADER)))])
 
 
 def _authorization(context: Context) -> str | None:
+    return _sent(context, "authorization")
+
+
+def _sent(context: Context, name: str) -> str | None:
+    """Of the client's metadata; None: it is not there, or no text."""
     for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
+        if key == name:
             return value if isinstance(value, str) else None
     return None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -9,29 +10,35 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from baton.errors import BatonError, InternalError, InvalidRequestError, PermissionDeniedError
+from baton.errors import BatonError, InternalError, PermissionDeniedError
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
-from cluster.ingress.chat.request import ChatRequest
+from cluster.ingress.cross_origin import cross_origin
 from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.formats import ChatFormat, CompletionFormat
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
 from cluster.ingress.limits import DEFAULT_LIMITS
-from cluster.ingress.messages import parse_messages
 from cluster.ingress.metrics import CONTENT_TYPE
-from cluster.ingress.openai import CompletionBody, DetokenizeBody, TokenizeBody, parse_body, parse_prompts
+from cluster.ingress.openai import CompletionBody, DetokenizeBody, parse_body, parse_prompts
+from cluster.ingress.openapi.document import document
+from cluster.ingress.openapi.page import page, security_policy
+from cluster.ingress.refused_paths import instead_of
+from cluster.ingress.request_ids import RequestIds
 from cluster.ingress.responses import AnswerResponse
 from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
+from cluster.ingress.tokenize_body import TokenizeBody
 
 
-def build_app(service: Service, limits: LimitsConfig = DEFAULT_LIMITS) -> FastAPI:
-    """The ASGI app of one ingress replica."""
+def build_app(
+    service: Service, limits: LimitsConfig = DEFAULT_LIMITS, *, cors_origins: Collection[str] = ()
+) -> FastAPI:
+    """The ASGI app of one ingress replica. `cors_origins`: of web pages that may use it."""
     routes = HTTPRoutes(service, Bodies(limits))
-    app = FastAPI(title="Baton", openapi_url=None, redirect_slashes=False)
+    app = IngressApp(cors_origins)
     for path, handler in {
         "/v1/completions": routes.completions,
         "/v1/chat/completions": routes.chat_completions,
@@ -45,10 +52,14 @@ def build_app(service: Service, limits: LimitsConfig = DEFAULT_LIMITS) -> FastAP
         "/": routes.health,  # what load balancers ask where nobody has told them another path
         "/health": routes.health,
         "/healthz": routes.health,
+        "/ping": routes.health,
         "/metrics": routes.metrics,
         "/version": routes.version,
+        "/openapi.json": routes.openapi,
+        "/docs": routes.docs,
     }.items():
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
     if service.guard is not None:
         app.add_middleware(KeyedPaths, guard=service.guard, metrics=service.metrics)
     app.add_middleware(TrimmedPaths)
@@ -56,6 +67,17 @@ def build_app(service: Service, limits: LimitsConfig = DEFAULT_LIMITS) -> FastAP
     app.add_exception_handler(HTTPException, routes.on_http_error)
     app.add_exception_handler(Exception, routes.on_fault)
     return app
+
+
+class IngressApp(FastAPI):
+    """Also what Starlette answers by itself, a fault of ours too, has an id and may be read by web pages."""
+
+    def __init__(self, cors_origins: Collection[str]) -> None:
+        super().__init__(title="Baton", openapi_url=None, redirect_slashes=False)
+        self._cors_origins = cors_origins
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestIds(cross_origin(super().build_middleware_stack(), self._cors_origins))
 
 
 class TrimmedPaths:
@@ -108,17 +130,15 @@ class HTTPRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request), TokenizeBody)
         service.check_model(body.model)
-        if (body.prompt is None) == (body.messages is None):
-            raise InvalidRequestError("prompt or messages: send exactly one of the two", field="prompt")
-        if body.messages is not None:
-            chat = ChatRequest(messages=parse_messages(body.messages), template=body.chat_template)
+        chat = body.chat()
+        if chat is not None:
             tokens = await service.chat_token_ids(chat)
-        elif body.chat_template:
-            raise InvalidRequestError("chat_template is for messages, not for a prompt; leave it out", "chat_template")
         else:
-            tokens = await service.tokenizer.encode_async(body.prompt or "", add_special_tokens=body.add_special_tokens)
+            has_added = body.add_special_tokens is not False
+            tokens = await service.tokenizer.encode_async(body.prompt or "", add_special_tokens=has_added)
+        strings = service.tokenizer.token_strings(tokens) if body.return_token_strs else None
         limit = service.limits().max_model_len
-        return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit})
+        return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
         service = self._service
@@ -144,13 +164,19 @@ class HTTPRoutes:
         health = self._service.dispatcher.health()
         if health.ok:
             return json_response({"status": "ok"})
-        return json_response({"status": "unhealthy", "reason": health.reason}, 503)
+        return json_response({"status": "unhealthy", "reason": health.reason}, 503, {"Retry-After": "1"})
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": version("baton-serve")})
+
+    async def openapi(self, request: Request) -> Response:
+        return json_response(document())
+
+    async def docs(self, request: Request) -> Response:
+        return Response(page(), media_type="text/html", headers={"Content-Security-Policy": security_policy()})
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, BatonError)
@@ -170,18 +196,26 @@ class HTTPRoutes:
         path, allowed = request.url.path, headers.get("Allow")
         if allowed:
             code, message = "method_not_allowed", f"{request.method} {path}: this path takes {allowed} alone"
+        elif instead := instead_of(path):
+            code, message = "not_supported", f"{request.method} {path}: {instead}"
         else:
             code, message = "not_found", f"{request.method} {path}: no such path; the API is below /v1"
         body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
         return json_response(body, error.status_code, headers)
 
     def _model(self) -> dict[str, Any]:
+        max_model_len = self._service.dispatcher.max_model_len or None
         return {
             "id": self._service.model,
             "object": "model",
             "created": self._service.created,
             "owned_by": "baton",
-            "max_model_len": self._service.dispatcher.max_model_len or None,
+            "root": self._service.model,
+            "parent": None,
+            "permission": [permission(self._service.created)],
+            "max_model_len": max_model_len,
+            "context_length": max_model_len,  # as OpenRouter's clients read it
+            "context_window": max_model_len,  # as Groq's do
             "vocab_size": self._service.tokenizer.vocab_size,
             "generation_defaults": effective(self._service.defaults),
             "chat_templates": self._service.tokenizer.chat_templates,
@@ -190,3 +224,21 @@ class HTTPRoutes:
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(body), status, headers, media_type="application/json")
+
+
+def permission(created: int) -> dict[str, Any]:
+    """As OpenAI's API listed them once; clients of that time read it."""
+    return {
+        "id": "modelperm-baton",
+        "object": "model_permission",
+        "created": created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }

@@ -5,10 +5,14 @@ OpenAI's shape and the end of the connection. How long a body may be is the appl
 lose patience (`cluster.ingress.bodies`). Where it answers without having read one, what is left is read and forgotten
 before the answer goes out, for a while; if it is not whole then, the answer is the connection's last. Else HAProxy,
 which sends many clients' requests down one connection, may send one where this server expects the rest of a body.
+
+A client that sends what nobody wants, and listens when all is sent, so hears an answer if that is at most LINGER_BYTES:
+one bound for what is forgotten before an answer and after it.
 """
 
 import asyncio
 import json
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -18,9 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from baton.errors import BatonError, InvalidRequestError, RequestTimeoutError, RequestTooLargeError, UnavailableError
 from cluster.config.schema import LimitsConfig
+from cluster.ingress.cross_origin import headers_for
 from cluster.ingress.errors import error_body, error_headers
+from cluster.ingress.request_ids import HEADER, id_of_headers, stamped
 
-LINGER_S, LINGER_BYTES = 2.0, 16 << 20
+LINGER_S, LINGER_BYTES = 2.0, 64 << 20  # before an answer, and as long again after it; bytes: of both together
 GRACE_S = 3.0  # beyond what the application gives a body: its own refusal, and its lingering, come first
 
 
@@ -29,9 +35,11 @@ class HeadersTooLargeError(RequestTooLargeError):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    def __init__(self, limits: LimitsConfig, **arguments: Any) -> None:
+    def __init__(self, limits: LimitsConfig, cors_origins: Collection[str] = (), **arguments: Any) -> None:
+        """`cors_origins`: of web pages that may read what is refused here."""
         super().__init__(**arguments)
         self._limits = limits
+        self._cors_origins = cors_origins
         self._awaits_headers = True
         self._is_overhead = True  # all that was received last: of headers, of trailers, or between chunks
         self._num_overhead_bytes = 0  # since a request, its headers or a piece of its body came to an end
@@ -73,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = self._too_large()
             raise self._refusal  # ends the parser, and so comes to `send_400_response`
         self._await_body()
+        self.headers[:] = stamped(self.headers, id_of_headers(self.headers))  # Serve repeats, and logs, whatever it is
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
             self.cycle.send = partial(self._answer, self.cycle)  # type: ignore[method-assign]
@@ -85,6 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._awaits_headers = True
         self._overhead_ends()
+        self._num_lingering_bytes = 0
         super().on_message_complete()
         if self._was_answered_early() and self.timeout_keep_alive_task is None:
             # uvicorn waits for the next request from an answer on, and not again from a body's end.
@@ -98,11 +108,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     async def _answer(self, cycle: RequestResponseCycle, message: Any) -> None:
         """`cycle.send`, of which a request whose body has not come to its end has the connection's last answer."""
-        if message["type"] == "http.response.start" and cycle.more_body:
-            if not cycle.waiting_for_100_continue:
-                await _forget_body(cycle)
+        if message["type"] == "http.response.start":
+            request_id = id_of_headers(cycle.scope["headers"])
+            message = message | {"headers": stamped(message.get("headers", ()), request_id)}  # Serve adds another
+            if cycle.more_body and not cycle.waiting_for_100_continue:
+                await self._forget_body(cycle)
             if cycle.more_body:
-                message = message | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+                message["headers"].append((b"connection", b"close"))
                 self._last_answer = cycle
         await RequestResponseCycle.send(cycle, message)
         if cycle is self._last_answer:
@@ -154,8 +166,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if is_answering or self.transport.is_closing():  # it would end up amid the answer
             self.transport.close()
             return
-        self.transport.write(written(error))
+        self.transport.write(written(error, self._headers_of_refusal()))
         self._end_writing()
+
+    def _headers_of_refusal(self) -> dict[str, str]:
+        """By what has come of the request's own headers."""
+        sent = self.headers or []
+        origin = next((value.decode("latin-1") for name, value in sent if name == b"origin"), None)
+        return {HEADER: id_of_headers(sent), **headers_for(origin, self._cors_origins)}
 
     def _end_writing(self) -> None:
         """What is still being sent is read for a while, so that its sender hears the answer."""
@@ -172,21 +190,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._num_lingering_bytes > LINGER_BYTES:
             self.transport.close()
 
-
-async def _forget_body(cycle: RequestResponseCycle) -> None:
-    num_bytes = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while cycle.more_body and not cycle.disconnected and num_bytes <= LINGER_BYTES:
-                message: Any = await cycle.receive()
-                num_bytes += len(message.get("body", b""))
+    async def _forget_body(self, cycle: RequestResponseCycle) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while cycle.more_body and not cycle.disconnected and self._num_lingering_bytes <= LINGER_BYTES:
+                    message: Any = await cycle.receive()
+                    self._num_lingering_bytes += len(message.get("body", b""))
 
 
-def written(error: BatonError) -> bytes:
-    """A whole HTTP/1.1 response, after which the connection ends."""
+def written(error: BatonError, more: Mapping[str, str]) -> bytes:
+    """A whole HTTP/1.1 response, after which the connection ends. `more`: further headers."""
     body = json.dumps(error_body(error))
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
     status = HTTPStatus(error.http_status)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
-    lines += [f"{name}: {value}" for name, value in (headers | error_headers(error)).items()]
+    lines += [f"{name}: {value}" for name, value in (headers | error_headers(error) | dict(more)).items()]
     return "\r\n".join([*lines, "", body]).encode()

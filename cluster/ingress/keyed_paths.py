@@ -1,4 +1,5 @@
-"""Asks every HTTP request for its API key before anything of its body is read. Probes need none."""
+"""Asks every HTTP request for its API key before anything of its body is read. Probes need none, and neither
+has one who reads how the API is used: browsers cannot show a key there."""
 
 import json
 
@@ -11,7 +12,7 @@ from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.route_names import route_name
 
-OPEN_PATHS = frozenset(("/", "/health", "/healthz"))
+OPEN_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/openapi.json", "/docs"))
 PASS, KEY = "baton.pass", "baton.key"  # in a request's scope
 
 

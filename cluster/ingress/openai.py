@@ -88,14 +88,6 @@ class CompletionBody(SamplingBody):
         return SamplingOptions(said=self.said | given(logprobs=self.logprobs))
 
 
-class TokenizeBody(Body):
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[Any] | None = None
-    chat_template: str = ""
-    add_special_tokens: bool = True
-
-
 class DetokenizeBody(Body):
     model: str | None = None
     tokens: list[int]

@@ -6,6 +6,7 @@ that goes away ends the answer at once, whether or not tokens flow.
 
 import asyncio
 import json
+import logging
 from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -17,7 +18,10 @@ from baton.errors import BatonError
 from cluster.ingress.answer import Delta
 from cluster.ingress.errors import error_body, error_event, error_headers
 from cluster.ingress.formats import DONE, Format, join_deltas
+from cluster.ingress.request_ids import request_id_of
 from cluster.ingress.service import OpenCall
+
+logger = logging.getLogger(__name__)
 
 _EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -37,7 +41,8 @@ class AnswerResponse(Response):
         self._usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_connected(receive, self._send_events(send) if self._stream else self._send_whole(send))
+        work = self._send_events(send, request_id_of(scope)) if self._stream else self._send_whole(send)
+        await while_connected(receive, work)
 
     async def _send_whole(self, send: Send) -> None:
         choices: dict[int, Delta] = {}
@@ -52,7 +57,7 @@ class AnswerResponse(Response):
         body = self._shape.whole([choices[index] for index in sorted(choices)], self._run.usage)
         await _send_json(send, 200, body, {})
 
-    async def _send_events(self, send: Send) -> None:
+    async def _send_events(self, send: Send, request_id: str) -> None:
         event = self._shape.event
         has_begun = False
         try:
@@ -69,6 +74,7 @@ class AnswerResponse(Response):
             if not has_begun:
                 await _send_json(send, error.http_status, error_body(error), error_headers(error))
                 return
+            logger.warning("a stream ended with an error request_id=%s code=%s", request_id, error.code)
             ending = error_event(error)
         await _send_body(send, ending, more=False)
 

@@ -130,6 +130,7 @@ class Service:
         token_ids = await self.tokenizer.encode_async(
             prompt.text,
             add_special_tokens=request.add_special_tokens,
+            rendered=True,
             name=prompt_field,
             max_tokens=self.limits().max_tokens,
         )
@@ -142,7 +143,11 @@ class Service:
         """The prompt that `chat_call` would make. Raises: InvalidRequestError."""
         prompt = render_prompt(request, self.tokenizer)
         return await self.tokenizer.encode_async(
-            prompt.text, add_special_tokens=request.add_special_tokens, name="messages", max_tokens=max_tokens
+            prompt.text,
+            add_special_tokens=request.add_special_tokens,
+            rendered=True,
+            name="messages",
+            max_tokens=max_tokens,
         )
 
     def call(

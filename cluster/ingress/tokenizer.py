@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from baton.errors import ConfigError, InvalidRequestError
 from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.detokenizer import ByteLevelDetokenizer, Detokenizer, TokenBytes, WindowDetokenizer
+from cluster.ingress.literal_text import LiteralText
 from cluster.ingress.model_json import read_json
 
 # Longer texts are encoded on a thread: the library takes about 1 ms for 4,000 characters, a token's time on 64 streams.
@@ -25,9 +26,15 @@ MAX_COMPOSED = 4
 class Tokenizer:
     """Safe to share between requests; encoding drops the GIL."""
 
-    def __init__(self, folder: str) -> None:
-        """Raises: ConfigError: no readable tokenizer, or a chat template that does not compile."""
+    def __init__(self, folder: str, *, allow_special_tokens: bool = True) -> None:
+        """
+        Args:
+            allow_special_tokens: A special token's text is that token wherever it stands; else only where a chat
+                template writes it.
+        Raises: ConfigError: no readable tokenizer, or a chat template that does not compile.
+        """
         self._fast = _fast_tokenizer(Path(folder))
+        self._literal = None if allow_special_tokens else LiteralText(self._fast)
         settings = read_json(Path(folder, "tokenizer_config.json"))
         self.bos_token = _token_text(settings.get("bos_token"))
         self.eos_token = _token_text(settings.get("eos_token"))
@@ -52,15 +59,19 @@ class Tokenizer:
         """Those of the special tokens that are written so."""
         return frozenset(token_id for token_id in self._special_ids if self.token_text(token_id) in texts)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, name: str = "prompt") -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, rendered: bool = False, name: str = "prompt"
+    ) -> list[int]:
         """Token ids of a prompt; with its beginning-of-text token where the model wants one.
 
         Args:
+            rendered: By `render_chat`; else all of it is a client's.
             name: The request's field that the text comes from, for messages.
-        Raises: InvalidRequestError: half a surrogate pair, which JSON can write and no text has.
+        Raises: InvalidRequestError: half a surrogate pair, which JSON can write and no text has; a special token that
+            is not allowed and cannot be read as text.
         """
         try:
-            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+            ids = self._ids(text, add_special_tokens=add_special_tokens, rendered=rendered, name=name)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError(
                 f"{name} is not Unicode text: it has half a surrogate pair (\\ud800 to \\udfff); leave it out",
@@ -71,12 +82,25 @@ class Tokenizer:
         has_bos = ids[:1] == [self._bos_id]
         if self._add_bos and not has_bos:
             return [self._bos_id, *ids]
-        if not self._add_bos and has_bos and not text.startswith(self.bos_token):
+        is_written = text.startswith(self.bos_token) and (rendered or self._literal is None)
+        if not self._add_bos and has_bos and not is_written:
             return ids[1:]
         return ids
 
+    def _ids(self, text: str, *, add_special_tokens: bool, rendered: bool, name: str) -> list[int]:
+        if self._literal is not None:
+            return self._literal.encode(text, add_special_tokens=add_special_tokens, rendered=rendered, name=name)
+        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
     async def encode_async(
-        self, text: str, *, add_special_tokens: bool = True, name: str = "prompt", max_tokens: int | None = None
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        rendered: bool = False,
+        name: str = "prompt",
+        max_tokens: int | None = None,
     ) -> list[int]:
         """Like `encode`; a long text is read on a thread, so that streams go on meanwhile.
 
@@ -84,13 +108,15 @@ class Tokenizer:
             is known at once, where reading it would keep a core busy for a minute.
         """
         if len(text) <= INLINE_CHARACTERS:
-            return self.encode(text, add_special_tokens=add_special_tokens, name=name)
+            return self.encode(text, add_special_tokens=add_special_tokens, rendered=rendered, name=name)
         if max_tokens is not None and len(text) > (limit := max_tokens * self._max_token_characters * MAX_COMPOSED):
             raise InvalidRequestError(
                 f"{name} has {len(text)} characters, and over {limit} never fit in {max_tokens} tokens; shorten it",
                 field=name,
             )
-        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens, name=name)
+        return await asyncio.to_thread(
+            self.encode, text, add_special_tokens=add_special_tokens, rendered=rendered, name=name
+        )
 
     @property
     def chat_templates(self) -> tuple[str, ...]:
@@ -105,6 +131,8 @@ class Tokenizer:
             variables: Further ones of the template, such as `tools`.
         Raises: InvalidRequestError: the model has no such template, or the template refuses these messages.
         """
+        if self._literal is not None:
+            messages, variables = self._literal.marked(messages), self._literal.marked(variables)
         known = {"add_generation_prompt": True, **self._special_texts, **variables}
         return self.templates.find(template).render(messages, known)
 
@@ -118,6 +146,10 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         return self._bytes[token_id].decode("utf-8", errors="replace")
+
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """As the vocabulary writes them, a space as U+0120 or U+2581; empty for an id that it has not."""
+        return [self._fast.id_to_token(token_id) or "" for token_id in token_ids]
 
     def detokenizer(self, hidden_ids: frozenset[int] | None = None) -> Detokenizer:
         """A fresh incremental decoder for one choice's output.

@@ -20,6 +20,7 @@ from cluster.host.signals import uninterrupted
 from cluster.host.state import ClusterState
 from cluster.ingress.chat_templates import ChatTemplates
 from cluster.ingress.environment import serve_environment
+from cluster.ingress.origins_environment import origins_variable
 from cluster.ingress.tls_environment import tls_variable
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
@@ -103,7 +104,8 @@ def serve_env(config: BatonConfig, folder: str) -> dict[str, str]:
             node: Serve's own proxy there.
     """
     haproxy = None if folder else False
-    return serve_environment(folder, config.http.host, haproxy=haproxy, limits=config.limits) | tls_variable(config.tls)
+    settings = serve_environment(folder, config.http.host, haproxy=haproxy, limits=config.limits)
+    return settings | tls_variable(config.tls) | origins_variable(config.http.cors_origins)
 
 
 class _Start:

@@ -13,6 +13,8 @@ from functools import partial
 
 import grpc
 import uvicorn
+from fastapi import Request
+from fastapi.responses import PlainTextResponse
 from grpc_health.v1 import health_pb2_grpc
 
 from baton.v1 import inference_pb2_grpc
@@ -28,6 +30,7 @@ from tests.unit.ingress.servicer import Servicer
 from workers.server import RequestGuard
 from workers.spec import Role
 
+PAGE = "https://app.example.com"  # of whose web pages the answers may be read
 HEALTHY = b"\n\x07success"  # what HAProxy looks for in an answer to Serve's own gRPC health check
 LIMITS = LimitsConfig(max_body_bytes=1 << 20, max_header_bytes=16 << 10, header_timeout_s=2, body_timeout_s=2)
 
@@ -35,6 +38,12 @@ LIMITS = LimitsConfig(max_body_bytes=1 << 20, max_header_bytes=16 << 10, header_
 async def serve_health() -> str:
     """What HAProxy asks a replica of Serve's."""
     return "success"
+
+
+async def repeat_id(request: Request) -> PlainTextResponse:
+    """As Serve does, which repeats whatever id came."""
+    request_id = request.headers["x-request-id"]
+    return PlainTextResponse(request_id, headers={"X-Request-ID": request_id})
 
 
 class ServeHealth(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -56,9 +65,10 @@ async def serve(limits: LimitsConfig) -> None:
             await asyncio.sleep(0.01)
         service = Service(dispatcher=dispatcher, tokenizer=demo_tokenizer(), model="demo", router=RouterConfig())
         listener = socket.create_server(("127.0.0.1", 0))
-        protocol = partial(BoundedProtocol, limits)
-        app = build_app(service, limits)
+        protocol = partial(BoundedProtocol, limits, (PAGE,))
+        app = build_app(service, limits, cors_origins=(PAGE,))
         app.add_api_route("/-/healthz", serve_health)
+        app.add_api_route("/-/repeats", repeat_id)
         config = uvicorn.Config(app, http=protocol, lifespan="off", log_level="warning")  # type: ignore[arg-type]
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

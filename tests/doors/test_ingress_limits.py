@@ -8,8 +8,9 @@ import httpx
 import psutil
 import pytest
 
+from cluster.ingress.http_protocol import LINGER_BYTES
 from tests.doors import attacks, probes, processes
-from tests.doors.ingress_process import LIMITS
+from tests.doors.ingress_process import LIMITS, PAGE
 from tests.doors.processes import ServerProcess
 
 
@@ -137,3 +138,38 @@ async def test_a_body_that_nobody_wanted_is_read_to_its_end_and_the_connection_s
     assert answers.startswith(b"HTTP/1.1 404")
     assert b"HTTP/1.1 200" in answers
     writer.close()
+
+
+@pytest.mark.parametrize(("path", "status"), [(b"/tokenize", b"413"), (b"/nowhere", b"404")])
+async def test_who_sends_up_to_the_bound_before_it_listens_hears_the_answer_whoever_gives_it(
+    server: ServerProcess, path: bytes, status: bytes
+) -> None:
+    num_bytes = LINGER_BYTES * 3 // 4
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+    writer.write(b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (path, num_bytes))
+    for _ in range(num_bytes // len(attacks.CHUNK)):
+        writer.write(attacks.CHUNK)
+        await asyncio.wait_for(writer.drain(), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert head.split()[1] == status
+    writer.transport.abort()
+
+
+async def test_what_the_server_itself_refuses_has_an_id_and_may_be_read_by_web_pages(server: ServerProcess) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: a\r\norigin: %s\r\nx-request-id: mine\r\nx-long: %s\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.told["http"])
+    writer.write(head % (PAGE.encode(), b"x" * LIMITS.max_header_bytes))
+    answer = (await asyncio.wait_for(reader.read(), 20)).decode()
+    assert answer.startswith("HTTP/1.1 431 ")
+    assert "\r\nx-request-id: mine\r\n" in answer
+    assert f"\r\nAccess-Control-Allow-Origin: {PAGE}\r\n" in answer
+    writer.close()
+
+
+async def test_an_id_that_something_between_adds_is_not_there_twice(server: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.told['http']}", timeout=20) as client:
+        for sent in ("mine", "x" * 5000):
+            reply = await client.get("/-/repeats", headers={"x-request-id": sent})
+            (found,) = reply.headers.get_list("x-request-id")
+            assert reply.text == found
+            assert (found == sent) is (sent == "mine")

@@ -109,6 +109,7 @@ FLOOR_3 = (
 )
 FLOOR_4 = (
     "cluster/ingress/app.py",
+    "cluster/ingress/places.py",
     "cluster/ingress/controller_link.py",
     "cluster/ingress/haproxy.py",
     "cluster/cli.py",

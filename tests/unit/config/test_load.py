@@ -107,6 +107,30 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("limits: {body_timeout_s: 0}", "limits.body_timeout_s: 0.0 is out of range; give 0.1 to 3600"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
+        (
+            "http: {cors_origins: '*'}",
+            "http.cors_origins: '\\*' is no list; e.g. `http.cors_origins: \\[https://app.exam",
+        ),
+        (
+            "http: {cors_origins: ['*', https://a.b]}",
+            "http.cors_origins: '\\*' is every origin already; leave the others",
+        ),
+        (
+            "http: {cors_origins: [https://a.b/]}",
+            "'https://a.b/' is no origin as browsers send it; did you mean https://a.b?",
+        ),
+        (
+            "http: {cors_origins: [HTTPS://A.b]}",
+            "'HTTPS://A.b' is no origin as browsers send it; did you mean https://a.b?",
+        ),
+        ("http: {cors_origins: [a.b]}", "'a.b' is no origin as browsers send it; write scheme://host"),
+        ("http: {cors_origins: ['null']}", "'null' is no origin as browsers send it; write scheme://host"),
+        ("http: {cors_origins: [5]}", "http.cors_origins: 5 is no origin as browsers send it; write scheme://host"),
+        (
+            "http: {cors_origins: ['https://a.b:443']}",
+            "has its scheme's own port, which browsers leave out; leave out :443",
+        ),
+        ("allow_special_tokens: 1", "allow_special_tokens: 1 is not true or false; e.g. `allow_special_tokens: true`"),
         ("tools: {parser: 3}", "tools.parser: 3 is not text; e.g. `tools.parser: auto`"),
         ("tools: {format: qwen3}", "tools.format: unknown key; known here: parser"),
         ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
@@ -261,6 +285,7 @@ _pools = st.one_of(
             prefix_cache=st.booleans(),
         ),
         grpc=st.builds(GRPCConfig, port=st.integers(0, 7999)),
+        http=st.builds(HTTPConfig, cors_origins=st.sampled_from([(), ("*",), ("https://a.b", "http://[::1]:3000")])),
         limits=st.builds(LimitsConfig, max_body_bytes=st.integers(1 << 10, 1 << 30)),
     )
 )

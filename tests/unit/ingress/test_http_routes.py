@@ -1,3 +1,5 @@
+from typing import Any
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +21,26 @@ async def test_tokenize_takes_messages_through_the_template(http: httpx.AsyncCli
     chat = await http.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]})
     plain = await http.post("/tokenize", json={"prompt": "hi\n"})
     assert chat.json()["tokens"] == plain.json()["tokens"]
+
+
+async def test_tokenize_takes_what_shapes_a_chats_prompt(http: httpx.AsyncClient) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Well"}]}
+    whole = (await http.post("/tokenize", json=chat)).json()["tokens"]
+    shorter = (await http.post("/tokenize", json=chat | {"add_generation_prompt": False})).json()["tokens"]
+    assert whole[: len(shorter)] == shorter
+    assert len(shorter) < len(whole)
+    goes_on = (await http.post("/tokenize", json=chat | {"continue_final_message": True})).json()["tokens"]
+    assert demo_tokenizer().decode(goes_on).endswith("Well")
+
+
+@pytest.mark.parametrize("field", [{"add_generation_prompt": True}, {"tools": []}, {"chat_template_kwargs": {"a": 1}}])
+async def test_tokenize_refuses_for_a_prompt_what_is_for_messages(
+    http: httpx.AsyncClient, field: dict[str, Any]
+) -> None:
+    reply = await http.post("/tokenize", json={"prompt": "hi"} | field)
+    (name,) = field
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == f"{name} is for messages, not for a prompt; leave it out"
 
 
 async def test_models_say_their_context_and_vocabulary(http: httpx.AsyncClient) -> None:

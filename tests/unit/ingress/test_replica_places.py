@@ -4,7 +4,7 @@ import pytest
 
 from cluster.config.load import loads
 from cluster.fleet.nodes import ON_HEAD
-from cluster.ingress.app import _resources
+from cluster.ingress.places import resources_of
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from cluster.ingress.app import _resources
     ],
 )
 def test_replicas_are_on_the_head_anywhere_or_where_a_resource_is(http: str, takes: dict[str, float]) -> None:
-    assert _resources(loads(f"http: {http}")) == takes
+    assert resources_of(loads(f"http: {http}")) == takes

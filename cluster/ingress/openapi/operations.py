@@ -1,0 +1,73 @@
+"""What the HTTP API can be asked, path by path: one row each, for its description."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from cluster.ingress.chat.body import ChatBody
+from cluster.ingress.openai import Body, CompletionBody, DetokenizeBody
+from cluster.ingress.openapi import answers
+from cluster.ingress.tokenize_body import TokenizeBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """
+    Attributes:
+        methods: Of the path, which all answer alike.
+        answer: The shape of a 200; text: its media type, where it is no JSON.
+        body: Of the request; None: it has none.
+        event: Of a streamed answer, where the request may ask for one.
+        unhealthy: It answers 503 with the same shape.
+    """
+
+    path: str
+    methods: Sequence[str]
+    summary: str
+    answer: type[BaseModel] | str
+    body: type[Body] | None = None
+    event: type[BaseModel] | None = None
+    unhealthy: bool = False
+
+
+POST, GET, BOTH = ("post",), ("get", "head"), ("get", "head", "post")
+
+OPERATIONS: Sequence[Operation] = (
+    Operation(
+        path="/v1/completions",
+        methods=POST,
+        summary="Continue a prompt, or several",
+        body=CompletionBody,
+        answer=answers.Completion,
+        event=answers.CompletionChunk,
+    ),
+    Operation(
+        path="/v1/chat/completions",
+        methods=POST,
+        summary="Answer messages",
+        body=ChatBody,
+        answer=answers.ChatCompletion,
+        event=answers.ChatCompletionChunk,
+    ),
+    Operation(
+        path="/tokenize",
+        methods=POST,
+        summary="Token ids of a prompt, or of messages: send one of the two",
+        body=TokenizeBody,
+        answer=answers.Tokens,
+    ),
+    Operation(
+        path="/detokenize", methods=POST, summary="The text of token ids", body=DetokenizeBody, answer=answers.Text
+    ),
+    Operation(path="/v1/models", methods=GET, summary="What is served", answer=answers.Models),
+    Operation(path="/v1/models/{name}", methods=GET, summary="One of them", answer=answers.Model),
+    Operation(path="/health", methods=GET, summary="Whether it can answer", answer=answers.Health, unhealthy=True),
+    Operation(path="/healthz", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
+    Operation(path="/ping", methods=BOTH, summary="The same", answer=answers.Health, unhealthy=True),
+    Operation(path="/", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
+    Operation(path="/metrics", methods=GET, summary="Counts and times, for Prometheus", answer="text/plain"),
+    Operation(path="/version", methods=GET, summary="Of this server", answer=answers.Version),
+    Operation(path="/openapi.json", methods=GET, summary="This description", answer="application/json"),
+    Operation(path="/docs", methods=GET, summary="This description, to be read", answer="text/html"),
+)

@@ -1,0 +1,34 @@
+"""Where the ingress runs: on which nodes Serve puts replicas and proxies."""
+
+from baton.errors import ConfigError
+from cluster.config.schema import BatonConfig
+from cluster.host.ports import check_host
+
+
+def resources_of(config: BatonConfig) -> dict[str, float]:
+    """Of Ray's accounting, that each replica takes: they say on which nodes replicas are."""
+    from cluster.fleet.nodes import ON_HEAD
+
+    if config.http.node_resource:
+        return {config.http.node_resource: 1.0}
+    return ON_HEAD if config.http.replicas == 1 else {}  # without the head nothing goes on anyway
+
+
+def proxy_location(host: str) -> str:
+    """One address is one machine's; all of them are every node's that holds a replica, and the head's.
+
+    Raises: ConfigError: the address is this machine's, and the head node is another.
+    """
+    if host in ("0.0.0.0", "::"):
+        return "EveryNode"
+    from cluster.fleet import nodes
+
+    head = nodes.alive()[0]
+    try:
+        check_host(head.address)
+    except ConfigError as error:
+        raise ConfigError(
+            f"http.host: {host} is this machine's, but Serve's proxy runs on Ray's head node {head.address}; "
+            "set http.host: 0.0.0.0, or run `baton up` there"
+        ) from error
+    return "HeadOnly"
