@@ -15,18 +15,21 @@ from cluster.config.schema import LimitsConfig
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.cross_origin import cross_origin
-from cluster.ingress.errors import error_body, error_headers
+from cluster.ingress.error_answers import error_answer
 from cluster.ingress.formats import ChatFormat, CompletionFormat
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
 from cluster.ingress.limits import DEFAULT_LIMITS
+from cluster.ingress.messages_api.routes import add_messages_routes
+from cluster.ingress.messages_errors import is_of_messages, messages_error_of
 from cluster.ingress.metrics import CONTENT_TYPE
 from cluster.ingress.openai import CompletionBody, DetokenizeBody, parse_body, parse_prompts
 from cluster.ingress.openapi.document import document
 from cluster.ingress.openapi.page import page, security_policy
 from cluster.ingress.refused_paths import instead_of
-from cluster.ingress.request_ids import RequestIds
+from cluster.ingress.request_ids import RequestIds, request_id_of
 from cluster.ingress.responses import AnswerResponse
+from cluster.ingress.responses_api.routes import add_responses_routes
 from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
@@ -37,7 +40,8 @@ def build_app(
     service: Service, limits: LimitsConfig = DEFAULT_LIMITS, *, cors_origins: Collection[str] = ()
 ) -> FastAPI:
     """The ASGI app of one ingress replica. `cors_origins`: of web pages that may use it."""
-    routes = HTTPRoutes(service, Bodies(limits))
+    bodies = Bodies(limits)
+    routes = HTTPRoutes(service, bodies)
     app = IngressApp(cors_origins)
     for path, handler in {
         "/v1/completions": routes.completions,
@@ -46,6 +50,8 @@ def build_app(
         "/detokenize": routes.detokenize,
     }.items():
         app.add_api_route(path, handler, methods=["POST"], response_model=None)
+    add_responses_routes(app, service, bodies)
+    add_messages_routes(app, service, bodies)
     for path, handler in {
         "/v1/models": routes.models,
         "/v1/models/{name:path}": routes.model,
@@ -181,7 +187,8 @@ class HTTPRoutes:
     async def on_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, BatonError)
         self._service.metrics.requests.labels(route_name(request.url.path), error.code).inc()
-        return json_response(error_body(error), error.http_status, error_headers(error))
+        body, headers = error_answer(request.scope, error)
+        return json_response(body, error.http_status, headers)
 
     async def on_fault(self, request: Request, error: Exception) -> Response:
         """A fault of our own, in OpenAI's shape; the server logs its traceback."""
@@ -201,6 +208,8 @@ class HTTPRoutes:
         else:
             code, message = "not_found", f"{request.method} {path}: no such path; the API is below /v1"
         body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+        if is_of_messages(path):
+            body = messages_error_of(error.status_code, message, request_id_of(request.scope))
         return json_response(body, error.status_code, headers)
 
     def _model(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from baton.errors import BatonError
 from cluster.config.api_key import APIKey
 from cluster.doors.guard import Guard, Pass
-from cluster.ingress.errors import error_body, error_headers
+from cluster.ingress.error_answers import error_answer
+from cluster.ingress.messages_errors import is_of_messages
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.route_names import route_name
 
@@ -38,7 +39,7 @@ class KeyedPaths:
                 admitted = None
         except BatonError as error:
             self._metrics.requests.labels(route_name(scope["path"]), error.code).inc()
-            await _refuse(send, error)
+            await _refuse(scope, send, error)
             return
         if admitted is None:
             await self._app(scope, receive, send)
@@ -62,16 +63,26 @@ def key_of(scope: Scope) -> APIKey | None:
 
 
 def _authorization(scope: Scope) -> str | None:
+    """The header Authorization; where Anthropic's clients have none, their `x-api-key` stands for it."""
+    found = _header(scope, b"authorization")
+    if found is None and is_of_messages(scope["path"]):
+        key = _header(scope, b"x-api-key")
+        return None if key is None else f"Bearer {key}"
+    return found
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
     for name, value in scope["headers"]:
-        if name == b"authorization":
+        if name == wanted:
             text: str = value.decode("latin-1")
             return text
     return None
 
 
-async def _refuse(send: Send, error: BatonError) -> None:
-    body = json.dumps(error_body(error)).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **error_headers(error)}
+async def _refuse(scope: Scope, send: Send, error: BatonError) -> None:
+    answer, more = error_answer(scope, error)
+    body = json.dumps(answer).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **more}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.http_status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -114,6 +114,14 @@ def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
         raise _invalid(error) from error
 
 
+def read_sampling(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling fields in the types of `SamplingOptions`. Raises: InvalidRequestError: one is of a wrong type."""
+    try:
+        return _said(sent)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
 def _said(sent: Mapping[str, Any]) -> dict[str, Any]:
     """Checked, in the types of `SamplingOptions`. Raises: ValidationError, InvalidRequestError."""
     said: dict[str, Any] = _Sampling.model_validate(sent).model_dump(exclude_unset=True)

@@ -23,7 +23,7 @@ from cluster.ingress.service import OpenCall
 
 logger = logging.getLogger(__name__)
 
-_EVENT_HEADERS = [
+EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -52,10 +52,10 @@ class AnswerResponse(Response):
                     for delta in batch:
                         join_deltas(choices.setdefault(delta.choice, Delta(choice=delta.choice)), delta)
         except BatonError as error:
-            await _send_json(send, error.http_status, error_body(error), error_headers(error))
+            await send_json(send, error.http_status, error_body(error), error_headers(error))
             return
         body = self._shape.whole([choices[index] for index in sorted(choices)], self._run.usage)
-        await _send_json(send, 200, body, {})
+        await send_json(send, 200, body, {})
 
     async def _send_events(self, send: Send, request_id: str) -> None:
         event = self._shape.event
@@ -65,18 +65,18 @@ class AnswerResponse(Response):
                 async for batch in batches:
                     if not has_begun:
                         has_begun = True
-                        await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+                        await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
                     text = "".join([event(delta) for delta in batch])
                     if text:
-                        await _send_body(send, text, more=True)
+                        await send_body(send, text, more=True)
             ending = (self._shape.usage_event(self._run.usage) if self._usage else "") + DONE
         except BatonError as error:
             if not has_begun:
-                await _send_json(send, error.http_status, error_body(error), error_headers(error))
+                await send_json(send, error.http_status, error_body(error), error_headers(error))
                 return
             logger.warning("a stream ended with an error request_id=%s code=%s", request_id, error.code)
             ending = error_event(error)
-        await _send_body(send, ending, more=False)
+        await send_body(send, ending, more=False)
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -98,7 +98,7 @@ async def _until_disconnected(receive: Receive) -> None:
         continue
 
 
-async def _send_json(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+async def send_json(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
     content = json.dumps(body).encode()
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     raw += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
@@ -106,5 +106,5 @@ async def _send_json(send: Send, status: int, body: dict[str, Any], headers: dic
     await send({"type": "http.response.body", "body": content})
 
 
-async def _send_body(send: Send, text: str, *, more: bool) -> None:
+async def send_body(send: Send, text: str, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": text.encode(), "more_body": more})

@@ -27,10 +27,12 @@ class SamplingOptions:
     Attributes:
         said: Values by the names of `ROWS`, of the rows' types; what was left out is not there.
         names: Where the caller used another name for a field: that, for messages.
+        max_tokens_fit: `max_tokens` is a bound that may lie above what fits: as much as fits, then.
     """
 
     said: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    max_tokens_fit: bool = False
 
     @property
     def n(self) -> int:
@@ -132,6 +134,8 @@ def _max_tokens(options: SamplingOptions, num_prompt_tokens: int, limits: Limits
     name = options.name("max_tokens")
     room = limits.max_tokens - num_prompt_tokens
     max_tokens: int = options.said.get("max_tokens", room)
+    if max_tokens > room and options.max_tokens_fit:
+        max_tokens = room
     if max_tokens > room:
         raise InvalidRequestError(
             f"{name} is {max_tokens}, but a prompt of {num_prompt_tokens} tokens leaves {room} of {limits.max_tokens}; "

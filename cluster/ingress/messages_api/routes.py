@@ -1,0 +1,46 @@
+"""Anthropic's /v1/messages: an answer to messages, and how many tokens messages are."""
+
+from fastapi import FastAPI, Request, Response
+from starlette.responses import JSONResponse
+
+from cluster.ingress.bodies import Bodies
+from cluster.ingress.keyed_paths import pass_of
+from cluster.ingress.messages_api.body import parse_body, parse_count_body
+from cluster.ingress.messages_api.message import MessageAnswer
+from cluster.ingress.request_ids import request_id_of
+from cluster.ingress.service import Service
+from cluster.ingress.typed_response import TypedResponse
+
+
+class MessagesRoutes:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
+        self._service = service
+        self._bodies = bodies
+
+    async def create(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await self._bodies.read_object(request))
+        service.check_model(body.model)
+        call = await service.chat_call(body.chat, route="messages", stream=body.stream)
+        shape = MessageAnswer(
+            call.request_id,
+            request_id_of(request.scope),
+            body.model or service.model,
+            body.chat.options.stop,
+            has_room=call.jobs[0].sampling.max_tokens == body.max_tokens,
+            shows_thoughts=body.shows_thoughts,
+            stream=body.stream,
+        )
+        return TypedResponse(service.run(call, pass_of(request.scope)), shape, stream=body.stream)
+
+    async def count(self, request: Request) -> Response:
+        service = self._service
+        body = parse_count_body(await self._bodies.read_object(request))
+        service.check_model(body.model)
+        return JSONResponse({"input_tokens": len(await service.chat_token_ids(body.chat))})
+
+
+def add_messages_routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
+    routes = MessagesRoutes(service, bodies)
+    app.add_api_route("/v1/messages", routes.create, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/messages/count_tokens", routes.count, methods=["POST"], response_model=None)

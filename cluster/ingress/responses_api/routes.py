@@ -1,0 +1,42 @@
+"""OpenAI's /v1/responses: an answer to items, and how many tokens items are. Nothing of a response is stored."""
+
+from fastapi import FastAPI, Request, Response
+from starlette.responses import JSONResponse
+
+from cluster.ingress.bodies import Bodies
+from cluster.ingress.generation_defaults import effective
+from cluster.ingress.keyed_paths import pass_of
+from cluster.ingress.responses_api.body import parse_body
+from cluster.ingress.responses_api.output import OutputItems
+from cluster.ingress.responses_api.response import ResponseAnswer
+from cluster.ingress.service import Service
+from cluster.ingress.typed_response import TypedResponse
+
+
+class ResponsesRoutes:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
+        self._service = service
+        self._bodies = bodies
+
+    async def create(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await self._bodies.read_object(request))
+        service.check_model(body.model)
+        call = await service.chat_call(body.chat, route="responses", prompt_field="input", stream=body.stream)
+        said = {**effective(service.defaults), **body.said}
+        output = OutputItems(call.request_id, service.tokenizer, seal=body.sealed)
+        shape = ResponseAnswer(call.request_id, body.model or service.model, said, output, stream=body.stream)
+        return TypedResponse(service.run(call, pass_of(request.scope)), shape, stream=body.stream)
+
+    async def count(self, request: Request) -> Response:
+        service = self._service
+        body = parse_body(await self._bodies.read_object(request))
+        service.check_model(body.model)
+        num_tokens = len(await service.chat_token_ids(body.chat))
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens})
+
+
+def add_responses_routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
+    routes = ResponsesRoutes(service, bodies)
+    app.add_api_route("/v1/responses", routes.create, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/responses/input_tokens", routes.count, methods=["POST"], response_model=None)

@@ -1,0 +1,59 @@
+"""`tools` and `tool_choice` of /v1/responses."""
+
+from typing import Any
+
+from cluster.ingress.chat.request import Tool, ToolChoice
+from cluster.ingress.chat.tools import check_choice, check_tools, make_tool
+from cluster.ingress.fields import shorten
+from cluster.ingress.reading import items, mapping, member, only, refusal, text, word
+
+_FIELDS = frozenset({"description", "name", "parameters", "strict", "type"})
+_OFF = {"allowed_callers": ["direct"], "async": False, "defer_loading": False}
+_BUILT_IN = "this server runs no tools of its own: send a function, and run it in your program"
+
+
+def parse_tools(value: Any) -> tuple[Tool, ...]:
+    """Raises: InvalidRequestError."""
+    tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(items(value, "tools")))
+    check_tools(tools)
+    return tools
+
+
+def parse_tool_choice(value: Any, tools: tuple[Tool, ...], *, parallel: bool) -> ToolChoice:
+    """Raises: InvalidRequestError: it is none of the API's, or names no tool that is there."""
+    choice = _choice(value, parallel)
+    check_choice(choice, tools)
+    return choice if tools else ToolChoice(mode="none", parallel=parallel)
+
+
+def _tool(value: Any, path: str) -> Tool:
+    tool = mapping(value, path)
+    if tool.get("type") != "function":
+        raise refusal(path, f"{path}.type is {shorten(tool.get('type'))}; {_BUILT_IN}")
+    asked = {name: item for name, item in tool.items() if name not in _OFF or item != _OFF[name]}
+    only(asked, _FIELDS, path)
+    return make_tool(tool, path)
+
+
+def _choice(value: Any, parallel: bool) -> ToolChoice:
+    if isinstance(value, str):
+        mode = word(value, "tool_choice", ("none", "auto", "required"))
+        return ToolChoice(mode=mode, parallel=parallel)  # type: ignore[arg-type]
+    choice = mapping(value, "tool_choice")
+    if choice.get("type") == "function":
+        return ToolChoice(mode="required", names=(_name(choice, "tool_choice"),), parallel=parallel)
+    if choice.get("type") != "allowed_tools":
+        raise refusal("tool_choice", f"tool_choice.type is {shorten(choice.get('type'))}; {_BUILT_IN}")
+    mode = word(choice.get("mode"), "tool_choice.mode", ("auto", "required"))
+    allowed = items(member(choice, "tools", "tool_choice"), "tool_choice.tools")
+    if not allowed:
+        raise refusal("tool_choice", 'tool_choice.tools is an empty list; name a function, or send "none"')
+    names = tuple(_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(allowed))
+    return ToolChoice(mode=mode, names=names, parallel=parallel)  # type: ignore[arg-type]
+
+
+def _name(value: Any, path: str) -> str:
+    tool = mapping(value, path)
+    if tool.get("type") != "function":
+        raise refusal(path, f"{path}.type is {shorten(tool.get('type'))}; {_BUILT_IN}")
+    return text(member(tool, "name", path), f"{path}.name")
