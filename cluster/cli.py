@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "Talk to the model.",
     "batch": "Answer a file of requests in OpenAI's batch format; called again, it goes on where it stopped.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "adapter": "Load, unload and list LoRA adapters of the running cluster.",
     "key": "Make, list and revoke API keys.",
     "fetch": "Fetch a model by name, before the first start does.",
     "profile": "Measure what this machine's prefill, decode and KV transfer take, for plan and simulate.",
@@ -38,7 +39,7 @@ ROOMS = {
 }
 
 # Those that have commands of their own.
-GROUPS = ("key",)
+GROUPS = ("adapter", "key")
 
 HELP = """Serve large language models on Ray, prompts read by one pool of workers and answers written by another.
 

@@ -17,12 +17,14 @@ import grpc
 
 from baton.errors import BatonError
 from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
+from workers.adapters.adapter import AdapterSpec
 from workers.ending import Ending
 from workers.model.places import Degrees
 from workers.spec import WorkerSpec
 from workers.starting import build_runner, take_place
 
 if TYPE_CHECKING:
+    from workers.engine.adapter_commands import AdapterCommands
     from workers.engine.engine import Engine
     from workers.grammar.book import GrammarBook
     from workers.kv_transfer.gang_links import LeaderLinks
@@ -56,6 +58,7 @@ class WorkerActor:
         self.spec = spec
         self.incarnation = incarnation
         self._engine: Driving | None = None
+        self._adapters: AdapterCommands | None = None
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
@@ -116,6 +119,7 @@ class WorkerActor:
             speculation=speculation,
             grammars=grammars,
         )
+        self._adapters = engine.adapters
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         links = self._links = self._make_links(runner, engine)
         engine.connect(links.outbox, links.inbox)
@@ -206,6 +210,24 @@ class WorkerActor:
         """A serialized worker_pb2.WorkerState."""
         assert self._service is not None, "start() has not returned"
         return self._service.state().SerializeToString()
+
+    async def load_adapter(self, adapter: AdapterSpec) -> None:
+        """Raises: as `AdapterCommands.load`."""
+        await asyncio.wrap_future(self.adapters.load(adapter))
+
+    async def retire_adapter(self, name: str) -> None:
+        await asyncio.wrap_future(self.adapters.retire(name))
+
+    async def num_adapter_uses(self, name: str) -> int:
+        return await asyncio.wrap_future(self.adapters.num_uses(name))
+
+    async def remove_adapter(self, name: str) -> bool:
+        return await asyncio.wrap_future(self.adapters.remove(name))
+
+    @property
+    def adapters(self) -> "AdapterCommands":
+        assert self._adapters is not None, "start() has not returned, or this worker takes no requests"
+        return self._adapters
 
     async def pid(self) -> int:
         return os.getpid()

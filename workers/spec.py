@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass, field
 
+from workers.adapters.adapter import AdapterSpec
+
 
 class Role(enum.StrEnum):
     """What a worker does now; state of the worker, not a class."""
@@ -92,6 +94,7 @@ class WorkerSpec:
     draft_model: str = ""  # local folder of the model that a worker which decodes drafts with itself; empty: none
     draft_model_name: str = ""  # as `model_name`
     draft_overlap: bool = True  # draft workers guess on while this one verifies; False: for comparison
+    adapters: tuple[AdapterSpec, ...] = ()  # LoRA, that requests may name; their ids are their places, from 1
     has_draft_workers: bool = False  # workers of their own draft for one that decodes, as each request says
     gang: GangSpec = GangSpec()
     secret: str = field(default="", repr=False)

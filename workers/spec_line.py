@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from workers.adapters.adapter import AdapterSpec
 from workers.spec import EngineSpec, GangSpec, KVSpec, Role, SpeculationSpec, WorkerSpec
 
 
@@ -20,5 +21,6 @@ def parse(line: str) -> tuple[WorkerSpec, str]:
     fields["kv"] = KVSpec(**fields["kv"])
     fields["speculation"] = SpeculationSpec(**fields["speculation"])
     fields["gang"] = GangSpec(**fields["gang"])
+    fields["adapters"] = tuple(AdapterSpec(**adapter) for adapter in fields["adapters"])
     fields["cores"] = tuple(fields["cores"])
     return WorkerSpec(**fields), message["incarnation"]

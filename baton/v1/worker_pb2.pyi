@@ -77,6 +77,14 @@ class DraftRoute(_message.Message):
     address: str
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
+class Adapter(_message.Message):
+    __slots__ = ("name", "hash")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hash: str
+    def __init__(self, name: _Optional[str] = ..., hash: _Optional[str] = ...) -> None: ...
+
 class ChoiceStart(_message.Message):
     __slots__ = ("choice", "output_token_ids")
     CHOICE_FIELD_NUMBER: _ClassVar[int]
@@ -86,7 +94,7 @@ class ChoiceStart(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., output_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt_token_ids", "choices", "sampling", "timeout_s", "decode", "draft", "grammar")
+    __slots__ = ("request_id", "attempt", "prompt_token_ids", "choices", "sampling", "timeout_s", "decode", "draft", "adapter", "grammar")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +103,7 @@ class Submit(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
@@ -104,8 +113,9 @@ class Submit(_message.Message):
     timeout_s: float
     decode: DecodeRoute
     draft: DraftRoute
+    adapter: Adapter
     grammar: str
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., choices: _Optional[_Iterable[_Union[ChoiceStart, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., decode: _Optional[_Union[DecodeRoute, _Mapping]] = ..., draft: _Optional[_Union[DraftRoute, _Mapping]] = ..., grammar: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., choices: _Optional[_Iterable[_Union[ChoiceStart, _Mapping]]] = ..., sampling: _Optional[_Union[_inference_pb2.SamplingParams, _Mapping]] = ..., timeout_s: _Optional[float] = ..., decode: _Optional[_Union[DecodeRoute, _Mapping]] = ..., draft: _Optional[_Union[DraftRoute, _Mapping]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("request_id", "attempt", "choices")
@@ -162,7 +172,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerState(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens", "num_guess_hits", "num_guess_misses", "num_draft_peers", "num_draft_waits", "draft_wait_s", "drafters", "draft_workers_rest")
+    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens", "num_guess_hits", "num_guess_misses", "num_draft_peers", "num_draft_waits", "draft_wait_s", "drafters", "draft_workers_rest", "adapters")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +219,7 @@ class WorkerState(_message.Message):
     DRAFT_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_WORKERS_REST_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     role: Role
@@ -255,4 +266,5 @@ class WorkerState(_message.Message):
     draft_wait_s: float
     drafters: _containers.RepeatedScalarFieldContainer[str]
     draft_workers_rest: bool
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ..., num_guess_hits: _Optional[int] = ..., num_guess_misses: _Optional[int] = ..., num_draft_peers: _Optional[int] = ..., num_draft_waits: _Optional[int] = ..., draft_wait_s: _Optional[float] = ..., drafters: _Optional[_Iterable[str]] = ..., draft_workers_rest: _Optional[bool] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[Adapter]
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ..., num_guess_hits: _Optional[int] = ..., num_guess_misses: _Optional[int] = ..., num_draft_peers: _Optional[int] = ..., num_draft_waits: _Optional[int] = ..., draft_wait_s: _Optional[float] = ..., drafters: _Optional[_Iterable[str]] = ..., draft_workers_rest: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ...) -> None: ...

@@ -17,7 +17,7 @@ from bench.gpu_check.check import Check, SkippedError
 from bench.gpu_check.points import batches_that_fit, shape_of, tell_card, tell_decode, tell_prefill
 from bench.gpu_check.shape import Shape
 from workers.model.contract import Batch, Chunk, SampleRow
-from workers.model.loader import available_bytes
+from workers.model.device_memory import available_bytes
 from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
 from workers.spec import EngineSpec, Role, WorkerSpec

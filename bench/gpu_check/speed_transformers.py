@@ -9,7 +9,7 @@ from bench.gpu_check.check import Check, SkippedError
 from bench.gpu_check.points import batches_that_fit, shape_of, tell_card, tell_decode, tell_prefill
 from bench.gpu_check.shape import Shape
 from bench.gpu_check.speed import NUM_PREFILLS, NUM_STEPS, NUM_WARM_STEPS
-from workers.model.loader import available_bytes
+from workers.model.device_memory import available_bytes
 
 
 @torch.inference_mode()

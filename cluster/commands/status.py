@@ -47,7 +47,7 @@ def command(
 
     Exit code 1 where nothing runs.
     """
-    cluster, controller = _find()
+    cluster, controller = find()
     if as_json:
         fleet = dataclasses.asdict(controller.status())
         typer.echo(json.dumps({"http": cluster.http, "grpc": cluster.grpc, **fleet}, indent=1))
@@ -67,7 +67,7 @@ def command(
             live.update(worker_table(cluster, controller.status()), refresh=True)
 
 
-def _find() -> "tuple[ClusterState, ControllerClient]":
+def find() -> "tuple[ClusterState, ControllerClient]":
     from cluster.host import state
     from cluster.local import ray_node as local_ray
 

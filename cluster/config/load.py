@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from baton.errors import ConfigError
+from cluster.config.adapter_names import parse_adapters, parse_folders
 from cluster.config.api_keys import parse_keys, plain_keys
 from cluster.config.checks import check
 from cluster.config.node_terms import parse_labels, parse_resources
@@ -26,7 +27,7 @@ from cluster.config.schema import BatonConfig
 BAD_VALUES = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _KEY = re.compile(r"bt-[0-9a-f]{6,}")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_WITH_KEYS_OF_THE_USERS = (".resources", ".labels")  # no sections: what stands below is one value
+_WITH_KEYS_OF_THE_USERS = (".resources", ".labels", "adapters")  # no sections: what stands below is one value
 _RENAMED = {
     "memory_bytes": "memory",
     "max_body_bytes": "max_body",
@@ -201,6 +202,10 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         return _cores(value, dotted)
     elif dotted == "auth.keys":
         return parse_keys(value, dotted)
+    elif dotted == "adapters":
+        return parse_adapters(value, dotted)
+    elif dotted == "adapters_dynamic.folders":
+        return parse_folders(value, dotted)
     elif dotted == "http.cors_origins":
         return parse_origins(value, dotted)
     elif dotted.endswith(".resources"):

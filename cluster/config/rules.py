@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cluster.config.adapter_names import MAX_ADAPTERS
 from cluster.config.schema import MAX_RANKS
 
 SERVING = ("prefill", "decode", "mixed")
@@ -36,6 +37,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "kv.max_pending": (1, 1 << 16),
     "speculation.max_tokens": (1, 64),
     "speculation.tree_width": (1, 16),
+    "adapters_dynamic.max_loaded": (1, MAX_ADAPTERS),
     "slo.ttft_ms": (0.001, 1e9),
     "slo.tpot_ms": (0.001, 1e9),
     "slo.attainment": (0, 1),

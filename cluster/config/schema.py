@@ -101,6 +101,14 @@ class PoolsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptersDynamicConfig:
+    """LoRA adapters that are loaded and unloaded while the cluster serves, over HTTP or by `baton adapter`."""
+
+    folders: tuple[str, ...] = ()  # absolute; what is loaded lies below one of them. Empty: nothing is
+    max_loaded: int = 16  # at once, with those of `adapters`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SLOConfig:
     ttft_ms: float = 500.0
     tpot_ms: float = 50.0
@@ -202,6 +210,8 @@ class BatonConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     kv: KVConfig = field(default_factory=KVConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    adapters: Mapping[str, str] = field(default_factory=dict)  # LoRA: the name that clients use -> folder, as of PEFT
+    adapters_dynamic: AdaptersDynamicConfig = AdaptersDynamicConfig()
     slo: SLOConfig = SLOConfig()
     router: RouterConfig = RouterConfig()
     http: HTTPConfig = HTTPConfig()

@@ -7,7 +7,7 @@ it is right again. A key that is taken away ends no answer that has begun.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,8 +47,21 @@ class Pass:
         self._num_tokens = 0
         self._on_leave = on_leave
 
-    def may_use(self, model: str) -> bool:
-        return self._account.key.may_use(model)
+    def check_model(self, name: str) -> None:
+        """Raises: PermissionDeniedError: the key is not for it."""
+        key = self._account.key
+        if not key.may_use(name):
+            raise PermissionDeniedError(
+                f"the API key {key.name} is not for model {name!r}; it may use {', '.join(key.models)}"
+            )
+
+    def check_every_model(self) -> None:
+        """Raises: PermissionDeniedError: the key is for some models alone, so not to change which there are."""
+        key = self._account.key
+        if key.models:
+            raise PermissionDeniedError(
+                f"the API key {key.name} is for models {', '.join(key.models)} alone; use one without that limit"
+            )
 
     def use_tokens(self, count: int) -> None:
         """Of the prompt, or just written."""
@@ -65,15 +78,25 @@ class Guard:
 
     Args:
         model: What is served.
+        adapters: Names of what is served beside it, at the moment.
         draw: Of the ledger that all replicas share.
         replica: This one's name there.
     """
 
     def __init__(
-        self, auth: AuthConfig, *, model: str, draw: Draw, replica: str, num_replicas: int, metrics: KeyMetrics
+        self,
+        auth: AuthConfig,
+        *,
+        model: str,
+        draw: Draw,
+        replica: str,
+        num_replicas: int,
+        metrics: KeyMetrics,
+        adapters: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._auth = auth
         self._model = model
+        self._adapters = adapters
         self._draw = draw
         self._replica = replica
         self._num_replicas = num_replicas
@@ -111,7 +134,7 @@ class Guard:
         """
         account = self._account(authorization)
         try:
-            if not account.key.may_use(self._model):
+            if not account.key.may_use(self._model) and not any(map(account.key.may_use, self._adapters())):
                 raise PermissionDeniedError(
                     f"the API key {account.key.name} is not for model {self._model!r}; it may use "
                     f"{', '.join(account.key.models)}"

@@ -17,6 +17,7 @@ from cluster.fleet.plan import FleetPlan
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus
 from cluster.router.workers import WorkerEntry
+from workers.adapters.adapter import AdapterSpec
 
 NAMESPACE = "baton"
 CONTROLLER_NAME = "baton-controller"
@@ -102,6 +103,19 @@ class ControllerClient:
     def workers(self, timeout_s: float = CALL_TIMEOUT_S) -> list[WorkerEntry]:
         table: list[WorkerEntry] = _get(self.actor.workers.remote(), timeout_s)
         return table
+
+    def load_adapter(self, name: str, folder: str, timeout_s: float) -> None:
+        """Raises: InvalidRequestError: see `AdapterKeeper.load`."""
+        _get(self.actor.load_adapter.remote(name, folder), timeout_s)
+
+    def unload_adapter(self, name: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Raises: ModelNotFoundError."""
+        _get(self.actor.unload_adapter.remote(name), timeout_s)
+
+    def adapters(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[AdapterSpec, ...]:
+        """That the workers have."""
+        found: tuple[AdapterSpec, ...] = _get(self.actor.adapters.remote(), timeout_s)
+        return found
 
     def shutdown(self, drain_timeout_s: float) -> None:
         """Ends all workers, then the controller itself."""

@@ -14,10 +14,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from baton.errors import UnavailableError
 from cluster.config.load import dump
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.fleet import nodes, plan
+from cluster.fleet.adapter_keeper import AdapterKeeper
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
 from cluster.fleet.owner import Owner
 from cluster.fleet.places import check_gpus
@@ -26,8 +28,10 @@ from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus
 from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick
+from cluster.models.adapters import find_adapters
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
+from workers.adapters.adapter import AdapterSpec
 from workers.spec import Role
 
 TICK_S = 0.25
@@ -64,6 +68,12 @@ class Controller:
             secret=secret,
             worker_env=worker_env or {},
         )
+        self._adapters = AdapterKeeper(
+            plan=self._wanted,
+            save=self._take,
+            workers=lambda: list(self._crew.workers.values()),
+            spawn=self._crew.spawn,
+        )
         if self._plan is not None:
             self._crew.adopt()
         else:
@@ -79,23 +89,45 @@ class Controller:
         config = await asyncio.to_thread(resolve_config, self._with_running_model(config), Silent())
         choosy = any(pool.is_choosy for _, pool in config.pools.by_name())
         device = nodes.resolve_device(config.device, around, more_may_come=choosy)
+        folder = await asyncio.to_thread(find_model, config.model)
         new = plan.resolve(
             config,
             device=device,
             dtype=nodes.resolve_dtype(config.dtype, device),
-            model_path=str(await asyncio.to_thread(find_model, config.model)),
+            model_path=str(folder),
             draft_path=await asyncio.to_thread(find_draft, config),
+            adapters=self._plan.adapters if self._plan else await asyncio.to_thread(find_adapters, config, folder),
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), new.gpus(role, around))
-        plan.save(self._namespace, new)
-        self._plan = new
+        self._take(new)
         self._stopping = False
         self._wake.set()
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
         return new
+
+    def _take(self, new: FleetPlan) -> None:
+        plan.save(self._namespace, new)
+        self._plan = new
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Raises: as `AdapterKeeper.load`."""
+        self._check_running()
+        await self._adapters.load(name, folder)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Raises: as `AdapterKeeper.unload`."""
+        self._check_running()
+        await self._adapters.unload(name)
+
+    async def adapters(self) -> tuple[AdapterSpec, ...]:
+        return self._plan.adapters if self._plan is not None else ()
+
+    def _check_running(self) -> None:
+        if self._plan is None or self._stopping:
+            raise UnavailableError("the cluster is coming up or going down; try again when it is ready")
 
     def _with_running_model(self, config: BatonConfig) -> BatonConfig:
         """Where the model is left to us, a running cluster keeps the one that was chosen at its start."""
@@ -182,6 +214,7 @@ class Controller:
                 case Replace(name, reason):
                     self._crew.end(name, WorkerPhase.FAILED, reason)
         self._crew.forget_unwanted(self._desired())
+        self._adapters.mend()
 
     def _decide(self) -> list[Action]:
         observed = [worker.observed() for worker in self._crew.workers.values()]

@@ -4,7 +4,7 @@ the controller; and the worker specs that follow from it.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -15,6 +15,7 @@ from cluster.config.schema import AnyPool, BatonConfig
 from cluster.fleet.nodes import Node, gpu_share
 from cluster.fleet.probe import Asked
 from cluster.models.draft_memory import draft_memory_bytes
+from workers.adapters.adapter import AdapterSpec
 from workers.model.registry import is_path
 from workers.spec import EngineSpec, Role, WorkerSpec
 
@@ -28,6 +29,7 @@ class FleetPlan:
     config: BatonConfig
     model_path: str
     draft_path: str = ""  # of the model that drafts; empty: none does
+    adapters: tuple[AdapterSpec, ...] = ()  # LoRA, that every worker has: the config's, and what was loaded since
 
     @property
     def desired(self) -> dict[Role, int]:
@@ -55,7 +57,10 @@ class FleetPlan:
         fake = self.config.load_format == "fake"
         models = () if fake else (self.config.model, self.config.pools.draft.model)
         return Asked(
-            paths=tuple(model for model in models if model and is_path(model)),
+            paths=(
+                *(model for model in models if model and is_path(model)),
+                *(() if fake else (adapter.folder for adapter in self.adapters)),
+            ),
             torch=not fake,
             cuda=self.config.device == "cuda" and not fake,
         )
@@ -111,7 +116,8 @@ def _may_change(key: str) -> bool:
 
 
 def save(key: str, plan: FleetPlan) -> None:
-    text = json.dumps({"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path})
+    fields = {"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path}
+    text = json.dumps({**fields, "adapters": [asdict(adapter) for adapter in plan.adapters]})
     _internal_kv_put(key.encode(), text.encode(), overwrite=True, namespace=_KV_NAMESPACE)
 
 
@@ -121,16 +127,29 @@ def load_saved(key: str) -> FleetPlan | None:
         return None
     saved = json.loads(raw)
     config = loads(saved["config"])
-    return FleetPlan(config=config, model_path=saved["model_path"], draft_path=saved["draft_path"])
+    return FleetPlan(
+        config=config,
+        model_path=saved["model_path"],
+        draft_path=saved["draft_path"],
+        adapters=tuple(AdapterSpec(**adapter) for adapter in saved["adapters"]),
+    )
 
 
 def forget(key: str) -> None:
     _internal_kv_del(key.encode(), namespace=_KV_NAMESPACE)
 
 
-def resolve(config: BatonConfig, *, device: str, dtype: str, model_path: str, draft_path: str = "") -> FleetPlan:
+def resolve(
+    config: BatonConfig,
+    *,
+    device: str,
+    dtype: str,
+    model_path: str,
+    draft_path: str = "",
+    adapters: tuple[AdapterSpec, ...] = (),
+) -> FleetPlan:
     resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
-    return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path)
+    return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path, adapters=adapters)
 
 
 def worker_spec(
@@ -168,6 +187,7 @@ def worker_spec(
         speculation=config.speculation,
         draft_model=plan.draft_path if drafts_itself else "",
         draft_model_name=draft.model if drafts_itself else "",
+        adapters=() if is_draft else plan.adapters,
         has_draft_workers=role.decodes and bool(draft.workers),
         gang=replace(plan.pool(role).gang, rank=rank, shares_device=shares_device),
         secret=secret,

@@ -14,6 +14,7 @@ from typing import Any
 
 from baton.errors import BatonError, UnavailableError
 from cluster.models.find import find_model
+from workers.adapters.adapter import AdapterSpec
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,20 @@ class WorkerShell:
         """A serialized worker_pb2.WorkerState."""
         state: bytes = await self._worker.state()
         return state
+
+    async def load_adapter(self, adapter: AdapterSpec) -> None:
+        await self._worker.load_adapter(adapter)
+
+    async def retire_adapter(self, name: str) -> None:
+        await self._worker.retire_adapter(name)
+
+    async def num_adapter_uses(self, name: str) -> int:
+        num_uses: int = await self._worker.num_adapter_uses(name)
+        return num_uses
+
+    async def remove_adapter(self, name: str) -> bool:
+        removed: bool = await self._worker.remove_adapter(name)
+        return removed
 
     async def drain(self, timeout_s: float) -> None:
         await self._worker.drain(timeout_s)

@@ -17,6 +17,7 @@ from cluster.ingress.contract import Dispatch
 from cluster.ingress.stops import StopFinder
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.dispatcher import DispatchRequest
+from workers.adapters.adapter import AdapterName
 
 FINISH_REASONS = {
     inference_pb2.FINISH_REASON_STOP: "stop",
@@ -43,6 +44,7 @@ class PromptJob:
     grammar: str = ""  # that the answer must follow, as in `Submit`; empty: none
     new_reader: Callable[[], ChoiceReader] | None = None
     hidden_ids: frozenset[int] | None = None
+    adapter: AdapterName | None = None  # None: the model as it is
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class StreamedAnswer:
             sampling=self._job.sampling,
             deadline_s=self._job.deadline_s,
             grammar=self._job.grammar,
+            adapter=self._job.adapter,
         )
         async with aclosing(self._dispatcher.generate(request)) as batches:
             async for outputs in batches:

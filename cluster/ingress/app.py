@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from cluster.doors.share import Draw
 from cluster.host.ports import check_port
 from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
 from cluster.ingress.chat.model_formats import ModelFormats
-from cluster.ingress.controller_link import ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
+from cluster.ingress.controller_link import AdapterClient, ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.grpc_api import GRPCRoutes
@@ -72,6 +72,7 @@ class IngressSpec:
     router: RouterConfig
     health: HealthConfig
     limits: LimitsConfig
+    loads_adapters: bool  # and unloads them, while it serves
     cors_origins: tuple[str, ...]
     allow_special_tokens: bool
 
@@ -104,12 +105,16 @@ class IngressReplica:
             defaults=generation_defaults(folder, spec.generation_defaults),
             formats=ModelFormats(tokenizer, tools=spec.tool_parser, reasoning=spec.reasoning_parser),
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
-            make_guard=partial(_guard, spec, draw, ingress_id) if spec.auth.is_on else None,
+            make_guard=partial(_guard, spec, draw, ingress_id, self._adapters) if spec.auth.is_on else None,
+            adapters=AdapterClient(link) if spec.loads_adapters else None,
         )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         if self._service.guard is not None:
             self._service.guard.start()
         await self._dispatcher.start()
+
+    def _adapters(self) -> Iterable[str]:
+        return self._dispatcher.adapters
 
     def check_health(self) -> None:
         """Serve asks now and then, and replaces a replica for which this raises."""
@@ -178,7 +183,9 @@ class IngressReplica:
         await self._dispatcher.close()
 
 
-def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, metrics: Metrics) -> Guard:
+def _guard(
+    spec: IngressSpec, draw: Draw, ingress_id: str, adapters: Callable[[], Iterable[str]], metrics: Metrics
+) -> Guard:
     return Guard(
         spec.auth,
         model=spec.model,
@@ -186,6 +193,7 @@ def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, metrics: Metrics) -> 
         replica=ingress_id,
         num_replicas=spec.num_replicas,
         metrics=KeyMetrics(metrics.registry),
+        adapters=adapters,
     )
 
 
@@ -236,6 +244,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         router=config.router,
         health=config.health,
         limits=config.limits,
+        loads_adapters=bool(config.adapters_dynamic.folders),
         cors_origins=config.http.cors_origins,
         allow_special_tokens=config.allow_special_tokens,
     )

@@ -1,6 +1,7 @@
-"""What the ingress needs of a dispatcher; `cluster.router.dispatcher.Dispatcher` is one, tests bring another."""
+"""What the ingress needs of a dispatcher; `cluster.router.dispatcher.Dispatcher` is one, tests bring another. And what
+of whoever keeps the cluster's adapters."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from baton.v1 import worker_pb2
@@ -16,6 +17,11 @@ class Dispatch(Protocol):
     @property
     def max_request_tokens(self) -> int: ...
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """LoRA, that requests may name -> hash of its content."""
+        ...
+
     def generate(self, request: DispatchRequest) -> AsyncGenerator[list[worker_pb2.TokenOutput], None]:
         """In order per choice, no token twice, one final output per choice; closing it aborts everywhere."""
         ...
@@ -25,3 +31,15 @@ class Dispatch(Protocol):
     def states(self) -> Sequence[WorkerView]: ...
 
     def health(self) -> Health: ...
+
+
+class AdapterLoading(Protocol):
+    """See `cluster.ingress.controller_link.AdapterClient`."""
+
+    async def load(self, name: str, folder: str) -> None:
+        """On every worker. Raises: InvalidRequestError, UnavailableError."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Raises: ModelNotFoundError, UnavailableError."""
+        ...

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from baton.errors import UnavailableError
+from baton.errors import BatonError, UnavailableError
 from cluster.config.api_key import KeyLimits
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.router.workers import WorkerEntry
 
 _FETCH_TIMEOUT_S = 5.0
 _DRAW_TIMEOUT_S = 2.0
+_LOAD_TIMEOUT_S = 180.0
 _RETRY_S = 5.0  # after the controller did not answer
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,20 @@ class ControllerLink:
         self._controller: Any = None
 
     async def ask(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """Raises: UnavailableError: there is none, or it does not answer in time."""
+        """Raises: UnavailableError: there is none, or it does not answer in time. BatonError: what it says."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             if self._controller is None:
                 self._controller = await asyncio.to_thread(ray.get_actor, self._name, namespace=self._namespace)
             reference = getattr(self._controller, method).remote(*arguments)
             return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+        except RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, BatonError):
+                raise cause from None
+            raise UnavailableError(f"controller {self._name} failed: {error}") from error
         except (RayError, ValueError, TimeoutError) as error:
             self._controller = None  # a new controller is a new actor
             raise UnavailableError(f"controller {self._name} does not answer: {error}") from error
@@ -52,6 +58,21 @@ class WorkerTableClient:
     async def __call__(self) -> Sequence[WorkerEntry]:
         table: list[WorkerEntry] = await self._link.ask("workers", self._ingress_id, timeout_s=_FETCH_TIMEOUT_S)
         return table
+
+
+class AdapterClient:
+    """Loads and unloads adapters on all workers, see `cluster.fleet.adapter_keeper`."""
+
+    def __init__(self, link: ControllerLink) -> None:
+        self._link = link
+
+    async def load(self, name: str, folder: str) -> None:
+        """Raises: InvalidRequestError, UnavailableError."""
+        await self._link.ask("load_adapter", name, folder, timeout_s=_LOAD_TIMEOUT_S)
+
+    async def unload(self, name: str) -> None:
+        """Raises: ModelNotFoundError, UnavailableError."""
+        await self._link.ask("unload_adapter", name, timeout_s=_LOAD_TIMEOUT_S)
 
 
 class LocalLedger:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from baton.errors import (
@@ -64,5 +65,7 @@ def error_metadata(error: BatonError) -> list[tuple[str, str]]:
     return metadata
 
 
-def model_not_found(name: str, served: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"model is {json.dumps(name)}; this server serves {json.dumps(served)} alone", "model")
+def model_not_found(name: str, served: Sequence[str]) -> ModelNotFoundError:
+    """`served`: names; a model's alone, or its and its adapters'."""
+    known = ", ".join(map(json.dumps, served)) + (" alone" if len(served) == 1 else "")
+    return ModelNotFoundError(f"model is {json.dumps(name)}; this server serves {known}", "model")

@@ -95,16 +95,19 @@ class GRPCRoutes:
         except BatonError as error:
             fail(context, error)
             return inference_pb2.ListModelsResponse()
-        if key is not None and not key.may_use(service.model):
-            return inference_pb2.ListModelsResponse()
-        model = inference_pb2.Model(
-            id=service.model,
+        names = [name for name in service.names if key is None or key.may_use(name)]
+        return inference_pb2.ListModelsResponse(models=[self._model(name) for name in names])
+
+    def _model(self, name: str) -> inference_pb2.Model:
+        service = self._service
+        return inference_pb2.Model(
+            id=name,
             max_model_len=service.dispatcher.max_model_len,
             vocab_size=service.tokenizer.vocab_size,
             generation_defaults=inference_pb2.SamplingParams(**effective(service.defaults)),
             chat_templates=service.tokenizer.chat_templates,
+            parent=service.model if name != service.model else "",
         )
-        return inference_pb2.ListModelsResponse(models=[model])
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         if request.service not in ("", SERVICE_NAME):
@@ -174,7 +177,9 @@ class GRPCRoutes:
         options, timeout_s = from_message(request.sampling), request.timeout_s
         if kind == "chat":
             chat = replace(_chat(request.chat), options=options)
-            return await service.chat_call(chat, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False)
+            return await service.chat_call(
+                chat, model=request.model, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False
+            )
         if kind == "prompt":
             if not request.prompt:
                 raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")
@@ -183,7 +188,7 @@ class GRPCRoutes:
             token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
         else:
             raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
-        return service.call([token_ids], options, route="grpc", timeout_s=timeout_s)
+        return service.call([token_ids], options, model=request.model, route="grpc", timeout_s=timeout_s)
 
     def _delta(self, delta: Delta) -> inference_pb2.ChoiceDelta:
         for entry in delta.logprobs:

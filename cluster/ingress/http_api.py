@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baton.errors import BatonError, InternalError, PermissionDeniedError
 from cluster.config.schema import LimitsConfig
+from cluster.ingress.adapter_routes import add_adapter_routes
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.cross_origin import cross_origin
@@ -65,6 +66,7 @@ def build_app(
         "/docs": routes.docs,
     }.items():
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
+    add_adapter_routes(app, service, routes.bodies)
     app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
     if service.guard is not None:
         app.add_middleware(KeyedPaths, guard=service.guard, metrics=service.metrics)
@@ -101,20 +103,20 @@ class TrimmedPaths:
 class HTTPRoutes:
     def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
-        self._bodies = bodies
+        self.bodies = bodies
 
     async def completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request), CompletionBody)
+        body = parse_body(await self.bodies.read_object(request), CompletionBody)
         service.check_model(body.model)
         limits = service.limits()
         prompts = []
         for prompt in parse_prompts(body.prompt):
             prompts.append(await service.token_ids(prompt, limits))
             await asyncio.sleep(0)  # streams go on between the prompts of a long batch
-        call = service.call(prompts, body.options(), route="completions")
+        call = service.call(prompts, body.options(), model=body.model, route="completions")
         shape = CompletionFormat(
-            request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
+            request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
         return AnswerResponse(
             service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
@@ -122,11 +124,11 @@ class HTTPRoutes:
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request), ChatBody)
+        body = parse_body(await self.bodies.read_object(request), ChatBody)
         service.check_model(body.model)
-        call = await service.chat_call(body.request(), route="chat", stream=body.stream)
+        call = await service.chat_call(body.request(), model=body.model, route="chat", stream=body.stream)
         shape = ChatFormat(
-            request_id=call.request_id, model=service.model, tokenizer=service.tokenizer, usage=body.include_usage
+            request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
         return AnswerResponse(
             service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
@@ -134,7 +136,7 @@ class HTTPRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request), TokenizeBody)
+        body = parse_body(await self.bodies.read_object(request), TokenizeBody)
         service.check_model(body.model)
         chat = body.chat()
         if chat is not None:
@@ -148,22 +150,22 @@ class HTTPRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request), DetokenizeBody)
+        body = parse_body(await self.bodies.read_object(request), DetokenizeBody)
         service.check_model(body.model)
         check_token_ids(body.tokens, service.limits(), "tokens")
         return json_response({"prompt": service.tokenizer.decode(body.tokens)})
 
     async def models(self, request: Request) -> Response:
         key = key_of(request.scope)
-        may_use = key is None or key.may_use(self._service.model)
-        return json_response({"object": "list", "data": [self._model()] if may_use else []})
+        names = [name for name in self._service.names if key is None or key.may_use(name)]
+        return json_response({"object": "list", "data": [self._model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         name, key = request.path_params["name"], key_of(request.scope)
         if key is not None and not key.may_use(name):
             raise PermissionDeniedError(f"the API key {key.name} is not for model {name!r}")
         self._service.check_model(name)
-        return json_response(self._model())
+        return json_response(self._model(name))
 
     async def health(self, request: Request) -> Response:
         """200 while this replica can answer, idle included; 503 with the reason otherwise."""
@@ -212,15 +214,16 @@ class HTTPRoutes:
             body = messages_error_of(error.status_code, message, request_id_of(request.scope))
         return json_response(body, error.status_code, headers)
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, name: str) -> dict[str, Any]:
+        """Of an adapter: what it is served on is its parent."""
         max_model_len = self._service.dispatcher.max_model_len or None
         return {
-            "id": self._service.model,
+            "id": name,
             "object": "model",
             "created": self._service.created,
             "owned_by": "baton",
             "root": self._service.model,
-            "parent": None,
+            "parent": self._service.model if name != self._service.model else None,
             "permission": [permission(self._service.created)],
             "max_model_len": max_model_len,
             "context_length": max_model_len,  # as OpenRouter's clients read it

@@ -9,6 +9,8 @@ _NAMES = {
     "/v1/responses/input_tokens": "count_tokens",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
+    "/v1/load_lora_adapter": "load_adapter",
+    "/v1/unload_lora_adapter": "unload_adapter",
 }
 
 

@@ -19,7 +19,7 @@ from cluster.ingress.chat.choice_reader import ChoiceReader
 from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.chat.prompts import render_prompt
 from cluster.ingress.chat.request import ChatRequest
-from cluster.ingress.contract import Dispatch
+from cluster.ingress.contract import AdapterLoading, Dispatch
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Gather, Metrics
 from cluster.ingress.openai import Prompt
@@ -33,6 +33,7 @@ from cluster.ingress.sampling import (
     to_message,
 )
 from cluster.ingress.tokenizer import Tokenizer
+from workers.adapters.adapter import AdapterName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Call:
     """One request of a client, checked: its prompts' jobs and when it came."""
 
     request_id: str
+    model: str  # the name to answer with: the model's, or an adapter's
     jobs: tuple[PromptJob, ...]
     route: str
     started_s: float
@@ -66,12 +68,14 @@ class Service:
         gather_metrics: Gather | None = None,
         make_guard: Callable[[Metrics], Guard] | None = None,
         formats: ModelFormats | None = None,
+        adapters: AdapterLoading | None = None,
     ) -> None:
         """
         Args:
             formats: How the model writes calls and thinking; None: as its chat templates say.
             defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
             make_guard: None: whoever comes is let in.
+            adapters: None: none is loaded or unloaded while it serves.
         """
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
@@ -80,13 +84,27 @@ class Service:
         self.created = int(time.time())
         self.metrics = Metrics(dispatcher.states, gather_metrics)
         self.guard = make_guard(self.metrics) if make_guard is not None else None
+        self.adapters = adapters
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the model and of its adapters, as requests may give them."""
+        return [self.model, *sorted(self.dispatcher.adapters)]
+
     def check_model(self, name: str | None) -> None:
         """Raises: ModelNotFoundError."""
-        if name and name != self.model:
-            raise model_not_found(name, self.model)
+        self.find_adapter(name)
+
+    def find_adapter(self, name: str | None) -> AdapterName | None:
+        """What a request's `model` asks for; None: the model as it is. Raises: ModelNotFoundError."""
+        if not name or name == self.model:
+            return None
+        content_hash = self.dispatcher.adapters.get(name)
+        if content_hash is None:
+            raise model_not_found(name, self.names)
+        return AdapterName(name, content_hash)
 
     def limits(self) -> Limits:
         """Raises: UnavailableError: no worker has said yet how long a request may be."""
@@ -110,6 +128,7 @@ class Service:
         self,
         request: ChatRequest,
         *,
+        model: str | None,
         route: str,
         prompt_field: str = "messages",
         timeout_s: float = 0.0,
@@ -118,7 +137,9 @@ class Service:
     ) -> Call:
         """A chat as one prompt.
 
+
         Args:
+            model: As the request names it.
             prompt_field: What the request calls its messages, for errors.
             stream: The client sees the answer as it comes; else a call that breaks is content as a whole.
             parse: Deltas get events where the model has formats; else they are text alone, special tokens left out.
@@ -134,7 +155,9 @@ class Service:
             name=prompt_field,
             max_tokens=self.limits().max_tokens,
         )
-        call = self.call([token_ids], request.options, route=route, prompt_field=prompt_field, timeout_s=timeout_s)
+        call = self.call(
+            [token_ids], request.options, model=model, route=route, prompt_field=prompt_field, timeout_s=timeout_s
+        )
         if not parse or reading.new_reader is None:
             return call
         return call.read_by(reading.new_reader, reading.hidden_ids)
@@ -155,14 +178,19 @@ class Service:
         prompts: Sequence[Sequence[int]],
         options: SamplingOptions,
         *,
+        model: str | None,
         route: str,
         prompt_field: str = "prompt",
         timeout_s: float = 0.0,
     ) -> Call:
         """Checks a request whose prompts are tokenized. `timeout_s` 0: the server's; a longer one is cut to it.
 
+        Args:
+            model: As the request names it; None or empty: the model as it is.
+
         Raises: InvalidRequestError, UnavailableError.
         """
+        adapter = self.find_adapter(model)
         limits = self.limits()
         check_options(options, limits)
         check_answers(len(prompts), options)
@@ -184,12 +212,15 @@ class Service:
                 include_stop=options.include_stop,
                 deadline_s=deadline_s,
                 first_choice=index * sampling.n,
+                adapter=adapter,
             )
             jobs.append(job)
-        return Call(request_id=request_id, jobs=tuple(jobs), route=route, started_s=now_s)
+        return Call(request_id=request_id, model=model or self.model, jobs=tuple(jobs), route=route, started_s=now_s)
 
     def run(self, call: Call, admitted: Pass | None = None) -> "OpenCall":
-        """`admitted`: what counts its tokens."""
+        """`admitted`: what counts its tokens. Raises: PermissionDeniedError: its key is not for the call's model."""
+        if admitted is not None:
+            admitted.check_model(call.model)
         return OpenCall(self, call, admitted)
 
 

@@ -18,6 +18,7 @@ from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.model_json import read_json
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.models.adapters import find_adapters
 from workers.memory_shares import check_spacing
 from workers.model import specs
 from workers.model.gguf.folder import gguf_source
@@ -34,6 +35,7 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     ModelFormats(Tokenizer(str(folder)), tools=config.tools.parser, reasoning=config.reasoning.parser)
     if config.load_format == "auto" and gguf_source(folder) is None:
         specs.num_parameters(specs.weight_files(folder))
+    find_adapters(config, folder)
     if config.load_format != "fake":
         told = text_config(read_json(folder / "config.json"))
         _check_degrees(told, config)

@@ -7,7 +7,7 @@ task per request or token: a step's message fans out in one loop.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,7 +22,8 @@ from cluster.router.requests import Requests
 from cluster.router.session import WorkerLink
 from cluster.router.table import Health
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
-from workers.engine.block_hash import block_hashes
+from workers.adapters.adapter import AdapterName, root_hash
+from workers.engine.block_hash import ROOT, block_hashes
 
 __all__ = ["Counters", "DispatchRequest", "Dispatcher", "Health"]
 
@@ -34,6 +35,7 @@ class DispatchRequest:
     sampling: SamplingParams  # n, max_tokens and seed set
     deadline_s: float  # of time.monotonic()
     grammar: str = ""  # that outputs must follow, as in `Submit`; empty: none
+    adapter: AdapterName | None = None  # None: the model as it is
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,10 +49,12 @@ class OpenRequest(Active):
 
     def block_hashes(self, output_token_ids: Sequence[int], block_size: int) -> list[int]:
         """The prompt's alone are kept: a request may wait and be routed again."""
+        adapter = self.lifecycle.adapter
+        root = root_hash(adapter.content_hash) if adapter is not None else ROOT
         if output_token_ids:
-            return block_hashes([*self.prompt_token_ids, *output_token_ids], block_size)
+            return block_hashes([*self.prompt_token_ids, *output_token_ids], block_size, root)
         if block_size not in self.prompt_hashes:
-            self.prompt_hashes[block_size] = block_hashes(self.prompt_token_ids, block_size)
+            self.prompt_hashes[block_size] = block_hashes(self.prompt_token_ids, block_size, root)
         return self.prompt_hashes[block_size]
 
 
@@ -126,6 +130,11 @@ class Dispatcher:
         """Prompt and output tokens that can ever fit a worker; 0 until one that decodes has reported."""
         return self._links.table.max_request_tokens
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """LoRA, that requests may name -> hash of its content."""
+        return self._links.table.adapters
+
     def states(self) -> list[WorkerView]:
         return self._links.table.views(time.monotonic())
 
@@ -194,6 +203,7 @@ class Dispatcher:
             deadline_s=request.deadline_s,
             max_retries=self._config.max_retries,
             grammar=request.grammar,
+            adapter=request.adapter,
         )
         active = OpenRequest(
             lifecycle=lifecycle,

@@ -20,9 +20,10 @@ from baton.v1.inference_pb2 import (
     FinishReason,
     SamplingParams,
 )
-from baton.v1.worker_pb2 import Abort, ChoiceStart, DecodeRoute, DraftRoute, Submit, TokenOutput, WorkerError
+from baton.v1.worker_pb2 import Abort, Adapter, ChoiceStart, DecodeRoute, DraftRoute, Submit, TokenOutput, WorkerError
 from cluster.router.choice import LIVE, Choice, Phase
 from cluster.router.workers import WorkerKey
+from workers.adapters.adapter import AdapterName
 
 NO_DRAFTS = "none"  # of `SamplingParams.speculation`
 PREEMPTED = "preempted"  # the code of a worker that asks for a new attempt through no fault of its own
@@ -51,9 +52,11 @@ class Lifecycle:
         deadline_s: float,
         max_retries: int,
         grammar: str = "",
+        adapter: AdapterName | None = None,
     ) -> None:
         self.request_id = request_id
         self.deadline_s = deadline_s
+        self.adapter = adapter  # None: the model as it is
         self.failure: BatonError | None = None
         self.excluded: set[WorkerKey] = set()  # workers that failed this request
         self.num_retries = 0
@@ -141,6 +144,7 @@ class Lifecycle:
             decode=route if prefill is not None else None,
             draft=draft,
             grammar=self._grammar,
+            adapter=Adapter(name=self.adapter.name, hash=self.adapter.content_hash) if self.adapter else None,
         )
 
     def accept(self, output: TokenOutput, sender: WorkerKey, now_s: float) -> list[TokenOutput]:

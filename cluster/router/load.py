@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
+from workers.adapters.adapter import AdapterName
 from workers.spec import Role
 
 
@@ -29,6 +30,7 @@ class WorkerLoad:
     num_sent_tokens: int = 0  # dispatched by this ingress since the report, as are the next two
     num_sent_sequences: int = 0
     num_sent_blocks: int = 0
+    adapters: Mapping[str, str] = field(default_factory=dict)  # LoRA, that requests may name -> hash of its content
     num_outstanding: int = 0  # sequences of this ingress that will be or are written there
 
     @property
@@ -40,6 +42,10 @@ class WorkerLoad:
     def num_sequences(self) -> int:
         """Running, waiting, or on the way. This ingress knows of its own while they are still at prefill."""
         return max(self.num_running + self.num_waiting + self.num_sent_sequences, self.num_outstanding)
+
+    def has(self, adapter: AdapterName | None) -> bool:
+        """Whether it computes with it; None: the model as it is."""
+        return adapter is None or self.adapters.get(adapter.name) == adapter.content_hash
 
     def num_queued_tokens(self, now_s: float) -> float:
         """Prompt tokens still to compute, less what the worker will have computed since its report."""

@@ -10,6 +10,7 @@ from random import Random
 
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
+from workers.adapters.adapter import AdapterName
 from workers.spec import Role
 
 PREFIX_WEIGHT = 0.5  # a wholly cached prompt makes up for half of a decode worker's sequences or blocks in use
@@ -29,6 +30,7 @@ class RouteRequest:
     num_choices: int = 1
     block_hashes: Sequence[int] = ()  # of the tokens to read
     wants_drafts: bool = True
+    adapter: AdapterName | None = None  # that its workers must have
     excluded: frozenset[str] = frozenset()  # workers that failed this request; chosen only when there is no other
 
 
@@ -103,7 +105,7 @@ class Policy:
         min_tokens: int,
     ) -> list[WorkerLoad]:
         def usable(loads: Sequence[WorkerLoad]) -> list[WorkerLoad]:
-            fitting = [load for load in loads if load.max_request_tokens >= min_tokens]
+            fitting = [load for load in loads if load.max_request_tokens >= min_tokens and load.has(request.adapter)]
             preferred = [load for load in fitting if load.worker_id not in request.excluded]
             return preferred or fitting
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from random import Random
 from typing import Generic, TypeVar
 
-from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, UnavailableError
+from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, ModelNotFoundError, UnavailableError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Alarm, Timer
@@ -181,13 +181,14 @@ class Requests(Generic[A]):
             num_choices=len(launch.choices),
             block_hashes=self._block_hashes(active, output, pools.decode[0].block_size),
             wants_drafts=active.lifecycle.wants_drafts,
+            adapter=active.lifecycle.adapter,
             excluded=frozenset(key.worker_id for key in active.lifecycle.excluded if table.load(key)),
         )
         return self._policy.route(facts, pools, table.prefix, now_s, self._rng)
 
     def _wait_for_worker(self, active: A, now_s: float) -> None:
         """Bounded by the time a replacement needs to start; ends at once where waiting cannot help."""
-        refusal = self._refusal()
+        refusal = self._refusal() or self._lack(active)
         if refusal is not None:
             self.fail(active, refusal, now_s)
             return
@@ -198,6 +199,15 @@ class Requests(Generic[A]):
             return
         self._unrouted[active.request_id] = active
         self._set(active, Timer.WORKER, now_s + self._start_timeout_s)
+
+    def _lack(self, active: A) -> BatonError | None:
+        """Of its adapter, where workers are there and none has it any more; while none is there, one may bring it."""
+        adapter, decodes = active.lifecycle.adapter, self._table.pools.decode
+        if adapter is None or not decodes or any(load.has(adapter) for load in decodes):
+            return None
+        return ModelNotFoundError(
+            f"model: adapter {adapter.name!r} was unloaded; load it again, or name another", "model"
+        )
 
     def _send(self, active: A, launch: Launch, route: Route, now_s: float) -> None:
         table = self._table

@@ -59,6 +59,7 @@ class WorkerTable:
         self.prefix = PrefixIndex()
         self.max_model_len = 0  # 0 until a worker that decodes has reported; as the next, the last known value
         self.max_request_tokens = 0
+        self.adapters: Mapping[str, str] = {}  # that workers which decode have, name -> hash; as the last two
         self._step_timeout_s = step_timeout_s
         self._rows: dict[str, _Row] = {}
         self._entries: dict[WorkerKey, WorkerEntry] = {}
@@ -130,7 +131,7 @@ class WorkerTable:
         row = self._rows.get(key.worker_id)
         if row is None or row.key != key:
             return False
-        before = None if row.load is None else (self._is_usable(row), row.load.role)
+        before = None if row.load is None else (self._is_usable(row), row.load.role, row.load.adapters)
         self._book_cache(row, state)
         state.ClearField("added_block_hashes")
         state.ClearField("removed_block_hashes")
@@ -139,7 +140,7 @@ class WorkerTable:
             row.load = _load(row.entry, state)
         _book(row.load, state, now_s=now_s)
         self._book_outstanding(key)
-        changed = before != (self._is_usable(row), row.load.role)
+        changed = before != (self._is_usable(row), row.load.role, row.load.adapters)
         if changed:
             self._pools = None
             self._measure_capacity()
@@ -240,6 +241,7 @@ class WorkerTable:
         if decodes:
             self.max_model_len = max(load.max_model_len for load in decodes)
             self.max_request_tokens = max(load.max_request_tokens for load in decodes)
+            self.adapters = {name: of for load in reversed(decodes) for name, of in load.adapters.items()}
 
 
 def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
@@ -256,6 +258,8 @@ def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
 
 def _book(load: WorkerLoad, state: WorkerState, *, now_s: float) -> None:
     load.role = _ROLES.get(state.role, load.role)  # the worker's word: a change of role is not in the table yet
+    if state.adapters or load.adapters:
+        load.adapters = {adapter.name: adapter.hash for adapter in state.adapters}
     load.num_free_blocks = state.num_free_blocks
     load.num_running = state.num_running
     load.num_waiting = state.num_waiting

@@ -18,6 +18,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 FLOOR_0 = ("baton",)  # the generated contract, and the SDK: grpc and protobuf alone
 FLOOR_1 = (
+    "workers/adapters/adapter.py",
     "workers/spec.py",
     "workers/spec_line.py",
     "workers/memory_shares.py",
@@ -54,6 +55,7 @@ FLOOR_1 = (
     "workers/speculative/forecasts.py",
     "workers/engine/following.py",
     "workers/engine/preparing.py",
+    "workers/engine/adapter_table.py",
     "workers/engine/jobs.py",
     "workers/engine/forking.py",
     "workers/engine/sending.py",

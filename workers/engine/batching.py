@@ -47,6 +47,7 @@ def make_batch(
                 kind=scheduled.kind,
                 state_id=seq.state_ids[0] if seq.state_ids else None,
                 parents=draft.parents,
+                adapter_id=seq.adapter_id,
             )
         )
         if end < num_tokens:

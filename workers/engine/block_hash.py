@@ -17,10 +17,14 @@ def next_hash(previous: int, block_token_ids: Sequence[int]) -> int:
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little")
 
 
-def block_hashes(token_ids: Sequence[int], block_size: int) -> list[int]:
-    """Hashes of the full blocks of `token_ids`, in order; a last block that is not full has none."""
+def block_hashes(token_ids: Sequence[int], block_size: int, root: int = ROOT) -> list[int]:
+    """Hashes of the full blocks of `token_ids`, in order; a last block that is not full has none.
+
+    Args:
+        root: What the first one chains on: an adapter's own, so that its blocks are nobody else's.
+    """
     hashes = []
-    previous = ROOT
+    previous = root
     for start in range(0, len(token_ids) - block_size + 1, block_size):
         previous = next_hash(previous, token_ids[start : start + block_size])
         hashes.append(previous)

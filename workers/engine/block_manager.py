@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable
 from typing import ClassVar
 
 from baton.errors import BatonError
-from workers.engine.block_hash import ROOT, next_hash
+from workers.engine.block_hash import next_hash
 from workers.engine.cache_changes import CacheChanges
 from workers.engine.free_blocks import FreeBlocks
 from workers.engine.sequence import Sequence
@@ -247,7 +247,9 @@ class BlockManager:
             return hashes
         size = self.block_size
         for index in range(len(hashes), seq.num_tokens // size):
-            hashes.append(next_hash(hashes[-1] if hashes else ROOT, seq.tokens(index * size, (index + 1) * size)))
+            hashes.append(
+                next_hash(hashes[-1] if hashes else seq.root_hash, seq.tokens(index * size, (index + 1) * size))
+            )
         return hashes
 
     def _cached_prefix(self, seq: Sequence, *, brings_state: bool) -> list[int]:

@@ -15,6 +15,8 @@ from functools import partial
 from baton.errors import BatonError, InternalError
 from baton.v1 import worker_pb2
 from workers.engine import wire
+from workers.engine.adapter_commands import AdapterCommands
+from workers.engine.adapter_table import AdapterTable
 from workers.engine.batching import cut, make_batch, out_of_place, unservable
 from workers.engine.drafting import Speculation, forced
 from workers.engine.following import Grammars
@@ -98,8 +100,12 @@ class Engine:
             vocab_size=runner.vocab_size,
             grammars=grammars,
             later=self._command,
+            adapters=AdapterTable(spec.worker_id, spec.adapters),
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
+        self.adapters = AdapterCommands(
+            runner=runner, table=self.serving.adapters, jobs=self.jobs, command=self._command
+        )
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
         self._emit = emit
@@ -295,6 +301,9 @@ class Engine:
 
     def _read(self, ingress_id: str, submit: worker_pb2.Submit) -> Job:
         seq = wire.sequence(submit, ingress_id, self._clock())
+        if (wanted := wire.adapter_name(submit)) is not None:
+            held = self.serving.adapters.find(wanted)
+            seq.adapter_id, seq.root_hash = held.adapter_id, held.root_hash
         return Job(seq=seq, choices=[choice.choice for choice in submit.choices])
 
     def _unservable(self, seq: Seq, handing_over: bool) -> BatonError | None:

@@ -64,6 +64,8 @@ def _child(parent: Seq, choice: int) -> Seq:
         prompt_token_ids=parent.prompt_token_ids,
         output_token_ids=[*parent.output_token_ids],
         params=parent.params,
+        adapter_id=parent.adapter_id,
+        root_hash=parent.root_hash,
         arrived_s=parent.arrived_s,
         deadline_s=parent.deadline_s,
         grammar=parent.grammar,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from workers.adapters.adapter import AdapterName
 from workers.engine.serving import Serving
 from workers.engine.stats import since_progress_s
 from workers.kv_transfer.link import Inbox, Outbox
@@ -42,6 +43,7 @@ class LoadReport:
     kv_bytes_received: int
     num_transfers: int
     num_failed_transfers: int
+    adapters: tuple[AdapterName, ...] = ()
     drafted_by_place: tuple[int, ...] = ()
     accepted_by_place: tuple[int, ...] = ()
     drafting_s: float = 0.0
@@ -56,7 +58,7 @@ class LoadReport:
     draft_workers_rest: bool = False
 
 
-_SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s"))
+_SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s", "adapters"))
 
 
 def load_report(
@@ -92,6 +94,7 @@ def load_report(
         kv_bytes_received=inbox.bytes_received if inbox is not None else 0,
         num_transfers=serving.num_in_transfer,
         num_failed_transfers=(outbox.num_failed if outbox else 0) + (inbox.num_failed if inbox else 0),
+        adapters=serving.adapters.names,
         drafted_by_place=tuple(stats.drafted_by_place),
         accepted_by_place=tuple(stats.accepted_by_place),
         drafting_s=stats.drafting_s,
@@ -147,6 +150,8 @@ class WorkerStates:
         """
         state = WorkerState(since_progress_s=since_progress_s(load.waiting_since_s, now_s))
         state.MergeFrom(self._constants)
+        for adapter in load.adapters:
+            state.adapters.add(name=adapter.name, hash=adapter.content_hash)
         for name in _SAME_NAME:
             value = getattr(load, name)
             if isinstance(value, tuple):

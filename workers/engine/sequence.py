@@ -7,6 +7,7 @@ part of it: they live in the step that computes them.
 import enum
 from dataclasses import dataclass, field
 
+from workers.engine.block_hash import ROOT
 from workers.engine.following import Follower
 from workers.model.sampling_params import SamplingParams
 
@@ -51,6 +52,8 @@ class Sequence:
     num_committed_blocks: int = 0  # of `block_ids`, offered to the prefix cache so far
     num_computed_tokens: int = 0  # KV of [0, num_computed_tokens) is in the blocks
     num_cached_tokens: int = 0  # leading ones found in the prefix cache when it was last admitted
+    adapter_id: int = 0  # of the LoRA adapter that it is computed with, on this worker; 0: none
+    root_hash: int = ROOT  # what the hash of its first block chains on
     siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
     grammar: str = ""  # that the output tokens follow, as llguidance reads it; empty: none
     follower: Follower | None = None  # of the grammar, from when it is compiled

@@ -6,7 +6,6 @@ output per choice, unless it was aborted, a newer attempt took its place, or ano
 No steps here and no clock: the engine computes and samples, the simulator's engine counts tokens in virtual time.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from functools import partial
 from baton.errors import BatonError, DeadlineExceededError, InternalError, UnavailableError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from workers.engine import wire
+from workers.engine.adapter_table import AdapterTable
 from workers.engine.block_manager import BlockManager
 from workers.engine.following import Grammars
 from workers.engine.forking import CopyBlocks, Forking
@@ -44,6 +44,7 @@ class Serving:
         vocab_size: Token ids are below it; None: nobody computes with them.
         grammars: None: requests that have one are refused.
         later: See `Preparing`; given with `grammars`.
+        adapters: That requests may name; None: none.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Serving:
         vocab_size: int | None = None,
         grammars: Grammars | None = None,
         later: Callable[[Callable[[], None]], None] | None = None,
+        adapters: AdapterTable | None = None,
     ) -> None:
         self.blocks = blocks
         self.scheduler = scheduler
+        self.adapters = adapters or AdapterTable(worker_id)
         self.jobs = JobTable(lease_s=lease_s)
         self.stats = EngineStats()
         self.is_draining = False
@@ -332,9 +335,11 @@ class Serving:
         if self.is_draining:
             receiving.refuse(offer.key, UnavailableError(f"worker {self._worker_id} is draining; try another"))
             return
-        job = None
-        with contextlib.suppress(BatonError):
+        try:
             job = self._admit(offer.ingress_id, offer.submit, handing_over=False)
+        except BatonError as error:
+            receiving.refuse(offer.key, error)
+            return
         if job is None:
             receiving.refuse(offer.key, UnavailableError("the request was aborted, or a newer attempt is here"))
             return

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import inference_pb2, worker_pb2
+from workers.adapters.adapter import AdapterName
 from workers.engine.batching import End
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
@@ -71,6 +72,11 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         siblings=tuple(choice.choice for choice in submit.choices[1:]),
         grammar=submit.grammar,
     )
+
+
+def adapter_name(submit: worker_pb2.Submit) -> AdapterName | None:
+    """Which one it asks for; None: the model as it is."""
+    return AdapterName(submit.adapter.name, submit.adapter.hash) if submit.HasField("adapter") else None
 
 
 def outputs(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from workers.adapters.adapter import AdapterSpec
 from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.sampling_params import SamplingParams
 
@@ -39,6 +40,7 @@ class Chunk:
         parents: Of a tree of drafts: for each token after the first the one before it, as in `workers.model.trees`;
             at most `trees.MAX_TOKENS`. The position of a token is then that of its parent + 1, and it sees the tokens
             on the way to it alone; keys and values lie in the order of `token_ids` all the same.
+        adapter_id: Which LoRA adapter its tokens are computed with, of those that were loaded; 0: none.
     """
 
     token_ids: Sequence[int]
@@ -48,6 +50,7 @@ class Chunk:
     kind: ChunkKind = ChunkKind.PREFILL
     state_id: int | None = None
     parents: Sequence[int] = ()
+    adapter_id: int = 0
 
     @property
     def num_drafts(self) -> int:
@@ -266,6 +269,10 @@ class Share(Protocol):
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None: ...
 
+    def load_adapter(self, adapter_id: int, adapter: AdapterSpec) -> None: ...
+
+    def unload_adapter(self, adapter_id: int) -> None: ...
+
     def settle_states(self, num_tokens: Mapping[int, int]) -> None:
         """After `compute` of chunks that end in drafts, once it is known which were accepted: states become those after
         the tokens that count. Before anything else is done with them.
@@ -317,6 +324,17 @@ class ModelRunner(Protocol):
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies the state in slot `source` to slot `target`, for each (source, target)."""
+        ...
+
+    def load_adapter(self, adapter_id: int, adapter: AdapterSpec) -> None:
+        """From now on chunks may name it, by an id of the caller's that is not in use, >= 1.
+
+        Raises: ConfigError: it is none for this model, or there is no memory for it; nothing is held then.
+        """
+        ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """No chunk names it any more. Idempotent."""
         ...
 
     def warm_up(self) -> None:

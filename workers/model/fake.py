@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from baton.errors import ConfigError
+from workers.adapters.adapter import AdapterSpec
 from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
@@ -89,6 +90,12 @@ class FakeRunner:
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """There are none."""
+
+    def load_adapter(self, adapter_id: int, adapter: AdapterSpec) -> None:
+        """Of any folder: answers are the same with it."""
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """There are no weights."""
 
     def settle_states(self, num_tokens: Mapping[int, int]) -> None:
         """There are none."""

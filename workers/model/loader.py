@@ -5,7 +5,7 @@ Model code is transformers' own. Weights come from safetensors, from a GGUF file
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model import binding, specs
+from workers.model.device_memory import available_bytes, mib
 from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
 from workers.model.hybrid.families import state_shapes
 from workers.model.kv_store import LayerShape, Shape
+from workers.model.lora.linears import Linears, linears_of
 from workers.model.places import Place
 from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.build import build_share
 from workers.model.tensor_parallel.division import ByHeads, Division
 from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
 from workers.model.tensor_parallel.ranks import Ranks
+from workers.model.tensor_parallel.shard import Shard
 from workers.model.tensor_parallel.share import num_kv_heads
 from workers.spec import WorkerSpec
 
@@ -45,6 +48,7 @@ class LoadedModel:
     place: Place  # of the heads that it keeps of them
     eos_token_ids: frozenset[int]
     fingerprint: str
+    linears: Linears  # that adapters may be for
     dtype: torch.dtype
     device: torch.device
 
@@ -85,6 +89,7 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None, division: Division 
         place=division.place,
         eos_token_ids=specs.eos_token_ids(folder, config),
         fingerprint=fingerprint(config, dtype, weights.whole, weights.samples),
+        linears=linears_of(weights.whole, weights.shards),
         dtype=dtype,
         device=device,
     )
@@ -106,12 +111,13 @@ class _Weights(NamedTuple):
     whole: nn.Module  # the same, or of a share the model on the device `meta`
     samples: Tensor
     begin: Callable[[], None]
+    shards: Mapping[str, Shard]  # of each weight that this rank has a part of; none: it has all
 
 
 def _whole(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> _Weights:
     make = _dummy if spec.load_format == "dummy" else _stored
     model = make(config, spec, dtype, device)
-    return _Weights(model, model, samples_of(model), lambda: None)
+    return _Weights(model, model, samples_of(model), lambda: None, {})
 
 
 def _share(
@@ -134,7 +140,8 @@ def _share(
     else:
         num_bytes = fill_stored(share, folder, files)
         logger.info("read this rank's weights rank=%d num_bytes=%d", ranks.rank, num_bytes)
-    return _Weights(share.model, share.whole, sampled_of_all(share, ranks, indices), share.total.begin)
+    shards = {name: shard for name, (_, shard) in share.weights.items()}
+    return _Weights(share.model, share.whole, sampled_of_all(share, ranks, indices), share.total.begin, shards)
 
 
 def _device(name: str) -> torch.device:
@@ -251,25 +258,7 @@ def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device, nu
     needed = weights_bytes + kv_bytes
     if needed > available:
         raise ConfigError(
-            f"engine.memory: {_mib(kv_bytes)} of KV blocks and {_mib(weights_bytes)} of weights make "
-            f"{_mib(needed)}, but only {_mib(available)} are available on {device.type}; "
+            f"engine.memory: {mib(kv_bytes)} of KV blocks and {mib(weights_bytes)} of weights make "
+            f"{mib(needed)}, but only {mib(available)} are available on {device.type}; "
             "lower engine.memory, or give a smaller model"
         )
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that can still be taken, within the container's limit where there is one."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit, stat = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
-    if limit.is_file() and stat.is_file() and (text := limit.read_text().strip()).isdigit():
-        used = dict(line.split() for line in stat.read_text().splitlines())
-        free = min(free, int(text) - int(used["anon"]) - int(used["shmem"]))  # the page cache gives way
-    return free

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.adapters.adapter import AdapterSpec
 from workers.memory_shares import check_spacing
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
@@ -26,6 +27,7 @@ from workers.model.hybrid.split import linear_step
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
+from workers.model.lora.adapters import Adapters
 from workers.model.masking import apply_masks
 from workers.model.memory_plan import plan_memory
 from workers.model.sampler import sample
@@ -140,6 +142,7 @@ class TorchRunner:
             for index, layer in zip(attending, self.store.layers, strict=True)
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
+        self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self._write_kv: WriteKV = copy_rows
@@ -149,6 +152,14 @@ class TorchRunner:
         elif native:
             self._prepare_cpu(loaded)
         loaded.begin()
+        for adapter_id, adapter in enumerate(spec.adapters, start=1):
+            self.load_adapter(adapter_id, adapter)
+
+    def load_adapter(self, adapter_id: int, adapter: AdapterSpec) -> None:
+        self._adapters.load(adapter_id, adapter)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        self._adapters.unload(adapter_id)
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
@@ -188,7 +199,8 @@ class TorchRunner:
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
     ) -> Tensor | None:
         """[tokens of all rows, vocab_size]; None on a rank that does not lead."""
-        logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None else None
+        has_adapters = any(chunk.adapter_id for chunk in chunks)  # no graph has any
+        logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None and not has_adapters else None
         if logits is None:
             logits = self._computed(chunks, rows, on_layer)
         if self._ranks is None or logits is None or not rows:
@@ -205,6 +217,7 @@ class TorchRunner:
         states: LinearStep | None = None,
     ) -> Tensor | None:
         """`write_kv`, `states`: in place of the runner's own."""
+        self._adapters.use(chunks)
         meta = build_meta(chunks, self.store.block_size)
         assert not (meta.trees and self._states), "a state goes through one path alone"
         tokens = torch.tensor([[token for chunk in chunks for token in chunk.token_ids]])

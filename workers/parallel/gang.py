@@ -124,6 +124,27 @@ class Gang:
             raise self._lost(LEADER, error) from error
         return message if kind is Kind.MESSAGE else None
 
+    def answer_step(self, message: bytes) -> None:
+        """A follower's, to a step that asks for it. Raises: UnavailableError: the leader is gone."""
+        try:
+            frames.send(self._steps[LEADER], Kind.MESSAGE, message)
+        except ConnectionLost as error:
+            raise self._lost(LEADER, error) from error
+
+    def step_answers(self) -> list[bytes]:
+        """The leader's: what every follower answers to the last step, however long it takes.
+
+        Raises: UnavailableError: one of them is gone.
+        """
+        answers = []
+        for other, connection in self._steps.items():
+            try:
+                _, message = frames.receive(connection)
+            except ConnectionLost as error:
+                raise self._lost(other, error) from error
+            answers.append(bytes(message))
+        return answers
+
     # Messages.
 
     def tell(self, rank: int, message: bytes) -> None:

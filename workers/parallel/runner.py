@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from baton.errors import BatonError, InternalError
+from baton.errors import BatonError, ConfigError, InternalError
+from workers.adapters.adapter import AdapterSpec
 from workers.model.contract import Batch, KVStore, ModelRunner, Sampled, Share
 from workers.model.drafts import num_accepted
 from workers.parallel.gang import Gang
-from workers.parallel.steps import Compute, Copied, Copy, Settle, Step, decode, encode
+from workers.parallel.steps import Compute, Copied, Copy, Load, Settle, Step, Unload, decode, encode
 
 logger = logging.getLogger(__name__)
 OnLayer = Callable[[int], None]
@@ -93,6 +94,18 @@ class GangRunner:
         if pairs:
             self._together(Copy(pairs=pairs, what=Copied.STATES), lambda: self._runner.copy_states(pairs))
 
+    def load_adapter(self, adapter_id: int, adapter: AdapterSpec) -> None:
+        """On every rank, or on none. Raises: ConfigError: what any of them raises."""
+        self._runner.load_adapter(adapter_id, adapter)  # what is wrong with it is mostly seen here
+        answers = self._together(Load(adapter_id=adapter_id, adapter=adapter), self._gang.step_answers)
+        failures = [f"rank {rank}: {text.decode()}" for rank, text in enumerate(answers, start=1) if text]
+        if failures:
+            self.unload_adapter(adapter_id)
+            raise ConfigError(failures[0])
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        self._together(Unload(adapter_id=adapter_id), lambda: self._runner.unload_adapter(adapter_id))
+
     def warm_up(self) -> None:
         """Nothing: each rank warms its own runner up before the gang takes steps."""
 
@@ -123,7 +136,20 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
             copies[step.what](step.pairs)
         elif isinstance(step, Settle):
             share.settle_states(step.num_tokens)
+        elif isinstance(step, Load):
+            gang.answer_step(_loaded(share, step).encode())
+        elif isinstance(step, Unload):
+            share.unload_adapter(step.adapter_id)
         else:
             share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
         if notes is not None:
             notes.step_done()
+
+
+def _loaded(share: Share, step: Load) -> str:
+    """Why it was not; empty: it was."""
+    try:
+        share.load_adapter(step.adapter_id, step.adapter)
+    except ConfigError as error:
+        return error.message
+    return ""

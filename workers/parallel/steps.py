@@ -4,16 +4,18 @@ Numbers are int32 in this machine's byte order; a gang's machines are of one kin
 """
 
 import enum
+import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from workers.adapters.adapter import AdapterSpec
 from workers.model.contract import Chunk, ChunkKind, Row
 
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
-COMPUTE, SETTLE = 0, 4
+COMPUTE, SETTLE, LOAD, UNLOAD = 0, 4, 5, 6
 NUMBER_BYTES = 4
-CHUNK_HEAD = 7  # numbers before its tokens
+CHUNK_HEAD = 8  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE, ChunkKind.DRAFT)
 
 
@@ -54,7 +56,22 @@ class Settle:
     num_tokens: Mapping[int, int]
 
 
-Step = Compute | Copy | Settle
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Of an adapter, which chunks name by its id from now on. Each follower answers how it went."""
+
+    adapter_id: int
+    adapter: AdapterSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unload:
+    """Of an adapter that no chunk names any more."""
+
+    adapter_id: int
+
+
+Step = Compute | Copy | Settle | Load | Unload
 
 
 def encode(step: Step, block_size: int) -> bytes:
@@ -63,6 +80,10 @@ def encode(step: Step, block_size: int) -> bytes:
         return _encoded_pairs(step.what, step.pairs)
     if isinstance(step, Settle):
         return _encoded_pairs(SETTLE, list(step.num_tokens.items()))
+    if isinstance(step, Load):
+        return _encoded_load(step)
+    if isinstance(step, Unload):
+        return HEADER.pack(UNLOAD, 0, 0, 1, 0) + _packed([step.adapter_id])
     numbers: list[int] = []
     for chunk in step.chunks:
         num_tokens = len(chunk.token_ids)
@@ -70,7 +91,7 @@ def encode(step: Step, block_size: int) -> bytes:
         slot = 0 if chunk.state_id is None else chunk.state_id + 1
         kind = KINDS.index(chunk.kind)
         num_sequence_tokens, num_parents = chunk.num_sequence_tokens, len(chunk.parents)
-        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents)
+        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, chunk.adapter_id)
         numbers += chunk.token_ids
         numbers += chunk.block_ids[:num_blocks]
         numbers += chunk.parents
@@ -84,6 +105,12 @@ def decode(message: bytes | bytearray) -> Step:
     kind, num_chunks, num_rows, num_numbers, num_note = HEADER.unpack_from(message)
     end = HEADER.size + num_numbers * NUMBER_BYTES
     numbers = struct.unpack_from(f"={num_numbers}i", message, HEADER.size)
+    if kind == LOAD:
+        name, folder, content_hash = json.loads(message[end : end + num_note])
+        adapter = AdapterSpec(name=name, folder=folder, content_hash=content_hash)
+        return Load(adapter_id=numbers[0], adapter=adapter)
+    if kind == UNLOAD:
+        return Unload(adapter_id=numbers[0])
     if kind != COMPUTE:
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         return Settle(num_tokens=dict(pairs)) if kind == SETTLE else Copy(pairs=pairs, what=Copied(kind))
@@ -98,6 +125,12 @@ def _encoded_pairs(kind: int, pairs: Sequence[tuple[int, int]]) -> bytes:
     return HEADER.pack(kind, 0, len(pairs), len(numbers), 0) + _packed(numbers)
 
 
+def _encoded_load(step: Load) -> bytes:
+    adapter = step.adapter
+    note = json.dumps([adapter.name, adapter.folder, adapter.content_hash]).encode()
+    return HEADER.pack(LOAD, 0, 0, 1, len(note)) + _packed([step.adapter_id]) + note
+
+
 def _packed(numbers: list[int]) -> bytes:
     """In one call: 4,000 block ids take 120 us so, and twice that where each sequence is packed by itself."""
     return struct.pack(f"={len(numbers)}i", *numbers)
@@ -106,7 +139,9 @@ def _packed(numbers: list[int]) -> bytes:
 def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
     at = 0
     for _ in range(count):
-        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents = numbers[at : at + CHUNK_HEAD]
+        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, adapter_id = numbers[
+            at : at + CHUNK_HEAD
+        ]
         tokens_end = at + CHUNK_HEAD + num_tokens
         end = tokens_end + num_blocks + num_parents
         yield Chunk(
@@ -117,5 +152,6 @@ def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
             kind=KINDS[kind],
             state_id=slot - 1 if slot else None,
             parents=numbers[end - num_parents : end],
+            adapter_id=adapter_id,
         )
         at = end

@@ -27,7 +27,7 @@ def load_draft_runner(spec: WorkerSpec, target: ModelRunner) -> ModelRunner:
 def _fake(spec: WorkerSpec, target: ModelRunner) -> ModelRunner:
     from workers.model.fake import FakeRunner
 
-    runner = FakeRunner(replace(spec, model=spec.draft_model))
+    runner = FakeRunner(replace(spec, model=spec.draft_model, adapters=()))
     _check_vocabulary(spec, runner.vocab_size, target)
     return runner
 
@@ -44,7 +44,8 @@ def _loaded(spec: WorkerSpec, target: ModelRunner) -> ModelRunner:
             "without linear attention"
         )
     _check_vocabulary(spec, int(config.vocab_size), target)
-    runner = TorchRunner(replace(spec, model=spec.draft_model, engine=_engine(spec, config, target), gang=GangSpec()))
+    engine = _engine(spec, config, target)
+    runner = TorchRunner(replace(spec, model=spec.draft_model, engine=engine, gang=GangSpec(), adapters=()))
     runner.warm_up()
     return runner
 

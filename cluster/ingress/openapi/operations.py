@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from cluster.ingress.adapter_routes import LOAD, UNLOAD, LoadAdapterBody, UnloadAdapterBody
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.openai import Body, CompletionBody, DetokenizeBody
 from cluster.ingress.openapi import answers
@@ -59,6 +60,20 @@ OPERATIONS: Sequence[Operation] = (
     ),
     Operation(
         path="/detokenize", methods=POST, summary="The text of token ids", body=DetokenizeBody, answer=answers.Text
+    ),
+    Operation(
+        path=LOAD,
+        methods=POST,
+        summary="Load a LoRA adapter on all workers, where adapters_dynamic.folders allows it",
+        body=LoadAdapterBody,
+        answer="text/plain",
+    ),
+    Operation(
+        path=UNLOAD,
+        methods=POST,
+        summary="Unload one; answers that are being written are finished",
+        body=UnloadAdapterBody,
+        answer="text/plain",
     ),
     Operation(path="/v1/models", methods=GET, summary="What is served", answer=answers.Models),
     Operation(path="/v1/models/{name}", methods=GET, summary="One of them", answer=answers.Model),

@@ -72,6 +72,7 @@ class Driver:
         """`links`: between the two engines, closed by whoever made them; None: in-process ones."""
         self.route = worker_pb2.DecodeRoute(worker_id="decode-0")
         self.draft: worker_pb2.DraftRoute | None = None  # who drafts for what is submitted
+        self.adapter: worker_pb2.Adapter | None = None  # with which it is computed
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
@@ -126,6 +127,7 @@ class Driver:
             timeout_s=1000.0,
             draft=self.draft,
             grammar=grammar,
+            adapter=self.adapter,
         )
         if len(self.engines) == 2:
             submit.decode.CopyFrom(self.route)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from tests.unit.engine.driver import make_spec
+from workers.adapters.adapter import AdapterSpec
 from workers.spec import GangSpec, KVSpec, Role, SpeculationSpec
 from workers.spec_line import dump, parse
 
@@ -14,6 +15,7 @@ def test_a_spec_arrives_as_it_was_with_all_its_sections() -> None:
         speculation=SpeculationSpec(method="ngram", max_tokens=3),
         gang=GangSpec(tensor_parallel=2, rank=1),
         cores=(3, 5),
+        adapters=(AdapterSpec(name="one", folder="/adapters/one", content_hash="ab"),),
     )
     told, incarnation = parse(dump(spec, "abcd"))
     assert (told, incarnation) == (spec, "abcd")

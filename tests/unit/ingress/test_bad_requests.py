@@ -190,7 +190,7 @@ async def test_a_text_with_a_token_that_the_model_has_no_embedding_for_is_refuse
     service = Service(dispatcher=FakeDispatcher(tokenizer), tokenizer=tokenizer, model="m", router=RouterConfig())
     token_ids = await service.token_ids(Prompt(text="\N{RIGHTWARDS ARROW}added"), service.limits())
     with pytest.raises(InvalidRequestError, match=r"prompt has token id .*; ids of this model are between 0 and 299"):
-        service.call([token_ids], SamplingOptions(), route="completions")
+        service.call([token_ids], SamplingOptions(), model=None, route="completions")
 
 
 async def test_an_unknown_path_or_method_says_what_there_is(http: httpx.AsyncClient) -> None:

@@ -10,8 +10,8 @@ step, which is most of a small model's decode.
 import ctypes
 import functools
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,15 @@ HEADS = ("q_proj", "k_proj", "v_proj")
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 Projection = Any  # a module with `add_to(y, x)`, as workers.model.cpu.panels.PanelLinear and packed.PackedLinear
 MakeLinear = Callable[[Tensor, Tensor | None], Projection]
+
+
+class Mix(Protocol):
+    """Of the adapters of a step, see `workers.model.lora.mix`."""
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Empty: no row has one."""
+        ...
 
 
 class LayerOfC(ctypes.Structure):
@@ -141,11 +150,15 @@ class PanelLayer(nn.Module):
             is_bf16=dtype == torch.bfloat16,
         )
         self._address = ctypes.addressof(self._layer)
+        self.mix: Mix | None = None  # of adapters; None: no one has any for this layer
         self._begin, self._end = library().baton_layer_begin, library().baton_layer_end
 
     def forward(
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: Any, **_: Any
     ) -> Tensor:
+        if self.mix is not None and self.mix.parts:  # C knows nothing of them
+            fused: Tensor = self.fused(hidden_states, position_embeddings=position_embeddings, step=step)
+            return fused
         x = hidden_states.contiguous()
         cos, sin = (angles.contiguous() for angles in position_embeddings)
         heads, turning, tokens = self.num_heads, self.num_heads + self.num_kv_heads, x.shape[1]

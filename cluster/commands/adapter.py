@@ -1,0 +1,67 @@
+"""`baton adapter`: loads, unloads and lists LoRA adapters while the cluster serves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.fleet.client import ControllerClient
+
+LOAD_TIMEOUT_S = 180.0
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What clients call it, as `model` of a request.")]
+
+command = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@command.callback()
+def _group() -> None:
+    """LoRA adapters of the running cluster, beside those of its config's `adapters`.
+
+    baton adapter load sql /models/adapters/sql
+
+    baton adapter list
+
+    baton adapter unload sql
+
+    The folder is one that PEFT's save_pretrained wrote, on every worker's node, below one of the config's
+    `adapters_dynamic: {folders: [/models/adapters]}`.
+    """
+
+
+@command.command()
+def load(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the adapter, as PEFT saves it.")],
+) -> None:
+    """Load an adapter on every worker; requests may name it when this returns."""
+    _controller().load_adapter(name, str(folder.expanduser().absolute()), LOAD_TIMEOUT_S)
+    typer.echo(f"{name} is loaded")
+
+
+@command.command()
+def unload(name: Name) -> None:
+    """Take an adapter away: answers that are being written are finished, new requests get 404."""
+    _controller().unload_adapter(name)
+    typer.echo(f"{name} is unloaded")
+
+
+@command.command("list")
+def list_adapters() -> None:
+    """Names and folders of what the workers have."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "folder", "content"):
+        table.add_column(heading)
+    for adapter in _controller().adapters():
+        table.add_row(adapter.name, adapter.folder, adapter.content_hash)
+    Console(soft_wrap=True).print(table)
+
+
+def _controller() -> "ControllerClient":
+    from cluster.commands.status import find
+
+    return find()[1]
