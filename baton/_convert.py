@@ -195,7 +195,7 @@ def _logprobs(entry: pb.TokenLogprobs) -> TokenLogprobs:
 
 
 def _logprob(token: pb.TokenLogprob) -> TokenLogprob:
-    return TokenLogprob(token_id=token.token_id, logprob=token.logprob, text=token.text)
+    return TokenLogprob(token_id=token.token_id, logprob=token.logprob, text=token.text, rank=token.rank or None)
 
 
 def usage(message: pb.Usage) -> Usage:
@@ -232,6 +232,7 @@ class Answer:
     def __init__(self) -> None:
         self.request_id = ""
         self.usage: Usage | None = None
+        self.prompt_logprobs: list[TokenLogprobs | None] = []
         self._deltas: dict[int, list[Delta]] = {}
 
     @property
@@ -244,6 +245,8 @@ class Answer:
         self.request_id = response.request_id or self.request_id
         if response.HasField("usage"):
             self.usage = usage(response.usage)
+        for entry in response.prompt_logprobs:
+            self.prompt_logprobs.append(_logprobs(entry) if entry.sampled.rank else None)
         new = deltas(response)
         for delta in new:
             self._deltas.setdefault(delta.choice, []).append(delta)
@@ -258,7 +261,8 @@ class Answer:
 
     def completion(self) -> Completion:
         choices = tuple(_joined(self._deltas[choice]) for choice in sorted(self._deltas))
-        return Completion(request_id=self.request_id, choices=choices, usage=self.usage)
+        prompt = tuple(self.prompt_logprobs) or None
+        return Completion(request_id=self.request_id, choices=choices, usage=self.usage, prompt_logprobs=prompt)
 
 
 def _joined(parts: list[Delta]) -> Choice:

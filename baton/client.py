@@ -18,7 +18,7 @@ from baton._boundary import HEALTH_METHOD, from_rpc_error, health_status
 from baton._connection import Connection
 from baton._retry import Attempts
 from baton.tls import TLS
-from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, Usage
+from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, TokenLogprobs, Usage
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
 
@@ -51,6 +51,11 @@ class Stream(Iterator[Delta]):
     def usage(self) -> Usage | None:
         """Token counts; None until the stream has ended by itself."""
         return self._answer.usage
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        """Of the prompt's tokens, the first one's None; all once a delta has a token."""
+        return tuple(self._answer.prompt_logprobs) or None
 
     def __iter__(self) -> Self:
         return self

@@ -30,7 +30,7 @@ class Sampling(TypedDict, total=False):
     """
 
     max_tokens: int | None
-    """Output tokens at most, >= 1. Default: as many as fit in the context."""
+    """Output tokens at most, >= 1, or 0 with `prompt_logprobs`. Default: as many as fit in the context."""
     temperature: float | None
     """>= 0, default 1; 0 is greedy."""
     top_p: float | None
@@ -53,6 +53,8 @@ class Sampling(TypedDict, total=False):
     """Added to the logits of these token ids, [-100, 100] each."""
     logprobs: int | None
     """[0, 20]: log probability of each sampled token, and of the k most likely. Default: none."""
+    prompt_logprobs: int | None
+    """[0, 20]: the same of each token of the prompt but the first, from the model's own logits. Default: none."""
     presence_penalty: float | None
     """[-2, 2], default 0: taken from the logits of tokens that the output holds."""
     frequency_penalty: float | None
@@ -69,16 +71,20 @@ class Sampling(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """`logprob` is natural, after penalties and bias, before temperature and truncation."""
+    """`logprob` is natural, after penalties and bias, before temperature and truncation; in prompts before all these.
+
+    `rank` is the token's place among all, 1 for the most likely one; None in answers, where it is not known.
+    """
 
     token_id: int
     logprob: float
     text: str
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Of one output token; `top` is most likely first."""
+    """Of one output token, or one of the prompt (`sampled` too); `top` is most likely first."""
 
     sampled: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -122,11 +128,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The answer to one request; `choices` are in order, `n` of them. `usage` is None if its stream was closed."""
+    """The answer to one request; `choices` are in order, `n` of them. `usage` is None if its stream was closed.
+
+    `prompt_logprobs` has an entry for each token of the prompt, None for the first; it is None when not asked for.
+    """
 
     request_id: str
     choices: tuple[Choice, ...]
     usage: Usage | None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
     @property
     def text(self) -> str:

@@ -14,6 +14,7 @@ from baton.v1 import inference_pb2, worker_pb2
 from cluster.ingress.chat.choice_reader import ChoiceReader
 from cluster.ingress.chat.events import Event
 from cluster.ingress.contract import Dispatch
+from cluster.ingress.prompt_tokens import PromptReader, PromptToken
 from cluster.ingress.stops import StopFinder
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.dispatcher import DispatchRequest
@@ -45,6 +46,7 @@ class PromptJob:
     new_reader: Callable[[], ChoiceReader] | None = None
     hidden_ids: frozenset[int] | None = None
     adapter: AdapterName | None = None  # None: the model as it is
+    context_token_ids: Sequence[int] = ()  # that the text goes on after: how a piece of it reads may depend on them
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +60,9 @@ class Delta:
     offsets: list[int] = field(default_factory=list)  # where each token's text begins in the answer, in characters
     finish_reason: inference_pb2.FinishReason = inference_pb2.FINISH_REASON_UNSPECIFIED
     stop_reason: str = ""  # the stop string, or the stop token id in decimal
+    # The next tokens of the prompt, when asked for, and the first one's place: then there is nothing else.
+    prompt: list[PromptToken] | None = None
+    prompt_start: int = 0
     events: Sequence[Event] | None = None  # what a parser makes of the text; None: it is content as it stands
     num_reasoning_tokens: int = 0  # of `token_ids`, up to the thinking's end
 
@@ -86,6 +91,7 @@ class StreamedAnswer:
         num_choices = job.sampling.n
         self._choices = [_Choice(job, tokenizer, choice) for choice in range(num_choices)]
         self._num_open = num_choices
+        self._prompt = PromptReader(job.prompt_token_ids) if job.sampling.HasField("prompt_logprobs") else None
 
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
         """Deltas in order per choice, the last of each with its finish reason. Raises: BatonError."""
@@ -99,6 +105,13 @@ class StreamedAnswer:
         )
         async with aclosing(self._dispatcher.generate(request)) as batches:
             async for outputs in batches:
+                if self._prompt is not None:
+                    for start, piece in self._prompt.pieces(outputs):
+                        yield [choice.of_prompt(start, piece) for choice in self._choices if not choice.is_finished]
+                        await asyncio.sleep(0)  # other streams go on between the pieces of a long prompt
+                    outputs = [output for output in outputs if output.token_ids or output.finish_reason]
+                    if self._prompt.is_done:
+                        self._prompt = None
                 deltas = [delta for output in outputs if (delta := self._on_output(output)) is not None]
                 if deltas:
                     yield deltas
@@ -133,6 +146,12 @@ class _Choice:
         self._num_before_stops = job.sampling.min_tokens
         self._num_tokens = 0
         self._reader = job.new_reader() if job.new_reader is not None else None
+        for token_id in job.context_token_ids:
+            self._detokenizer.push(token_id)
+        self._num_before = self._detokenizer.num_characters
+
+    def of_prompt(self, start: int, tokens: list[PromptToken]) -> Delta:
+        return Delta(choice=self._index, prompt=tokens, prompt_start=start)
 
     def on_output(self, output: worker_pb2.TokenOutput) -> Delta:
         """Raises: BatonError: the worker ended this choice without an answer."""
@@ -166,7 +185,7 @@ class _Choice:
             delta.token_ids.append(token_id)
             if output.logprobs:
                 delta.logprobs.append(output.logprobs[position])
-                delta.offsets.append(self._detokenizer.num_characters)
+                delta.offsets.append(self._detokenizer.num_characters - self._num_before)
             is_stop_token = reason == inference_pb2.FINISH_REASON_STOP and position == last
             if is_stop_token and not self._include_stop:
                 break  # the token that ended the answer is counted, its text is not part of it

@@ -13,9 +13,10 @@ from baton.v1 import inference_pb2
 from cluster.ingress.answer import FINISH_REASONS, Delta, TokenUsage
 from cluster.ingress.chat.events import CallBegins, Event
 from cluster.ingress.chat.message_bodies import delta_bodies, message_body
+from cluster.ingress.prompt_shapes import PromptView, finite, prompt_logprobs
+from cluster.ingress.prompt_tokens import PromptToken
 from cluster.ingress.tokenizer import Tokenizer
 
-LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity
 DONE = "data: [DONE]\n\n"
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _dump_text = json.JSONEncoder(ensure_ascii=True).encode  # C code; half a surrogate pair cannot break the stream
@@ -36,14 +37,25 @@ class Format(Protocol):
 
 
 class CompletionFormat:
-    def __init__(self, *, request_id: str, model: str, tokenizer: Tokenizer, usage: bool) -> None:
+    """
+    Args:
+        prompts: What to show of the prompts; None: nothing.
+    """
+
+    def __init__(
+        self, *, request_id: str, model: str, tokenizer: Tokenizer, usage: bool, prompts: PromptView | None = None
+    ) -> None:
         created = int(time.time())
         self._head = {"id": f"cmpl-{request_id}", "object": "text_completion", "created": created, "model": model}
         self._start = "data: " + _dumps(self._head)[:-1] + ',"choices":['
         self._end = '],"usage":null}\n\n' if usage else "]}\n\n"
         self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._echoed: set[int] = set()  # choices whose prompt's text is out, where it goes as a whole
 
     def event(self, delta: Delta) -> str:
+        if self._prompts is not None:
+            return self._event_with_prompt(self._prompts, delta)
         if not (delta.text or delta.finish_reason or delta.logprobs):
             return ""
         logprobs = _dumps(self._logprobs(delta)) if delta.logprobs else "null"
@@ -56,30 +68,80 @@ class CompletionFormat:
         return "data: " + _dumps({**self._head, "choices": [], "usage": usage_body(usage)}) + "\n\n"
 
     def whole(self, choices: Sequence[Delta], usage: TokenUsage) -> dict[str, Any]:
-        bodies = [
-            {
-                "index": choice.choice,
-                "text": choice.text,
-                "logprobs": self._logprobs(choice) if choice.logprobs else None,
-                "finish_reason": FINISH_REASONS[choice.finish_reason],
-                "stop_reason": _stop_reason(choice),
-            }
-            for choice in choices
-        ]
+        bodies = [self._choice(choice) for choice in choices]
         return {**self._head, "choices": bodies, "usage": usage_body(usage)}
 
+    def _choice(self, choice: Delta) -> dict[str, Any]:
+        echo = self._prompts.echo(choice.choice) if self._prompts is not None else None
+        logprobs = self._logprobs(choice) if choice.logprobs else None
+        if self._prompts is not None and self._prompts.logprobs is not None and echo is not None and choice.prompt:
+            logprobs = _joined(self._prompt_logprobs(choice.prompt, self._prompts.logprobs, echo.offsets), logprobs)
+        body = {
+            "index": choice.choice,
+            "text": choice.text if echo is None else echo.text + choice.text,
+            "logprobs": logprobs,
+            "finish_reason": FINISH_REASONS[choice.finish_reason],
+            "stop_reason": _stop_reason(choice),
+        }
+        if self._prompts is not None and self._prompts.prompt_logprobs is not None:
+            body["prompt_logprobs"] = self._by_id(choice.prompt or ())
+        return body
+
+    def _event_with_prompt(self, prompts: PromptView, delta: Delta) -> str:
+        """The prompt's tokens come piece by piece, each with its text; its text alone with the first event."""
+        echo = prompts.echo(delta.choice)
+        text, logprobs = delta.text, self._logprobs(delta) if delta.logprobs else None
+        if echo is not None and prompts.logprobs is None and delta.choice not in self._echoed:
+            self._echoed.add(delta.choice)
+            text = echo.text + text
+        elif echo is not None and prompts.logprobs is not None and delta.prompt:
+            start, end = delta.prompt_start, delta.prompt_start + len(delta.prompt)
+            text = echo.piece(start, end)
+            logprobs = self._prompt_logprobs(delta.prompt, prompts.logprobs, echo.offsets[start:end])
+        by_id = self._by_id(delta.prompt) if delta.prompt and prompts.prompt_logprobs is not None else None
+        if not (text or delta.finish_reason or logprobs or by_id):
+            return ""
+        more = "" if by_id is None else f',"prompt_logprobs":{_dumps(by_id)}'
+        return (
+            f'{self._start}{{"index":{delta.choice},"text":{_dump_text(text)},"logprobs":{_dumps(logprobs)},'
+            f"{_finish(delta)}{more}}}{self._end}"
+        )
+
+    def _by_id(self, tokens: Sequence[PromptToken]) -> list[dict[str, Any] | None]:
+        assert self._prompts is not None
+        return prompt_logprobs(tokens, self._tokenizer, self._prompts.prompt_logprobs)
+
+    def _prompt_logprobs(self, tokens: Sequence[PromptToken], num_top: int, offsets: Sequence[int]) -> dict[str, Any]:
+        name = self._tokenizer.token_name
+        tops = [[(token.token_id, token.logprob), *token.top[:num_top]] for token in tokens]
+        return {
+            "tokens": [name(token.token_id) for token in tokens],
+            "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
+            "top_logprobs": [
+                {name(token_id): finite(logprob) for token_id, logprob in reversed(top) if logprob is not None} or None
+                for top in tops
+            ],
+            "text_offset": list(offsets),
+        }
+
     def _logprobs(self, delta: Delta) -> dict[str, Any]:
-        text = self._tokenizer.token_text
+        name = self._tokenizer.token_name
         tops = [
-            {text(top.token_id): _finite(top.logprob) for top in reversed([*entry.top, entry.sampled])}
+            {name(top.token_id): finite(top.logprob) for top in reversed([*entry.top, entry.sampled])}
             for entry in delta.logprobs
         ]
+        echo = self._prompts.echo(delta.choice) if self._prompts is not None else None
+        begin = len(echo.text) if echo is not None else 0
         return {
-            "tokens": [text(entry.sampled.token_id) for entry in delta.logprobs],
-            "token_logprobs": [_finite(entry.sampled.logprob) for entry in delta.logprobs],
+            "tokens": [name(entry.sampled.token_id) for entry in delta.logprobs],
+            "token_logprobs": [finite(entry.sampled.logprob) for entry in delta.logprobs],
             "top_logprobs": tops,
-            "text_offset": delta.offsets,
+            "text_offset": [begin + offset for offset in delta.offsets] if begin else delta.offsets,
         }
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any] | None) -> dict[str, Any]:
+    return first if second is None else {name: [*first[name], *second[name]] for name in first}
 
 
 class ChatFormat:
@@ -92,6 +154,8 @@ class ChatFormat:
         self._callers: set[int] = set()  # choices that have called a function
 
     def event(self, delta: Delta) -> str:
+        if delta.prompt is not None:
+            return self._prompt_event(delta)
         role = "" if delta.choice in self._begun else self._role_event(delta.choice)
         if delta.events is not None:
             return role + self._events(delta, delta.events)
@@ -116,7 +180,16 @@ class ChatFormat:
             }
             for choice in choices
         ]
-        return {**self._head, "object": "chat.completion", "choices": bodies, "usage": usage_body(usage)}
+        body = {**self._head, "object": "chat.completion", "choices": bodies, "usage": usage_body(usage)}
+        prompt = next((choice.prompt for choice in choices if choice.prompt), None)
+        return body if prompt is None else {**body, "prompt_logprobs": prompt_logprobs(prompt, self._tokenizer)}
+
+    def _prompt_event(self, delta: Delta) -> str:
+        """The next tokens of the prompt, which all choices have in common."""
+        if delta.choice or not delta.prompt:
+            return ""
+        shown = prompt_logprobs(delta.prompt, self._tokenizer)
+        return f'{self._start}],"prompt_logprobs":{_dumps(shown)}{self._end.removeprefix("]")}'
 
     def _events(self, delta: Delta, events: Sequence[Event]) -> str:
         """One server-sent event per part, logprobs with the first; the reason why it ends comes last."""
@@ -148,7 +221,7 @@ class ChatFormat:
     def _token(self, token: inference_pb2.TokenLogprob) -> dict[str, Any]:
         return {
             "token": self._tokenizer.token_text(token.token_id),
-            "logprob": _finite(token.logprob),
+            "logprob": finite(token.logprob),
             "bytes": list(self._tokenizer.token_bytes(token.token_id)),
         }
 
@@ -159,6 +232,8 @@ def join_deltas(choice: Delta, delta: Delta) -> None:
     choice.token_ids += delta.token_ids
     choice.logprobs += delta.logprobs
     choice.offsets += delta.offsets
+    if delta.prompt is not None:
+        choice.prompt = [*(choice.prompt or ()), *delta.prompt]
     choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
     if delta.events is not None:
         events = choice.events if isinstance(choice.events, list) else []
@@ -191,7 +266,3 @@ def _finish(delta: Delta, *, calls: bool = False) -> str:
 def _stop_reason(choice: Delta) -> str | int | None:
     """vLLM's addition: the stop string, the stop token's id, or null for the end of text."""
     return choice.stop_reason or None
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, LOWEST_LOGPROB)

@@ -23,6 +23,7 @@ from cluster.ingress.errors import error_metadata
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.messages import parse_messages
 from cluster.ingress.openai import Prompt
+from cluster.ingress.prompt_tokens import PromptToken, to_message
 from cluster.ingress.request_ids import HEADER, sane_id
 from cluster.ingress.sampling import check_token_ids, from_message
 from cluster.ingress.service import Call, OpenCall, Service
@@ -56,6 +57,9 @@ class GRPCRoutes:
                 run = self._service.run(call, admitted)
                 async with aclosing(run.deltas()) as batches:
                     async for batch in batches:
+                        if batch[0].prompt is not None:
+                            yield self._prompt(call, batch[0].prompt)
+                            continue
                         yield inference_pb2.GenerateResponse(
                             request_id=call.request_id, deltas=[self._delta(delta) for delta in batch]
                         )
@@ -189,6 +193,10 @@ class GRPCRoutes:
         else:
             raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
         return service.call([token_ids], options, model=request.model, route="grpc", timeout_s=timeout_s)
+
+    def _prompt(self, call: Call, tokens: Sequence[PromptToken]) -> inference_pb2.GenerateResponse:
+        entries = [to_message(token, self._service.tokenizer) for token in tokens]
+        return inference_pb2.GenerateResponse(request_id=call.request_id, prompt_logprobs=entries)
 
     def _delta(self, delta: Delta) -> inference_pb2.ChoiceDelta:
         for entry in delta.logprobs:

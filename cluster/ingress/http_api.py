@@ -110,13 +110,17 @@ class HTTPRoutes:
         body = parse_body(await self.bodies.read_object(request), CompletionBody)
         service.check_model(body.model)
         limits = service.limits()
-        prompts = []
-        for prompt in parse_prompts(body.prompt):
+        prompts, sent = [], parse_prompts(body.prompt)
+        for prompt in sent:
             prompts.append(await service.token_ids(prompt, limits))
             await asyncio.sleep(0)  # streams go on between the prompts of a long batch
         call = service.call(prompts, body.options(), model=body.model, route="completions")
         shape = CompletionFormat(
-            request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
+            request_id=call.request_id,
+            model=call.model,
+            tokenizer=service.tokenizer,
+            usage=body.include_usage,
+            prompts=body.view(sent, prompts, service.tokenizer),
         )
         return AnswerResponse(
             service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage

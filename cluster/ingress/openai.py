@@ -4,15 +4,18 @@ Types are strict: "5" is not a number and 1 is not true. `max_tokens` left out m
 /v1/completions, where OpenAI's own default is 16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from baton.errors import InvalidRequestError
+from cluster.ingress.echo import Echo
 from cluster.ingress.fields import check_fields, shorten
+from cluster.ingress.prompt_shapes import PromptView
 from cluster.ingress.sampling import SamplingOptions
+from cluster.ingress.tokenizer import Tokenizer
 from workers.model.sampling_params import ROWS
 
 MAX_PROMPTS = 1024
@@ -83,9 +86,30 @@ class SamplingBody(Body):
 class CompletionBody(SamplingBody):
     prompt: Any
     logprobs: int | None = None
+    echo: bool = False
 
     def options(self) -> SamplingOptions:
-        return SamplingOptions(said=self.said | given(logprobs=self.logprobs))
+        """With `echo`, `logprobs` is of the prompt's tokens too."""
+        said = given(logprobs=self.logprobs) | self.said
+        if self.echo and self.logprobs is not None:
+            said["prompt_logprobs"] = max(self.logprobs, said.get("prompt_logprobs", 0))
+        names = {} if "prompt_logprobs" in self.said else {"prompt_logprobs": "logprobs"}
+        return SamplingOptions(said=said, names=names, echo=self.echo)
+
+    def view(
+        self, sent: "Sequence[Prompt]", prompts: Sequence[Sequence[int]], tokenizer: Tokenizer
+    ) -> PromptView | None:
+        """What to show of the prompts, which were read as these token ids; None: nothing."""
+        wanted = self.said.get("prompt_logprobs")
+        if not self.echo and wanted is None:
+            return None
+        pairs = zip(prompts, sent, strict=True)
+        return PromptView(
+            echoes=[Echo(tokenizer, ids, prompt.text) for ids, prompt in pairs] if self.echo else (),
+            num_choices=self.said.get("n", 1),
+            logprobs=self.logprobs if self.echo else None,
+            prompt_logprobs=wanted,
+        )
 
 
 class DetokenizeBody(Body):

@@ -14,6 +14,7 @@ from baton.v1 import inference_pb2
 from workers.model.sampling_params import INGRESS_ROWS, ROWS
 
 MAX_ANSWERS = 1024  # of all prompts of one request: each is state and a share of every step
+MAX_PROMPT_LOGPROBS = 1_000_000  # values of one answer: of 47,000 tokens with 20 likely ones each, or 500,000 with one
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
 _SEED_RANGE = 1 << 64
@@ -26,6 +27,7 @@ class SamplingOptions:
 
     Attributes:
         said: Values by the names of `ROWS`, of the rows' types; what was left out is not there.
+        echo: The answer's text begins with the prompt's.
         names: Where the caller used another name for a field: that, for messages.
         max_tokens_fit: `max_tokens` is a bound that may lie above what fits: as much as fits, then.
     """
@@ -33,6 +35,16 @@ class SamplingOptions:
     said: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     max_tokens_fit: bool = False
+    echo: bool = False
+
+    @property
+    def may_write_nothing(self) -> bool:
+        """Whether reading the prompt is of use by itself."""
+        return self.echo or "prompt_logprobs" in self.said
+
+    @property
+    def writes_nothing(self) -> bool:
+        return self.said.get("max_tokens") == 0
 
     @property
     def n(self) -> int:
@@ -61,19 +73,23 @@ class Limits:
         return min(self.max_model_len, self.max_request_tokens)
 
 
-def check_prompt(num_tokens: int, limits: Limits, name: str = "prompt") -> None:
-    """Raises: InvalidRequestError: nothing to read, or no room left for one token of an answer."""
+def check_prompt(num_tokens: int, limits: Limits, name: str = "prompt", *, is_all: bool = False) -> None:
+    """`is_all`: nothing is to be written after it.
+
+    Raises: InvalidRequestError: nothing to read, or no room left for one token of an answer.
+    """
     if num_tokens == 0:
         raise InvalidRequestError(f"{name} has no tokens; send at least one character or token id", field=name)
-    if num_tokens < limits.max_tokens:
+    if num_tokens + (not is_all) <= limits.max_tokens:
         return
     if num_tokens >= limits.max_model_len:
         limit = f"the context of {limits.max_model_len} tokens"
     else:
         limit = f"the {limits.max_request_tokens} tokens that a worker's blocks hold"
+    with_answer = "" if is_all else "with one token of answer "
     raise InvalidRequestError(
-        f"{name} has {num_tokens} tokens, which with one token of answer is over {limit}; "
-        f"shorten it to at most {limits.max_tokens - 1}",
+        f"{name} has {num_tokens} tokens, which {with_answer}is over {limit}; "
+        f"shorten it to at most {limits.max_tokens - (not is_all)}",
         field=name,
     )
 
@@ -86,6 +102,24 @@ def check_answers(num_prompts: int, options: SamplingOptions) -> None:
             f"n is {options.n}, which for {num_prompts} prompts makes {num_answers} answers; "
             f"ask for at most {MAX_ANSWERS} in one request",
             field="n",
+        )
+
+
+def check_prompt_logprobs(num_tokens: int, options: SamplingOptions) -> None:
+    """Of all prompts, which have `num_tokens` together.
+
+    Raises: InvalidRequestError: so many values that one answer would take hundreds of megabytes.
+    """
+    num_top = options.said.get("prompt_logprobs")
+    if num_top is None:
+        return
+    num_values = num_tokens * options.n * (num_top + 1)
+    if num_values > MAX_PROMPT_LOGPROBS:
+        name = options.name("prompt_logprobs")
+        raise InvalidRequestError(
+            f"{name} is {num_top}, which for {num_tokens} tokens of prompts and n of {options.n} makes {num_values} "
+            f"values; ask for at most {MAX_PROMPT_LOGPROBS} in one request: fewer likely tokens, prompts or choices",
+            field=name,
         )
 
 
@@ -105,6 +139,9 @@ def check_options(options: SamplingOptions, limits: Limits) -> None:
         refusal = ROWS[field_name].refusal(name, value)
         if refusal is not None:
             raise InvalidRequestError(refusal, field=name)
+    if options.writes_nothing and not options.may_write_nothing:
+        refusal = f"{options.name('max_tokens')} is 0; it must be {ROWS['max_tokens'].allowed}"
+        raise InvalidRequestError(refusal, field=options.name("max_tokens"))
     _check_stops(options.stop)
     for name in ("stop_token_ids", "logit_bias"):
         check_token_ids(tuple(options.said.get(name, ())), limits, name)

@@ -29,11 +29,14 @@ from cluster.ingress.sampling import (
     check_answers,
     check_options,
     check_prompt,
+    check_prompt_logprobs,
     check_token_ids,
     to_message,
 )
 from cluster.ingress.tokenizer import Tokenizer
 from workers.adapters.adapter import AdapterName
+
+NUM_CONTEXT = 16  # of an echoed prompt's tokens: more than a character, or a decoder's window, has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,13 +197,14 @@ class Service:
         limits = self.limits()
         check_options(options, limits)
         check_answers(len(prompts), options)
+        check_prompt_logprobs(sum(map(len, prompts)), options)
         now_s = time.monotonic()
         bound_s = self._router.request_timeout_s
         deadline_s = now_s + (min(timeout_s, bound_s) if timeout_s > 0 else bound_s)
         request_id = uuid.uuid4().hex
         jobs: list[PromptJob] = []
         for index, token_ids in enumerate(prompts):
-            check_prompt(len(token_ids), limits, prompt_field)
+            check_prompt(len(token_ids), limits, prompt_field, is_all=options.writes_nothing)
             if self.tokenizer.exceeds_model:
                 check_token_ids(token_ids, limits, prompt_field)
             sampling = to_message(options, len(token_ids), limits, self.defaults)
@@ -213,6 +217,7 @@ class Service:
                 deadline_s=deadline_s,
                 first_choice=index * sampling.n,
                 adapter=adapter,
+                context_token_ids=token_ids[-NUM_CONTEXT:] if options.echo else (),
             )
             jobs.append(job)
         return Call(request_id=request_id, model=model or self.model, jobs=tuple(jobs), route=route, started_s=now_s)

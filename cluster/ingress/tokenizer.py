@@ -147,6 +147,14 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         return self._bytes[token_id].decode("utf-8", errors="replace")
 
+    def token_name(self, token_id: int) -> str:
+        """As `token_text`, but of a part of a character its bytes, as OpenAI's completions do: `bytes:\\xe2\\x82`."""
+        value = self._bytes[token_id]
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in value)
+
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         """As the vocabulary writes them, a space as U+0120 or U+2581; empty for an id that it has not."""
         return [self._fast.id_to_token(token_id) or "" for token_id in token_ids]

@@ -100,7 +100,7 @@ class Choice:
             output.index = len(self.tokens)
             del output.token_ids[:num_repeated]
             del output.logprobs[:num_repeated]
-        if not output.token_ids and not output.finish_reason:
+        if not output.token_ids and not output.finish_reason and not output.HasField("prompt_logprobs"):
             return []
         if self.tokens and output.num_cached_tokens:
             output.num_cached_tokens = 0  # counted once per choice, not once per attempt

@@ -22,6 +22,7 @@ from baton.v1.inference_pb2 import (
 )
 from baton.v1.worker_pb2 import Abort, Adapter, ChoiceStart, DecodeRoute, DraftRoute, Submit, TokenOutput, WorkerError
 from cluster.router.choice import LIVE, Choice, Phase
+from cluster.router.prompt_news import PromptNews
 from cluster.router.workers import WorkerKey
 from workers.adapters.adapter import AdapterName
 
@@ -67,6 +68,7 @@ class Lifecycle:
         self._grammar = grammar
         self._max_retries = max_retries
         self._choices = [Choice(number=number) for number in range(max(sampling.n, 1))]
+        self._prompt = PromptNews(len(prompt_token_ids)) if sampling.HasField("prompt_logprobs") else None
         self._num_attempts = 0
         self._known_to: set[WorkerKey] = set()
         self._aborts: list[tuple[WorkerKey, Abort]] = []
@@ -75,6 +77,13 @@ class Lifecycle:
     def wants_drafts(self) -> bool:
         """Whether its tokens may be guessed ahead."""
         return self._sampling.speculation != NO_DRAFTS
+
+    @property
+    def reads_from(self) -> int | None:
+        """How many leading tokens an attempt may take from a prefix cache, where that is bounded."""
+        if self._prompt is None or self._prompt.is_whole:
+            return None
+        return self._prompt.num_delivered - 1
 
     @property
     def finished(self) -> bool:
@@ -134,6 +143,8 @@ class Lifecycle:
             choice.move(Phase.DISPATCHED)
             choice.attempt, choice.prefill, choice.decode, choice.draft = attempt, prefill, decode, drafter
             choice.num_inherited = len(choice.tokens)
+        if self._prompt is not None and self._prompt.is_whole:
+            self._sampling.ClearField("prompt_logprobs")
         return Submit(
             request_id=self.request_id,
             attempt=attempt,
@@ -145,6 +156,7 @@ class Lifecycle:
             draft=draft,
             grammar=self._grammar,
             adapter=Adapter(name=self.adapter.name, hash=self.adapter.content_hash) if self.adapter else None,
+            num_prompt_logprobs=self._prompt.num_delivered if self._prompt is not None else 0,
         )
 
     def accept(self, output: TokenOutput, sender: WorkerKey, now_s: float) -> list[TokenOutput]:
@@ -158,6 +170,8 @@ class Lifecycle:
             if choice.has_left(sender):
                 return []
             return self._end_attempt(choice, output.error, sender, now_s)
+        if self._prompt is not None:
+            self._prompt.cut(output)
         return choice.accept(output)
 
     def lose(self, worker: WorkerKey, reason: str, now_s: float) -> list[TokenOutput]:
@@ -251,7 +265,7 @@ class Lifecycle:
         if last in self._sampling.stop_token_ids and num_tokens > self._sampling.min_tokens:
             end.finish_reason, end.stop_reason = FINISH_REASON_STOP, str(last)
             return end
-        if num_tokens >= self._sampling.max_tokens:
+        if num_tokens >= self._sampling.max_tokens and self.reads_from is None:
             end.finish_reason = FINISH_REASON_LENGTH
             return end
         return None

@@ -179,12 +179,18 @@ class Requests(Generic[A]):
             num_tokens=active.num_prompt_tokens + len(output),
             max_total_tokens=active.num_prompt_tokens + active.max_tokens,
             num_choices=len(launch.choices),
-            block_hashes=self._block_hashes(active, output, pools.decode[0].block_size),
+            block_hashes=self._reusable(active, output, pools.decode[0].block_size),
             wants_drafts=active.lifecycle.wants_drafts,
             adapter=active.lifecycle.adapter,
             excluded=frozenset(key.worker_id for key in active.lifecycle.excluded if table.load(key)),
         )
         return self._policy.route(facts, pools, table.prefix, now_s, self._rng)
+
+    def _reusable(self, active: A, output: Sequence[int], block_size: int) -> Sequence[int]:
+        """Hashes of the blocks that a worker may take from its cache."""
+        hashes = self._block_hashes(active, output, block_size)
+        reads_from = active.lifecycle.reads_from
+        return hashes if reads_from is None else hashes[: reads_from // block_size]
 
     def _wait_for_worker(self, active: A, now_s: float) -> None:
         """Bounded by the time a replacement needs to start; ends at once where waiting cannot help."""

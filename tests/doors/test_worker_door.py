@@ -73,7 +73,7 @@ BAD = {
     "output that is none": {"choices": [ChoiceStart(choice=0, output_token_ids=[2**31])]},
     "more output than tokens": {"choices": [ChoiceStart(choice=0, output_token_ids=[1, 2, 3, 4])]},
     "no sampling": {"sampling": SamplingParams()},
-    "no tokens": {"sampling": SamplingParams(max_tokens=0)},
+    "more likely tokens than 20": {"sampling": SamplingParams(max_tokens=3, prompt_logprobs=2**31)},
     "no number": {"sampling": SamplingParams(max_tokens=3, temperature=float("nan"))},
     "a probability of 9": {"sampling": SamplingParams(max_tokens=3, top_p=9)},
     "a bias for no token": {"sampling": SamplingParams(max_tokens=3, logit_bias={2**31 - 1: 1.0})},

@@ -88,6 +88,7 @@ FLOOR_1 = (
     "cluster/router/table.py",
     "cluster/router/admission.py",
     "cluster/router/lifecycle.py",
+    "cluster/router/prompt_news.py",
     "cluster/router/prefix_index.py",
     "cluster/router/policy.py",
     "cluster/router/active.py",

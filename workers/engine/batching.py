@@ -9,7 +9,7 @@ from workers.engine.jobs import Job
 from workers.engine.scheduler import ScheduledChunk, StepPlan
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow, Watch
+from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, PromptRow, Sampled, SampleRow, Watch
 
 
 class End(NamedTuple):
@@ -32,12 +32,16 @@ def make_batch(
     """
     chunks: list[Chunk] = []
     rows: list[SampleRow] = []
+    prompts: list[PromptRow] = []
     owners: list[tuple[int, int]] = []
     for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
         seq, draft = scheduled.seq, scheduled.draft
         start, num_tokens = seq.num_computed_tokens, seq.num_tokens
         end = start + scheduled.num_tokens
         is_decode = scheduled.kind is ChunkKind.DECODE
+        num_scored = 0 if is_decode else _num_scored(seq, start, end)
+        if num_scored:
+            prompts.append(_prompt_row(seq, index, start, num_scored))
         chunks.append(
             Chunk(
                 token_ids=[seq.output_token_ids[-1], *draft.token_ids] if is_decode else seq.tokens(start, end),
@@ -48,9 +52,10 @@ def make_batch(
                 state_id=seq.state_ids[0] if seq.state_ids else None,
                 parents=draft.parents,
                 adapter_id=seq.adapter_id,
+                num_scored=num_scored,
             )
         )
-        if end < num_tokens:
+        if end < num_tokens or (not is_decode and writes_nothing(seq)):
             continue
         for choice in job.choices:
             rows.append(
@@ -67,7 +72,24 @@ def make_batch(
             )
             owners.append((index, choice))
     masks = grammars.masks(rows, [jobs[index].seq.follower for index, _ in owners]) if grammars is not None else None
-    return Batch(chunks=chunks, samples=rows, watch=watch, masks=masks), owners
+    return Batch(chunks=chunks, samples=rows, watch=watch, masks=masks, prompts=prompts), owners
+
+
+def writes_nothing(seq: Seq) -> bool:
+    """Whether it ends when its prompt is read."""
+    return seq.params.max_tokens == 0
+
+
+def _num_scored(seq: Seq, start: int, end: int) -> int:
+    """Of its tokens [start, end), the first ones after which it is wanted how likely the prompt's next token is."""
+    if not seq.num_unscored_tokens or end < seq.num_scored_tokens:
+        return 0
+    return max(min(end, len(seq.prompt_token_ids) - 1) - start, 0)
+
+
+def _prompt_row(seq: Seq, chunk: int, start: int, num_scored: int) -> PromptRow:
+    token_ids = seq.prompt_token_ids[start + 1 : start + 1 + num_scored]
+    return PromptRow(chunk=chunk, next_token_ids=token_ids, num_top=seq.params.prompt_logprobs or 0)
 
 
 def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]]:
@@ -149,13 +171,13 @@ def too_long(
     seq: Seq, *, max_model_len: int, num_blocks: int, block_size: int, handing_over: bool
 ) -> BatonError | None:
     """Of `unservable` what lengths alone decide. A worker that hands over holds the prompt and one token."""
-    if seq.num_tokens >= max_model_len:
+    if seq.num_tokens + (not writes_nothing(seq)) > max_model_len:
         return InvalidRequestError(
             f"prompt: {seq.num_tokens} tokens, but the model takes {max_model_len} with at least one to write; "
             "shorten it",
             "prompt",
         )
-    max_tokens = 1 if handing_over else seq.params.max_tokens - len(seq.output_token_ids)
+    max_tokens = min(1, seq.params.max_tokens) if handing_over else seq.params.max_tokens - len(seq.output_token_ids)
     needed = -(-min(seq.num_tokens + max_tokens, max_model_len) // block_size)
     if needed > num_blocks:
         return InvalidRequestError(

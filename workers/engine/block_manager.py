@@ -253,12 +253,12 @@ class BlockManager:
         return hashes
 
     def _cached_prefix(self, seq: Sequence, *, brings_state: bool) -> list[int]:
-        """The blocks of a sequence's first tokens, but for its last token, that the cache knows."""
+        """The blocks of a sequence's first tokens that the cache knows, but for tokens that must be computed again."""
         matched: list[int] = []
         if not self.prefix_cache:
             return matched
         hashes = self._hashes(seq)
-        for index in range(min(len(hashes), (seq.num_tokens - 1) // self.block_size)):
+        for index in range(min(len(hashes), seq.num_reusable_tokens // self.block_size)):
             block_id = self._block_of.get(hashes[index])
             if block_id is None:
                 break

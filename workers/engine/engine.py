@@ -17,7 +17,7 @@ from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.adapter_commands import AdapterCommands
 from workers.engine.adapter_table import AdapterTable
-from workers.engine.batching import cut, make_batch, out_of_place, unservable
+from workers.engine.batching import cut, make_batch, out_of_place, unservable, writes_nothing
 from workers.engine.drafting import Speculation, forced
 from workers.engine.following import Grammars
 from workers.engine.jobs import Job, Written
@@ -25,12 +25,13 @@ from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
+from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
-from workers.model.contract import ChunkKind, ModelRunner, Sampled
+from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -255,12 +256,35 @@ class Engine:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
             return None
         self.serving.computed(chunks)
+        if chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
+            self._take_prompts(batch, jobs)
         tokens: dict[int, list[tuple[int, list[Sampled]]]] = defaultdict(list)
         for (index, choice), run in zip(owners, sampled, strict=True):
             tokens[index].append((choice, run))
         for index, news in tokens.items():
             self._accept(jobs[index], news)
         return [len(chunk.right) for chunk in chunks]
+
+    def _take_prompts(self, batch: Batch, jobs: list[Job]) -> None:
+        """Sends what is known of prompts, and ends those that were to be read and no more."""
+        for row in batch.prompts:
+            seq, place = jobs[row.chunk].seq, batch.chunks[row.chunk].start + 1
+            for scores in row.found:
+                self._outputs[seq.ingress_id].append(wire.prompt_logprobs(seq, place, scores))
+                place += len(scores.logprobs)
+            seq.num_scored_tokens = place
+        for job in jobs:
+            if writes_nothing(job.seq) and not job.seq.num_uncomputed_tokens:
+                self._end_read(job)
+
+    def _end_read(self, job: Job) -> None:
+        seq = job.seq
+        for choice in job.choices:
+            message = wire.final(seq, choice, FinishReason.LENGTH)
+            message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
+            self._outputs[seq.ingress_id].append(message)
+        self.stats.num_prefix_hit_tokens += seq.num_cached_tokens
+        self.serving.finish(job)
 
     def _keep_right(
         self, chunks: list[ScheduledChunk], owners: list[tuple[int, int]], sampled: list[list[Sampled]]

@@ -70,4 +70,5 @@ def _child(parent: Seq, choice: int) -> Seq:
         deadline_s=parent.deadline_s,
         grammar=parent.grammar,
         follower=parent.follower.copy() if parent.follower is not None else None,
+        num_scored_tokens=parent.num_scored_tokens,
     )

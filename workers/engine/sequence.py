@@ -54,6 +54,7 @@ class Sequence:
     num_cached_tokens: int = 0  # leading ones found in the prefix cache when it was last admitted
     adapter_id: int = 0  # of the LoRA adapter that it is computed with, on this worker; 0: none
     root_hash: int = ROOT  # what the hash of its first block chains on
+    num_scored_tokens: int = 0  # leading ones of the prompt whose log probabilities are out, the first one counted
     siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
     grammar: str = ""  # that the output tokens follow, as llguidance reads it; empty: none
     follower: Follower | None = None  # of the grammar, from when it is compiled
@@ -69,6 +70,18 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_unscored_tokens(self) -> int:
+        """Of the prompt, whose log probabilities were asked for and are not out."""
+        if self.params.prompt_logprobs is None:
+            return 0
+        return len(self.prompt_token_ids) - max(self.num_scored_tokens, 1)
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Leading ones that need not be computed where their KV is known: each says how likely the next one is."""
+        return max(self.num_scored_tokens - 1, 0) if self.num_unscored_tokens else self.num_tokens - 1
 
     def tokens(self, start: int, end: int) -> list[int]:
         """Token ids of positions [start, end)."""

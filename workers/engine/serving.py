@@ -345,6 +345,7 @@ class Serving:
             return
         job.handover = offer.key
         job.cached_reported = True
+        job.seq.num_scored_tokens = len(job.seq.prompt_token_ids)  # whoever reads the prompt tells
         receiving.hold(job)
         self._preparing.prepare(job, partial(receiving.enqueue, job), partial(self._refuse_offer, receiving, job))
 

@@ -9,7 +9,7 @@ from workers.adapters.adapter import AdapterName
 from workers.engine.batching import End
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Sampled
+from workers.model.contract import PromptScores, Sampled
 from workers.model.sampling_params import SAMPLER_ROWS, SamplingParams
 
 _REASONS = {
@@ -18,6 +18,7 @@ _REASONS = {
     FinishReason.ABORT: inference_pb2.FINISH_REASON_ABORT,
     FinishReason.ERROR: inference_pb2.FINISH_REASON_ERROR,
 }
+_CHANGES_NO_TOKEN = ("logprobs", "prompt_logprobs", "speculation")
 
 
 def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
@@ -36,8 +37,8 @@ def sampling_params(message: inference_pb2.SamplingParams) -> SamplingParams:
 
 
 def sampling_message(params: SamplingParams) -> inference_pb2.SamplingParams:
-    """What `sampling_params` reads as the same, but for logprobs and speculation, which change no token."""
-    said = {name: getattr(params, name) for name in SAMPLER_ROWS if name not in ("logprobs", "speculation")}
+    """What `sampling_params` reads as the same, but for what changes no token."""
+    said = {name: getattr(params, name) for name in SAMPLER_ROWS if name not in _CHANGES_NO_TOKEN}
     said |= {"logit_bias": dict(params.logit_bias), "stop_token_ids": sorted(params.stop_token_ids)}
     return inference_pb2.SamplingParams(**said)
 
@@ -54,7 +55,7 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         raise InvalidRequestError("timeout_s: is no number; give seconds", "timeout_s")
     first = submit.choices[0]
     params = sampling_params(submit.sampling)
-    if len(first.output_token_ids) >= params.max_tokens:
+    if first.output_token_ids and len(first.output_token_ids) >= params.max_tokens:
         raise InvalidRequestError(
             f"max_tokens: {params.max_tokens}, and choice {first.choice} has {len(first.output_token_ids)} already",
             "max_tokens",
@@ -69,6 +70,7 @@ def sequence(submit: worker_pb2.Submit, ingress_id: str, now_s: float) -> Seq:
         params=params,
         arrived_s=now_s,
         deadline_s=now_s + submit.timeout_s,
+        num_scored_tokens=submit.num_prompt_logprobs,
         siblings=tuple(choice.choice for choice in submit.choices[1:]),
         grammar=submit.grammar,
     )
@@ -112,6 +114,25 @@ def _output(
     if end is not None:
         message.finish_reason, message.stop_reason = _REASONS[end.reason], end.stop_reason
     return message
+
+
+def prompt_logprobs(seq: Seq, start: int, scores: PromptScores) -> worker_pb2.TokenOutput:
+    """How likely the prompt's tokens from place `start` on are."""
+    found = worker_pb2.PromptLogprobs(
+        start=start,
+        logprobs=scores.logprobs.tolist(),
+        ranks=scores.ranks.tolist(),
+        num_top=scores.top_ids.shape[1],
+        top_token_ids=scores.top_ids.ravel().tolist(),
+        top_logprobs=scores.top_logprobs.ravel().tolist(),
+    )
+    return worker_pb2.TokenOutput(
+        request_id=seq.request_id,
+        choice=seq.choice,
+        attempt=seq.attempt,
+        index=len(seq.output_token_ids),
+        prompt_logprobs=found,
+    )
 
 
 def final(

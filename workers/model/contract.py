@@ -9,7 +9,7 @@ Nothing here imports torch.
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from workers.adapters.adapter import AdapterSpec
@@ -37,6 +37,7 @@ class Chunk:
         state_id: The slot of the sequence's state, which is that after `start` tokens (whatever is there when `start`
             is 0), and is that after this chunk, without the drafts that were not accepted, when the step has run. None:
             the model keeps no states.
+        num_scored: Of its first tokens, those after which it is wanted how likely the next one is: see `PromptRow`.
         parents: Of a tree of drafts: for each token after the first the one before it, as in `workers.model.trees`;
             at most `trees.MAX_TOKENS`. The position of a token is then that of its parent + 1, and it sees the tokens
             on the way to it alone; keys and values lie in the order of `token_ids` all the same.
@@ -51,6 +52,7 @@ class Chunk:
     state_id: int | None = None
     parents: Sequence[int] = ()
     adapter_id: int = 0
+    num_scored: int = 0
 
     @property
     def num_drafts(self) -> int:
@@ -80,6 +82,38 @@ class SampleRow:
     draft_token_ids: Sequence[int] = ()
     parents: Sequence[int] = ()
     is_masked: bool = False
+
+
+class PromptScores(NamedTuple):
+    """How likely consecutive tokens of a prompt are: natural logarithms, of the model's logits as they are.
+
+    Attributes:
+        logprobs: float array [tokens].
+        ranks: int array [tokens]: 1 for the most likely token, and so on; equals have the same.
+        top_ids: int array [tokens, num_top], the most likely tokens at each place, most likely first.
+        top_logprobs: float array [tokens, num_top].
+    """
+
+    logprobs: Any
+    ranks: Any
+    top_ids: Any
+    top_logprobs: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRow:
+    """How likely the tokens are that follow the first ones of chunk number `chunk`, of a prompt.
+
+    Attributes:
+        next_token_ids: One after each of the chunk's first `num_scored` tokens, which is how many there are.
+        num_top: How many of the most likely tokens to name at each place.
+        found: Where the runner puts what it finds, piece by piece, in order.
+    """
+
+    chunk: int
+    next_token_ids: Sequence[int]
+    num_top: int
+    found: list[PromptScores] = field(default_factory=list)
 
 
 class Row(NamedTuple):
@@ -125,6 +159,7 @@ class Batch:
     samples: Sequence[SampleRow]
     watch: Watch | None = None  # told of the tokens that are sampled after
     masks: TokenMasks | None = None  # None: every token may be sampled
+    prompts: Sequence[PromptRow] = ()  # one for each chunk with `num_scored`, in their order
 
     @property
     def rows(self) -> list[Row]:

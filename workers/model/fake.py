@@ -18,7 +18,7 @@ import numpy as np
 
 from baton.errors import ConfigError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, TokenMasks, Watch
+from workers.model.contract import Batch, Chunk, PromptRow, PromptScores, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.sampling_params import SamplingParams
@@ -63,6 +63,8 @@ class FakeRunner:
         """Raises: KVMismatchError, AssertionError on a batch that breaks the contract."""
         self.compute(batch.chunks, (), on_layer)
         self._verify(batch)
+        for row in batch.prompts:
+            self._score(row, batch.chunks[row.chunk])
         singles = single_rows(batch.samples)
         if batch.watch is not None:
             self._tell(batch.watch, singles)
@@ -122,6 +124,25 @@ class FakeRunner:
             if output[-1] in stops and len(output) >= params.min_tokens:
                 break
         return output
+
+    @staticmethod
+    def expected_prompt_logprob(prompt: Sequence[int], place: int) -> tuple[float, int]:
+        """(logprob, rank) of the token at `place` of a prompt, from 1."""
+        value = (31 * prompt[place] + 7 * prompt[place - 1] + place) % 1000
+        return -value / 1000, value + 1
+
+    def _score(self, row: PromptRow, chunk: Chunk) -> None:
+        """A function of a token, the one before it and its place; the likeliest ones are the tokens after it."""
+        tokens = [chunk.token_ids[0], *row.next_token_ids]
+        assert len(row.next_token_ids) == chunk.num_scored, f"{len(row.next_token_ids)} tokens for {chunk.num_scored}"
+        assert tokens[1 : len(chunk.token_ids)] == [*chunk.token_ids[1 : len(tokens)]], "tokens that do not follow"
+        padded = [0] * chunk.start + tokens
+        places = range(chunk.start + 1, len(padded))
+        found = [self.expected_prompt_logprob(padded, place) for place in places]
+        logprobs = np.array([logprob for logprob, _ in found], dtype=np.float32)
+        ids = (np.array(row.next_token_ids)[:, None] + np.arange(row.num_top)) % self.vocab_size
+        tops = logprobs[:, None] - np.arange(row.num_top)
+        row.found.append(PromptScores(logprobs, np.array([rank for _, rank in found]), ids, tops))
 
     def _check(self, chunks: Sequence[Chunk]) -> None:
         """No block that one chunk writes belongs to another, and every token exists."""

@@ -14,7 +14,7 @@ from workers.adapters.adapter import AdapterSpec
 from workers.memory_shares import check_spacing
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, PromptRow, Row, Sampled, SampleRow
 from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
@@ -30,6 +30,7 @@ from workers.model.loader import LoadedModel, load_model
 from workers.model.lora.adapters import Adapters
 from workers.model.masking import apply_masks
 from workers.model.memory_plan import plan_memory
+from workers.model.prompt_scores import KeptOutputs, has_scored, pieces, score
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
@@ -165,7 +166,7 @@ class TorchRunner:
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         rows = batch.rows
         try:
-            logits = self._logits(batch.chunks, rows, on_layer)
+            logits = self._read(batch.chunks, rows, on_layer, batch.prompts)
             if not rows or logits is None:
                 return []
             if batch.watch is not None:
@@ -186,7 +187,7 @@ class TorchRunner:
     ) -> Tensor | None:
         """Implements `workers.model.contract.Share`."""
         try:
-            return self._logits(chunks, rows, on_layer)
+            return self._read(chunks, rows, on_layer)
         finally:
             self._synchronize()
 
@@ -194,6 +195,33 @@ class TorchRunner:
         """Waits for the device: blocks that are freed now may be written by a link's stream next."""
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
+
+    def _read(
+        self,
+        chunks: Sequence[Chunk],
+        rows: Sequence[Row],
+        on_layer: Callable[[int], None] | None,
+        prompts: Sequence[PromptRow] = (),
+    ) -> Tensor | None:
+        """As `_logits`; where prompts are to be scored, that too. `prompts` are given on the rank that leads alone."""
+        if not has_scored(chunks):
+            return self._logits(chunks, rows, on_layer)
+        graphs, self.graphs = self.graphs, None  # a prompt's last token may be alone: a replay keeps no outputs
+        try:
+            with KeptOutputs(self.model) as kept:
+                logits = self._logits(chunks, rows, on_layer)
+        finally:
+            self.graphs = graphs
+        self._score(kept, chunks, prompts)
+        return logits
+
+    def _score(self, kept: KeptOutputs, chunks: Sequence[Chunk], prompts: Sequence[PromptRow]) -> None:
+        rows = {row.chunk: row for row in prompts}
+        for number, some, places in pieces(chunks, self.vocab_size):
+            logits = self._whole(kept.logits(places))
+            if logits is not None:
+                row = rows[number]
+                row.found.append(score(logits, row.next_token_ids[some], row.num_top))
 
     def _logits(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -203,9 +231,13 @@ class TorchRunner:
         logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None and not has_adapters else None
         if logits is None:
             logits = self._computed(chunks, rows, on_layer)
-        if self._ranks is None or logits is None or not rows:
+        return logits if logits is None or not rows else self._whole(logits)
+
+    def _whole(self, logits: Tensor) -> Tensor | None:
+        """Of all tokens of the vocabulary, where each rank has some; None on a rank that does not lead."""
+        if self._ranks is None:
             return logits
-        parts = self._ranks.gather(logits)  # each rank has the logits of some tokens of the vocabulary
+        parts = self._ranks.gather(logits)
         return None if parts is None else torch.cat(parts, dim=1)[:, : self.vocab_size]
 
     def _computed(

@@ -78,7 +78,10 @@ def _pairs(value: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
 class SamplingParams:
     """Of one request, checked; every field has a value."""
 
-    max_tokens: int = field(metadata={"row": Row(kind=int, allowed="at least 1", low=1)})
+    # 0: the prompt is read and nothing written
+    max_tokens: int = field(
+        metadata={"row": Row(kind=int, allowed="at least 1, or 0 with prompt_logprobs or echo", low=0)}
+    )
     temperature: float = _row(1.0, float, "0 (greedy) or more", low=0, of_model=True)
     top_p: float = _row(1.0, float, "above 0 and at most 1; 1 turns it off", above=0, high=1, of_model=True)
     top_k: int = _row(  # 0: off
@@ -93,6 +96,8 @@ class SamplingParams:
     )
     # None: none; k: of the sampled token and of the k most likely
     logprobs: int | None = _row(None, int, f"between 0 and {MAX_LOGPROBS}", low=0, high=MAX_LOGPROBS)
+    # None: none; k: of each token of the prompt but the first and of the k most likely there, of the model's own logits
+    prompt_logprobs: int | None = _row(None, int, f"between 0 and {MAX_LOGPROBS}", low=0, high=MAX_LOGPROBS)
     presence_penalty: float = _row(0.0, float, "between -2 and 2; 0 turns it off", low=-2, high=2)
     frequency_penalty: float = _row(0.0, float, "between -2 and 2; 0 turns it off", low=-2, high=2)
     repetition_penalty: float = _row(1.0, float, "above 0; 1 turns it off", above=0, of_model=True)

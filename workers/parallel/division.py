@@ -59,7 +59,7 @@ class Division:
 def divide(
     chunks: Sequence[Chunk], rows: Sequence[Row], num_ranks: int, *, over_tokens: int, costs: TokenCosts = EVEN
 ) -> Division | None:
-    """None: the step has no chunk to cut.
+    """None: the step has no chunk to cut. Prompts whose tokens' logits are wanted are not: one rank has all of them.
 
     Args:
         over_tokens: Chunks of at least so many tokens are cut.
@@ -68,7 +68,8 @@ def divide(
     with_drafts = {row.chunk for row in rows if row.num_drafts}
     pieces = {}
     for number, chunk in enumerate(chunks):
-        if chunk.kind is ChunkKind.PREFILL and len(chunk.token_ids) >= over_tokens and number not in with_drafts:
+        is_whole = chunk.kind is not ChunkKind.PREFILL or chunk.num_scored or number in with_drafts
+        if len(chunk.token_ids) >= over_tokens and not is_whole:
             cut = cut_prompt(len(chunk.token_ids), num_ranks, num_cached=chunk.start, **costs._asdict())
             if all(cut):
                 pieces[number] = cut

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from workers.model.contract import Chunk, Row
+from workers.model.contract import Chunk, PromptRow, Row
 from workers.model.hybrid.mixer import LinearStep, mixers_of
+from workers.model.prompt_scores import KeptOutputs, num_pieces
 from workers.model.runner import TorchRunner, WriteKV
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.parallel.division import Division, divide
@@ -56,6 +57,14 @@ class SequenceRunner(TorchRunner):
         if rows and self._ranks is not None:
             ranks.skip()  # the first piece's ranks put their parts of the logits together
         return None
+
+    def _score(self, kept: KeptOutputs, chunks: Sequence[Chunk], prompts: Sequence[PromptRow]) -> None:
+        """Chunks to be scored are not cut: every rank has computed all of them, and those of the first piece score."""
+        if self.sequence.rank == LEADER:
+            super()._score(kept, chunks, prompts)
+        elif self._ranks is not None:
+            for _ in range(num_pieces(chunks, self.vocab_size)):
+                self.sequence.skip()
 
     def _of_pieces(
         self, division: Division, rows: Sequence[Row], on_layer: Callable[[int], None] | None, write_kv: WriteKV

@@ -15,7 +15,7 @@ from workers.model.contract import Chunk, ChunkKind, Row
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
 COMPUTE, SETTLE, LOAD, UNLOAD = 0, 4, 5, 6
 NUMBER_BYTES = 4
-CHUNK_HEAD = 8  # numbers before its tokens
+CHUNK_HEAD = 9  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE, ChunkKind.DRAFT)
 
 
@@ -91,7 +91,8 @@ def encode(step: Step, block_size: int) -> bytes:
         slot = 0 if chunk.state_id is None else chunk.state_id + 1
         kind = KINDS.index(chunk.kind)
         num_sequence_tokens, num_parents = chunk.num_sequence_tokens, len(chunk.parents)
-        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, chunk.adapter_id)
+        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents)
+        numbers += (chunk.adapter_id, chunk.num_scored)
         numbers += chunk.token_ids
         numbers += chunk.block_ids[:num_blocks]
         numbers += chunk.parents
@@ -139,9 +140,8 @@ def _packed(numbers: list[int]) -> bytes:
 def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
     at = 0
     for _ in range(count):
-        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, adapter_id = numbers[
-            at : at + CHUNK_HEAD
-        ]
+        head = numbers[at : at + CHUNK_HEAD]
+        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, adapter_id, num_scored = head
         tokens_end = at + CHUNK_HEAD + num_tokens
         end = tokens_end + num_blocks + num_parents
         yield Chunk(
@@ -153,5 +153,6 @@ def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
             state_id=slot - 1 if slot else None,
             parents=numbers[end - num_parents : end],
             adapter_id=adapter_id,
+            num_scored=num_scored,
         )
         at = end

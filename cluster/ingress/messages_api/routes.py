@@ -21,7 +21,7 @@ class MessagesRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        call = await service.chat_call(body.chat, route="messages", stream=body.stream)
+        call = await service.chat_call(body.chat, model=body.model, route="messages", stream=body.stream)
         shape = MessageAnswer(
             call.request_id,
             request_id_of(request.scope),

@@ -22,7 +22,9 @@ class ResponsesRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        call = await service.chat_call(body.chat, route="responses", prompt_field="input", stream=body.stream)
+        call = await service.chat_call(
+            body.chat, model=body.model, route="responses", prompt_field="input", stream=body.stream
+        )
         said = {**effective(service.defaults), **body.said}
         output = OutputItems(call.request_id, service.tokenizer, seal=body.sealed)
         shape = ResponseAnswer(call.request_id, body.model or service.model, said, output, stream=body.stream)

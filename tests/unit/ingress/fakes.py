@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -70,6 +70,14 @@ class FakeDispatcher:
         try:
             if self.failure is not None and self.failure_after is None:
                 raise self.failure
+            for outputs in self._prompt(request):
+                yield outputs
+            if not request.sampling.max_tokens:
+                yield [
+                    worker_pb2.TokenOutput(request_id=request.request_id, choice=choice, finish_reason=LENGTH)
+                    for choice in range(request.sampling.n)
+                ]
+                return
             plans = [self._tokens(request, choice) for choice in range(request.sampling.n)]
             if self.next_answers:
                 self.answer = self.next_answers.pop(0)
@@ -84,6 +92,27 @@ class FakeDispatcher:
                 ]
         finally:
             self.closed.append(request.request_id)
+
+    def _prompt(self, request: DispatchRequest) -> Iterator[list[worker_pb2.TokenOutput]]:
+        """Three tokens a piece: each has rank 2 and -0.25 times its place, likelier ones -0.125."""
+        if not request.sampling.HasField("prompt_logprobs"):
+            return
+        num_tokens, num_top = len(request.prompt_token_ids), request.sampling.prompt_logprobs
+        for start in range(1, num_tokens, 3):
+            places = range(start, min(start + 3, num_tokens))
+            yield [
+                worker_pb2.TokenOutput(
+                    request_id=request.request_id,
+                    prompt_logprobs=worker_pb2.PromptLogprobs(
+                        start=start,
+                        logprobs=[-0.25 * place for place in places],
+                        ranks=[2 for _ in places],
+                        num_top=num_top,
+                        top_token_ids=[20 + rank for _ in places for rank in range(num_top)],
+                        top_logprobs=[-0.125 for _ in places for _ in range(num_top)],
+                    ),
+                )
+            ]
 
     def _tokens(self, request: DispatchRequest, choice: int) -> list[int]:
         text = self.answer.replace("{choice}", str(choice))

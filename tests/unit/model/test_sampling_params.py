@@ -71,7 +71,9 @@ def test_what_a_model_may_set() -> None:
         ("top_k", -1, None),
         ("top_k", -2, "t is -2; it must be 0 or -1 (off), or 1 to 2147483647"),
         ("max_tokens", 10**12, None),  # what fits is known with the prompt
-        ("max_tokens", 0, "t is 0; it must be at least 1"),
+        ("max_tokens", 0, None),
+        ("max_tokens", -1, "t is -1; it must be at least 1, or 0 with prompt_logprobs or echo"),
+        ("prompt_logprobs", 21, "t is 21; it must be between 0 and 20"),
         ("logit_bias", {5: 100.0, 6: -100.0}, None),
         ("logit_bias", {5: 100.0, 6: -101.0}, "t of token 6 is -101; it must be between -100 and 100"),
         ("ignore_eos", True, None),
@@ -98,6 +100,7 @@ def test_each_field_of_a_message_reaches_the_sampler() -> None:
         "min_tokens": 1,
         "logit_bias": {9: 1.0, 4: -2.0},
         "logprobs": 0,
+        "prompt_logprobs": 2,
         "presence_penalty": 1.0,
         "frequency_penalty": -1.0,
         "repetition_penalty": 1.5,

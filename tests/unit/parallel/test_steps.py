@@ -22,6 +22,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         num_sequence_tokens=start + len(tokens) + draw(st.integers(0, 9)),
         kind=draw(st.sampled_from(ChunkKind)),
         state_id=draw(st.none() | st.integers(0, 2**30)),
+        num_scored=draw(st.integers(0, len(tokens))),
         parents=tuple(range(-1, len(tokens) - 2)) if draw(st.booleans()) else (),
     )
 
