@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/v1/inference.proto\x12\x08\x62\x61ton.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"F\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\x12\x15\n\rchat_template\x18\x02 \x01(\t\"\xca\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12.\n\x10prompt_token_ids\x18\x03 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12\x1e\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0e.baton.v1.ChatH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x06 \x01(\x01\x42\x07\n\x05input\"\xf0\x05\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x0e\n\x01n\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x17\n\nmin_tokens\x18\t \x01(\rH\x06\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x07\x88\x01\x01\x12;\n\nlogit_bias\x18\x0b \x03(\x0b\x32\'.baton.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0c \x01(\rH\x08\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\r \x01(\x02H\t\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0e \x01(\x02H\n\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0f \x01(\x02H\x0b\x88\x01\x01\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\"\n\x1ainclude_stop_str_in_output\x18\x11 \x01(\x08\x12\x13\n\x0bspeculation\x18\x12 \x01(\t\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\rH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x04\n\x02_nB\r\n\x0b_min_tokensB\x07\n\x05_seedB\x0b\n\t_logprobsB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x12\n\x10_prompt_logprobs\"M\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r\"]\n\rTokenLogprobs\x12\'\n\x07sampled\x18\x01 \x01(\x0b\x32\x16.baton.v1.TokenLogprob\x12#\n\x03top\x18\x02 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\"\xad\x01\n\x0b\x43hoiceDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12)\n\x08logprobs\x18\x04 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_reason\x18\x06 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x9f\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x15.baton.v1.ChoiceDelta\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.baton.v1.Usage\x12\x30\n\x0fprompt_logprobs\x18\x04 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\"Y\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0e.baton.v1.ChatH\x00\x42\x07\n\x05input\"<\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x9d\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x35\n\x13generation_defaults\x18\x04 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x16\n\x0e\x63hat_templates\x18\x05 \x03(\t\x12\x0e\n\x06parent\x18\x06 \x01(\t\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xa5\x02\n\tInference\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12\x41\n\x08Tokenize\x12\x19.baton.v1.TokenizeRequest\x1a\x1a.baton.v1.TokenizeResponse\x12G\n\nDetokenize\x12\x1b.baton.v1.DetokenizeRequest\x1a\x1c.baton.v1.DetokenizeResponse\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/v1/inference.proto\x12\x08\x62\x61ton.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"F\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\x12\x15\n\rchat_template\x18\x02 \x01(\t\"\xca\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12.\n\x10prompt_token_ids\x18\x03 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12\x1e\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x0e.baton.v1.ChatH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x11\n\ttimeout_s\x18\x06 \x01(\x01\x42\x07\n\x05input\"\xa7\x06\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x0e\n\x01n\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x17\n\nmin_tokens\x18\t \x01(\rH\x06\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x07\x88\x01\x01\x12;\n\nlogit_bias\x18\x0b \x03(\x0b\x32\'.baton.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0c \x01(\rH\x08\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\r \x01(\x02H\t\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0e \x01(\x02H\n\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0f \x01(\x02H\x0b\x88\x01\x01\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\"\n\x1ainclude_stop_str_in_output\x18\x11 \x01(\x08\x12\x13\n\x0bspeculation\x18\x12 \x01(\t\x12\x35\n\x11structured_output\x18\x13 \x01(\x0b\x32\x1a.baton.v1.StructuredOutput\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\rH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x04\n\x02_nB\r\n\x0b_min_tokensB\x07\n\x05_seedB\x0b\n\t_logprobsB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x12\n\x10_prompt_logprobs\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\xc2\x01\n\x10StructuredOutput\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12#\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x11.baton.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x12\x18\n\x0estructural_tag\x18\x06 \x01(\tH\x00\x12\x15\n\rno_whitespace\x18\x07 \x01(\x08\x42\x06\n\x04kind\"M\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r\"]\n\rTokenLogprobs\x12\'\n\x07sampled\x18\x01 \x01(\x0b\x32\x16.baton.v1.TokenLogprob\x12#\n\x03top\x18\x02 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\"\xad\x01\n\x0b\x43hoiceDelta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12)\n\x08logprobs\x18\x04 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_reason\x18\x06 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x9f\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x15.baton.v1.ChoiceDelta\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.baton.v1.Usage\x12\x30\n\x0fprompt_logprobs\x18\x04 \x03(\x0b\x32\x17.baton.v1.TokenLogprobs\"Y\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0e.baton.v1.ChatH\x00\x42\x07\n\x05input\"<\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"\x9d\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x35\n\x13generation_defaults\x18\x04 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x16\n\x0e\x63hat_templates\x18\x05 \x03(\t\x12\x0e\n\x06parent\x18\x06 \x01(\t\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xa5\x02\n\tInference\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12\x41\n\x08Tokenize\x12\x19.baton.v1.TokenizeRequest\x1a\x1a.baton.v1.TokenizeResponse\x12G\n\nDetokenize\x12\x1b.baton.v1.DetokenizeRequest\x1a\x1c.baton.v1.DetokenizeResponse\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2216
-  _globals['_FINISHREASON']._serialized_end=2361
+  _globals['_FINISHREASON']._serialized_start=2494
+  _globals['_FINISHREASON']._serialized_end=2639
   _globals['_TOKENIDS']._serialized_start=38
   _globals['_TOKENIDS']._serialized_end=61
   _globals['_CHATMESSAGE']._serialized_start=63
@@ -44,33 +44,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=182
   _globals['_GENERATEREQUEST']._serialized_end=384
   _globals['_SAMPLINGPARAMS']._serialized_start=387
-  _globals['_SAMPLINGPARAMS']._serialized_end=1139
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=901
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=949
-  _globals['_TOKENLOGPROB']._serialized_start=1141
-  _globals['_TOKENLOGPROB']._serialized_end=1218
-  _globals['_TOKENLOGPROBS']._serialized_start=1220
-  _globals['_TOKENLOGPROBS']._serialized_end=1313
-  _globals['_CHOICEDELTA']._serialized_start=1316
-  _globals['_CHOICEDELTA']._serialized_end=1489
-  _globals['_USAGE']._serialized_start=1491
-  _globals['_USAGE']._serialized_end=1571
-  _globals['_GENERATERESPONSE']._serialized_start=1574
-  _globals['_GENERATERESPONSE']._serialized_end=1733
-  _globals['_TOKENIZEREQUEST']._serialized_start=1735
-  _globals['_TOKENIZEREQUEST']._serialized_end=1824
-  _globals['_TOKENIZERESPONSE']._serialized_start=1826
-  _globals['_TOKENIZERESPONSE']._serialized_end=1886
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1888
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1941
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1943
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1977
-  _globals['_LISTMODELSREQUEST']._serialized_start=1979
-  _globals['_LISTMODELSREQUEST']._serialized_end=1998
-  _globals['_MODEL']._serialized_start=2001
-  _globals['_MODEL']._serialized_end=2158
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2160
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2213
-  _globals['_INFERENCE']._serialized_start=2364
-  _globals['_INFERENCE']._serialized_end=2657
+  _globals['_SAMPLINGPARAMS']._serialized_end=1194
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=956
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1004
+  _globals['_CHOICES']._serialized_start=1196
+  _globals['_CHOICES']._serialized_end=1220
+  _globals['_STRUCTUREDOUTPUT']._serialized_start=1223
+  _globals['_STRUCTUREDOUTPUT']._serialized_end=1417
+  _globals['_TOKENLOGPROB']._serialized_start=1419
+  _globals['_TOKENLOGPROB']._serialized_end=1496
+  _globals['_TOKENLOGPROBS']._serialized_start=1498
+  _globals['_TOKENLOGPROBS']._serialized_end=1591
+  _globals['_CHOICEDELTA']._serialized_start=1594
+  _globals['_CHOICEDELTA']._serialized_end=1767
+  _globals['_USAGE']._serialized_start=1769
+  _globals['_USAGE']._serialized_end=1849
+  _globals['_GENERATERESPONSE']._serialized_start=1852
+  _globals['_GENERATERESPONSE']._serialized_end=2011
+  _globals['_TOKENIZEREQUEST']._serialized_start=2013
+  _globals['_TOKENIZEREQUEST']._serialized_end=2102
+  _globals['_TOKENIZERESPONSE']._serialized_start=2104
+  _globals['_TOKENIZERESPONSE']._serialized_end=2164
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2166
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2219
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2221
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2255
+  _globals['_LISTMODELSREQUEST']._serialized_start=2257
+  _globals['_LISTMODELSREQUEST']._serialized_end=2276
+  _globals['_MODEL']._serialized_start=2279
+  _globals['_MODEL']._serialized_end=2436
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2438
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2491
+  _globals['_INFERENCE']._serialized_start=2642
+  _globals['_INFERENCE']._serialized_end=2935
 # @@protoc_insertion_point(module_scope)

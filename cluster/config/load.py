@@ -32,8 +32,10 @@ _RENAMED = {
     "memory_bytes": "memory",
     "max_body_bytes": "max_body",
     "max_header_bytes": "max_header",
+    "max_size_bytes": "max_size",
+    "cache_bytes": "cache",
 }  # field -> YAML key
-_SIZES = {"engine.memory", "limits.max_body", "limits.max_header"}
+_SIZES = {"engine.memory", "limits.max_body", "limits.max_header", "structured.max_size", "structured.cache"}
 _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),

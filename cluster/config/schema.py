@@ -185,6 +185,15 @@ class ParserConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredConfig:
+    """Of schemas, expressions and grammars that requests ask answers to follow."""
+
+    max_size_bytes: int = 64 << 10  # of one, as JSON
+    compile_timeout_s: float = 2.0  # a slower one is refused; most take milliseconds
+    cache_bytes: int = 16 << 20  # of compiled ones' texts, that an ingress replica keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     step_timeout_s: float = 30.0  # work pending and no step finished for so long: wedged
     silence_timeout_s: float = 5.0  # a worker that answers nothing for so long is replaced; requests leave it within 2
@@ -219,6 +228,7 @@ class BatonConfig:
     tls: TLSConfig = TLSConfig()
     auth: AuthConfig = AuthConfig()
     limits: LimitsConfig = LimitsConfig()
+    structured: StructuredConfig = StructuredConfig()
     health: HealthConfig = HealthConfig()
 
     @property

@@ -19,7 +19,14 @@ from grpc_health.v1 import health_pb2
 
 from baton.errors import ConfigError
 from baton.v1 import inference_pb2
-from cluster.config.schema import AuthConfig, BatonConfig, HealthConfig, LimitsConfig, RouterConfig
+from cluster.config.schema import (
+    AuthConfig,
+    BatonConfig,
+    HealthConfig,
+    LimitsConfig,
+    RouterConfig,
+    StructuredConfig,
+)
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
@@ -75,6 +82,7 @@ class IngressSpec:
     loads_adapters: bool  # and unloads them, while it serves
     cors_origins: tuple[str, ...]
     allow_special_tokens: bool
+    structured: StructuredConfig
 
 
 class IngressReplica:
@@ -107,6 +115,7 @@ class IngressReplica:
             gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
             make_guard=partial(_guard, spec, draw, ingress_id, self._adapters) if spec.auth.is_on else None,
             adapters=AdapterClient(link) if spec.loads_adapters else None,
+            structured=spec.structured,
         )
         self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         if self._service.guard is not None:
@@ -180,6 +189,7 @@ class IngressReplica:
         """Serve awaits this when it stops the replica."""
         if self._service.guard is not None:
             await self._service.guard.close()
+        self._service.close()
         await self._dispatcher.close()
 
 
@@ -247,6 +257,7 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         loads_adapters=bool(config.adapters_dynamic.folders),
         cors_origins=config.http.cors_origins,
         allow_special_tokens=config.allow_special_tokens,
+        structured=config.structured,
     )
     resources = resources_of(config)
     deployment = serve.deployment(

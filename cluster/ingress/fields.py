@@ -34,18 +34,14 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
+    "guided_decoding_backend": (),
+    "guided_whitespace_pattern": (),
     "length_penalty": (1,),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
     "suffix": ("",),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
@@ -65,7 +61,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Raises: InvalidRequestError: not a JSON object."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # ValueError includes bytes that are not UTF-8
+    except RecursionError as error:
+        raise InvalidRequestError("the body is nested too deeply; nest less") from error
+    except ValueError as error:  # bytes that are not UTF-8 too
         raise InvalidRequestError(f"the body is not JSON ({error}); send one JSON object in UTF-8") from error
     if not isinstance(value, dict):
         raise InvalidRequestError(f"the body is {shorten(value)}; send one JSON object")

@@ -27,6 +27,7 @@ from cluster.ingress.prompt_tokens import PromptToken, to_message
 from cluster.ingress.request_ids import HEADER, sane_id
 from cluster.ingress.sampling import check_token_ids, from_message
 from cluster.ingress.service import Call, OpenCall, Service
+from cluster.ingress.structured.message import form_of_message
 
 SERVICE_NAME = "baton.v1.Inference"
 _WATCH_INTERVAL_S = 1.0
@@ -180,7 +181,7 @@ class GRPCRoutes:
             )
         options, timeout_s = from_message(request.sampling), request.timeout_s
         if kind == "chat":
-            chat = replace(_chat(request.chat), options=options)
+            chat = replace(_chat(request.chat), options=options, structured=form_of_message(request.sampling))
             return await service.chat_call(
                 chat, model=request.model, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False
             )
@@ -192,7 +193,15 @@ class GRPCRoutes:
             token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
         else:
             raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
-        return service.call([token_ids], options, model=request.model, route="grpc", timeout_s=timeout_s)
+        form = form_of_message(request.sampling)
+        return service.call(
+            [token_ids],
+            options,
+            model=request.model,
+            route="grpc",
+            timeout_s=timeout_s,
+            grammar=await service.grammar(form),
+        )
 
     def _prompt(self, call: Call, tokens: Sequence[PromptToken]) -> inference_pb2.GenerateResponse:
         entries = [to_message(token, self._service.tokenizer) for token in tokens]

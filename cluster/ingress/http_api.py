@@ -114,7 +114,8 @@ class HTTPRoutes:
         for prompt in sent:
             prompts.append(await service.token_ids(prompt, limits))
             await asyncio.sleep(0)  # streams go on between the prompts of a long batch
-        call = service.call(prompts, body.options(), model=body.model, route="completions")
+        grammar = await service.grammar(body.form)
+        call = service.call(prompts, body.options(), model=body.model, route="completions", grammar=grammar)
         shape = CompletionFormat(
             request_id=call.request_id,
             model=call.model,

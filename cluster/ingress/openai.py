@@ -15,6 +15,9 @@ from cluster.ingress.echo import Echo
 from cluster.ingress.fields import check_fields, shorten
 from cluster.ingress.prompt_shapes import PromptView
 from cluster.ingress.sampling import SamplingOptions
+from cluster.ingress.structured.output import StructuredOutput
+from cluster.ingress.structured.parsing import FIELDS as STRUCTURED_FIELDS
+from cluster.ingress.structured.parsing import parse_structured
 from cluster.ingress.tokenizer import Tokenizer
 from workers.model.sampling_params import ROWS
 
@@ -73,10 +76,16 @@ class SamplingBody(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     said: dict[str, Any] = Field(default_factory=dict)  # of the sampling fields, those that were sent
+    structured: Any = None  # the form that the answer must have: see `form`
 
     @classmethod
     def field_names(cls) -> set[str]:
-        return (super().field_names() - {"said"}) | set(_SAMPLING_FIELDS)
+        return (super().field_names() - {"said", "structured"}) | set(_SAMPLING_FIELDS) | set(STRUCTURED_FIELDS)
+
+    @property
+    def form(self) -> StructuredOutput | None:
+        form: StructuredOutput | None = self.structured
+        return form
 
     @property
     def include_usage(self) -> bool:
@@ -130,6 +139,9 @@ def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
     known = check_fields(body, kind.field_names())
     if "stream_options" in known and not known.get("stream"):
         raise InvalidRequestError("stream_options needs stream to be true; set it or leave both out", "stream_options")
+    asked = {name: known.pop(name) for name in STRUCTURED_FIELDS if name in known}
+    if asked:
+        known["structured"] = parse_structured(asked)
     try:
         if issubclass(kind, SamplingBody):
             known["said"] = _said({name: known.pop(name) for name in _SAMPLING_FIELDS if name in known})

@@ -164,7 +164,9 @@ def to_message(
 
 def from_message(message: inference_pb2.SamplingParams) -> SamplingOptions:
     """The options of a gRPC request. Floats of the wire keep their seven digits in messages."""
-    return SamplingOptions(said={descriptor.name: value for descriptor, value in message.ListFields()})
+    said = {descriptor.name: value for descriptor, value in message.ListFields()}
+    said.pop("structured_output", None)  # see `cluster.ingress.structured.message`
+    return SamplingOptions(said=said)
 
 
 def _max_tokens(options: SamplingOptions, num_prompt_tokens: int, limits: Limits) -> int:

@@ -6,13 +6,13 @@ Owns the checks against the model that is served, the deadline of every request,
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
-from cluster.config.schema import RouterConfig
+from cluster.config.schema import RouterConfig, StructuredConfig
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
 from cluster.ingress.chat.choice_reader import ChoiceReader
@@ -33,6 +33,9 @@ from cluster.ingress.sampling import (
     check_token_ids,
     to_message,
 )
+from cluster.ingress.structured.compiler import GrammarCompiler
+from cluster.ingress.structured.output import StructuredOutput
+from cluster.ingress.structured.vocabulary import Vocabulary
 from cluster.ingress.tokenizer import Tokenizer
 from workers.adapters.adapter import AdapterName
 
@@ -72,6 +75,7 @@ class Service:
         make_guard: Callable[[Metrics], Guard] | None = None,
         formats: ModelFormats | None = None,
         adapters: AdapterLoading | None = None,
+        structured: StructuredConfig | None = None,
     ) -> None:
         """
         Args:
@@ -79,6 +83,7 @@ class Service:
             defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
             make_guard: None: whoever comes is let in.
             adapters: None: none is loaded or unloaded while it serves.
+            structured: Bounds of the grammars that requests ask for; None: the defaults.
         """
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
@@ -90,11 +95,16 @@ class Service:
         self.adapters = adapters
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
+        self._grammars = GrammarCompiler(structured or StructuredConfig())
 
     @property
     def names(self) -> list[str]:
         """Of the model and of its adapters, as requests may give them."""
         return [self.model, *sorted(self.dispatcher.adapters)]
+
+    def close(self) -> None:
+        """Ends the processes that compile grammars."""
+        self._grammars.close()
 
     def check_model(self, name: str | None) -> None:
         """Raises: ModelNotFoundError."""
@@ -158,8 +168,20 @@ class Service:
             name=prompt_field,
             max_tokens=self.limits().max_tokens,
         )
+        grammar = await self.grammar(
+            reading.form,
+            reasoning_ends=reading.reasoning_ends,
+            reasoning_begins=reading.reasoning_begins,
+            shown_ids=reading.shown_ids,
+        )
         call = self.call(
-            [token_ids], request.options, model=model, route=route, prompt_field=prompt_field, timeout_s=timeout_s
+            [token_ids],
+            request.options,
+            model=model,
+            route=route,
+            prompt_field=prompt_field,
+            timeout_s=timeout_s,
+            grammar=grammar,
         )
         if not parse or reading.new_reader is None:
             return call
@@ -176,6 +198,29 @@ class Service:
             max_tokens=max_tokens,
         )
 
+    async def grammar(
+        self,
+        form: StructuredOutput | None,
+        *,
+        reasoning_ends: str | None = None,
+        reasoning_begins: str | None = None,
+        shown_ids: Collection[int] = (),
+    ) -> str:
+        """The text of a grammar for `call`; empty where an answer may have any form.
+
+        Args:
+            reasoning_ends, reasoning_begins: As of `grammar_text`.
+            shown_ids: Special tokens that are text of this answer: they stand for what they say.
+        Raises: InvalidRequestError: the form cannot be followed; OverloadedError.
+        """
+        if form is None:
+            return ""
+        specials = {self.tokenizer.token_text(token_id): token_id for token_id in shown_ids}
+        vocabulary = Vocabulary(specials=specials, ends=self.tokenizer.end_ids.intersection(shown_ids))
+        return await self._grammars.text(
+            form, reasoning_ends=reasoning_ends, reasoning_begins=reasoning_begins, vocabulary=vocabulary
+        )
+
     def call(
         self,
         prompts: Sequence[Sequence[int]],
@@ -185,8 +230,13 @@ class Service:
         route: str,
         prompt_field: str = "prompt",
         timeout_s: float = 0.0,
+        grammar: str = "",
     ) -> Call:
-        """Checks a request whose prompts are tokenized. `timeout_s` 0: the server's; a longer one is cut to it.
+        """Checks a request whose prompts are tokenized.
+
+        Args:
+            timeout_s: 0: the server's; a longer one is cut to it.
+            grammar: What `grammar` made, for all prompts.
 
         Args:
             model: As the request names it; None or empty: the model as it is.
@@ -218,6 +268,7 @@ class Service:
                 first_choice=index * sampling.n,
                 adapter=adapter,
                 context_token_ids=token_ids[-NUM_CONTEXT:] if options.echo else (),
+                grammar=grammar,
             )
             jobs.append(job)
         return Call(request_id=request_id, model=model or self.model, jobs=tuple(jobs), route=route, started_s=now_s)

@@ -48,6 +48,7 @@ class Tokenizer:
         self._bytes = TokenBytes(self._fast, self._special_ids)
         num_tokens = self._fast.get_vocab_size(with_added_tokens=True)
         self.vocab_size = _model_vocab_size(Path(folder)) or num_tokens
+        self.end_ids = _end_ids(Path(folder))  # with which an answer ends
         self.exceeds_model = num_tokens > self.vocab_size  # tokens were added for which there is no embedding
         self._max_token_characters = max(map(len, self._fast.get_vocab(with_added_tokens=True)), default=1)
 
@@ -186,6 +187,14 @@ def _model_vocab_size(folder: Path) -> int:
     config = read_json(folder / "config.json")
     size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
     return size if isinstance(size, int) else 0
+
+
+def _end_ids(folder: Path) -> frozenset[int]:
+    """As workers have them; none where the files say nothing that could be one: that is theirs to refuse."""
+    found = read_json(folder / "generation_config.json").get("eos_token_id")
+    if found is None:
+        found = read_json(folder / "config.json").get("eos_token_id")
+    return frozenset(one for one in (found if isinstance(found, list) else [found]) if type(one) is int)
 
 
 def _token_text(token: Any) -> str:

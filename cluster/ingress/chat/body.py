@@ -65,5 +65,6 @@ class ChatBody(SamplingBody):
             continue_final_message=self.continue_final_message,
             add_special_tokens=self.add_special_tokens,
             include_reasoning=self.include_reasoning,
+            structured=self.form,
             options=self.options(),
         )

@@ -4,6 +4,7 @@ This may take as long as it likes, take all memory and end the process: run it w
 `cluster.ingress.structured.compile_process` is for.
 """
 
+import json
 import re
 
 from cluster.ingress.fields import shorten
@@ -18,15 +19,30 @@ _OPTIONS = re.compile(r"\[[^\]\n]*\b(temperature|stop)\s*=")
 
 def refusal(structured: StructuredOutput) -> str | None:
     """In words that follow the field's name; None: workers can follow it."""
+    if not _is_unicode(structured):
+        return "is not Unicode text: it has half a surrogate pair (\\ud800 to \\udfff); leave it out"
     if isinstance(structured, JsonSchema):
         found = schema_refusal(structured.schema)
     elif isinstance(structured, Tagged):
-        found = next((found for tag in structured.tags if (found := schema_refusal(tag.schema))), None)
+        found = next(
+            (f"{found} (in {shorten(tag.begin)})" for tag in structured.tags if (found := schema_refusal(tag.schema))),
+            None,
+        )
     elif isinstance(structured, Lark):
         found = _lark_refusal(structured.grammar)
     else:
         found = None
     return found or _compile_refusal(structured)
+
+
+def _is_unicode(structured: StructuredOutput) -> bool:
+    try:
+        json.dumps(_shown(structured), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    except RecursionError:  # for others to say
+        pass
+    return True
 
 
 def _lark_refusal(text: str) -> str | None:
@@ -49,11 +65,7 @@ def _lark_refusal(text: str) -> str | None:
 def _compile_refusal(structured: StructuredOutput) -> str | None:
     from llguidance import LLMatcher, LLTokenizer
 
-    try:
-        text = grammar_text(structured)
-        matcher = LLMatcher(LLTokenizer("byte"), text, log_level=0)
-    except UnicodeError:
-        return "is not Unicode text: it has half a surrogate pair (\\ud800 to \\udfff); leave it out"
+    matcher = LLMatcher(LLTokenizer("byte"), grammar_text(structured), log_level=0)
     shown = f"is {shorten(_shown(structured))}, which"
     if matcher.is_error():
         return f"{shown} cannot be compiled: {brief(matcher.get_error())}; correct or simplify it"

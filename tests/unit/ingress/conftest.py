@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import httpx
@@ -14,8 +14,10 @@ from tests.unit.ingress.servicer import Servicer
 
 
 @pytest.fixture
-def service_and_fake() -> tuple[Service, FakeDispatcher]:
-    return demo_service()
+def service_and_fake() -> Iterator[tuple[Service, FakeDispatcher]]:
+    service, fake = demo_service()
+    yield service, fake
+    service.close()
 
 
 @pytest.fixture
