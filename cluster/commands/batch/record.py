@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,10 +72,9 @@ class BatchRecord:
 
     def drop_failed(self) -> None:
         """Forgets the answers that are errors, so that their requests are sent again. The file is replaced whole."""
-        kept = [text for text in self._texts() if not is_failed(json.loads(text))]
         new = self.path.with_name(self.path.name + ".new")
         with new.open("wb") as file:
-            file.writelines(kept)
+            file.writelines(text for text in self._texts() if not is_failed(json.loads(text)))
             file.flush()
             os.fsync(file.fileno())
         replaced, self._file = self._file, _open(new)
@@ -89,22 +88,20 @@ class BatchRecord:
         self.done.add(entry["custom_id"])
         self.num_failed += is_failed(entry)
 
-    def _texts(self) -> list[bytes]:
-        size = os.fstat(self._file).st_size
+    def _texts(self) -> Iterator[bytes]:
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
-            return file.read(size).splitlines(keepends=True)
+            yield from file
 
     def _load(self) -> None:
-        texts = self._texts()
-        for number, text in enumerate(texts, 1):
+        for number, text in enumerate(self._texts(), 1):
             entry = _entry(text)
-            is_last = number == len(texts)
+            is_whole = text.endswith(b"\n")  # all but the last are
             if entry is not None:
                 self._note(entry)
-                if is_last and not text.endswith(b"\n"):
+                if not is_whole:
                     os.write(self._file, b"\n")
-            elif is_last and not text.endswith(b"\n"):
+            elif not is_whole:
                 os.ftruncate(self._file, os.fstat(self._file).st_size - len(text))
             else:
                 raise ConfigError(f"{self.path}: line {number} is no answer of a batch; give another file")

@@ -99,13 +99,13 @@ class _Lost:
 
 def _pause_s(response: "httpx.Response | _Lost | None", num_tries: int) -> float | None:
     """Before the next try; None: there is none, the answer is final."""
-    backoff_s: float = min(MAX_BACKOFF_S, 0.5 * 2**num_tries) * random.uniform(0.5, 1.0)
+    backoff_s = min(MAX_BACKOFF_S, 0.5 * 2.0**num_tries) * random.uniform(0.5, 1.0)
     if isinstance(response, _Lost):
         return backoff_s
     if response is None or response.status_code not in RETRIED:
         return None
     try:
-        asked_s: float = float(response.headers["retry-after"])
+        asked_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
         return backoff_s
     return asked_s if 0.0 <= asked_s <= MAX_RETRY_AFTER_S else None
