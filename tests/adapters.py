@@ -29,6 +29,19 @@ def merged(base: Path, adapter: Path) -> Path:
     return _made("merged", [str(base), str(adapter)], lambda folder: _merge(base, adapter, folder))
 
 
+def rounded(base: Path) -> Path:
+    """A model like that of `base` whose weights are bfloat16's in float32, as most that are published."""
+
+    def write(folder: Path) -> None:
+        model = _base(base)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(weight.bfloat16().float())
+        model.save_pretrained(folder)
+
+    return _made("rounded", [str(base)], write)
+
+
 def _made(kind: str, key: list[Any], write: Any) -> Path:
     digest = hashlib.sha256(json.dumps([kind, key, 2], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"baton-tiny-{kind}-{digest}"

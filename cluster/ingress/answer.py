@@ -64,7 +64,7 @@ class Delta:
     prompt: list[PromptToken] | None = None
     prompt_start: int = 0
     events: Sequence[Event] | None = None  # what a parser makes of the text; None: it is content as it stands
-    num_reasoning_tokens: int = 0  # of `token_ids`, up to the thinking's end
+    is_thought: bool = False  # its first token is one of the model's thinking
 
 
 @dataclass(slots=True)
@@ -127,8 +127,8 @@ class StreamedAnswer:
             self.usage.cached_tokens = max(self.usage.cached_tokens, output.num_cached_tokens)
         delta = choice.on_output(output)
         self.usage.completion_tokens += len(delta.token_ids)
-        self.usage.reasoning_tokens += delta.num_reasoning_tokens
         if choice.is_finished:
+            self.usage.reasoning_tokens += choice.num_reasoning_tokens
             self._num_open -= 1
             if not output.finish_reason and self._num_open:
                 self._dispatcher.abort_choice(self._job.request_id, output.choice)
@@ -146,6 +146,8 @@ class _Choice:
         self._num_before_stops = job.sampling.min_tokens
         self._num_tokens = 0
         self._reader = job.new_reader() if job.new_reader is not None else None
+        self._is_plain = not self._has_stops and self._reader is None
+        self.num_reasoning_tokens = 0
         for token_id in job.context_token_ids:
             self._detokenizer.push(token_id)
         self._num_before = self._detokenizer.num_characters
@@ -155,13 +157,24 @@ class _Choice:
 
     def on_output(self, output: worker_pb2.TokenOutput) -> Delta:
         """Raises: BatonError: the worker ended this choice without an answer."""
+        reason = output.finish_reason
+        if reason == inference_pb2.FINISH_REASON_ERROR:
+            raise from_code(output.error.code, output.error.message)
+        if reason == inference_pb2.FINISH_REASON_ABORT:
+            raise CancelledError(f"request {output.request_id} was aborted by its worker")
+        token_ids = output.token_ids
+        if self._is_plain and not (reason or output.logprobs) and len(token_ids) == 1:  # nearly every output
+            self._num_tokens += 1
+            return Delta(choice=self._index, text=self._detokenizer.push(token_ids[0]), token_ids=[token_ids[0]])
         delta = self._text_of(output)
         if self._reader is not None:
             self._read(delta, self._reader)
         return delta
 
     def _read(self, delta: Delta, reader: ChoiceReader) -> None:
-        delta.num_reasoning_tokens = len(delta.token_ids) if reader.is_thinking else 0
+        delta.is_thought = reader.is_thinking
+        if reader.is_thinking:
+            self.num_reasoning_tokens += len(delta.token_ids)
         delta.events = reader.push(delta.text) if delta.text else ()
         if reader.is_over:
             self.is_finished = True
@@ -170,15 +183,7 @@ class _Choice:
             delta.events = [*delta.events, *reader.finish()]
 
     def _text_of(self, output: worker_pb2.TokenOutput) -> Delta:
-        reason = output.finish_reason
-        if reason == inference_pb2.FINISH_REASON_ERROR:
-            raise from_code(output.error.code, output.error.message)
-        if reason == inference_pb2.FINISH_REASON_ABORT:
-            raise CancelledError(f"request {output.request_id} was aborted by its worker")
-        token_ids = output.token_ids
-        if not (reason or self._has_stops or output.logprobs) and len(token_ids) == 1:  # nearly every output
-            self._num_tokens += 1
-            return Delta(choice=self._index, text=self._detokenizer.push(token_ids[0]), token_ids=[token_ids[0]])
+        reason, token_ids = output.finish_reason, output.token_ids
         delta = Delta(choice=self._index)
         last = len(token_ids) - 1
         for position, token_id in enumerate(token_ids):

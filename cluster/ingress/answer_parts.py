@@ -161,4 +161,4 @@ class Parts:
 
 def _is_thought(delta: Delta) -> bool:
     """All of it, the mark that ends thinking included."""
-    return bool(delta.num_reasoning_tokens) and not any(isinstance(event, Content) for event in delta.events or ())
+    return delta.is_thought and not any(isinstance(event, Content) for event in delta.events or ())

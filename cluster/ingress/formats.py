@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from baton.v1 import inference_pb2
 from cluster.ingress.answer import FINISH_REASONS, Delta, TokenUsage
-from cluster.ingress.chat.events import CallBegins, Event
+from cluster.ingress.chat.events import CallBegins, Content, Event
 from cluster.ingress.chat.message_bodies import delta_bodies, message_body
 from cluster.ingress.prompt_shapes import PromptView, finite, prompt_logprobs
 from cluster.ingress.prompt_tokens import PromptToken
@@ -157,13 +157,19 @@ class ChatFormat:
         if delta.prompt is not None:
             return self._prompt_event(delta)
         role = "" if delta.choice in self._begun else self._role_event(delta.choice)
+        text = delta.text
         if delta.events is not None:
-            return role + self._events(delta, delta.events)
-        if not (delta.text or delta.finish_reason or delta.logprobs):
+            if len(delta.events) != 1 or type(delta.events[0]) is not Content or delta.finish_reason:
+                return role + self._events(delta, delta.events)
+            text = delta.events[0].text
+        if not (text or delta.finish_reason or delta.logprobs):
             return role
         logprobs = _dumps({"content": self._logprobs(delta), "refusal": None}) if delta.logprobs else "null"
-        content = f'{{"content":{_dump_text(delta.text)}}}' if delta.text else "{}"
-        return role + self._part(delta.choice, content, logprobs, _finish(delta))
+        content = f'{{"content":{_dump_text(text)}}}' if text else "{}"
+        return (
+            f'{role}{self._start}{{"index":{delta.choice},"delta":{content},"logprobs":{logprobs},'
+            f"{_finish(delta)}}}{self._end}"
+        )
 
     def usage_event(self, usage: TokenUsage) -> str:
         body = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage_body(usage)}

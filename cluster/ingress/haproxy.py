@@ -18,9 +18,11 @@ from ray.serve._private import controller, haproxy
 
 from baton.errors import InternalError
 from cluster.ingress.binding import HOST_VARIABLE
+from cluster.ingress.haproxy_answers import answer_rules
 from cluster.ingress.haproxy_config import amended, front_rules, refusals, response_for_a_lost_request
 from cluster.ingress.haproxy_tls import HAProxyTLS
 from cluster.ingress.limits import limits_of_environment
+from cluster.ingress.origins_environment import origins_of_environment
 from cluster.ingress.tls_environment import tls_of_environment
 
 BACKLOG = 1024  # connections that wait while no HAProxy runs; the kernel's bound is often 4096
@@ -144,7 +146,7 @@ class SteadyHAProxy(haproxy.HAProxyApi):
         super()._generate_config_file_internal()
         path = Path(self.config_file_path)
         files = {status: str(self._error_file(status)) for status in refusals()}
-        rules = front_rules(limits_of_environment(), files)
+        rules = [*answer_rules(origins_of_environment()), *front_rules(limits_of_environment(), files)]
         config = amended(path.read_text(encoding="utf-8"), self._descriptors(), rules)
         path.write_text(self._tls.amended(config), encoding="utf-8")
 

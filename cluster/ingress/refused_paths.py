@@ -13,7 +13,7 @@ _INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("/v1/files", "/v1/uploads", "/v1/batches"), _FILES),
     **dict.fromkeys(("/v1/assistants", "/v1/threads", "/v1/conversations", "/v1/vector_stores"), _STORED),
     "/v1/messages": _FILES,
-    "/v1/responses": "this server stores no responses; keep what POST /v1/responses answers, send it back in `input`",
+    "/v1/responses": "this server stores no responses; keep what it answers, and send it back in `input`",
     "/v1/moderations": "this server judges no texts; ask the model itself through /v1/chat/completions",
     "/v1/fine_tuning": "this server trains nothing; train elsewhere and serve what came of it",
     "/v1/edits": "OpenAI has withdrawn it; use /v1/chat/completions",

@@ -4,7 +4,7 @@ Pieces of one turn become one message, as templates of models want turns that al
 turn of a user is one system message; thoughts, texts and calls that follow each other are one assistant's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cluster.ingress.fields import shorten
@@ -80,3 +80,25 @@ class Turns:
         before = message["content"]
         message["content"] = before + self._joint + text if before and text else before or text
         self._joint = _WITHIN_A_MESSAGE
+
+
+_SYSTEM = ("developer", "system")
+
+
+def has_late_system(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """The system, or the developer, says something after another has spoken."""
+    return any(message["role"] in _SYSTEM for message in messages[1:])
+
+
+def without_late_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the system says after the first message is the user's, as one with what the user says beside it."""
+    kept: list[Mapping[str, Any]] = list(messages[:1])
+    for message in messages[1:]:
+        if message["role"] in _SYSTEM:
+            message = {**message, "role": "user"}
+        last = kept[-1]
+        if message["role"] == last["role"] == "user":
+            kept[-1] = {**last, "content": last["content"] + _BETWEEN_MESSAGES + message["content"]}
+        else:
+            kept.append(message)
+    return kept

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cluster.host.ports import free_ports
 from cluster.ingress.environment import find_haproxy
 from cluster.ingress.limits import limits_variable
+from cluster.ingress.origins_environment import origins_variable
 from tests.doors import attacks, probes, processes
-from tests.doors.ingress_process import LIMITS
+from tests.doors.ingress_process import LIMITS, PAGE
 from tests.unit.ingress.test_haproxy import Proxied
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="no HAProxy binary on this platform")
@@ -79,3 +81,31 @@ async def test_the_slow_and_the_silent_are_let_go_in_time_and_resets_end_nothing
     for port in (front.http, front.grpc):
         num_streams, _ = await attacks.rapid_resets(port, 3_000)
         assert num_streams >= 3_000
+
+
+@pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example.com", PAGE), ("*",), ()])
+async def test_answers_of_its_own_have_an_id_and_may_be_read_by_web_pages(
+    monkeypatch: pytest.MonkeyPatch, origins: tuple[str, ...]
+) -> None:
+    for name, value in (limits_variable(LIMITS) | origins_variable(origins)).items():
+        monkeypatch.setenv(name, value)
+    with tempfile.TemporaryDirectory(prefix="bl-", dir="/tmp") as folder:
+        made = Proxied(folder)
+        (nobody,) = free_ports("127.0.0.1", 1)
+        made.route([("replica0", nobody)], [("replica0", nobody)])
+        await made.proxy.start()
+        try:
+            async with made.client() as client:
+                head = {"origin": PAGE, "x-request-id": "mine"}
+                lost, other = [
+                    await client.get("/version", headers=headers)
+                    for headers in (head, {"origin": "https://a.example.com", "x-request-id": "x" * 200})
+                ]
+        finally:
+            await made.proxy.stop()
+    assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
+    assert lost.headers["x-request-id"] == "mine"
+    assert len(other.headers["x-request-id"]) == 36
+    shown = "*" if "*" in origins else PAGE if origins else None
+    assert lost.headers.get("access-control-allow-origin") == shown
+    assert other.headers.get("access-control-allow-origin") == ("*" if "*" in origins else None)

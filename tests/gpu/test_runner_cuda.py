@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.models import FAMILIES, HYBRIDS, tiny
+from tests.unit.engine.driver import Driver as EngineDriver
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
+from tests.unit.model.prompt_scores import NUM_TOP, references
 from workers.model.cuda.attention import FlashInfer, flashinfer_available
 from workers.model.runner import TorchRunner
 
@@ -27,6 +29,17 @@ def test_tokens_and_logprobs_are_those_of_generate(family: str) -> None:
         driver.add(prompt, 10)
     driver.finish()
     assert count_differences(driver.streams, generate(tiny(family), given, 10), tolerance=1e-3) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_next"])
+def test_prompts_are_as_likely_as_transformers_says(family: str) -> None:
+    folder, prompt = tiny(family), prompts_of(random.Random(8), (40,), 160)[0]
+    (want,) = references(folder, [prompt])
+    driver = EngineDriver([make_spec(folder, device="cuda")], TorchRunner)
+    driver.submit("r", prompt, prompt_logprobs=NUM_TOP)
+    driver.run()
+    told = [value for news in driver.prompts["r"] for value in news.logprobs]
+    assert told == pytest.approx(want.logprobs, abs=1e-3)
 
 
 def test_a_replayed_step_gives_what_an_eager_one_gives() -> None:

@@ -6,7 +6,7 @@ No torch: the model is a list of names.
 from collections.abc import Mapping
 
 from baton.errors import ConfigError
-from workers.adapters.peft_folder import AdapterFile
+from workers.adapters.peft_folder import AdapterFile, Pair
 
 HEAD = "lm_head"
 
@@ -24,12 +24,7 @@ def check_fits(adapter: AdapterFile, linears: Mapping[str, tuple[int, int]], oth
     for module, pair in adapter.pairs.items():
         if module not in linears:
             raise ConfigError(where + _why_not(module, others))
-        outputs, inputs = linears[module]
-        if (pair.out_features, pair.in_features) != (outputs, inputs):
-            raise ConfigError(
-                f"{where}adapts {module} as a layer of {pair.in_features} inputs and {pair.out_features} outputs, "
-                f"which has {inputs} and {outputs} here: it is of another base model; give one trained on this model"
-            )
+        _check_size(module, pair, linears[module], where)
     missing = [
         name for name in linears if name not in adapter.pairs and adapter.config.is_target(name, is_head=name == HEAD)
     ]
@@ -46,11 +41,20 @@ def check_shapes(adapter: AdapterFile, weights: Mapping[str, tuple[int, ...]]) -
     Args:
         weights: Shapes by the names in those files.
     """
-    _check_head(adapter, f"adapters.{adapter.name}: {adapter.folder} ")
+    where = f"adapters.{adapter.name}: {adapter.folder} "
+    _check_head(adapter, where)
     for module, pair in adapter.pairs.items():
-        found = weights.get(f"{module}.weight")
-        if found is not None and found != (pair.out_features, pair.in_features):
-            check_fits(adapter, {module: (found[0], found[-1])}, {})
+        shape = weights.get(f"{module}.weight", ())
+        if len(shape) == 2:
+            _check_size(module, pair, (shape[0], shape[1]), where)
+
+
+def _check_size(module: str, pair: Pair, shape: tuple[int, int], where: str) -> None:
+    if (pair.out_features, pair.in_features) != shape:
+        raise ConfigError(
+            f"{where}adapts {module} as a layer of {pair.in_features} inputs and {pair.out_features} outputs, which "
+            f"has {shape[1]} and {shape[0]} here: it is of another base model; give one trained on this model"
+        )
 
 
 def _check_head(adapter: AdapterFile, where: str) -> None:

@@ -212,16 +212,21 @@ class TorchRunner:
                 logits = self._logits(chunks, rows, on_layer)
         finally:
             self.graphs = graphs
-        self._score(kept, chunks, prompts)
+        self._score(kept, chunks, rows, prompts)
         return logits
 
-    def _score(self, kept: KeptOutputs, chunks: Sequence[Chunk], prompts: Sequence[PromptRow]) -> None:
-        rows = {row.chunk: row for row in prompts}
+    def _score(
+        self, kept: KeptOutputs, chunks: Sequence[Chunk], rows: Sequence[Row], prompts: Sequence[PromptRow]
+    ) -> None:
+        """`rows`: the step's, for those who divide it."""
+        asked = {row.chunk: row for row in prompts}
         for number, some, places in pieces(chunks, self.vocab_size):
-            logits = self._whole(kept.logits(places))
-            if logits is not None:
-                row = rows[number]
-                row.found.append(score(logits, row.next_token_ids[some], row.num_top))
+            self._score_piece(kept.logits(places), asked.get(number), some)
+
+    def _score_piece(self, logits: Tensor, row: PromptRow | None, some: slice) -> None:
+        whole = self._whole(logits)
+        if whole is not None and row is not None:
+            row.found.append(score(whole, row.next_token_ids[some], row.num_top))
 
     def _logits(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None

@@ -47,7 +47,7 @@ class SequenceRunner(TorchRunner):
         """Logits of `rows` on the ranks of the first piece, of their part of the model; nothing on the others."""
         ranks = self.sequence
         is_first = ranks.rank == LEADER
-        division = divide(chunks, rows, ranks.size, over_tokens=self._over_tokens, costs=self._costs)
+        division = self._divided(chunks, rows)
         if division is not None:
             found = self._of_pieces(division, rows, on_layer, write_kv or self._write_kv)
         else:
@@ -58,13 +58,19 @@ class SequenceRunner(TorchRunner):
             ranks.skip()  # the first piece's ranks put their parts of the logits together
         return None
 
-    def _score(self, kept: KeptOutputs, chunks: Sequence[Chunk], prompts: Sequence[PromptRow]) -> None:
+    def _score(
+        self, kept: KeptOutputs, chunks: Sequence[Chunk], rows: Sequence[Row], prompts: Sequence[PromptRow]
+    ) -> None:
         """Chunks to be scored are not cut: every rank has computed all of them, and those of the first piece score."""
         if self.sequence.rank == LEADER:
-            super()._score(kept, chunks, prompts)
+            division = self._divided(chunks, rows)
+            super()._score(kept, chunks if division is None else division.chunks_of(LEADER), rows, prompts)
         elif self._ranks is not None:
             for _ in range(num_pieces(chunks, self.vocab_size)):
                 self.sequence.skip()
+
+    def _divided(self, chunks: Sequence[Chunk], rows: Sequence[Row]) -> Division | None:
+        return divide(chunks, rows, self.sequence.size, over_tokens=self._over_tokens, costs=self._costs)
 
     def _of_pieces(
         self, division: Division, rows: Sequence[Row], on_layer: Callable[[int], None] | None, write_kv: WriteKV

@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from cluster.ingress.chat.events import AnswerParser, CallBegins, Event, Reasoning
+from cluster.ingress.chat.events import AnswerParser, CallBegins, Content, Event, Reasoning
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
@@ -35,7 +35,11 @@ class ChoiceReader:
         self.is_thinking = is_thinking
 
     def push(self, text: str) -> Sequence[Event]:
-        return self._seen(self._parser.push(text))
+        events = self._parser.push(text)
+        if len(events) == 1 and type(events[0]) is Content and not self.is_over:  # nearly always
+            self.is_thinking = False
+            return events
+        return self._seen(events)
 
     def finish(self) -> Sequence[Event]:
         return self._seen(self._parser.finish())

@@ -1,8 +1,11 @@
 """Anthropic's /v1/messages: an answer to messages, and how many tokens messages are."""
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse
 
+from cluster.ingress.agent_calls import with_any_template
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.keyed_paths import pass_of
 from cluster.ingress.messages_api.body import parse_body, parse_count_body
@@ -21,7 +24,8 @@ class MessagesRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        call = await service.chat_call(body.chat, model=body.model, route="messages", stream=body.stream)
+        make = partial(service.chat_call, model=body.model, route="messages", stream=body.stream)
+        call = await with_any_template(body.chat, make)
         shape = MessageAnswer(
             call.request_id,
             request_id_of(request.scope),
@@ -37,7 +41,7 @@ class MessagesRoutes:
         service = self._service
         body = parse_count_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        return JSONResponse({"input_tokens": len(await service.chat_token_ids(body.chat))})
+        return JSONResponse({"input_tokens": len(await with_any_template(body.chat, service.chat_token_ids))})
 
 
 def add_messages_routes(app: FastAPI, service: Service, bodies: Bodies) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from cluster.ingress.openapi import answers
+from cluster.ingress.openapi.body_shape import BodyShape
 from cluster.ingress.openapi.operations import OPERATIONS, Operation
 from cluster.ingress.openapi.requests import REF, Schema, request_schemas, without_titles
 
@@ -27,8 +27,7 @@ _WITH_BODY: dict[int, str] = {
     504: "The answer took longer than the server lets one take.",
 }
 _STREAM = (
-    "Server-sent events where `stream` is true: each `data: ` has one {event}, the last is `data: [DONE]`. "
-    "An error after the first event is an event with an `error` as in Error."
+    "Server-sent events, where `stream` is true; the last is {last}. An error after the first event is an event too."
 )
 
 
@@ -58,7 +57,7 @@ def _operation(one: Operation, method: str) -> dict[str, Any]:
         responses["503"] = _answer(one, method) | {"headers": _headers(503)}
     else:
         errors = _ANY_CALL | (_WITH_BODY if has_body else {404: "Another model."} if "{" in one.path else {})
-        responses |= {str(status): _error(status, text, method) for status, text in sorted(errors.items())}
+        responses |= {str(status): _error(one, status, text, method) for status, text in sorted(errors.items())}
     operation: dict[str, Any] = {
         "summary": one.summary,
         "operationId": f"{method}_{one.path.strip('/').replace('/', '_') or 'root'}".replace("{", "").replace("}", ""),
@@ -80,15 +79,25 @@ def _answer(one: Operation, method: str) -> dict[str, Any]:
         return response
     response["content"] = {"application/json": {"schema": _ref(one.answer)}}
     if one.event is not None:
-        text = _STREAM.format(event=one.event.__name__)
-        response["content"]["text/event-stream"] = {"schema": {"type": "string", "description": text}}
+        response["content"]["text/event-stream"] = {"schema": _events(one.event, one.last_event)}
     return response
 
 
-def _error(status: int, text: str, method: str) -> dict[str, Any]:
+def _events(event: type[BaseModel], last: str) -> Schema:
+    """Of each event: OpenAPI 3.1 has no word for a sequence of them."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(event)}
+    return {
+        "type": "object",
+        "description": _STREAM.format(last=last),
+        "properties": {"data": data, "event": {"type": "string"}},
+        "required": ["data"],
+    }
+
+
+def _error(one: Operation, status: int, text: str, method: str) -> dict[str, Any]:
     response: dict[str, Any] = {"description": text, "headers": _headers(status)}
     if method != "head":
-        response["content"] = {"application/json": {"schema": _ref(answers.Error)}}
+        response["content"] = {"application/json": {"schema": _ref(one.error)}}
     return response
 
 
@@ -100,15 +109,16 @@ def _headers(status: int) -> dict[str, Any]:
     return headers
 
 
-def _ref(kind: type) -> Schema:
-    return {"$ref": REF.format(model=kind.__name__)}
+def _ref(kind: type | BodyShape) -> Schema:
+    return {"$ref": REF.format(model=kind.name if isinstance(kind, BodyShape) else kind.__name__)}
 
 
 def _schemas() -> dict[str, Schema]:
-    shapes: set[type[BaseModel]] = {answers.Error}
+    shapes: set[type[BaseModel]] = set()
     for one in OPERATIONS:
-        shapes |= {kind for kind in (one.answer, one.event) if isinstance(kind, type)}
+        shapes |= {kind for kind in (one.answer, one.event, one.error) if isinstance(kind, type)}
     ordered = sorted(shapes, key=lambda kind: kind.__name__)
     _, found = models_json_schema([(kind, "serialization") for kind in ordered], ref_template=REF)
-    bodies = request_schemas([one.body for one in OPERATIONS if one.body is not None])
+    bodies = request_schemas([one.body for one in OPERATIONS if isinstance(one.body, type)])
+    bodies |= {one.body.name: one.body.schema() for one in OPERATIONS if isinstance(one.body, BodyShape)}
     return dict(sorted((without_titles(found["$defs"]) | bodies).items()))

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from cluster.ingress.adapter_routes import LOAD, UNLOAD, LoadAdapterBody, UnloadAdapterBody
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.openai import Body, CompletionBody, DetokenizeBody
-from cluster.ingress.openapi import answers
+from cluster.ingress.openapi import agents, answers
+from cluster.ingress.openapi.body_shape import BodyShape
 from cluster.ingress.tokenize_body import TokenizeBody
 
 
@@ -19,7 +20,9 @@ class Operation:
         methods: Of the path, which all answer alike.
         answer: The shape of a 200; text: its media type, where it is no JSON.
         body: Of the request; None: it has none.
+        error: The shape of what is no 200.
         event: Of a streamed answer, where the request may ask for one.
+        last_event: What ends a stream.
         unhealthy: It answers 503 with the same shape.
     """
 
@@ -27,8 +30,10 @@ class Operation:
     methods: Sequence[str]
     summary: str
     answer: type[BaseModel] | str
-    body: type[Body] | None = None
+    body: type[Body] | BodyShape | None = None
     event: type[BaseModel] | None = None
+    last_event: str = ""
+    error: type[BaseModel] = answers.Error
     unhealthy: bool = False
 
 
@@ -42,6 +47,7 @@ OPERATIONS: Sequence[Operation] = (
         body=CompletionBody,
         answer=answers.Completion,
         event=answers.CompletionChunk,
+        last_event="`data: [DONE]`",
     ),
     Operation(
         path="/v1/chat/completions",
@@ -50,6 +56,41 @@ OPERATIONS: Sequence[Operation] = (
         body=ChatBody,
         answer=answers.ChatCompletion,
         event=answers.ChatCompletionChunk,
+        last_event="`data: [DONE]`",
+    ),
+    Operation(
+        path="/v1/responses",
+        methods=POST,
+        summary="Answer items, as OpenAI's Responses API does; nothing is stored",
+        body=agents.RESPONSES_BODY,
+        answer=agents.Response,
+        event=agents.ResponseEvent,
+        last_event="of type response.completed, response.incomplete or response.failed",
+    ),
+    Operation(
+        path="/v1/responses/input_tokens",
+        methods=POST,
+        summary="How many tokens a response's items are",
+        body=agents.RESPONSES_BODY,
+        answer=agents.ResponseInputTokens,
+    ),
+    Operation(
+        path="/v1/messages",
+        methods=POST,
+        summary="Answer messages, as Anthropic's API does",
+        body=agents.MESSAGES_BODY,
+        answer=agents.Message,
+        event=agents.MessageEvent,
+        last_event="of type message_stop",
+        error=agents.MessagesError,
+    ),
+    Operation(
+        path="/v1/messages/count_tokens",
+        methods=POST,
+        summary="How many tokens messages are",
+        body=agents.COUNT_TOKENS_BODY,
+        answer=agents.MessageInputTokens,
+        error=agents.MessagesError,
     ),
     Operation(
         path="/tokenize",

@@ -43,6 +43,8 @@ def _shown(schema: Schema) -> Markup:
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return Markup('<a href="#{0}">{0}</a>').format(name)
+    if "contentSchema" in schema.get("properties", {}).get("data", {}):
+        return Markup("events, each ") + _shown(schema["properties"]["data"]["contentSchema"])
     if "anyOf" in schema:
         return Markup(" or ").join(_shown(one) for one in schema["anyOf"])
     if "const" in schema or "enum" in schema:

@@ -12,6 +12,7 @@ from cluster.ingress.sampling import MAX_STOP_CHARACTERS, MAX_STOPS
 from workers.model.sampling_params import ROWS, Row
 
 Schema = dict[str, Any]
+HARMLESS_FIELD: Schema = {"description": "Accepted, without effect."}
 REF = "#/components/schemas/{model}"
 
 _TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
@@ -109,7 +110,7 @@ def _range(row: Row) -> Schema:
 
 def _tolerated() -> dict[str, Schema]:
     """Fields that change nothing, and those that are not supported with the values that ask for nothing."""
-    harmless: dict[str, Schema] = {name: {"description": "Accepted, without effect."} for name in sorted(HARMLESS)}
+    harmless: dict[str, Schema] = dict.fromkeys(sorted(HARMLESS), HARMLESS_FIELD)
     off = {
         name: {"enum": [*values, None], "description": "Not supported; these values ask for nothing."}
         for name, values in UNSUPPORTED.items()

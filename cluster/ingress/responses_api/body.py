@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.ingress.agent_fields import check_fields
-from cluster.ingress.chat.request import ChatRequest, ToolChoice
+from cluster.ingress.chat.request import ChatRequest, Tool, ToolChoice
 from cluster.ingress.fields import shorten
 from cluster.ingress.openai import read_sampling
 from cluster.ingress.reading import flag, items, mapping, only, refusal, text, whole, word
@@ -28,6 +28,7 @@ class ResponsesBody:
     Attributes:
         model: None: the served one.
         sealed: Thoughts are sent as `encrypted_content` too.
+        groups: Of functions in a namespace: see `tools`.
         said: The fields that the answer repeats as they came.
     """
 
@@ -35,6 +36,7 @@ class ResponsesBody:
     chat: ChatRequest
     stream: bool
     sealed: bool
+    groups: Mapping[str, tuple[str, str]]
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -45,23 +47,24 @@ def parse_body(sent: Mapping[str, Any]) -> ResponsesBody:
     stream = flag(body.get("stream", False), "stream")
     _check_stream_options(body, stream)
     _check_metadata(body)
+    tools = parse_tools(body.get("tools", []))
     return ResponsesBody(
         model=text(body["model"], "model") if "model" in body else None,
-        chat=_chat(body, include),
+        chat=_chat(body, tools.functions, include),
         stream=stream,
         sealed=SEALED in include,
+        groups=tools.groups,
         said={**body, **{name: sent[name] for name in HARMLESS - {"store"} if sent.get(name) is not None}},
     )
 
 
-def _chat(body: Mapping[str, Any], include: frozenset[str]) -> ChatRequest:
+def _chat(body: Mapping[str, Any], tools: tuple[Tool, ...], include: frozenset[str]) -> ChatRequest:
     turns = Turns()
     if "instructions" in body:
         turns.say("system", text(body["instructions"], "instructions"))
     if "input" not in body:
         raise refusal("input", "input is missing; send a string or a list of items")
     parse_input(body["input"], turns)
-    tools = parse_tools(body.get("tools", []))
     parallel = flag(body.get("parallel_tool_calls", True), "parallel_tool_calls")
     choice = parse_tool_choice(body.get("tool_choice", "auto"), tools, parallel=parallel)
     return ChatRequest(

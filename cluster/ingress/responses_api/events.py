@@ -46,7 +46,7 @@ class ResponseEvents:
         place, done = self._place(part), f"{_PIECES[part.kind]}.done"
         ended = ""
         if part.kind is Kind.CALL:
-            ended = self.event(done, **place, name=part.name, arguments=part.text)
+            ended = self.event(done, **place, arguments=part.text)
         else:
             more = {"logprobs": self._output.logprobs(part.logprobs)} if part.kind is Kind.TEXT else {}
             ended = self.event(done, **place, text=part.text, **more)

@@ -6,6 +6,7 @@ from typing import Any
 from cluster.ingress.fields import shorten
 from cluster.ingress.json_object import json_object
 from cluster.ingress.reading import items, mapping, member, only, refusal, text, word
+from cluster.ingress.responses_api.namespaces import flat_name
 from cluster.ingress.responses_api.sealed import unsealed
 from cluster.ingress.turns import Turns
 
@@ -60,14 +61,15 @@ def _reasoning(item: Mapping[str, Any], path: str, turns: Turns) -> None:
 
 
 def _call(item: Mapping[str, Any], path: str, turns: Turns) -> None:
-    only(item, _STATES | {"arguments", "call_id", "name"}, path)
+    only(item, _STATES | {"arguments", "call_id", "name", "namespace"}, path)
     call_id, name = (text(member(item, key, path), f"{path}.{key}") for key in ("call_id", "name"))
+    name = flat_name(text(item.get("namespace") or "", f"{path}.namespace"), name)
     arguments = json_object(member(item, "arguments", path), f"{path}.arguments")
     turns.call(call_id, name, arguments, f"{path}.call_id")
 
 
 def _output(item: Mapping[str, Any], path: str, turns: Turns) -> None:
-    only(item, _STATES | {"call_id", "name", "output"}, path)
+    only(item, _STATES | {"call_id", "name", "namespace", "output"}, path)
     call_id = text(member(item, "call_id", path), f"{path}.call_id")
     turns.result(call_id, _texts(member(item, "output", path), f"{path}.output"), f"{path}.call_id")
 

@@ -1,6 +1,6 @@
 """Parts of an answer as output items of /v1/responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cluster.ingress.answer_parts import Kind, Logprobs, Part
@@ -16,10 +16,14 @@ class OutputItems:
     """
     Args:
         seal: Thoughts get `encrypted_content` too.
+        groups: Of functions in a namespace: see `tools`.
     """
 
-    def __init__(self, request_id: str, tokenizer: Tokenizer, *, seal: bool) -> None:
+    def __init__(
+        self, request_id: str, tokenizer: Tokenizer, *, seal: bool, groups: Mapping[str, tuple[str, str]]
+    ) -> None:
         self._request_id = request_id
+        self._groups = groups
         self._tokenizer = tokenizer
         self._seal = seal
 
@@ -41,8 +45,9 @@ class OutputItems:
         if part.kind is Kind.TEXT:
             return {**head, "type": "message", "role": "assistant", "content": [self.content(part)]}
         if part.kind is Kind.CALL:
-            call = {"call_id": part.call_id, "name": part.name, "arguments": part.text}
-            return {**head, "type": "function_call", **call}
+            namespace, name = self._groups.get(part.name, ("", part.name))
+            call = {"call_id": part.call_id, "name": name, "arguments": part.text}
+            return {**head, "type": "function_call", **call, **({"namespace": namespace} if namespace else {})}
         thought: dict[str, Any] = {**head, "type": "reasoning", "summary": [], "content": [self.content(part)]}
         if self._seal:
             thought["encrypted_content"] = sealed(part.text)

@@ -1,8 +1,11 @@
 """OpenAI's /v1/responses: an answer to items, and how many tokens items are. Nothing of a response is stored."""
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse
 
+from cluster.ingress.agent_calls import with_any_template
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.keyed_paths import pass_of
@@ -22,11 +25,10 @@ class ResponsesRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        call = await service.chat_call(
-            body.chat, model=body.model, route="responses", prompt_field="input", stream=body.stream
-        )
+        make = partial(service.chat_call, model=body.model, route="responses", prompt_field="input", stream=body.stream)
+        call = await with_any_template(body.chat, make)
         said = {**effective(service.defaults), **body.said}
-        output = OutputItems(call.request_id, service.tokenizer, seal=body.sealed)
+        output = OutputItems(call.request_id, service.tokenizer, seal=body.sealed, groups=body.groups)
         shape = ResponseAnswer(call.request_id, body.model or service.model, said, output, stream=body.stream)
         return TypedResponse(service.run(call, pass_of(request.scope)), shape, stream=body.stream)
 
@@ -34,7 +36,7 @@ class ResponsesRoutes:
         service = self._service
         body = parse_body(await self._bodies.read_object(request))
         service.check_model(body.model)
-        num_tokens = len(await service.chat_token_ids(body.chat))
+        num_tokens = len(await with_any_template(body.chat, service.chat_token_ids))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens})
 
 

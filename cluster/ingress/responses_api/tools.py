@@ -1,22 +1,60 @@
 """`tools` and `tool_choice` of /v1/responses."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.ingress.chat.request import Tool, ToolChoice
 from cluster.ingress.chat.tools import check_choice, check_tools, make_tool
 from cluster.ingress.fields import shorten
 from cluster.ingress.reading import items, mapping, member, only, refusal, text, word
+from cluster.ingress.responses_api.namespaces import flat_name
 
 _FIELDS = frozenset({"description", "name", "parameters", "strict", "type"})
 _OFF = {"allowed_callers": ["direct"], "async": False, "defer_loading": False}
 _BUILT_IN = "this server runs no tools of its own: send a function, and run it in your program"
 
 
-def parse_tools(value: Any) -> tuple[Tool, ...]:
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """
+    Attributes:
+        functions: As the model sees them.
+        groups: Names of functions that stand in a namespace -> the namespace, and the name within it.
+    """
+
+    functions: tuple[Tool, ...]
+    groups: Mapping[str, tuple[str, str]]
+
+
+def parse_tools(value: Any) -> Tools:
     """Raises: InvalidRequestError."""
-    tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(items(value, "tools")))
-    check_tools(tools)
-    return tools
+    functions: list[Tool] = []
+    groups: dict[str, tuple[str, str]] = {}
+    for index, item in enumerate(items(value, "tools")):
+        path = f"tools[{index}]"
+        tool = mapping(item, path)
+        if tool.get("type") != "namespace":
+            functions.append(_tool(tool, path))
+            continue
+        for name, function in _namespace(tool, path):
+            groups[function.name] = (tool["name"], name)
+            functions.append(function)
+    check_tools(functions)
+    return Tools(tuple(functions), groups)
+
+
+def _namespace(group: Mapping[str, Any], path: str) -> Iterator[tuple[str, Tool]]:
+    """The functions of a group by their names within it; what is said of the group is said with its first."""
+    only(group, ("description", "name", "tools", "type"), path)
+    namespace = text(member(group, "name", path), f"{path}.name")
+    about = text(group.get("description") or "", f"{path}.description")
+    for index, item in enumerate(items(member(group, "tools", path), f"{path}.tools")):
+        place = f"{path}.tools[{index}]"
+        tool = _tool(item, place)
+        description = f"{about}\n{tool.description}" if about and not index else tool.description
+        named = {"name": flat_name(namespace, tool.name), "parameters": tool.parameters, "strict": tool.strict}
+        yield tool.name, make_tool({**named, "description": description}, place)
 
 
 def parse_tool_choice(value: Any, tools: tuple[Tool, ...], *, parallel: bool) -> ToolChoice:

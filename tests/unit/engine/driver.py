@@ -76,6 +76,7 @@ class Driver:
         self.clock = Clock()
         self.tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # by index: prefill's may come late
         self.logprobs: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+        self.prompts: dict[str, list[worker_pb2.PromptLogprobs]] = defaultdict(list)  # as they were told
         self.finals: dict[tuple[str, int], list[worker_pb2.TokenOutput]] = defaultdict(list)
         self.engines = [
             Engine(
@@ -108,6 +109,9 @@ class Driver:
                     self.tokens[key][output.index + offset] = token_id
                 for offset, entry in enumerate(output.logprobs):
                     self.logprobs[key][output.index + offset] = entry.sampled.logprob
+                if output.HasField("prompt_logprobs"):
+                    assert not self.tokens[key], f"{key} tells of its prompt after a token"
+                    self.prompts[output.request_id].append(output.prompt_logprobs)
                 if output.finish_reason:
                     self.finals[key].append(output)
 

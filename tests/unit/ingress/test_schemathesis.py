@@ -21,7 +21,14 @@ schemathesis = pytest.importorskip("schemathesis", reason="the extra `clients` i
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NUM_REQUESTS = int(os.environ.get("BATON_SCHEMATHESIS_REQUESTS", "12000"))  # of all paths together
-SHARES = {"/v1/completions": 0.35, "/v1/chat/completions": 0.35, "/tokenize": 0.12, "/detokenize": 0.08}
+SHARES = {
+    "/v1/completions": 0.24,
+    "/v1/chat/completions": 0.24,
+    "/v1/responses": 0.14,
+    "/v1/messages": 0.14,
+    "/tokenize": 0.1,
+    "/detokenize": 0.06,
+}
 MAX_S = 30.0  # of one answer, on a machine that does much else
 
 

@@ -120,3 +120,36 @@ async def test_the_load_generator_counts_the_ingresss_tokens(
     assert [len(record.token_s) for record in measurement.run.records] == [3] * 4
     if backend != "openai-chat":
         assert {len(request.prompt_token_ids) for request in dispatcher.requests} == {20}
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+async def test_the_sdk_reads_how_likely_a_prompt_is(
+    addresses: tuple[FakeDispatcher, str, str], max_tokens: int
+) -> None:
+    _, _, target = addresses
+    async with baton.AsyncClient(target, timeout_s=20) as client:
+        completion = await client.generate([7, 8, 9, 10, 11], prompt_logprobs=2, max_tokens=max_tokens)
+        assert completion.choices[0].finish_reason == "length"
+        assert len(completion.choices[0].token_ids) == max_tokens
+        assert completion.prompt_logprobs is not None
+        first, *others = completion.prompt_logprobs
+        assert first is None
+        told = [entry.sampled for entry in others if entry is not None]
+        assert [(one.token_id, one.logprob, one.rank) for one in told] == [
+            (8, -0.25, 2),
+            (9, -0.5, 2),
+            (10, -0.75, 2),
+            (11, -1.0, 2),
+        ]
+        assert others[0] is not None
+        assert [(one.token_id, one.rank) for one in others[0].top] == [(20, 1), (21, 2)]
+        async with client.stream([7, 8, 9], prompt_logprobs=0, max_tokens=2) as stream:
+            assert stream.prompt_logprobs is None
+            await anext(stream)
+            assert stream.prompt_logprobs is not None
+            assert len(stream.prompt_logprobs) == 3
+        plain = await client.generate("Once")
+        assert plain.prompt_logprobs is None
+        assert plain.choices[0].logprobs is None
+        with pytest.raises(baton.InvalidRequestError, match="max_tokens is 0; it must be at least 1, or 0 with"):
+            await client.generate("Once", max_tokens=0)

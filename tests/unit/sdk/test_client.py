@@ -71,6 +71,7 @@ def test_every_sampling_keyword_reaches_the_server(client: baton.Client, server:
         "seed": 1 << 63,
         "logit_bias": {5: -1.5},
         "logprobs": 0,
+        "prompt_logprobs": 0,
         "presence_penalty": 0.5,
         "frequency_penalty": -0.5,
         "repetition_penalty": 1.5,

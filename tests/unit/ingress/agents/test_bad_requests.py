@@ -118,6 +118,13 @@ RESPONSES: list[tuple[Any, str, str]] = [
     (tool(parameters={"type": "thing"}), "tools", 'tools[0].parameters.type is "thing"; use one of'),
     (tool(parameters=deep(200)), "tools", "levels deep; nest at most"),
     (tool(defer_loading=True), "tools", "tools[0].defer_loading is true; this server does not support it"),
+    ({"tools": [{"type": "namespace", "name": "a"}]}, "tools", "tools[0].tools is missing; send it"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [5]}]}, "tools", "tools[0].tools[0] is 5; it must be an"),
+    (
+        {"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "namespace"}]}]},
+        "tools",
+        'tools[0].tools[0].type is "namespace"; this server runs no tools',
+    ),
     ({"tools": RESPONSES_TOOLS * 2}, "tools", 'tools[2] has the name "weather" again'),
     ({"tool_choice": "required"}, "tool_choice", 'tool_choice is "required" and there are no tools'),
     ({"tool_choice": "maybe"}, "tool_choice", 'tool_choice is "maybe"; it must be one of auto, none, required'),

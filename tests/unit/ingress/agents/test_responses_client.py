@@ -191,7 +191,7 @@ async def test_a_long_wait_for_the_first_token_is_bridged(
 
 
 async def test_what_would_be_stored_is_refused_by_name(client: openai.AsyncOpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="stores no responses; keep what POST /v1/responses answers"):
+    with pytest.raises(openai.NotFoundError, match="stores no responses; keep what it answers"):
         await client.responses.retrieve("resp_1")
     with pytest.raises(openai.NotFoundError, match="stores no responses"):
         await client.responses.delete("resp_1")
@@ -223,3 +223,15 @@ async def test_messages_become_turns(client: openai.AsyncOpenAI, fake: FakeDispa
     await client.responses.create(model="demo", input=history, instructions="Be brief")
     prompt = demo_tokenizer().decode(fake.requests[0].prompt_token_ids)
     assert prompt == "Be brief\n\nIn English\nTell\nme\nOnce\nMore\n\nplease\n"
+
+
+async def test_functions_of_a_namespace_are_called_by_it(client: openai.AsyncOpenAI, fake: FakeDispatcher) -> None:
+    group: Any = {"type": "namespace", "name": "sky", "description": "Of the sky", "tools": RESPONSES_TOOLS}
+    fake.answer = CALL.replace("weather", "sky__weather")
+    reply = await client.responses.create(model="demo", input="Hi", tools=[group, *RESPONSES_TOOLS])
+    (call,) = reply.output
+    assert isinstance(call, ResponseFunctionToolCall)
+    assert (call.namespace, call.name) == ("sky", "weather")
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}
+    await client.responses.create(model="demo", input=[call.to_dict(), result], tools=[group])  # type: ignore[list-item]
+    assert "sky__weather" in demo_tokenizer().decode(fake.requests[1].prompt_token_ids)
