@@ -5,10 +5,11 @@ Refuses here only what no message can hold (a negative count, a wrong type); ran
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Unpack, get_type_hints
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from baton._form import KEYWORDS, structured_output
 from baton.errors import InternalError, InvalidRequestError
 from baton.types import (
     Choice,
@@ -16,8 +17,9 @@ from baton.types import (
     Delta,
     FinishReason,
     Model,
+    Options,
     Prompt,
-    Sampling,
+    Schema,
     TokenLogprob,
     TokenLogprobs,
     Usage,
@@ -44,15 +46,29 @@ _FINISH: dict[int, FinishReason] = {
 _PROMPT = "a text, a list of token ids >= 0, or a list of messages"
 
 
-def sampling_params(**sampling: Unpack[Sampling]) -> pb.SamplingParams:
-    """The message of `baton.types.Sampling`. Raises: TypeError: an unknown keyword, as Python itself does."""
-    params = pb.SamplingParams()
-    for name, value in sampling.items():
-        if name not in params.DESCRIPTOR.fields_by_name:
-            raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(Sampling.__annotations__)}")
+def sampling_params(schema: Schema | None = None, **options: Unpack[Options]) -> pb.SamplingParams:
+    """The message of `baton.types.Options`. Raises: TypeError: an unknown keyword, as Python itself does."""
+    form = structured_output(schema, {name: value for name, value in options.items() if name in KEYWORDS})
+    params = pb.SamplingParams(structured_output=form)
+    known = get_type_hints(Options)
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; known are schema, {', '.join(known)}")
+        if name in KEYWORDS:
+            continue
         if value is not None:
             _fill(params, name, [value] if name == "stop" and isinstance(value, str) else value)
     return params
+
+
+def check_one_instance(schema: Schema | None, options: Mapping[str, Any]) -> None:
+    """Raises: InvalidRequestError: several choices, where `generate` gives back one instance."""
+    if isinstance(schema, type) and options.get("n") not in (None, 1):
+        raise InvalidRequestError(
+            f"n is {_brief(options['n'])}, and with a model as schema generate gives back one instance: leave n out, "
+            f"or use stream(...).completion() and each choice's parse({schema.__name__})",
+            field="n",
+        )
 
 
 def _fill(message: Any, name: str, value: Any) -> None:

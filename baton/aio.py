@@ -6,9 +6,9 @@ Create and use a client on one running event loop. Cancelling a task that awaits
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 import grpc.aio
@@ -18,7 +18,7 @@ from baton._boundary import HEALTH_METHOD, from_rpc_error, health_status
 from baton._connection import Connection
 from baton._retry import Attempts
 from baton.tls import TLS
-from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, TokenLogprobs, Usage
+from baton.types import Completion, Delta, HealthStatus, M, Model, Options, Prompt, Schema, TokenLogprobs, Usage
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
 
@@ -146,32 +146,60 @@ class AsyncClient:
         self._channel = self._connection.aio_channel()
         self._stub: Any = InferenceStub(self._channel)
 
+    @overload
     async def generate(
         self,
         prompt: Prompt,
         *,
+        schema: type[M],
         model: str = "",
         chat_template: str = "",
         timeout_s: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> Completion:
+        **options: Unpack[Options],
+    ) -> M: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Mapping[str, Any] | str | bool | None = None,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Completion: ...
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Schema | None = None,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
         """The whole answer to `prompt`; arguments and errors as `baton.Client.generate`."""
+        _convert.check_one_instance(schema, options)
         async with self.stream(
-            prompt, model=model, chat_template=chat_template, timeout_s=timeout_s, **sampling
+            prompt, schema=schema, model=model, chat_template=chat_template, timeout_s=timeout_s, **options
         ) as stream:
-            return await stream.completion()
+            completion = await stream.completion()
+        return completion.parse(schema) if isinstance(schema, type) else completion
 
     def stream(
         self,
         prompt: Prompt,
         *,
+        schema: Schema | None = None,
         model: str = "",
         chat_template: str = "",
         timeout_s: float | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[Options],
     ) -> AsyncStream:
         """As `generate`, but sends the request and returns at once; errors come while iterating."""
-        params = _convert.sampling_params(**sampling)
+        params = _convert.sampling_params(schema, **options)
         attempts = self._attempts(timeout_s)
         request = _convert.generate_request(
             prompt, model=model, chat_template=chat_template, sampling=params, timeout_s=0

@@ -7,9 +7,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 
@@ -18,7 +18,7 @@ from baton._boundary import HEALTH_METHOD, from_rpc_error, health_status
 from baton._connection import Connection
 from baton._retry import Attempts
 from baton.tls import TLS
-from baton.types import Completion, Delta, HealthStatus, Model, Prompt, Sampling, TokenLogprobs, Usage
+from baton.types import Completion, Delta, HealthStatus, M, Model, Options, Prompt, Schema, TokenLogprobs, Usage
 from baton.v1 import inference_pb2 as pb
 from baton.v1.inference_pb2_grpc import InferenceStub
 
@@ -149,15 +149,40 @@ class Client:
         self._channel = self._connection.channel()
         self._stub: Any = InferenceStub(self._channel)
 
+    @overload
     def generate(
         self,
         prompt: Prompt,
         *,
+        schema: type[M],
         model: str = "",
         chat_template: str = "",
         timeout_s: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> Completion:
+        **options: Unpack[Options],
+    ) -> M: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Mapping[str, Any] | str | bool | None = None,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Completion: ...
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Schema | None = None,
+        model: str = "",
+        chat_template: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
         """The whole answer to `prompt`: a text, token ids, or the messages of a chat.
 
         Args:
@@ -165,27 +190,35 @@ class Client:
             model: Empty: the model that is served.
             chat_template: For messages: the name of one of the model's templates; empty: its default.
             timeout_s: Overrides the client's.
-            **sampling: See `baton.types.Sampling`.
+            schema: Of the answer, which is JSON: a JSON schema as a dict or text, or a pydantic model. With a model an
+                instance of it is given back, not a Completion.
+            **options: See `baton.types.Options`.
         Raises:
+            IncompleteAnswerError: `max_tokens` or a stop text cut off what was to become an instance.
             InvalidRequestError: `field` names what the server refused.
             OverloadedError: Shed, and the retries too.
             UnavailableError: No server or no worker, and the retries found none.
             DeadlineExceededError: `timeout_s` has passed.
         """
-        with self.stream(prompt, model=model, chat_template=chat_template, timeout_s=timeout_s, **sampling) as stream:
-            return stream.completion()
+        _convert.check_one_instance(schema, options)
+        with self.stream(
+            prompt, schema=schema, model=model, chat_template=chat_template, timeout_s=timeout_s, **options
+        ) as stream:
+            completion = stream.completion()
+        return completion.parse(schema) if isinstance(schema, type) else completion
 
     def stream(
         self,
         prompt: Prompt,
         *,
+        schema: Schema | None = None,
         model: str = "",
         chat_template: str = "",
         timeout_s: float | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[Options],
     ) -> Stream:
         """As `generate`, but sends the request and returns at once; errors come while iterating."""
-        params = _convert.sampling_params(**sampling)
+        params = _convert.sampling_params(schema, **options)
         attempts = self._attempts(timeout_s)
         request = _convert.generate_request(
             prompt, model=model, chat_template=chat_template, sampling=params, timeout_s=0

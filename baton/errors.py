@@ -122,6 +122,16 @@ class CancelledError(BatonError):
     grpc_status = "CANCELLED"
 
 
+class IncompleteAnswerError(BatonError):
+    """An answer that was to become an instance was cut off; `text` is what came of it. Of clients alone."""
+
+    code = "incomplete_answer"
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+
 def _tree(root: type[BatonError]) -> list[type[BatonError]]:
     return [root, *(error for child in root.__subclasses__() for error in _tree(child))]
 

@@ -5,7 +5,9 @@ Everything returned is frozen and owned by the caller. Token ids are integers in
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, Protocol, Self, TypedDict, TypeVar
+
+from baton.errors import IncompleteAnswerError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 HealthStatus = Literal["serving", "not_serving", "unknown"]
@@ -20,6 +22,21 @@ class Message(TypedDict):
 
 Prompt = str | Sequence[int] | Sequence[Message]
 """A text, the token ids of one, or the messages of a chat (the server applies its chat template)."""
+
+
+class SchemaModel(Protocol):
+    """A class whose fields are a JSON schema, and whose instances JSON is read as: pydantic's models are."""
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]: ...
+
+    @classmethod
+    def model_validate_json(cls, json_data: str, /) -> Self: ...
+
+
+M = TypeVar("M", bound=SchemaModel)
+Schema = Mapping[str, Any] | str | bool | type[SchemaModel]
+"""A JSON schema: plain values, its text, or a pydantic model."""
 
 
 class Sampling(TypedDict, total=False):
@@ -67,6 +84,27 @@ class Sampling(TypedDict, total=False):
     """"auto", the default: as the server is set up; "none": without drafts. The text is the same."""
     include_stop_str_in_output: bool
     """Keep the stop string in the text."""
+
+
+class Options(Sampling, total=False):
+    """Keyword arguments of `generate` and `stream`: sampling, and the form that an answer must have.
+
+    Of the forms, `schema` among them, at most one. A choice that ends with "stop" has it from beginning to end, unless
+    a stop text or token cut it off.
+    """
+
+    json_object: bool
+    """A JSON object, any."""
+    regex: str | None
+    """Text that the whole expression matches, in the syntax of Rust's `regex`."""
+    choice: Sequence[str] | None
+    """One of these texts."""
+    grammar: str | None
+    """Text of a grammar, in llguidance's variant of Lark, or in GBNF."""
+    structural_tag: Mapping[str, Any] | str | None
+    """Free text with tags in it that follow schemas; vLLM's shape."""
+    no_whitespace: bool
+    """With `schema` or `json_object`: no blanks between the tokens of JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +163,21 @@ class Choice:
     finish_reason: FinishReason | None
     stop_reason: str | None
 
+    def parse(self, kind: type[M]) -> M:
+        """Its text as an instance of a pydantic model, or of another class with `model_validate_json`.
+
+        Raises:
+            IncompleteAnswerError: It was cut off: by `max_tokens`, a stop text, or its stream's end.
+            pydantic.ValidationError: The model asks for more than its schema says.
+        """
+        if self.finish_reason != "stop" or self.stop_reason is not None:
+            raise IncompleteAnswerError(
+                f"the answer was cut off (finish_reason {self.finish_reason}, stop_reason {self.stop_reason}) after "
+                f"{self.text[-40:]!r} and is no whole {kind.__name__}; raise max_tokens, or leave stop out",
+                self.text,
+            )
+        return kind.model_validate_json(self.text)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
@@ -142,6 +195,12 @@ class Completion:
     def text(self) -> str:
         """The first choice's text."""
         return self.choices[0].text if self.choices else ""
+
+    def parse(self, kind: type[M]) -> M:
+        """The first choice as an instance of a model: see `Choice.parse`."""
+        if not self.choices:
+            raise IncompleteAnswerError("the answer has no choice: its stream was closed before one came", "")
+        return self.choices[0].parse(kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

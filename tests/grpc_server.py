@@ -47,6 +47,12 @@ def token(index: int, *, choice: int = 0, finish: pb.FinishReason | None = None)
     return pb.GenerateResponse(request_id="r1", deltas=[delta])
 
 
+def written(text: str, finish: pb.FinishReason = pb.FINISH_REASON_STOP) -> "list[Step]":
+    """An answer of one message and the last one."""
+    delta = pb.ChoiceDelta(text=text, token_ids=[100], finish_reason=finish)
+    return [pb.GenerateResponse(request_id="r1", deltas=[delta]), last(completion_tokens=1)]
+
+
 def last(prompt_tokens: int = 5, completion_tokens: int = 3, cached_tokens: int = 0) -> pb.GenerateResponse:
     """The final message."""
     counts = pb.Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens)

@@ -19,7 +19,8 @@ class GRPCSource:
 
     @contextmanager
     def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> Iterator[Iterator[str]]:
-        with self._client.stream(prompt, model=ask.model, **ask.sampling()) as stream:
+        form = {"schema" if name == "json" else name: value for name, value in ask.form().items()}
+        with self._client.stream(prompt, model=ask.model, **form, **ask.sampling()) as stream:
             yield (delta.text for delta in stream)
 
     def close(self) -> None:

@@ -41,6 +41,8 @@ class HTTPSource:
     def answer(self, prompt: str | Sequence[baton.Message], ask: Ask) -> Iterator[Iterator[str]]:
         is_chat = not isinstance(prompt, str)
         body = {"model": ask.model or self._first_model(), "stream": True, **ask.sampling()}
+        if form := ask.form():
+            body["structured_outputs"] = form
         body |= {"messages": list(prompt)} if is_chat else {"prompt": prompt}
         path = "/v1/chat/completions" if is_chat else "/v1/completions"
         try:

@@ -19,6 +19,14 @@ class Ask:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     speculation: str | None = None
+    schema: str | None = None  # JSON's text
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+
+    def form(self) -> dict[str, Any]:
+        """What form the answer must have, as vLLM's HTTP field says it; empty: any text."""
+        asked = {"json": self.schema, "regex": self.regex, "choice": list(self.choices) or None}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def sampling(self) -> dict[str, Any]:
         """The options that are set, by the names that both APIs share."""

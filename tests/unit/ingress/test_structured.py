@@ -5,7 +5,9 @@ from typing import Any
 
 import grpc
 import httpx
+import openai
 import pytest
+from pydantic import BaseModel
 
 from baton.v1 import inference_pb2, inference_pb2_grpc
 from cluster.ingress.structured.grammar import grammar_text
@@ -43,6 +45,32 @@ async def test_a_streamed_answer_has_the_grammar_too(http: httpx.AsyncClient, fa
     reply = await http.post("/v1/chat/completions", json=body)
     assert reply.text.endswith("data: [DONE]\n\n")
     assert fake.requests[-1].grammar == grammar_text(Choice(("a",)))
+
+
+class City(BaseModel):
+    name: str
+    population: int
+
+
+QUESTION: list[Any] = [{"role": "user", "content": "A city"}]
+
+
+async def test_openais_client_parses_a_pydantic_model(client: openai.AsyncOpenAI, fake: FakeDispatcher) -> None:
+    fake.answer = '{"name": "Paris", "population": {choice}}'
+    completion = await client.chat.completions.parse(model="demo", messages=QUESTION, response_format=City, n=2)
+    assert [one.message.parsed for one in completion.choices] == [
+        City(name="Paris", population=0),
+        City(name="Paris", population=1),
+    ]
+    closed = City.model_json_schema() | {"additionalProperties": False}  # as the client makes it for `strict`
+    assert fake.requests[-1].grammar == grammar_text(JsonSchema(closed))
+
+
+async def test_openais_client_streams_a_pydantic_model(client: openai.AsyncOpenAI, fake: FakeDispatcher) -> None:
+    fake.answer = '{"name": "Paris", "population": 1}'
+    async with client.chat.completions.stream(model="demo", messages=QUESTION, response_format=City) as stream:
+        completion = await stream.get_final_completion()
+    assert completion.choices[0].message.parsed == City(name="Paris", population=1)
 
 
 def deep(levels: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import grpc
 import pytest
@@ -15,7 +15,7 @@ from google.protobuf import json_format, message_factory
 
 import baton
 from baton.v1 import inference_pb2
-from tests.grpc_server import FakeGrpcServer
+from tests.grpc_server import FakeGrpcServer, written
 
 PAGE = Path(__file__).parents[3] / "docs" / "sdk.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -36,13 +36,23 @@ def run(block: str) -> None:
     exec(compile(block, str(PAGE), "exec"), {"__name__": "example"})  # noqa: S102
 
 
-@pytest.mark.parametrize("block", [block for block in blocks("python") if "tls=" not in block])
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("python") if "tls=" not in block and "schema=" not in block]
+)
 def test_an_example_runs(block: str, plain: FakeGrpcServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert "127.0.0.1:9000" in block
     before = len(plain.requests)
     run(block.replace("127.0.0.1:9000", plain.target))
     assert len(plain.requests) > before
     assert capsys.readouterr().out
+
+
+def test_the_example_of_a_model_runs(plain: FakeGrpcServer, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = (block for block in blocks("python") if "schema=" in block)
+    plain.scripts.extend([written('{"name": "Paris", "population": 1}'), written('{"name": "Lyon", "population": 2}')])
+    run(block.replace("127.0.0.1:9000", plain.target))
+    assert capsys.readouterr().out == "Paris 1\n[City(name='Lyon', population=2)]\n"
+    assert json.loads(plain.requests[-1].sampling.structured_output.json_schema)["title"] == "City"
 
 
 def test_the_example_of_tls_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,12 +89,15 @@ def test_a_line_of_grpcurl_calls_a_method_with_fields_that_it_has(command: list[
 def test_each_error_has_its_line(error: type[baton.BatonError]) -> None:
     line = next(line for line in TEXT.splitlines() if line.startswith(f"| `{error.__name__}`"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    status = "" if error is baton.ConfigError else error.grpc_status
+    is_local = error in (baton.ConfigError, baton.IncompleteAnswerError)
+    status = "" if is_local else error.grpc_status
     assert (cells[1].strip("`"), cells[2]) == (error.code, status)
     assert cells[4] == ("yes" if error.retryable else "no")
 
 
-@pytest.mark.parametrize("name", [*baton.Sampling.__annotations__, *inspect.signature(baton.Client).parameters])
+@pytest.mark.parametrize(
+    "name", [*get_type_hints(baton.Options), "schema", *inspect.signature(baton.Client).parameters]
+)
 def test_each_keyword_is_told(name: str) -> None:
     assert re.search(rf"\b{name}\b", TEXT)
 

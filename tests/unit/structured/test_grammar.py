@@ -1,5 +1,7 @@
 """The grammars' texts, by what the library allows under them."""
 
+from typing import Any
+
 import pytest
 
 from cluster.ingress.structured.grammar import grammar_text
@@ -146,3 +148,39 @@ def test_a_trigger_of_a_token_and_text_forces_where_both_are_there(at_most_one: 
     assert allows_tokens(grammar, "<|channel|>", "commentary", "<|message|>", "hi")
     assert not allows_tokens(grammar, *thought, "<|channel|>", "commentary to=functions.y")
     assert not allows_tokens(grammar, "<|channel|>", "commentary to=functions.x", "<|message|>", '{"b"')
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("date", ["2024-02-29", "2000-02-29", "2023-02-28", "1999-12-31"], ["2023-02-29", "1900-02-29", "0000-01-01"]),
+        ("date-time", ["2024-02-29T23:59:59Z", "1999-04-30T00:00:00.5+01:00"], ["2023-02-29T00:00:00Z"]),
+        ("time", ["23:59:59Z"], ["23:59:60Z", "25:00:00Z"]),
+    ],
+)
+def test_dates_are_days_that_there_are(kind: str, good: list[str], bad: list[str]) -> None:
+    schema = {"type": "array", "items": {"anyOf": [{"type": "null"}, {"type": "string", "format": kind}]}}
+    grammar = grammar_text(JsonSchema(schema))
+    assert all(allows(grammar, f'["{text}"]') for text in good)
+    assert not any(allows(grammar, f'["{text}"]') for text in bad)
+    both = grammar_text(
+        JsonSchema({"type": "string", "format": kind, "pattern": "^[12]", "allOf": [{"maxLength": 40}]})
+    )
+    assert allows(both, f'"{good[0]}"')
+    assert not allows(both, f'"{bad[0]}"')
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"const": "a\u0000b"}, '"a\\u0000b"', '"ab"'),
+        ({"type": "string", "pattern": "^a\\x01b$"}, '"a\\u0001b"', '"ab"'),
+        ({"const": "a\nb\u00e9/"}, '"a\\nb\u00e9/"', '"ab"'),
+        ({"const": "a\x7f"}, '"a\\u007f"', '"a"'),
+        ({"type": "string", "pattern": "^[^\\x00-\\x1f]{2}$"}, '"ab"', '"a"'),
+    ],
+)
+def test_control_characters_are_not_lost(schema: dict[str, Any], good: str, bad: str) -> None:
+    grammar = grammar_text(JsonSchema(schema))
+    assert allows(grammar, good)
+    assert not allows(grammar, bad)

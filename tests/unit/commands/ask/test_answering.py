@@ -64,6 +64,35 @@ def test_either_asks_for_no_drafts(server: FakeGrpcServer, http: FakeOpenAIServe
     assert http.bodies[0]["speculation"] == "none"
 
 
+def test_generate_asks_for_a_form(server: FakeGrpcServer, http: FakeOpenAIServer, tmp_path: Path) -> None:
+    schema = tmp_path / "city.json"
+    schema.write_text('{"type": "object"}')
+    _invoke(generate.command, "A city", "--grpc", server.target, "--schema", str(schema))
+    assert server.requests[0].sampling.structured_output.json_schema == '{"type": "object"}'
+    _invoke(generate.command, "A city", "--url", http.url, "--schema", str(schema))
+    _invoke(generate.command, "A city", "--url", http.url, "--regex", "[A-Z]+")
+    _invoke(generate.command, "A city", "--url", http.url, "--choice", "Paris", "--choice", "Lyon")
+    assert [body["structured_outputs"] for body in http.bodies] == [
+        {"json": '{"type": "object"}'},
+        {"regex": "[A-Z]+"},
+        {"choice": ["Paris", "Lyon"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--schema", "none.json"], "--schema none.json cannot be read"),
+        (["--regex", "a", "--choice", "b"], "--schema, --regex and --choice each say what the answer must be"),
+    ],
+)
+def test_generate_refuses_a_form_that_is_none(server: FakeGrpcServer, words: list[str], message: str) -> None:
+    result = _invoke(generate.command, "A city", "--grpc", server.target, *words)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert not server.requests
+
+
 def test_generate_reads_the_prompt_from_standard_input(server: FakeGrpcServer) -> None:
     assert _invoke(generate.command, "-", "--grpc", server.target, typed="From a file").exit_code == 0
     assert server.requests[0].prompt == "From a file"
