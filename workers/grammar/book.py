@@ -15,10 +15,10 @@ from workers.grammar.compiling import compile_grammar, failed
 from workers.grammar.follower import GrammarFollower
 from workers.grammar.masks import StepMasks
 from workers.grammar.vocabulary import has_vocabulary, load_vocabulary
-from workers.model.contract import SampleRow
+from workers.model.contract import SampleRow, TokenMasks
 
 logger = logging.getLogger(__name__)
-MAX_COMPILED = 256
+MAX_COMPILED = 64  # a large one may take megabytes
 MAX_COMPILED_CHARACTERS = 16 << 20
 
 
@@ -81,7 +81,7 @@ class GrammarBook:
         else:
             self._cache.settle(text, follower)
 
-    def masks(self, rows: Sequence[SampleRow], followers: Sequence[Follower | None]) -> StepMasks | None:
+    def masks(self, rows: Sequence[SampleRow], followers: Sequence[Follower | None]) -> TokenMasks | None:
         ours = [one if isinstance(one, GrammarFollower) else None for one in followers]
         if not any(ours):
             return None
