@@ -15,9 +15,10 @@ from cluster.config.schema import LimitsConfig
 from cluster.ingress.adapter_routes import add_adapter_routes
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
+from cluster.ingress.continuous_usage import ContinuousUsage
 from cluster.ingress.cross_origin import cross_origin
 from cluster.ingress.error_answers import error_answer
-from cluster.ingress.formats import ChatFormat, CompletionFormat
+from cluster.ingress.formats import ChatFormat, CompletionFormat, Format
 from cluster.ingress.generation_defaults import effective
 from cluster.ingress.keyed_paths import KeyedPaths, key_of, pass_of
 from cluster.ingress.limits import DEFAULT_LIMITS
@@ -116,28 +117,30 @@ class HTTPRoutes:
             await asyncio.sleep(0)  # streams go on between the prompts of a long batch
         grammar = await service.grammar(body.form)
         call = service.call(prompts, body.options(), model=body.model, route="completions", grammar=grammar)
-        shape = CompletionFormat(
+        shape: Format = CompletionFormat(
             request_id=call.request_id,
             model=call.model,
             tokenizer=service.tokenizer,
             usage=body.include_usage,
             prompts=body.view(sent, prompts, service.tokenizer),
         )
-        return AnswerResponse(
-            service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
-        )
+        run = service.run(call, pass_of(request.scope))
+        if body.continuous_usage:
+            shape = ContinuousUsage(shape, lambda: run.usage)
+        return AnswerResponse(run, shape, stream=body.stream, usage=body.include_usage)
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
         body = parse_body(await self.bodies.read_object(request), ChatBody)
         service.check_model(body.model)
         call = await service.chat_call(body.request(), model=body.model, route="chat", stream=body.stream)
-        shape = ChatFormat(
+        shape: Format = ChatFormat(
             request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
-        return AnswerResponse(
-            service.run(call, pass_of(request.scope)), shape, stream=body.stream, usage=body.include_usage
-        )
+        run = service.run(call, pass_of(request.scope))
+        if body.continuous_usage:
+            shape = ContinuousUsage(shape, lambda: run.usage)
+        return AnswerResponse(run, shape, stream=body.stream, usage=body.include_usage)
 
     async def tokenize(self, request: Request) -> Response:
         service = self._service

@@ -57,6 +57,7 @@ B = TypeVar("B", bound=Body)
 
 class StreamOptions(Body):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: with include_usage, every event tells the usage so far
     include_obfuscation: bool = False  # padding against traffic analysis: a client may turn it off, which it is
 
 
@@ -90,6 +91,10 @@ class SamplingBody(Body):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
 
 class CompletionBody(SamplingBody):

@@ -1,6 +1,7 @@
 """The official client, unmodified, against the app on a port."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import openai
@@ -52,6 +53,22 @@ async def test_streamed_deltas_add_up_to_the_whole_answer(client: openai.AsyncOp
     assert texts == ["naïve 🙂 東京 0", "naïve 🙂 東京 1"]
     assert roles == [1, 1]
     assert reasons == ["stop", "stop"]
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+async def test_every_event_tells_the_usage_so_far_when_asked_for(client: openai.AsyncOpenAI, is_chat: bool) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    common: Any = {"model": "demo", "stream": True, "stream_options": options}
+    if is_chat:
+        stream: Any = await client.chat.completions.create(messages=USER, **common)
+    else:
+        stream = await client.completions.create(prompt="Once", **common)
+    counts = [chunk.usage.completion_tokens async for chunk in stream]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+    without: Any = {"continuous_usage_stats": True}
+    stream = await client.completions.create(model="demo", prompt="Once", stream=True, stream_options=without)
+    assert [chunk.usage async for chunk in stream if chunk.usage is not None] == []
 
 
 async def test_a_stream_ends_with_usage_when_asked_for(client: openai.AsyncOpenAI) -> None:

@@ -4,6 +4,7 @@ import re
 
 SPACE = " \t\r\n"
 LINE_ENDS = "\r\n"
+MAX_SPACE = 64  # so that endless space is passed on, not kept and looked at again and again
 
 
 class Markers:
@@ -36,7 +37,8 @@ class Markers:
 
 
 def without_space(text: str, end: int, start: int = 0, space: str = SPACE) -> int:
-    """Where the space begins that ends at `end`, not before `start`."""
+    """Where the space begins that ends at `end`, not before `start`; more than MAX_SPACE of it is text."""
+    start = max(start, end - MAX_SPACE)
     while end > start and text[end - 1] in space:
         end -= 1
     return end

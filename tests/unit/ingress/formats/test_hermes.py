@@ -106,3 +106,8 @@ def test_a_tag_is_a_call_that_the_parser_reads() -> None:
     text = tag.begin + PARIS + tag.end
     assert parsed(text + text) == [*call("get_weather", PARIS), *call("get_weather", PARIS, 1)]
     assert HERMES.tag(NOW).schema == {"type": "object"}
+
+
+def test_endless_space_is_not_kept() -> None:
+    text = "a" + " " * 100 + '<tool_call>{"name": "now"}</tool_call>'
+    assert parsed(text) == [Content("a" + " " * 36), *call("now", "{}")]

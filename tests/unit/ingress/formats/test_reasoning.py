@@ -3,7 +3,8 @@ import pytest
 from baton.errors import ConfigError
 from cluster.ingress.chat.events import Content, Event, Reasoning
 from cluster.ingress.chat.formats.answer_parser import answer_parser
-from cluster.ingress.chat.formats.find_reasoning import DEEPSEEK_R1, QWEN3, find_reasoning_format
+from cluster.ingress.chat.formats.find_reasoning import DEEPSEEK_R1, HARMONY, KIMI, QWEN3, find_reasoning_format
+from cluster.ingress.chat.formats.find_tools import find_tool_format
 from cluster.ingress.chat.formats.json_formats import HERMES
 from cluster.ingress.chat.formats.reasoning_format import MarkedThinking
 from tests.unit.ingress.formats.reading import TOOLS, call, read
@@ -67,3 +68,16 @@ def test_formats_have_names_and_unknown_ones_are_refused() -> None:
     assert find_reasoning_format("deepseek_r1", "") is DEEPSEEK_R1
     with pytest.raises(ConfigError, match=r"reasoning\.parser: no_such is no format of reasoning; give auto, none, or"):
         find_reasoning_format("no_such", "")
+
+
+def test_calls_of_kimi_end_its_thinking() -> None:
+    section = "<|tool_calls_section_begin|>"
+    assert parsed(KIMI, f"<think>Hm.\n{section}") == [Reasoning("Hm."), Content(section)]
+
+
+def test_harmony_is_read_as_a_whole_and_without_tools_calls_are_thinking() -> None:
+    text = "<|channel|>commentary to=functions.now<|message|>{}"
+    for tools, expected in ((TOOLS, call("now", "{}")), ((), [Reasoning("{}")])):
+        parser = answer_parser(HARMONY, find_tool_format("openai", ""), prompt="<|start|>assistant", tools=tools)
+        assert parser is not None
+        assert read(parser, [text]) == expected
