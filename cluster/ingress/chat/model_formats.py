@@ -88,7 +88,7 @@ class ModelFormats:
         is_thinking = ends is not None and begins is None
         form = request.structured
         if tool_format is not None:
-            form = forced_form(request, tool_format)
+            form = forced_form(request, tool_format, content_head=reasoning.content_head if reasoning else "")
         if ends is not None and reasoning is not None and not isinstance(form, Tagged):
             ends += reasoning.content_head
         make = partial(answer_parser, reasoning, tool_format, prompt=prompt.text, tools=tools, held=not stream)

@@ -45,6 +45,18 @@ _STOP: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACT
 _BY_NAME: Mapping[str, Schema] = {
     "prompt": _PROMPT,
     "messages": _MESSAGES,
+    "tools": {"type": "array", "items": {"type": "object"}},
+    "tool_choice": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+    "response_format": {
+        "type": "object",
+        "properties": {"type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]}},
+        "required": ["type"],
+    },
+    "structured_outputs": {"type": "object"},
+    "guided_json": {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "boolean"}]},
+    "guided_regex": {"type": "string"},
+    "guided_grammar": {"type": "string"},
+    "guided_choice": {"type": "array", "items": {"type": "string"}, "minItems": 1},
     "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]},
 }
 _ROWS_OF_OTHER_NAMES: Mapping[str, Row] = {
@@ -67,8 +79,8 @@ def _whole(kind: type[Body], schema: Schema) -> Schema:
     properties = {
         name: _property(name, found) for name, found in schema["properties"].items() if name in kind.field_names()
     }
-    rows = [name for name in ROWS if name in kind.field_names() - properties.keys()]
-    properties |= {name: _BY_NAME.get(name) or row_schema(ROWS[name]) for name in rows}
+    others = sorted(kind.field_names() - properties.keys())
+    properties |= {name: _BY_NAME.get(name) or row_schema(ROWS[name]) for name in others}
     properties = {name: found if name in required else nullable(found) for name, found in properties.items()}
     return {**schema, "properties": {**_tolerated(), **properties}}
 

@@ -46,16 +46,22 @@ def _plain(form: StructuredOutput) -> list[Any]:
         return ["choice", form.texts]
     if isinstance(form, Lark):
         return ["lark", form.grammar]
-    tags = [[tag.begin, tag.schema, tag.end] for tag in form.tags]
-    return ["tagged", tags, form.triggers, form.required, form.at_most_one]
+    instead = None if form.instead is None else _plain_tag(form.instead)
+    tags = [_plain_tag(tag) for tag in form.tags]
+    return ["tagged", tags, form.triggers, form.required, form.at_most_one, instead]
+
+
+def _plain_tag(tag: Tag) -> list[Any]:
+    return [tag.begin, tag.schema, tag.end]
 
 
 def _form(kind: str, *values: Any) -> StructuredOutput:
     if kind == "choice":
         return Choice(tuple(values[0]))
     if kind == "tagged":
-        tags, triggers, required, at_most_one = values
-        return Tagged(tuple(Tag(*tag) for tag in tags), tuple(triggers), required, at_most_one)
+        tags, triggers, required, at_most_one, instead = values
+        content = None if instead is None else Tag(*instead)
+        return Tagged(tuple(Tag(*tag) for tag in tags), tuple(triggers), required, at_most_one, content)
     makers: Mapping[str, Any] = {"json": JsonSchema, "regex": Regex, "lark": Lark}
     form: StructuredOutput = makers[kind](*values)
     return form

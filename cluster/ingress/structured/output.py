@@ -62,12 +62,14 @@ class Tagged:
         triggers: Wherever the text has one of them, a tag that begins with it must follow; each tag begins with one.
         required: The answer is tags alone, at least one; else there may be none, and free text around them.
         at_most_one: The answer ends with the first tag.
+        instead: Where tags are required, what the answer may be without them.
     """
 
     tags: tuple[Tag, ...]
     triggers: tuple[str, ...]
     required: bool = False
     at_most_one: bool = False
+    instead: Tag | None = None
     named: str = field(default="tools", compare=False)
 
 

@@ -24,15 +24,20 @@ def refusal(structured: StructuredOutput) -> str | None:
     if isinstance(structured, JsonSchema):
         found = schema_refusal(structured.schema)
     elif isinstance(structured, Tagged):
-        found = next(
-            (f"{found} (in {shorten(tag.begin)})" for tag in structured.tags if (found := schema_refusal(tag.schema))),
-            None,
-        )
+        found = _tags_refusal(structured)
     elif isinstance(structured, Lark):
         found = _lark_refusal(structured.grammar)
     else:
         found = None
     return found or _compile_refusal(structured)
+
+
+def _tags_refusal(tagged: Tagged) -> str | None:
+    """What the answer may be instead of tags is named by itself."""
+    if tagged.instead is not None and (found := schema_refusal(tagged.instead.schema)):
+        return found
+    faults = ((tag.begin, schema_refusal(tag.schema)) for tag in tagged.tags)
+    return next((f"{found} (in {shorten(begin)})" for begin, found in faults if found), None)
 
 
 def _is_unicode(structured: StructuredOutput) -> bool:

@@ -43,7 +43,10 @@ class _Trigger:
 
 def _required(tagged: Tagged, vocabulary: Vocabulary) -> list[str]:
     tags = _any_of(f"{vocabulary.literal(tag.begin)} {_behind(tag, vocabulary)}" for tag in tagged.tags)
-    return [f"answer: tag{'' if tagged.at_most_one else f' ({quoted(chr(10))}? tag)*'}", f"tag: {tags}"]
+    answer = f"answer: tag{'' if tagged.at_most_one else f' ({quoted(chr(10))}? tag)*'}"
+    if tagged.instead is not None:
+        answer += f" | {vocabulary.literal(tagged.instead.begin)} {_behind(tagged.instead, vocabulary)}"
+    return [answer, f"tag: {tags}"]
 
 
 def _many(triggers: Sequence[_Trigger], free: Sequence[int]) -> list[str]:

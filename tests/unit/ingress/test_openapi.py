@@ -95,7 +95,7 @@ def bad_and_good(name: str) -> list[tuple[Any, bool]]:
 def _is_taken(name: str, value: Any) -> bool:
     limits = Limits(max_model_len=1 << 40, max_request_tokens=1 << 40, vocab_size=1 << 40)
     try:
-        check_options(parse_body(PROMPT | {name: value}, CompletionBody).options(), limits)
+        check_options(parse_body(PROMPT | {"echo": True, name: value}, CompletionBody).options(), limits)
     except InvalidRequestError:
         return False
     return True

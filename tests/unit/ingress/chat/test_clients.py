@@ -62,6 +62,13 @@ async def test_langchain_gets_structured_output_by_a_call(url: str, fake: FakeDi
     assert await model.ainvoke("How is the weather?") == Weather(city="Rome")
 
 
+async def test_langchain_gets_structured_output_by_a_schema(url: str, fake: FakeDispatcher) -> None:
+    fake.answer = '{"city": "Rome"}'
+    model = chat_openai(url).with_structured_output(Weather)
+    assert await model.ainvoke("How is the weather?") == Weather(city="Rome")
+    assert '"city"' in fake.requests[0].grammar
+
+
 async def test_litellm_gets_calls(url: str, fake: FakeDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm")

@@ -1,6 +1,7 @@
 """What a grammar is told to force: which tags, when, and where the thinking ends."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import pytest
 
 from baton.errors import ConfigError, InvalidRequestError
 from cluster.ingress.chat.body import ChatBody
+from cluster.ingress.chat.formats.json_formats import HERMES as HERMES_FORMAT
 from cluster.ingress.chat.model_formats import ModelFormats, Reading
 from cluster.ingress.chat.prompts import render_prompt
+from cluster.ingress.chat.request import Tool
 from cluster.ingress.openai import parse_body
-from cluster.ingress.structured.output import StructuredOutput, Tagged
+from cluster.ingress.structured.grammar import grammar_text
+from cluster.ingress.structured.job import Job, load
+from cluster.ingress.structured.output import StructuredOutput, Tag, Tagged
+from cluster.ingress.structured.refusal import refusal
 from cluster.ingress.tokenizer import Tokenizer
 from tests.unit.ingress.chat.asking import SCHEMA, USER, tool
 from tests.unit.ingress.tokenizers import byte_level, save
@@ -75,6 +81,42 @@ def test_auto_forces_strict_functions_from_where_a_call_begins(tmp_path: Path) -
     assert isinstance(made, Tagged)
     assert (made.required, made.at_most_one) == (False, False)
     assert [tag.schema for tag in made.tags] == [SCHEMA, ANY]
+
+
+def test_auto_goes_with_json_that_the_content_must_be(tmp_path: Path) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+    made = form(tmp_path, tool(), response_format=wanted)
+    assert isinstance(made, Tagged)
+    assert (made.required, made.instead) == (True, Tag("", SCHEMA, ""))
+    assert [tag.schema for tag in made.tags] == [ANY]
+    of_harmony = form(tmp_path / "b", tool(), template=HARMONY, response_format=wanted)
+    assert isinstance(of_harmony, Tagged)
+    assert of_harmony.instead == Tag("<|channel|>final<|message|>", SCHEMA, "")
+    forced = form(tmp_path / "c", tool(), tool_choice="required", response_format=wanted)
+    assert isinstance(forced, Tagged)
+    assert forced.instead is None
+    with pytest.raises(InvalidRequestError, match="goes with tools where it is JSON, or where a call must be made"):
+        form(tmp_path / "d", tool(), structured_outputs={"regex": "a+"})
+
+
+def test_a_grammar_takes_the_content_or_calls() -> None:
+    from llguidance import LLMatcher, LLTokenizer
+
+    tagged = Tagged(
+        (HERMES_FORMAT.tag(Tool(name="now")),), ("<tool_call>",), required=True, instead=Tag("", SCHEMA, "")
+    )
+    assert load(Job(structured=tagged).dump()).structured == tagged
+    assert refusal(tagged) is None
+    for text, is_taken in (
+        ('{"city": "Rome"}', True),
+        ('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>', True),
+        ('{"town": "Rome"}', False),
+        ("Rome", False),
+    ):
+        matcher = LLMatcher(LLTokenizer("byte"), grammar_text(tagged))
+        assert (matcher.try_consume_tokens(list(text.encode())) == len(text) and matcher.is_accepting()) is is_taken
+    broken = replace(tagged, instead=Tag("", {"type": "object", "properties": {"a": {"pattern": "("}}}, ""))
+    assert refusal(broken) is not None
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
