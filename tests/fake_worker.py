@@ -28,6 +28,7 @@ from baton.v1.worker_pb2 import (
     ROLE_MIXED,
     ROLE_PREFILL,
     Abort,
+    Adapter,
     FromWorker,
     GetStateRequest,
     ReportWish,
@@ -106,6 +107,7 @@ class FakeWorker(WorkerServicer):
     submits: list[Submit] = field(default_factory=list)
     aborts: list[Abort] = field(default_factory=list)
     wishes: list[ReportWish] = field(default_factory=list)
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> hash
     cached_hashes: list[int] = field(default_factory=list)  # told with a session's first state
     num_sent_tokens: int = 0
     _address: str = ""
@@ -195,6 +197,7 @@ class FakeWorker(WorkerServicer):
             num_running=len(self._running),
             max_sequences=self.max_sequences,
             since_progress_s=pending_s,
+            adapters=[Adapter(name=name, hash=of) for name, of in self.adapters.items()],
         )
 
     def report(self) -> None:

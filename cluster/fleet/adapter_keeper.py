@@ -7,10 +7,10 @@ Changes come one after the other.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -31,6 +31,12 @@ QUIET_LOOKS = 4  # in a row without any use: a request may be between two worker
 logger = logging.getLogger(__name__)
 
 
+class Call(Protocol):
+    def __call__(self, worker: WorkerRecord, method: str, *arguments: Any, timeout_s: float) -> Awaitable[Any]:
+        """None where the worker is gone. Raises: BatonError: what it says; UnavailableError: it says nothing."""
+        ...
+
+
 class AdapterKeeper:
     """For one event loop.
 
@@ -38,6 +44,7 @@ class AdapterKeeper:
         plan, save: What is wanted now; the same with other adapters, from now on.
         workers: The last worker of each slot.
         spawn: Runs something beside.
+        call: Of a worker's method; None: over Ray.
     """
 
     def __init__(
@@ -47,11 +54,13 @@ class AdapterKeeper:
         save: Callable[[FleetPlan], None],
         workers: Callable[[], Iterable[WorkerRecord]],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
+        call: Call | None = None,
     ) -> None:
         self._plan = plan
         self._save = save
         self._workers = workers
         self._spawn = spawn
+        self._call = call or _call
         self._changing = asyncio.Lock()
         self._unloading: set[str] = set()
         self._mending: set[str] = set()  # workers
@@ -109,7 +118,7 @@ class AdapterKeeper:
             for adapter in lacking:
                 async with self._changing:
                     if adapter in self._plan().adapters:
-                        await _call(worker, "load_adapter", adapter, timeout_s=LOAD_TIMEOUT_S)
+                        await self._call(worker, "load_adapter", adapter, timeout_s=LOAD_TIMEOUT_S)
                         logger.info("loaded an adapter later worker_id=%s name=%s", worker.worker_id, adapter.name)
             await asyncio.sleep(2 * LOOK_S)  # until it has said so
         except BatonError as error:
@@ -153,7 +162,7 @@ class AdapterKeeper:
 
     async def _load_everywhere(self, adapter: AdapterSpec) -> None:
         """Raises: BatonError: what a worker says. One that is gone comes back with the adapter."""
-        calls = [_call(worker, "load_adapter", adapter, timeout_s=LOAD_TIMEOUT_S) for worker in self._ready()]
+        calls = [self._call(worker, "load_adapter", adapter, timeout_s=LOAD_TIMEOUT_S) for worker in self._ready()]
         for found in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(found, BaseException):
                 raise found
@@ -178,7 +187,7 @@ class AdapterKeeper:
 
     async def _everywhere(self, method: str, name: str) -> list[Any]:
         """What each ready worker answers; those that do not are left out."""
-        calls = [_call(worker, method, name, timeout_s=CALL_TIMEOUT_S) for worker in self._ready()]
+        calls = [self._call(worker, method, name, timeout_s=CALL_TIMEOUT_S) for worker in self._ready()]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
@@ -218,7 +227,7 @@ def _read(wanted: FleetPlan, name: str, folder: Path) -> AdapterSpec:
 
 
 async def _call(worker: WorkerRecord, method: str, *arguments: Any, timeout_s: float) -> Any:
-    """None where the worker is gone. Raises: BatonError: what it says; UnavailableError: it says nothing."""
+    """See `Call`."""
     assert worker.launched is not None
     actor = worker.launched.actors[0]
     try:

@@ -239,7 +239,8 @@ def join_deltas(choice: Delta, delta: Delta) -> None:
     choice.logprobs += delta.logprobs
     choice.offsets += delta.offsets
     if delta.prompt is not None:
-        choice.prompt = [*(choice.prompt or ()), *delta.prompt]
+        choice.prompt = choice.prompt or []  # its own: choices share the deltas'
+        choice.prompt += delta.prompt
     choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
     if delta.events is not None:
         events = choice.events if isinstance(choice.events, list) else []

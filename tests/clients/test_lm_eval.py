@@ -54,7 +54,7 @@ def evaluate(folder: Path, name: str, model: str, arguments: str, batch_size: in
     """Scores, and of each choice of each question (log likelihood, whether it is the greedy one)."""
     out = folder / name
     command = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", arguments]
-    command += ["--batch_size", str(batch_size)]
+    command += ["--batch_size", str(batch_size), "--device", "cpu"]
     command += ["--tasks", "local_choices", "--include_path", str(folder), "--output_path", str(out), "--log_samples"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "home")}
     done = subprocess.run(
@@ -84,7 +84,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def theirs(task: Path) -> dict[str, Any]:
-    return evaluate(task, "theirs", "hf", f"pretrained={DEMO},dtype=float32,device=cpu")
+    return evaluate(task, "theirs", "hf", f"pretrained={DEMO},dtype=float32")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

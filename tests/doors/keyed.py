@@ -74,7 +74,15 @@ async def keyed_ingress(file: Path, *, public_metrics: bool = False) -> AsyncIte
     def make_guard(metrics: Metrics) -> Guard:
         auth = AuthConfig(keys_file=str(file), public_metrics=public_metrics)
         counts = KeyMetrics(metrics.registry)
-        return Guard(auth, model="demo", draw=draw, replica="one", num_replicas=1, metrics=counts)
+        return Guard(
+            auth,
+            model="demo",
+            draw=draw,
+            replica="one",
+            num_replicas=1,
+            metrics=counts,
+            adapters=lambda: fake.adapters,
+        )
 
     service, fake = demo_service(make_guard=make_guard)
     assert service.guard is not None

@@ -89,6 +89,7 @@ FLOOR_1 = (
     "cluster/router/admission.py",
     "cluster/router/lifecycle.py",
     "cluster/router/prompt_news.py",
+    "workers/model/prompt_rows.py",
     "cluster/router/prefix_index.py",
     "cluster/router/policy.py",
     "cluster/router/active.py",

@@ -9,7 +9,8 @@ from workers.engine.jobs import Job
 from workers.engine.scheduler import ScheduledChunk, StepPlan
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, PromptRow, Sampled, SampleRow, Watch
+from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow, Watch
+from workers.model.prompt_rows import PromptRow
 
 
 class End(NamedTuple):

@@ -268,11 +268,8 @@ class Engine:
     def _take_prompts(self, batch: Batch, jobs: list[Job]) -> None:
         """Sends what is known of prompts, and ends those that were to be read and no more."""
         for row in batch.prompts:
-            seq, place = jobs[row.chunk].seq, batch.chunks[row.chunk].start + 1
-            for scores in row.found:
-                self._outputs[seq.ingress_id].append(wire.prompt_logprobs(seq, place, scores))
-                place += len(scores.logprobs)
-            seq.num_scored_tokens = place
+            seq = jobs[row.chunk].seq
+            self._outputs[seq.ingress_id] += wire.prompt_news(seq, row, batch.chunks[row.chunk].start)
         for job in jobs:
             if writes_nothing(job.seq) and not job.seq.num_uncomputed_tokens:
                 self._end_read(job)

@@ -9,7 +9,8 @@ from workers.adapters.adapter import AdapterName
 from workers.engine.batching import End
 from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
-from workers.model.contract import PromptScores, Sampled
+from workers.model.contract import Sampled
+from workers.model.prompt_rows import PromptRow, PromptScores
 from workers.model.sampling_params import SAMPLER_ROWS, SamplingParams
 
 _REASONS = {
@@ -116,22 +117,29 @@ def _output(
     return message
 
 
-def prompt_logprobs(seq: Seq, start: int, scores: PromptScores) -> worker_pb2.TokenOutput:
-    """How likely the prompt's tokens from place `start` on are."""
-    found = worker_pb2.PromptLogprobs(
-        start=start,
+def prompt_news(seq: Seq, row: PromptRow, start: int) -> Iterator[worker_pb2.TokenOutput]:
+    """How likely the tokens are that a chunk from `start` on tells of; booked as told."""
+    place = start + 1
+    for scores in row.found:
+        yield worker_pb2.TokenOutput(
+            request_id=seq.request_id,
+            choice=seq.choice,
+            attempt=seq.attempt,
+            index=len(seq.output_token_ids),
+            prompt_logprobs=_prompt_logprobs(place, scores),
+        )
+        place += len(scores.logprobs)
+    seq.num_scored_tokens = place
+
+
+def _prompt_logprobs(place: int, scores: PromptScores) -> worker_pb2.PromptLogprobs:
+    return worker_pb2.PromptLogprobs(
+        start=place,
         logprobs=scores.logprobs.tolist(),
         ranks=scores.ranks.tolist(),
         num_top=scores.top_ids.shape[1],
         top_token_ids=scores.top_ids.ravel().tolist(),
         top_logprobs=scores.top_logprobs.ravel().tolist(),
-    )
-    return worker_pb2.TokenOutput(
-        request_id=seq.request_id,
-        choice=seq.choice,
-        attempt=seq.attempt,
-        index=len(seq.output_token_ids),
-        prompt_logprobs=found,
     )
 
 

@@ -9,11 +9,12 @@ Nothing here imports torch.
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from workers.adapters.adapter import AdapterSpec
 from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
+from workers.model.prompt_rows import PromptRow
 from workers.model.sampling_params import SamplingParams
 
 
@@ -82,38 +83,6 @@ class SampleRow:
     draft_token_ids: Sequence[int] = ()
     parents: Sequence[int] = ()
     is_masked: bool = False
-
-
-class PromptScores(NamedTuple):
-    """How likely consecutive tokens of a prompt are: natural logarithms, of the model's logits as they are.
-
-    Attributes:
-        logprobs: float array [tokens].
-        ranks: int array [tokens]: 1 for the most likely token, and so on; equals have the same.
-        top_ids: int array [tokens, num_top], the most likely tokens at each place, most likely first.
-        top_logprobs: float array [tokens, num_top].
-    """
-
-    logprobs: Any
-    ranks: Any
-    top_ids: Any
-    top_logprobs: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptRow:
-    """How likely the tokens are that follow the first ones of chunk number `chunk`, of a prompt.
-
-    Attributes:
-        next_token_ids: One after each of the chunk's first `num_scored` tokens, which is how many there are.
-        num_top: How many of the most likely tokens to name at each place.
-        found: Where the runner puts what it finds, piece by piece, in order.
-    """
-
-    chunk: int
-    next_token_ids: Sequence[int]
-    num_top: int
-    found: list[PromptScores] = field(default_factory=list)
 
 
 class Row(NamedTuple):

@@ -18,9 +18,10 @@ import numpy as np
 
 from baton.errors import ConfigError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, Chunk, PromptRow, PromptScores, Row, Sampled, SampleRow, TokenMasks, Watch
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
+from workers.model.prompt_rows import MAX_ROWS, PromptRow, PromptScores
 from workers.model.sampling_params import SamplingParams
 from workers.model.trees import depths
 from workers.spec import WorkerSpec
@@ -142,7 +143,10 @@ class FakeRunner:
         logprobs = np.array([logprob for logprob, _ in found], dtype=np.float32)
         ids = (np.array(row.next_token_ids)[:, None] + np.arange(row.num_top)) % self.vocab_size
         tops = logprobs[:, None] - np.arange(row.num_top)
-        row.found.append(PromptScores(logprobs, np.array([rank for _, rank in found]), ids, tops))
+        ranks = np.array([rank for _, rank in found])
+        for first in range(0, len(places), MAX_ROWS):
+            some = slice(first, first + MAX_ROWS)
+            row.found.append(PromptScores(logprobs[some], ranks[some], ids[some], tops[some]))
 
     def _check(self, chunks: Sequence[Chunk]) -> None:
         """No block that one chunk writes belongs to another, and every token exists."""

@@ -14,7 +14,7 @@ from workers.adapters.adapter import AdapterSpec
 from workers.memory_shares import check_spacing
 from workers.model import attention_torch, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
-from workers.model.contract import Batch, Chunk, PromptRow, Row, Sampled, SampleRow
+from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
 from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
@@ -30,7 +30,8 @@ from workers.model.loader import LoadedModel, load_model
 from workers.model.lora.adapters import Adapters
 from workers.model.masking import apply_masks
 from workers.model.memory_plan import plan_memory
-from workers.model.prompt_scores import KeptOutputs, has_scored, pieces, score
+from workers.model.prompt_rows import PromptRow
+from workers.model.prompt_scores import KeptOutputs, has_scored, score_prompts
 from workers.model.sampler import sample
 from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
@@ -219,20 +220,13 @@ class TorchRunner:
         self, kept: KeptOutputs, chunks: Sequence[Chunk], rows: Sequence[Row], prompts: Sequence[PromptRow]
     ) -> None:
         """`rows`: the step's, for those who divide it."""
-        asked = {row.chunk: row for row in prompts}
-        for number, some, places in pieces(chunks, self.vocab_size):
-            self._score_piece(kept.logits(places), asked.get(number), some)
-
-    def _score_piece(self, logits: Tensor, row: PromptRow | None, some: slice) -> None:
-        whole = self._whole(logits)
-        if whole is not None and row is not None:
-            row.found.append(score(whole, row.next_token_ids[some], row.num_top))
+        score_prompts(kept, chunks, prompts, vocab_size=self.vocab_size, whole=self._whole)
 
     def _logits(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
     ) -> Tensor | None:
         """[tokens of all rows, vocab_size]; None on a rank that does not lead."""
-        has_adapters = any(chunk.adapter_id for chunk in chunks)  # no graph has any
+        has_adapters = self._adapters.use(chunks)  # no graph has any, nor shall one that is made now
         logits = self._replayed(chunks, rows, on_layer) if self.graphs is not None and not has_adapters else None
         if logits is None:
             logits = self._computed(chunks, rows, on_layer)

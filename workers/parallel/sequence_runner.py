@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from workers.model.contract import Chunk, PromptRow, Row
+from workers.model.contract import Chunk, Row
 from workers.model.hybrid.mixer import LinearStep, mixers_of
+from workers.model.prompt_rows import PromptRow
 from workers.model.prompt_scores import KeptOutputs, num_pieces
 from workers.model.runner import TorchRunner, WriteKV
 from workers.model.tensor_parallel.ranks import Ranks

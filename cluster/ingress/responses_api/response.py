@@ -64,8 +64,8 @@ class ResponseAnswer:
         )
 
     def event(self, delta: Delta) -> str:
-        if delta.finish_reason == inference_pb2.FINISH_REASON_LENGTH:
-            self._is_cut = True
+        if delta.finish_reason:
+            self._is_cut = delta.finish_reason == inference_pb2.FINISH_REASON_LENGTH
         return self._parts.take(delta)
 
     def end(self, usage: TokenUsage) -> str:

@@ -1,5 +1,6 @@
 """What clients see of their prompts: `echo`, `prompt_logprobs`, whole and streamed, over HTTP and gRPC."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,19 +80,17 @@ async def test_an_echo_has_the_logprobs_of_prompt_and_answer(http: httpx.AsyncCl
     assert logprobs["text_offset"][num_prompt] == len(PROMPT)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("more", [{}, {"logprobs": 0}, {"logprobs": 3, "prompt_logprobs": 1}])
-@pytest.mark.parametrize("prompt", [PROMPT, [PROMPT, "Once"], [[7, 8, 9], [300]]])
-@pytest.mark.parametrize("max_tokens", [0, 5])
-async def test_a_streamed_echo_adds_up_to_the_whole_one(
-    http: httpx.AsyncClient, n: int, more: dict[str, Any], prompt: Any, max_tokens: int
-) -> None:
-    body = {"prompt": prompt, "echo": True, "n": n, "max_tokens": max_tokens, **more}
-    whole = (await http.post("/v1/completions", json=body)).json()["choices"]
-    streamed = joined(await events(http, "/v1/completions", body), len(whole))
-    for one, other in zip(whole, streamed, strict=True):
-        assert {name: one[name] for name in other} == other
-        assert one["finish_reason"] == "length"
+async def test_a_streamed_echo_adds_up_to_the_whole_one(http: httpx.AsyncClient) -> None:
+    asks: list[dict[str, Any]] = [{}, {"logprobs": 0}, {"logprobs": 3, "prompt_logprobs": 1}]
+    prompts = [PROMPT, [PROMPT, "Once"], [[7, 8, 9], [300]]]
+    for n, more, prompt, max_tokens in itertools.product((1, 2), asks, prompts, (0, 5)):
+        body = {"prompt": prompt, "echo": True, "n": n, "max_tokens": max_tokens, **more}
+        whole = (await http.post("/v1/completions", json=body)).json()["choices"]
+        streamed = joined(await events(http, "/v1/completions", body), len(whole))
+        assert len(whole) == n * (1 if prompt == PROMPT else 2)
+        for one, other in zip(whole, streamed, strict=True):
+            assert {name: one[name] for name in other} == other, body
+            assert one["finish_reason"] == "length"
 
 
 async def test_max_tokens_of_0_shows_the_prompt_alone(client: openai.AsyncOpenAI) -> None:

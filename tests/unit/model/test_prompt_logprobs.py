@@ -15,8 +15,9 @@ from tests.models import FAMILIES, HYBRIDS, OTHERS, tiny
 from tests.unit.engine.driver import Driver
 from tests.unit.model.driver import make_spec, prompts_of
 from tests.unit.model.prompt_scores import NUM_TOP, Reference, check, references
-from workers.model.contract import Batch, Chunk, PromptRow
-from workers.model.prompt_scores import MAX_BYTES, MAX_ROWS, num_pieces, rows_at_once
+from workers.model.contract import Batch, Chunk
+from workers.model.prompt_rows import MAX_ROWS, PromptRow
+from workers.model.prompt_scores import MAX_BYTES, num_pieces, rows_at_once, score
 from workers.model.runner import TorchRunner
 from workers.spec import EngineSpec
 
@@ -74,6 +75,19 @@ def test_bfloat16_has_them_too() -> None:
     driver.run()
     told = [value for news in driver.prompts["r"] for value in news.logprobs]
     assert told == pytest.approx(expected(folder)[3].logprobs, abs=1.0)
+
+
+def test_ranks_and_the_likeliest_are_those_of_a_sort() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(9, 4000, generator=generator)
+    token_ids = [0, 3999, 7, 1, 2, 3, 4, 5, int(logits[8].argmax())]
+    found = score(logits, token_ids, 20)
+    values, order = logits.log_softmax(-1).sort(-1, descending=True)
+    assert found.top_ids.tolist() == order[:, :20].tolist()
+    assert torch.equal(torch.from_numpy(found.top_logprobs), values[:, :20])
+    assert found.ranks.tolist() == [row.index(token) + 1 for row, token in zip(order.tolist(), token_ids, strict=True)]
+    assert found.ranks[8] == 1
+    assert score(logits, token_ids, 0).top_ids.shape == (9, 0)
 
 
 class Peak(TorchDispatchMode):

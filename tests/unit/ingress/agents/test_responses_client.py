@@ -191,7 +191,7 @@ async def test_a_long_wait_for_the_first_token_is_bridged(
 
 
 async def test_what_would_be_stored_is_refused_by_name(client: openai.AsyncOpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="stores no responses; keep what it answers"):
+    with pytest.raises(openai.NotFoundError, match="stores no responses; keep what"):
         await client.responses.retrieve("resp_1")
     with pytest.raises(openai.NotFoundError, match="stores no responses"):
         await client.responses.delete("resp_1")
