@@ -16,7 +16,7 @@ _NONE = {"whitespace_flexible": False}
 # texts have control characters there is no other way to write these; the library would leave them out.
 _ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
 _CONTROL = re.compile(  # in JSON, and in its patterns
-    r"\\u00(?:0[0-7be-f]|1[0-9a-f])|\x7f|\\\\(?:x[01]|x7[fF]|u00[01]|u007[fF]|0|c[A-Za-z])"
+    r"\\u00(?:0[0-7be-f]|1[0-9a-f]|7f)|\\\\(?:x[01]|x7[fF]|u00[01]|u007[fF]|0|c[A-Za-z])"
 )
 
 
