@@ -36,6 +36,7 @@ from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
 from cluster.ingress.tokenize_body import TokenizeBody
+from cluster.ingress.truncation import num_kept, truncated
 
 
 def build_app(
@@ -111,12 +112,16 @@ class HTTPRoutes:
         body = parse_body(await self.bodies.read_object(request), CompletionBody)
         service.check_model(body.model)
         limits = service.limits()
-        prompts, sent = [], parse_prompts(body.prompt)
-        for prompt in sent:
-            prompts.append(await service.token_ids(prompt, limits))
+        prompts, sent, kept = [], [], num_kept(body, limits)
+        for asked in parse_prompts(body.prompt):
+            prompt, token_ids = truncated(asked, await service.token_ids(asked, limits), kept)
+            prompts.append(token_ids)
+            sent.append(prompt)
             await asyncio.sleep(0)  # streams go on between the prompts of a long batch
         grammar = await service.grammar(body.form)
         call = service.call(prompts, body.options(), model=body.model, route="completions", grammar=grammar)
+        if not body.skip_special_tokens:
+            call = call.showing_special_tokens()
         shape: Format = CompletionFormat(
             request_id=call.request_id,
             model=call.model,
@@ -134,6 +139,8 @@ class HTTPRoutes:
         body = parse_body(await self.bodies.read_object(request), ChatBody)
         service.check_model(body.model)
         call = await service.chat_call(body.request(), model=body.model, route="chat", stream=body.stream)
+        if not body.skip_special_tokens:
+            call = call.showing_special_tokens()
         shape: Format = ChatFormat(
             request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )

@@ -76,6 +76,7 @@ class SamplingBody(Body):
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    skip_special_tokens: bool = True  # in the answer's text
     said: dict[str, Any] = Field(default_factory=dict)  # of the sampling fields, those that were sent
     structured: Any = None  # the form that the answer must have: see `form`
 
@@ -101,6 +102,7 @@ class CompletionBody(SamplingBody):
     prompt: Any
     logprobs: int | None = None
     echo: bool = False
+    truncate_prompt_tokens: int | None = None  # see `truncation`
 
     def options(self) -> SamplingOptions:
         """With `echo`, `logprobs` is of the prompt's tokens too."""

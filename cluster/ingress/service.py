@@ -61,6 +61,10 @@ class Call:
         jobs = tuple(replace(job, new_reader=new_reader, hidden_ids=hidden_ids) for job in self.jobs)
         return replace(self, jobs=jobs)
 
+    def showing_special_tokens(self) -> "Call":
+        """The same call, of whose answers no token is left out."""
+        return replace(self, jobs=tuple(replace(job, hidden_ids=frozenset()) for job in self.jobs))
+
 
 class Service:
     def __init__(

@@ -57,6 +57,7 @@ _BY_NAME: Mapping[str, Schema] = {
     "guided_regex": {"type": "string"},
     "guided_grammar": {"type": "string"},
     "guided_choice": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    "truncate_prompt_tokens": {"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1}]},
     "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]},
 }
 _ROWS_OF_OTHER_NAMES: Mapping[str, Row] = {

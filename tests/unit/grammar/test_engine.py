@@ -17,7 +17,6 @@ from tests.unit.grammar.model import (
     driver,
     ids,
     json_grammar,
-    make_grammars,
     regex,
     text,
 )
@@ -245,4 +244,3 @@ def test_where_nobody_follows_a_grammar_no_masks_are_made() -> None:
     one.submit("1", PROMPT)
     one.run()
     assert len(one.answer("1")) == 8
-    assert make_grammars is not None

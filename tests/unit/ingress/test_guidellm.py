@@ -27,10 +27,11 @@ def run(url: str, path: str, report: Path) -> subprocess.CompletedProcess[str]:
     words = [word for option in options.items() for word in option]
     command = [sys.executable, "-m", "guidellm", "run", *words, "--disable-console"]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, env=env, cwd=report.parent, capture_output=True, text=True, timeout=170, check=False)
+    return subprocess.run(command, env=env, cwd=report.parent, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 async def test_guidellm_measures_answers_token_by_token(
     url: str, fake: FakeDispatcher, tmp_path: Path, path: str
