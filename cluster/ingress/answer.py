@@ -64,7 +64,6 @@ class Delta:
     prompt: list[PromptToken] | None = None
     prompt_start: int = 0
     events: Sequence[Event] | None = None  # what a parser makes of the text; None: it is content as it stands
-    is_thought: bool = False  # its first token is one of the model's thinking
 
 
 @dataclass(slots=True)
@@ -172,7 +171,6 @@ class _Choice:
         return delta
 
     def _read(self, delta: Delta, reader: ChoiceReader) -> None:
-        delta.is_thought = reader.is_thinking
         if reader.is_thinking:
             self.num_reasoning_tokens += len(delta.token_ids)
         delta.events = reader.push(delta.text) if delta.text else ()

@@ -84,7 +84,7 @@ class Parts:
 
     def take(self, delta: Delta) -> str:
         """What is sent for it."""
-        if delta.logprobs and not _is_thought(delta):
+        if delta.logprobs and not self._is_of_thought(delta):
             self._logprobs += delta.logprobs
         if delta.events is None:
             text, part = delta.text, self._open
@@ -133,6 +133,12 @@ class Parts:
         begun = "" if self._open is not None and self._open.kind is Kind.REASONING else self._begin(Kind.REASONING)
         return begun + self._add(text)
 
+    def _is_of_thought(self, delta: Delta) -> bool:
+        """Its tokens are a thought's, or of the mark that ends it."""
+        part, events = self._open, delta.events
+        is_thinking = part is not None and part.kind is Kind.REASONING
+        return is_thinking and events is not None and not any(isinstance(event, Content) for event in events)
+
     def _begin(self, kind: Kind, name: str = "", call_id: str = "") -> str:
         ended = self._end()
         part = self._open = Part(kind, len(self.parts), name, call_id)
@@ -161,8 +167,3 @@ class Parts:
         """What was held back is of a thought or a call: its white space is dropped, its tokens' logprobs too."""
         self._space = ""
         self._logprobs = []
-
-
-def _is_thought(delta: Delta) -> bool:
-    """All of it, the mark that ends thinking included."""
-    return delta.is_thought and not any(isinstance(event, Content) for event in delta.events or ())

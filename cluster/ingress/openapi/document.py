@@ -85,11 +85,13 @@ def _answer(one: Operation, method: str) -> dict[str, Any]:
 
 def _events(event: type[BaseModel], last: str) -> Schema:
     """Of each event: OpenAPI 3.1 has no word for a sequence of them."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(event)}
+    data: Schema = {"contentMediaType": "application/json", "contentSchema": _ref(event)}
+    if "[DONE]" in last:
+        data = {"anyOf": [data, {"const": "[DONE]"}]}
     return {
         "type": "object",
         "description": _STREAM.format(last=last),
-        "properties": {"data": data, "event": {"type": "string"}},
+        "properties": {"data": {"type": "string", **data}, "event": {"type": "string"}},
         "required": ["data"],
     }
 

@@ -43,8 +43,10 @@ def _shown(schema: Schema) -> Markup:
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return Markup('<a href="#{0}">{0}</a>').format(name)
-    if "contentSchema" in schema.get("properties", {}).get("data", {}):
-        return Markup("events, each ") + _shown(schema["properties"]["data"]["contentSchema"])
+    if "data" in schema.get("properties", {}):
+        return Markup("events, each ") + _shown(schema["properties"]["data"])
+    if "contentSchema" in schema:
+        return _shown(schema["contentSchema"])
     if "anyOf" in schema:
         return Markup(" or ").join(_shown(one) for one in schema["anyOf"])
     if "const" in schema or "enum" in schema:
