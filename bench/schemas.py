@@ -22,11 +22,14 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 
 import baton
+from bench.machine import announce
 from cluster.ingress.structured.output import JsonSchema
 from cluster.ingress.structured.refusal import refusal
 
 NUM_SCHEMAS = 300
 NUM_SAMPLES = 5
+QUICK = (30, 2)
+ABOUT_S = 0.5  # an answer
 Schema = dict[str, Any]
 
 
@@ -164,6 +167,7 @@ def chosen(options: argparse.Namespace) -> list[Any]:
 
 
 async def run(options: argparse.Namespace) -> int:
+    announce("bench.schemas", about_s=ABOUT_S * options.schemas * options.samples)
     schemas = chosen(options)
     results: list[Result] = []
     refused: list[str] = []
@@ -214,7 +218,11 @@ def main() -> None:
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--same-as", type=Path)
-    sys.exit(asyncio.run(run(parser.parse_args())))
+    parser.add_argument("--quick", action="store_true", help="30 schemas, 2 answers each")
+    options = parser.parse_args()
+    if options.quick:
+        options.schemas, options.samples = QUICK
+    sys.exit(asyncio.run(run(options)))
 
 
 if __name__ == "__main__":

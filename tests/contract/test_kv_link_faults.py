@@ -255,7 +255,7 @@ def test_an_offer_whose_time_is_over_before_it_can_be_sent_is_not_sent() -> None
             return super().read(*args, **options)
 
     store, late = Slow(), TransferKey("late", 0, 0)
-    with open_pair("inproc", sender=store, kv=KVSpec(lease_s=1.0)) as pair:
+    with open_pair("inproc", sender=store, kv=KVSpec(lease_s=4.0)) as pair:
         pair.offer(KEY, 9)
         pair.wait(Offered, KEY)
         pair.grant(KEY, 9)
