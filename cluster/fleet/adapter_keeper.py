@@ -100,13 +100,22 @@ class AdapterKeeper:
             logger.info("unloaded an adapter name=%s", name)
 
     def mend(self) -> None:
-        """Loads what a worker lacks that was started before the adapter was loaded; called now and then."""
+        """Gives workers what they lack, and takes off them what is wanted no more: they were started by an older plan.
+
+        Called now and then.
+        """
+        if self._changing.locked():
+            return
         wanted = self._plan().adapters
-        for worker in self._ready() if wanted else ():
-            known = {adapter.name for adapter in worker.state.adapters} if worker.state is not None else set()
-            lacking = [adapter for adapter in wanted if adapter.name not in known]
-            if worker.state is not None and lacking and not self._changing.locked():
+        for worker in self._ready():
+            if worker.state is None:
+                continue
+            known = {adapter.name: adapter.hash for adapter in worker.state.adapters}
+            if lacking := [adapter for adapter in wanted if known.get(adapter.name) != adapter.content_hash]:
                 self._mend(worker, lacking)
+            for name in known.keys() - set(self._names()) - self._unloading:
+                self._unloading.add(name)
+                self._spawn(self._retire_late(name))
 
     def _mend(self, worker: WorkerRecord, lacking: list[AdapterSpec]) -> None:
         if worker.incarnation not in self._mending:
@@ -173,6 +182,12 @@ class AdapterKeeper:
         await self._everywhere("retire_adapter", name)
         self._unloading.add(name)
         self._spawn(self._free(name))
+
+    async def _retire_late(self, name: str) -> None:
+        """Of workers that brought it along when it had been unloaded already."""
+        logger.info("an adapter is left over name=%s", name)
+        await self._everywhere("retire_adapter", name)
+        await self._free(name)
 
     async def _free(self, name: str) -> None:
         """Once nobody has used it for a while; bounded by the time that a request may take."""

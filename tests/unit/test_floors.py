@@ -61,6 +61,7 @@ FLOOR_1 = (
     "workers/engine/sending.py",
     "workers/engine/receiving.py",
     "workers/engine/serving.py",
+    "workers/engine/answers.py",
     "workers/engine/batching.py",
     "workers/engine/wire.py",
     "workers/engine/stats.py",

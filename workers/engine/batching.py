@@ -106,7 +106,7 @@ def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]
 
 
 def cut(
-    seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner, *, forks: bool = False
+    seq: Seq, sampled: Sequence[Sampled], runner: ModelRunner, forks: bool = False
 ) -> tuple[Sequence[Sampled], End | None]:
     """Of the tokens of one step those up to the one that ends the answer, and how it ends; None: it goes on.
 

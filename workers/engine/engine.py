@@ -17,21 +17,22 @@ from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.adapter_commands import AdapterCommands
 from workers.engine.adapter_table import AdapterTable
-from workers.engine.batching import cut, make_batch, out_of_place, unservable, writes_nothing
+from workers.engine.answers import Answers
+from workers.engine.batching import make_batch, out_of_place, unservable
+from workers.engine.draft import FORCED
 from workers.engine.drafting import Speculation, forced
 from workers.engine.following import Grammars
-from workers.engine.jobs import Job, Written
+from workers.engine.jobs import Job
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
-from workers.engine.sequence import FinishReason
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import PREEMPTED, Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
-from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
+from workers.model.contract import ChunkKind, ModelRunner, Sampled
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Engine:
             adapters=AdapterTable(spec.worker_id, spec.adapters),
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
+        self._answers = Answers(runner=runner, serving=self.serving, tell=self._tell)
         self.adapters = AdapterCommands(
             runner=runner, table=self.serving.adapters, jobs=self.jobs, command=self._command
         )
@@ -234,7 +236,11 @@ class Engine:
         self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
     ) -> None:
         speculation.learn(chunks, num_accepted, took_s)
-        drafted = [(chunk.draft.depths, right) for chunk, right in zip(chunks, num_accepted, strict=True)]
+        drafted = [
+            (chunk.draft.depths, right)
+            for chunk, right in zip(chunks, num_accepted, strict=True)
+            if chunk.draft.kind != FORCED  # what a grammar forces is no guess
+        ]
         num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
         self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
         self.stats.num_cut_draft_tokens = self.scheduler.num_cut_draft_tokens
@@ -256,32 +262,8 @@ class Engine:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
             return None
         self.serving.computed(chunks)
-        if chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
-            self._take_prompts(batch, jobs)
-        tokens: dict[int, list[tuple[int, list[Sampled]]]] = defaultdict(list)
-        for (index, choice), run in zip(owners, sampled, strict=True):
-            tokens[index].append((choice, run))
-        for index, news in tokens.items():
-            self._accept(jobs[index], news)
+        self._answers.take(batch, jobs, owners, sampled)
         return [len(chunk.right) for chunk in chunks]
-
-    def _take_prompts(self, batch: Batch, jobs: list[Job]) -> None:
-        """Sends what is known of prompts, and ends those that were to be read and no more."""
-        for row in batch.prompts:
-            seq = jobs[row.chunk].seq
-            self._outputs[seq.ingress_id] += wire.prompt_news(seq, row, batch.chunks[row.chunk].start)
-        for job in jobs:
-            if writes_nothing(job.seq) and not job.seq.num_uncomputed_tokens:
-                self._end_read(job)
-
-    def _end_read(self, job: Job) -> None:
-        seq = job.seq
-        for choice in job.choices:
-            message = wire.final(seq, choice, FinishReason.LENGTH)
-            message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
-            self._outputs[seq.ingress_id].append(message)
-        self.stats.num_prefix_hit_tokens += seq.num_cached_tokens
-        self.serving.finish(job)
 
     def _keep_right(
         self, chunks: list[ScheduledChunk], owners: list[tuple[int, int]], sampled: list[list[Sampled]]
@@ -295,28 +277,6 @@ class Engine:
                 moves += out_of_place(chunk, self.blocks.block_size)
         if moves:
             self.runner.copy_tokens(moves)
-
-    def _accept(self, job: Job, news: list[tuple[int, list[Sampled]]]) -> None:
-        """Sends the tokens of each choice, and goes on with those that are not done."""
-        seq = job.seq
-        written: list[Written] = []
-        try:
-            cuts = [cut(seq, sampled, self.runner, forks=len(news) > 1) for _, sampled in news]
-        except BatonError as error:  # of its grammar: nobody else's
-            self.serving.end(job, error)
-            return
-        for (choice, _), (run, end) in zip(news, cuts, strict=True):
-            token_ids = [token.token_id for token in run]
-            messages = wire.outputs(seq, choice, token_ids, run, end)
-            if not job.cached_reported:
-                messages[0].num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
-            written.append(Written(choice, token_ids, end is not None))
-            self._outputs[seq.ingress_id] += messages
-            self.stats.num_output_tokens += len(run)
-        if not job.cached_reported:
-            self.stats.num_prefix_hit_tokens += seq.num_cached_tokens
-            job.cached_reported = True
-        self.serving.advance(job, written)
 
     # What serving asks.
 

@@ -118,7 +118,8 @@ class Serving:
 
     def _queue(self, job: Job) -> None:
         if job.seq.follower is not None and job.seq.follower.is_complete:  # by what earlier attempts have written
-            self._tell(job.seq.ingress_id, wire.final(job.seq, job.seq.choice, FinishReason.STOP))
+            for choice in job.choices:
+                self._tell(job.seq.ingress_id, wire.final(job.seq, choice, FinishReason.STOP))
             self.finish(job)
         else:
             self.scheduler.add(job.seq)

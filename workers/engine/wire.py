@@ -82,23 +82,13 @@ def adapter_name(submit: worker_pb2.Submit) -> AdapterName | None:
     return AdapterName(submit.adapter.name, submit.adapter.hash) if submit.HasField("adapter") else None
 
 
-def outputs(
-    seq: Seq, choice: int, token_ids: Sequence[int], sampled: Sequence[Sampled], end: End | None
-) -> list[worker_pb2.TokenOutput]:
-    """The tokens of one choice, with what was `sampled` of each; they are not appended yet: `index` is the first's.
-
-    An end after the last token is a message of its own: what ends an answer is no part of its text.
-    """
-    if end is None or not end.is_after:
-        return [_output(seq, choice, token_ids, sampled, end)]
-    last = final(seq, choice, end.reason)
-    last.index += len(token_ids)
-    return [_output(seq, choice, token_ids, sampled, None), last]
-
-
-def _output(
+def output(
     seq: Seq, choice: int, token_ids: Sequence[int], sampled: Sequence[Sampled], end: End | None
 ) -> worker_pb2.TokenOutput:
+    """The tokens of one choice, with what was `sampled` of each; they are not appended yet: `index` is the first's.
+
+    An end after the last token is a message of its own, see `end_after`: what ends an answer is no part of its text.
+    """
     message = worker_pb2.TokenOutput(
         request_id=seq.request_id,
         choice=choice,
@@ -112,9 +102,20 @@ def _output(
             entry.sampled.token_id, entry.sampled.logprob = token.token_id, token.logprob
             for token_id, logprob in token.top:
                 entry.top.add(token_id=token_id, logprob=logprob)
-    if end is not None:
+    if end is not None and not end.is_after:
         message.finish_reason, message.stop_reason = _REASONS[end.reason], end.stop_reason
     return message
+
+
+def end_after(message: worker_pb2.TokenOutput, end: End) -> worker_pb2.TokenOutput:
+    """Follows the `message` with an answer's last tokens."""
+    return worker_pb2.TokenOutput(
+        request_id=message.request_id,
+        choice=message.choice,
+        attempt=message.attempt,
+        index=message.index + len(message.token_ids),
+        finish_reason=_REASONS[end.reason],
+    )
 
 
 def prompt_news(seq: Seq, row: PromptRow, start: int) -> Iterator[worker_pb2.TokenOutput]:

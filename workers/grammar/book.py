@@ -60,7 +60,7 @@ class GrammarBook:
             return found.copy()
 
         def told(found: GrammarFollower | Exception) -> None:
-            done(found.copy() if isinstance(found, GrammarFollower) else _as_error(found))
+            done(_copied(found))
 
         if self._cache.wait(text, told):
             self.begin()
@@ -101,8 +101,14 @@ class GrammarBook:
         self._masker.shutdown(wait=False)
 
 
-def _as_error(error: Exception) -> BatonError:
-    return error if isinstance(error, BatonError) else failed(error)
+def _copied(found: GrammarFollower | Exception) -> Follower | BatonError:
+    """Never raises: others wait to be told, too."""
+    if isinstance(found, BatonError):
+        return found
+    try:
+        return found.copy() if isinstance(found, GrammarFollower) else failed(found)
+    except BaseException as error:  # a panic of the library's
+        return failed(error)
 
 
 def grammar_book(folder: Path, model: Vocabulary, *, device: str, num_threads: int = 1) -> GrammarBook | None:

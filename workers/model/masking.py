@@ -1,5 +1,6 @@
 """Takes out of logits the tokens that a step's masks forbid."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,10 @@ def apply_masks(logits: Tensor, masks: TokenMasks) -> None:
     Args:
         logits: [rows, vocab], float; changed in place, in the masks' rows.
     """
-    forbidden = _on_cpu(masks) if logits.device.type == "cpu" else _unpacked(masks, logits)
+    if logits.device.type != "cpu":
+        _apply_on_device(logits, masks)
+        return
+    forbidden = torch.from_numpy(masks.forbidden())
     if len(masks.rows) == len(logits):
         logits.masked_fill_(forbidden, -torch.inf)
         return
@@ -20,12 +24,18 @@ def apply_masks(logits: Tensor, masks: TokenMasks) -> None:
         logits[row].masked_fill_(forbidden[at], -torch.inf)
 
 
-def _on_cpu(masks: TokenMasks) -> Tensor:
-    return torch.from_numpy(masks.forbidden())
+def _apply_on_device(logits: Tensor, masks: TokenMasks) -> None:
+    """In as many calls however many rows there are."""
+    forbidden = _unpacked(masks, logits)
+    if len(masks.rows) == len(logits):
+        logits.masked_fill_(forbidden, -torch.inf)
+        return
+    rows = torch.tensor(masks.rows, device=logits.device)
+    logits[rows] = logits[rows].masked_fill_(forbidden, -torch.inf)
 
 
 def _unpacked(masks: TokenMasks, like: Tensor) -> Tensor:
-    """[rows, vocab], bool, on the device, to which bits alone travel."""
-    bits = torch.from_numpy(masks.bits()).to(like.device)
-    allowed = bits[:, :, None] >> torch.arange(32, dtype=torch.int32, device=like.device) & 1
+    """[rows, vocab], bool, on the device, to which bits alone travel; a byte a token at any time."""
+    octets = torch.from_numpy(masks.bits().view(np.uint8)).to(like.device)  # little-endian: token i is bit i % 8
+    allowed = octets[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=like.device) & 1
     return allowed.flatten(1)[:, : like.shape[1]] == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from baton.errors import ConfigError, InvalidRequestError, ModelNotFoundError
-from baton.v1.worker_pb2 import WorkerState
+from baton.v1.worker_pb2 import Adapter, WorkerState
 from cluster.config.load import from_tree
 from cluster.fleet import adapter_keeper
 from cluster.fleet.adapter_keeper import AdapterKeeper, allowed_folder
@@ -118,6 +118,29 @@ async def test_a_worker_that_was_started_before_is_given_what_it_lacks(root: Pat
     fleet.keeper.mend()
     await asyncio.gather(*fleet.tasks)
     assert fleet.methods("load_adapter") == ["prefill-0", "decode-0", "decode-1"]
+
+
+async def test_a_worker_that_comes_with_one_that_was_unloaded_meanwhile_gives_it_up(root: Path) -> None:
+    fleet = Fleet(root)
+    brought = WorkerState(adapters=[Adapter(name="sql", hash="ab")])
+    fleet.workers.append(replace(_worker(Role.DECODE), worker_id="decode-1", incarnation="new", state=brought))
+    fleet.keeper.mend()
+    fleet.keeper.mend()
+    await asyncio.gather(*fleet.tasks)
+    for method in ("retire_adapter", "remove_adapter"):
+        assert fleet.methods(method) == ["prefill-0", "decode-0", "decode-1"]
+
+
+async def test_a_worker_with_other_weights_under_a_name_is_given_those_that_are_wanted(root: Path) -> None:
+    fleet, folder = Fleet(root), adapter_of(tiny("llama"), 1, ("q_proj",))
+    found = await fleet.keeper.load("sql", str(folder))
+    for of in (found.content_hash, "older"):
+        state = WorkerState(adapters=[Adapter(name="sql", hash=of)])
+        fleet.workers.append(replace(_worker(Role.DECODE), worker_id=of, incarnation=of, state=state))
+    fleet.keeper.mend()
+    await asyncio.gather(*fleet.tasks)
+    assert fleet.methods("load_adapter") == ["prefill-0", "decode-0", "older"]
+    assert not fleet.methods("retire_adapter")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,13 @@
+from queue import Queue
+
+import pytest
+
+from baton.errors import InternalError
+from tests.unit.grammar.model import DEMO, demo_spec, regex
+from workers.grammar.book import GrammarBook
 from workers.grammar.cache import CompiledCache
+from workers.grammar.follower import GrammarFollower
+from workers.model.fake import FakeRunner
 
 
 def test_those_used_last_stay() -> None:
@@ -31,3 +40,21 @@ def test_who_waits_for_the_same_is_told_the_same_and_errors_are_not_kept() -> No
     assert cache.wait("a", told.append)
     cache.settle("a", "A")
     assert told[-1] == "A"
+
+
+def test_everybody_who_waits_is_told_though_a_copy_fails_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: Queue[object] = Queue()
+    copy, fails = GrammarFollower.copy, iter([True, False])
+
+    def broken(self: GrammarFollower) -> GrammarFollower:
+        if next(fails):
+            raise BaseException("panicked")
+        return copy(self)
+
+    monkeypatch.setattr(GrammarFollower, "copy", broken)
+    book = GrammarBook(DEMO, FakeRunner(demo_spec()))
+    for _ in range(2):
+        assert book.follower(regex("yes|no"), told.put) is None
+    found = [told.get(timeout=30) for _ in range(2)]
+    assert [type(one) for one in found] == [InternalError, GrammarFollower]
+    book.close()

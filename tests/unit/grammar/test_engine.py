@@ -1,7 +1,7 @@
 """Answers that follow a grammar: whatever way they are written, they follow it, and are the same."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jsonschema
 import pytest
@@ -20,6 +20,8 @@ from tests.unit.grammar.model import (
     regex,
     text,
 )
+from workers.engine.draft import Draft
+from workers.engine.sequence import Sequence as Seq
 from workers.model.fake import FakeRunner
 from workers.spec import Role
 
@@ -66,18 +68,30 @@ def test_forced_tokens_are_not_written_one_by_one() -> None:
     assert one.engines[0].stats.num_steps < len(answers["0", 0]) - num_forced
 
 
-@pytest.mark.parametrize("choices", [1, 3])
-def test_the_same_handed_over_preempted_drafted_for_and_forked(choices: int) -> None:
-    want = ask(driver(), choices=choices)
+class NoDrafter:
+    def propose(self, seqs: Sequence[Seq], depth: int) -> list[Draft]:
+        return [Draft() for _ in seqs]
+
+
+def test_forced_tokens_are_not_counted_as_guesses_that_were_right() -> None:
+    one = driver(drafter=NoDrafter())
+    answers = ask(one, count=1)
+    assert one.engines[0].stats.num_steps < len(answers["0", 0])
+    assert (one.engines[0].stats.num_draft_tokens, one.engines[0].stats.num_accepted_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(("count", "choices"), [(4, 1), (2, 3)])
+def test_the_same_handed_over_preempted_drafted_for_and_forked(count: int, choices: int) -> None:
+    want = ask(driver(), count=count, choices=choices)
     check(want)
-    assert ask(driver(HANDOVER), choices=choices) == want
-    assert ask(driver(max_batched_tokens=7), choices=choices) == want
-    assert ask(driver(prefix_cache=False), choices=choices) == want
+    assert ask(driver(HANDOVER), count=count, choices=choices) == want
+    assert ask(driver(max_batched_tokens=7), count=count, choices=choices) == want
+    assert ask(driver(prefix_cache=False), count=count, choices=choices) == want
     for width in (1, 4):
         for roles in ((Role.MIXED,), HANDOVER):
             oracle = Oracle(want, vocab_size=VOCAB_SIZE, right=0.8, width=width)
             drafted = driver(roles, oracle)
-            assert ask(drafted, choices=choices) == want
+            assert ask(drafted, count=count, choices=choices) == want
             assert drafted.engines[-1].stats.num_accepted_tokens > 0
 
 

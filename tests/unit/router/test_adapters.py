@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from baton.errors import ModelNotFoundError
-from baton.v1.worker_pb2 import Adapter
+from baton.errors import ModelNotFoundError, UnavailableError
+from baton.v1.worker_pb2 import Adapter, WorkerError
 from cluster.router.load import Pools
 from cluster.router.policy import Policy
 from cluster.router.prefix_index import PrefixIndex
@@ -66,3 +66,25 @@ async def test_a_request_whose_adapter_was_unloaded_meanwhile_is_told_so_at_once
     async with FakeCluster(mixed=1) as cluster, _dispatching(cluster) as dispatcher, asyncio.timeout(5):
         with pytest.raises(ModelNotFoundError, match="adapter 'sql' was unloaded; load it again, or name another"):
             await _read(dispatcher, replace(_request(), adapter=SQL))
+
+
+@pytest.mark.parametrize("num_without", [1, 2])
+async def test_one_that_a_worker_refuses_for_lack_of_the_adapter_is_tried_elsewhere_and_not_for_ever(
+    num_without: int,
+) -> None:
+    """Its load report may be older than the word that took the adapter off it."""
+    async with FakeCluster(mixed=2) as cluster, asyncio.timeout(20):
+        for number, worker in enumerate(cluster.workers):
+            worker.adapters = {"sql": "ab"}
+            if number < num_without:
+                lacks = WorkerError(code="unavailable", message="has no adapter 'sql'; try another", retryable=True)
+                worker.script = replace(worker.script, refusal=lacks)
+        async with _dispatching(cluster) as dispatcher:
+            if num_without == 1:
+                for number in range(4):
+                    reader = await _read(dispatcher, replace(_request(), request_id=f"r{number}", adapter=SQL))
+                    assert reader.tokens == [fake_tokens(LONG, 0, 20)]
+            else:
+                with pytest.raises(UnavailableError, match="has no adapter 'sql'"):
+                    await _read(dispatcher, replace(_request(), adapter=SQL))
+                assert sum(len(worker.submits) for worker in cluster.workers) <= 5
