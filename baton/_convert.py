@@ -4,7 +4,8 @@ Refuses here only what no message can hold (a negative count, a wrong type); ran
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any, Unpack, get_type_hints
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -50,7 +51,7 @@ def sampling_params(schema: Schema | None = None, **options: Unpack[Options]) ->
     """The message of `baton.types.Options`. Raises: TypeError: an unknown keyword, as Python itself does."""
     form = structured_output(schema, {name: value for name, value in options.items() if name in KEYWORDS})
     params = pb.SamplingParams(structured_output=form)
-    known = get_type_hints(Options)
+    known = _known()
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"unexpected keyword argument {name!r}; known are schema, {', '.join(known)}")
@@ -59,6 +60,11 @@ def sampling_params(schema: Schema | None = None, **options: Unpack[Options]) ->
         if value is not None:
             _fill(params, name, [value] if name == "stop" and isinstance(value, str) else value)
     return params
+
+
+@cache
+def _known() -> Collection[str]:
+    return get_type_hints(Options)
 
 
 def check_one_instance(schema: Schema | None, options: Mapping[str, Any]) -> None:

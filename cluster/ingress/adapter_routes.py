@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 
@@ -41,7 +42,7 @@ class AdapterRoutes:
     async def load(self, request: Request) -> Response:
         """Answers when every worker has it, and this replica knows."""
         adapters = self._allowed(request)
-        body = parse_body(await self._bodies.read_object(request), LoadAdapterBody)
+        body = await self._bodies.read(request, partial(parse_body, kind=LoadAdapterBody))
         if body.load_inplace:
             raise InvalidRequestError(
                 "load_inplace: true is not supported, running answers would change weights; unload the adapter first",
@@ -54,7 +55,7 @@ class AdapterRoutes:
     async def unload(self, request: Request) -> Response:
         """Answers when nobody may name it any more; what is being written is finished."""
         adapters = self._allowed(request)
-        body = parse_body(await self._bodies.read_object(request), UnloadAdapterBody)
+        body = await self._bodies.read(request, partial(parse_body, kind=UnloadAdapterBody))
         await adapters.unload(body.lora_name)
         await self._until(body.lora_name, is_there=False)
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", media_type="text/plain")

@@ -1,11 +1,10 @@
 """Which top fields a body of the agents' APIs may have, checked by name before their values are."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import advice, shorten, shown_name
 from cluster.ingress.reading import refusal
 
 
@@ -43,7 +42,6 @@ def check_fields(
             if not refused[name].allows(value):
                 raise refusal(name, f"{name} is {shorten(value)}; this server {refused[name].advice}")
         elif name not in harmless:
-            close = difflib.get_close_matches(name, [*known, *harmless], n=1, cutoff=0.6)
-            hint = f"did you mean {close[0]}?" if close else "leave it out"
-            raise refusal(name, f"{shorten(name)} is not a field of this request; {hint}")
+            hint = advice(name, [*known, *harmless])
+            raise refusal(shown_name(name), f"{shorten(name)} is not a field of this request; {hint}")
     return kept

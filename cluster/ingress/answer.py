@@ -73,18 +73,13 @@ class TokenUsage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0  # of the completion's
 
-    def __add__(self, other: "TokenUsage") -> "TokenUsage":
-        return TokenUsage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-        )
-
 
 class StreamedAnswer:
-    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: PromptJob) -> None:
-        self.usage = TokenUsage(prompt_tokens=len(job.prompt_token_ids))
+    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: PromptJob, usage: TokenUsage) -> None:
+        """`usage`: of a whole call; what this answer uses is added."""
+        self._usage = usage
+        self._num_cached_tokens = 0
+        usage.prompt_tokens += len(job.prompt_token_ids)
         self._dispatcher = dispatcher
         self._job = job
         num_choices = job.sampling.n
@@ -122,12 +117,13 @@ class StreamedAnswer:
         choice = self._choices[output.choice]
         if choice.is_finished:
             return None
-        if output.num_cached_tokens:
-            self.usage.cached_tokens = max(self.usage.cached_tokens, output.num_cached_tokens)
+        if output.num_cached_tokens > self._num_cached_tokens:
+            self._usage.cached_tokens += output.num_cached_tokens - self._num_cached_tokens
+            self._num_cached_tokens = output.num_cached_tokens
         delta = choice.on_output(output)
-        self.usage.completion_tokens += len(delta.token_ids)
+        self._usage.completion_tokens += len(delta.token_ids)
         if choice.is_finished:
-            self.usage.reasoning_tokens += choice.num_reasoning_tokens
+            self._usage.reasoning_tokens += choice.num_reasoning_tokens
             self._num_open -= 1
             if not output.finish_reason and self._num_open:
                 self._dispatcher.abort_choice(self._job.request_id, output.choice)

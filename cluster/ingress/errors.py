@@ -13,6 +13,7 @@ from baton.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
 )
+from cluster.ingress.fields import shorten
 
 _TYPES = {
     400: "invalid_request_error",
@@ -68,4 +69,4 @@ def error_metadata(error: BatonError) -> list[tuple[str, str]]:
 def model_not_found(name: str, served: Sequence[str]) -> ModelNotFoundError:
     """`served`: names; a model's alone, or its and its adapters'."""
     known = ", ".join(map(json.dumps, served)) + (" alone" if len(served) == 1 else "")
-    return ModelNotFoundError(f"model is {json.dumps(name)}; this server serves {known}", "model")
+    return ModelNotFoundError(f"model is {shorten(name)}; this server serves {known}", "model")

@@ -54,6 +54,7 @@ class GRPCRoutes:
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         try:
             async with self._admitted(context) as admitted:
+                self._service.check_model(request.model, admitted)
                 call = await self._call(request)
                 run = self._service.run(call, admitted)
                 async with aclosing(run.deltas()) as batches:
@@ -74,7 +75,8 @@ class GRPCRoutes:
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
         try:
-            async with self._admitted(context):
+            async with self._admitted(context) as admitted:
+                self._service.check_model(request.model, admitted)
                 return await self._tokenized(request)
         except BatonError as error:
             fail(context, error)
@@ -84,10 +86,11 @@ class GRPCRoutes:
         self, request: inference_pb2.DetokenizeRequest, context: Context
     ) -> inference_pb2.DetokenizeResponse:
         try:
-            async with self._admitted(context):
-                self._service.check_model(request.model)
-                check_token_ids(tuple(request.token_ids), self._service.limits(), "token_ids")
-                return inference_pb2.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
+            async with self._admitted(context) as admitted:
+                self._service.check_model(request.model, admitted)
+                token_ids = tuple(request.token_ids)
+                check_token_ids(token_ids, self._service.limits(), "token_ids")
+                return inference_pb2.DetokenizeResponse(text=await self._service.tokenizer.decode_async(token_ids))
         except BatonError as error:
             fail(context, error)
             return inference_pb2.DetokenizeResponse()
@@ -153,7 +156,6 @@ class GRPCRoutes:
         return guard.admitted(_authorization(context)) if guard is not None else nullcontext()
 
     async def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
-        self._service.check_model(request.model)
         tokenizer = self._service.tokenizer
         kind = request.WhichOneof("input")
         if kind is None:
@@ -172,7 +174,6 @@ class GRPCRoutes:
 
     async def _call(self, request: inference_pb2.GenerateRequest) -> Call:
         service = self._service
-        service.check_model(request.model)
         limits = service.limits()
         kind = request.WhichOneof("input")
         if not 0 <= request.timeout_s < float("inf"):

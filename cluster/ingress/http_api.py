@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ from cluster.config.schema import LimitsConfig
 from cluster.ingress.adapter_routes import add_adapter_routes
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
+from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.continuous_usage import ContinuousUsage
 from cluster.ingress.cross_origin import cross_origin
 from cluster.ingress.error_answers import error_answer
@@ -25,7 +27,7 @@ from cluster.ingress.limits import DEFAULT_LIMITS
 from cluster.ingress.messages_api.routes import add_messages_routes
 from cluster.ingress.messages_errors import is_of_messages, messages_error_of
 from cluster.ingress.metrics import CONTENT_TYPE
-from cluster.ingress.openai import CompletionBody, DetokenizeBody, parse_body, parse_prompts
+from cluster.ingress.openai import CompletionBody, DetokenizeBody, Prompt, parse_body, parse_prompts
 from cluster.ingress.openapi.document import document
 from cluster.ingress.openapi.page import page, security_policy
 from cluster.ingress.refused_paths import instead_of
@@ -36,6 +38,7 @@ from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Service
 from cluster.ingress.tokenize_body import TokenizeBody
+from cluster.ingress.tokenizer import INLINE_TOKENS
 from cluster.ingress.truncation import num_kept, truncated
 
 
@@ -109,11 +112,11 @@ class HTTPRoutes:
 
     async def completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self.bodies.read_object(request), CompletionBody)
-        service.check_model(body.model)
+        body, asked_prompts = await self.bodies.read(request, _completion)
+        service.check_model(body.model, pass_of(request.scope))
         limits = service.limits()
         prompts, sent, kept = [], [], num_kept(body, limits)
-        for asked in parse_prompts(body.prompt):
+        for asked in asked_prompts:
             prompt, token_ids = truncated(asked, await service.token_ids(asked, limits), kept)
             prompts.append(token_ids)
             sent.append(prompt)
@@ -122,12 +125,15 @@ class HTTPRoutes:
         call = service.call(prompts, body.options(), model=body.model, route="completions", grammar=grammar)
         if not body.skip_special_tokens:
             call = call.showing_special_tokens()
+        view = body.view(sent, prompts, service.tokenizer)
+        if view is not None and sum(map(len, prompts)) > INLINE_TOKENS:
+            await asyncio.to_thread(view.locate)
         shape: Format = CompletionFormat(
             request_id=call.request_id,
             model=call.model,
             tokenizer=service.tokenizer,
             usage=body.include_usage,
-            prompts=body.view(sent, prompts, service.tokenizer),
+            prompts=view,
         )
         run = service.run(call, pass_of(request.scope))
         if body.continuous_usage:
@@ -136,9 +142,9 @@ class HTTPRoutes:
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self.bodies.read_object(request), ChatBody)
-        service.check_model(body.model)
-        call = await service.chat_call(body.request(), model=body.model, route="chat", stream=body.stream)
+        body, chat = await self.bodies.read(request, _chat)
+        service.check_model(body.model, pass_of(request.scope))
+        call = await service.chat_call(chat, model=body.model, route="chat", stream=body.stream)
         if not body.skip_special_tokens:
             call = call.showing_special_tokens()
         shape: Format = ChatFormat(
@@ -151,24 +157,23 @@ class HTTPRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self.bodies.read_object(request), TokenizeBody)
-        service.check_model(body.model)
-        chat = body.chat()
+        body, chat = await self.bodies.read(request, _tokenized)
+        service.check_model(body.model, pass_of(request.scope))
         if chat is not None:
             tokens = await service.chat_token_ids(chat)
         else:
             has_added = body.add_special_tokens is not False
             tokens = await service.tokenizer.encode_async(body.prompt or "", add_special_tokens=has_added)
-        strings = service.tokenizer.token_strings(tokens) if body.return_token_strs else None
+        strings = await service.tokenizer.token_strings_async(tokens) if body.return_token_strs else None
         limit = service.limits().max_model_len
         return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self.bodies.read_object(request), DetokenizeBody)
-        service.check_model(body.model)
+        body = await self.bodies.read(request, partial(parse_body, kind=DetokenizeBody))
+        service.check_model(body.model, pass_of(request.scope))
         check_token_ids(body.tokens, service.limits(), "tokens")
-        return json_response({"prompt": service.tokenizer.decode(body.tokens)})
+        return json_response({"prompt": await service.tokenizer.decode_async(body.tokens)})
 
     async def models(self, request: Request) -> Response:
         key = key_of(request.scope)
@@ -247,6 +252,21 @@ class HTTPRoutes:
             "generation_defaults": effective(self._service.defaults),
             "chat_templates": self._service.tokenizer.chat_templates,
         }
+
+
+def _completion(sent: Mapping[str, Any]) -> tuple[CompletionBody, list[Prompt]]:
+    body = parse_body(sent, CompletionBody)
+    return body, parse_prompts(body.prompt)
+
+
+def _chat(sent: Mapping[str, Any]) -> tuple[ChatBody, ChatRequest]:
+    body = parse_body(sent, ChatBody)
+    return body, body.request()
+
+
+def _tokenized(sent: Mapping[str, Any]) -> tuple[TokenizeBody, ChatRequest | None]:
+    body = parse_body(sent, TokenizeBody)
+    return body, body.chat()
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

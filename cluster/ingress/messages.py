@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 from cluster.ingress.tool_calls import CallBook, refusal
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -61,7 +61,7 @@ def _check_fields(message: Mapping[str, Any], role: Any, path: str) -> None:
             reason = "this server does not support it"
         else:
             reason = f"it is not a field of a message{f' of role {role}' if is_known else ''}"
-        raise refusal(f"{path}.{name} is {shorten(value)}; {reason}: leave it out")
+        raise refusal(f"{path}.{shown_name(name)} is {shorten(value)}; {reason}: leave it out")
 
 
 def _assistant(message: Mapping[str, Any], path: str, book: CallBook) -> dict[str, Any]:

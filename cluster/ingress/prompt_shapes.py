@@ -27,6 +27,11 @@ class PromptView:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 
+    def locate(self) -> None:
+        """Finds out ahead of events what takes long of long prompts: their texts, and where tokens lie in them."""
+        for echo in self.echoes:
+            _ = echo.text if self.logprobs is None else echo.offsets
+
     def echo(self, choice: int) -> Echo | None:
         return self.echoes[choice // self.num_choices] if self.echoes else None
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from baton.v1 import inference_pb2, worker_pb2
 from cluster.ingress.tokenizer import Tokenizer
 
+MAX_PIECE = 128  # tokens told at once, with up to 20 likely ones each: 3 ms as JSON
+
 
 class PromptToken(NamedTuple):
     """One token of a prompt. Of the first one nothing is known: its `logprob` is None."""
@@ -34,9 +36,10 @@ class PromptReader:
             piece = [] if self._num_told else [PromptToken(self._token_ids[0])]
             if output.HasField("prompt_logprobs"):
                 piece += self._read(output.prompt_logprobs)
-            if piece:
-                yield self._num_told, piece
-                self._num_told += len(piece)
+            for start in range(0, len(piece), MAX_PIECE):
+                shown = piece[start : start + MAX_PIECE]
+                yield self._num_told, shown
+                self._num_told += len(shown)
 
     def _read(self, news: worker_pb2.PromptLogprobs) -> Iterator[PromptToken]:
         token_ids = self._token_ids[news.start : news.start + len(news.logprobs)]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from baton.errors import InvalidRequestError
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 
 
 def refusal(path: str, message: str) -> InvalidRequestError:
@@ -65,4 +65,6 @@ def only(value: Mapping[str, Any], known: Collection[str], path: str) -> None:
     """Raises: InvalidRequestError: a member that is neither known nor null."""
     for name, item in value.items():
         if name not in known and item is not None:
-            raise refusal(path, f"{path}.{name} is {shorten(item)}; this server does not support it: leave it out")
+            raise refusal(
+                path, f"{path}.{shown_name(name)} is {shorten(item)}; this server does not support it: leave it out"
+            )

@@ -18,8 +18,11 @@ from baton.errors import BatonError
 from cluster.ingress.answer import Delta
 from cluster.ingress.errors import error_body, error_event, error_headers
 from cluster.ingress.formats import DONE, Format, join_deltas
+from cluster.ingress.long_json import long_json
 from cluster.ingress.request_ids import request_id_of
 from cluster.ingress.service import OpenCall
+
+INLINE_LOGPROBS = 128  # tokens; more are written on a thread: 3 ms where each has 20 likely ones
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +57,13 @@ class AnswerResponse(Response):
         except BatonError as error:
             await send_json(send, error.http_status, error_body(error), error_headers(error))
             return
-        body = self._shape.whole([choices[index] for index in sorted(choices)], self._run.usage)
-        await send_json(send, 200, body, {})
+        ordered = [choices[index] for index in sorted(choices)]
+        if sum(len(choice.prompt or ()) + len(choice.logprobs) for choice in ordered) <= INLINE_LOGPROBS:
+            await send_json(send, 200, self._shape.whole(ordered, self._run.usage), {})
+            return
+        usage = self._run.usage
+        content = await asyncio.to_thread(lambda: long_json(self._shape.whole(ordered, usage)))
+        await send_content(send, 200, content, {})
 
     async def _send_events(self, send: Send, request_id: str) -> None:
         event = self._shape.event
@@ -99,7 +107,11 @@ async def _until_disconnected(receive: Receive) -> None:
 
 
 async def send_json(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
-    content = json.dumps(body).encode()
+    await send_content(send, status, json.dumps(body).encode(), headers)
+
+
+async def send_content(send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
+    """JSON."""
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     raw += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": raw})

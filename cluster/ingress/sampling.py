@@ -124,6 +124,8 @@ def check_prompt_logprobs(num_tokens: int, options: SamplingOptions) -> None:
 
 
 def check_token_ids(token_ids: Sequence[int], limits: Limits, name: str) -> None:
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) < limits.vocab_size):  # nearly always, and fast
+        return
     for token_id in token_ids:
         if not 0 <= token_id < limits.vocab_size:
             raise InvalidRequestError(

@@ -17,7 +17,7 @@ from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
 from cluster.ingress.chat.choice_reader import ChoiceReader
 from cluster.ingress.chat.model_formats import ModelFormats
-from cluster.ingress.chat.prompts import render_prompt
+from cluster.ingress.chat.prompts import ChatPrompt, render_prompt
 from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.contract import AdapterLoading, Dispatch
 from cluster.ingress.errors import model_not_found
@@ -37,6 +37,7 @@ from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.structured.output import StructuredOutput
 from cluster.ingress.structured.vocabulary import Vocabulary
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.ingress.weight import is_light
 from workers.adapters.adapter import AdapterName
 
 NUM_CONTEXT = 16  # of an echoed prompt's tokens: more than a character, or a decoder's window, has
@@ -110,8 +111,14 @@ class Service:
         """Ends the processes that compile grammars."""
         self._grammars.close()
 
-    def check_model(self, name: str | None) -> None:
-        """Raises: ModelNotFoundError."""
+    def check_model(self, name: str | None, admitted: Pass | None = None) -> None:
+        """
+        Args:
+            admitted: Whoever asks; None: nobody in particular.
+        Raises: PermissionDeniedError: its key is not for that model, whether or not there is one; ModelNotFoundError.
+        """
+        if admitted is not None:
+            admitted.check_model(name or self.model)
         self.find_adapter(name)
 
     def find_adapter(self, name: str | None) -> AdapterName | None:
@@ -154,7 +161,6 @@ class Service:
     ) -> Call:
         """A chat as one prompt.
 
-
         Args:
             model: As the request names it.
             prompt_field: What the request calls its messages, for errors.
@@ -163,7 +169,7 @@ class Service:
         Raises: InvalidRequestError: there is no such chat template, it refuses the messages, or there are tools and
             it is not known how this model calls them; and as `call`.
         """
-        prompt = render_prompt(request, self.tokenizer)
+        prompt = await self._rendered(request)
         reading = self._formats.reading(request, prompt, stream=stream)
         token_ids = await self.tokenizer.encode_async(
             prompt.text,
@@ -193,7 +199,7 @@ class Service:
 
     async def chat_token_ids(self, request: ChatRequest, *, max_tokens: int | None = None) -> list[int]:
         """The prompt that `chat_call` would make. Raises: InvalidRequestError."""
-        prompt = render_prompt(request, self.tokenizer)
+        prompt = await self._rendered(request)
         return await self.tokenizer.encode_async(
             prompt.text,
             add_special_tokens=request.add_special_tokens,
@@ -201,6 +207,12 @@ class Service:
             name="messages",
             max_tokens=max_tokens,
         )
+
+    async def _rendered(self, request: ChatRequest) -> ChatPrompt:
+        """Templates are programs of Python: a long chat goes through one on a thread, so that streams go on."""
+        if is_light((request.messages, [tool.parameters for tool in request.tools], request.template_kwargs)):
+            return render_prompt(request, self.tokenizer)
+        return await asyncio.to_thread(render_prompt, request, self.tokenizer)
 
     async def grammar(
         self,
@@ -239,12 +251,9 @@ class Service:
         """Checks a request whose prompts are tokenized.
 
         Args:
+            model: As the request names it; None or empty: the model as it is.
             timeout_s: 0: the server's; a longer one is cut to it.
             grammar: What `grammar` made, for all prompts.
-
-        Args:
-            model: As the request names it; None or empty: the model as it is.
-
         Raises: InvalidRequestError, UnavailableError.
         """
         adapter = self.find_adapter(model)
@@ -288,7 +297,8 @@ class OpenCall:
     """A call being answered; measured from start to end whatever the end is."""
 
     def __init__(self, service: Service, call: Call, admitted: Pass | None = None) -> None:
-        self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job) for job in call.jobs]
+        self._usage = TokenUsage()
+        self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job, self._usage) for job in call.jobs]
         self._call = call
         self._pass = admitted
         self._metrics = service.metrics
@@ -296,7 +306,8 @@ class OpenCall:
 
     @property
     def usage(self) -> TokenUsage:
-        return sum((answer.usage for answer in self._answers), TokenUsage())
+        """By now, of all answers."""
+        return self._usage
 
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
         """Raises: BatonError, whatever the fault was."""

@@ -19,6 +19,7 @@ from cluster.ingress.model_json import read_json
 
 # Longer texts are encoded on a thread: the library takes about 1 ms for 4,000 characters, a token's time on 64 streams.
 INLINE_CHARACTERS = 4096
+INLINE_TOKENS = 4096  # and more ids are looked up, or read back, on a thread: 1 ms too
 # Normalizing (NFC) makes at most this many characters one.
 MAX_COMPOSED = 4
 
@@ -124,7 +125,7 @@ class Tokenizer:
         """Names of the model's templates, sorted."""
         return self.templates.names
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], template: str = "", **variables: Any) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], template: str = "", /, **variables: Any) -> str:
         """The prompt that a chat template of the model makes of the messages, up to where the answer begins.
 
         Args:
@@ -140,6 +141,12 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a finished sequence, special tokens left out."""
         return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    async def decode_async(self, token_ids: Sequence[int]) -> str:
+        """Like `decode`; many ids on a thread."""
+        if len(token_ids) <= INLINE_TOKENS:
+            return self.decode(token_ids)
+        return await asyncio.to_thread(self.decode, token_ids)
 
     def token_bytes(self, token_id: int) -> bytes:
         """What one token stands for: a part of a character for some tokens of a byte-level vocabulary."""
@@ -159,6 +166,12 @@ class Tokenizer:
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         """As the vocabulary writes them, a space as U+0120 or U+2581; empty for an id that it has not."""
         return [self._fast.id_to_token(token_id) or "" for token_id in token_ids]
+
+    async def token_strings_async(self, token_ids: Sequence[int]) -> list[str]:
+        """Like `token_strings`; of many ids on a thread."""
+        if len(token_ids) <= INLINE_TOKENS:
+            return self.token_strings(token_ids)
+        return await asyncio.to_thread(self.token_strings, token_ids)
 
     def detokenizer(self, hidden_ids: frozenset[int] | None = None) -> Detokenizer:
         """A fresh incremental decoder for one choice's output.

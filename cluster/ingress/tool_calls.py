@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from baton.errors import InvalidRequestError
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 
+MAX_NAMED = 20  # calls in one message
 _ENTRY_FIELDS = frozenset({"function", "id", "index", "type"})
 
 
@@ -22,10 +23,11 @@ class CallBook:
         if not isinstance(calls, list):
             raise refusal(f"{path} is {shorten(calls)}; send a list of calls")
         parsed = [_call(call, f"{path}[{index}]") for index, call in enumerate(calls)]
-        ids = [call["id"] for call in parsed]
-        for index, call_id in enumerate(ids):
-            if call_id in ids[:index]:
-                raise refusal(f"{path}[{index}].id is {shorten(call_id)} again; give each call its own id")
+        seen: set[str] = set()
+        for index, call in enumerate(parsed):
+            if call["id"] in seen:
+                raise refusal(f"{path}[{index}].id is {shorten(call['id'])} again; give each call its own id")
+            seen.add(call["id"])
         self._names.update((call["id"], call["function"]["name"]) for call in parsed)
         return parsed
 
@@ -41,7 +43,7 @@ class CallBook:
     def result_of(self, call_id: Any, path: str) -> dict[str, str]:
         """The id and name that a tool's result gets. Raises: InvalidRequestError: nobody has made this call."""
         if not isinstance(call_id, str) or call_id not in self._names:
-            known = f"; the calls so far: {', '.join(self._names)}" if self._names else ""
+            known = f"; the last calls: {', '.join(list(self._names)[-MAX_NAMED:])}" if self._names else ""
             raise refusal(
                 f"{path} is {shorten(call_id)}, and no assistant message before it made that call: "
                 f"send the message with tool_calls first{known}"
@@ -67,7 +69,7 @@ def _call(call: Any, path: str) -> dict[str, Any]:
         raise refusal(f"{path} is {shorten(call)}; send an object with id, type and function")
     for name in call:
         if name not in _ENTRY_FIELDS:
-            raise refusal(f"{path}.{name} is not a field of a call; leave it out")
+            raise refusal(f"{path}.{shown_name(name)} is not a field of a call; leave it out")
     if call.get("type", "function") != "function":
         raise refusal(f"{path}.type is {shorten(call['type'])}; this server knows calls of type function alone")
     call_id, function = call.get("id"), call.get("function")

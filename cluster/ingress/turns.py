@@ -16,30 +16,41 @@ Speaker = Literal["system", "developer", "user"]
 
 
 class Turns:
+    """A message's pieces are joined once, when it is read or another begins: there may be a hundred thousand."""
+
     def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+        self._messages: list[dict[str, Any]] = []
+        self._texts: list[str] = []  # of the last message
+        self._thoughts: list[str] = []  # of the last message
         self._calls: dict[str, str] = {}  # id -> the function's name
         self._unanswered: dict[str, None] = {}  # ids, in order
         self._joint = _BETWEEN_MESSAGES
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        self._join()
+        return self._messages
 
     def new_message(self) -> None:
         """What follows is another message of the client's."""
         self._joint = _BETWEEN_MESSAGES
 
     def say(self, speaker: Speaker, text: str) -> None:
-        is_first = all(message["role"] == "system" for message in self.messages)
+        is_first = all(message["role"] == "system" for message in self._messages)
         role = "system" if is_first and speaker == "developer" else speaker
         if self._last_role != role:
-            self.messages.append({"role": role, "content": ""})
-        self._append(self.messages[-1], text)
+            self._begin({"role": role, "content": ""})
+        self._append(text)
 
     def answer(self, text: str) -> None:
-        self._append(self._assistant(), text)
+        self._assistant()
+        self._append(text)
 
     def think(self, text: str) -> None:
-        message = self._assistant()
-        before = message.get(REASONING[0])
-        message.update(dict.fromkeys(REASONING, f"{before}\n{text}" if before else text))
+        self._assistant()
+        if self._thoughts == [""]:
+            self._thoughts.clear()
+        self._thoughts.append(text)
 
     def call(self, call_id: str, name: str, arguments: Mapping[str, Any], path: str) -> None:
         """Raises: InvalidRequestError: another call has this id."""
@@ -56,7 +67,7 @@ class Turns:
         if name is None:
             raise refusal(path, f"{path} is {shorten(call_id)}, and no call before it has this id; send the call too")
         self._unanswered.pop(call_id, None)
-        self.messages.append({"role": "tool", "tool_call_id": call_id, "name": name, "content": text})
+        self._begin({"role": "tool", "tool_call_id": call_id, "name": name, "content": text})
 
     def check_results(self, path: str, advice: str) -> None:
         """Raises: InvalidRequestError: a call has no result."""
@@ -69,17 +80,28 @@ class Turns:
 
     @property
     def _last_role(self) -> str:
-        return str(self.messages[-1]["role"]) if self.messages else ""
+        return str(self._messages[-1]["role"]) if self._messages else ""
 
     def _assistant(self) -> dict[str, Any]:
         if self._last_role != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
-        return self.messages[-1]
+            self._begin({"role": "assistant", "content": ""})
+        return self._messages[-1]
 
-    def _append(self, message: dict[str, Any], text: str) -> None:
-        before = message["content"]
-        message["content"] = before + self._joint + text if before and text else before or text
+    def _begin(self, message: dict[str, Any]) -> None:
+        self._join()
+        self._texts, self._thoughts = [], []
+        self._messages.append(message)
+
+    def _append(self, text: str) -> None:
+        if text:
+            self._texts += [self._joint, text] if self._texts else [text]
         self._joint = _WITHIN_A_MESSAGE
+
+    def _join(self) -> None:
+        if self._texts:
+            self._messages[-1]["content"] = "".join(self._texts)
+        if self._thoughts:
+            self._messages[-1].update(dict.fromkeys(REASONING, "\n".join(self._thoughts)))
 
 
 _SYSTEM = ("developer", "system")
@@ -92,13 +114,15 @@ def has_late_system(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 def without_late_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """What the system says after the first message is the user's, as one with what the user says beside it."""
-    kept: list[Mapping[str, Any]] = list(messages[:1])
+    runs: list[list[Mapping[str, Any]]] = [list(messages[:1])]  # of a user's messages in a row, and others alone
     for message in messages[1:]:
         if message["role"] in _SYSTEM:
             message = {**message, "role": "user"}
-        last = kept[-1]
-        if message["role"] == last["role"] == "user":
-            kept[-1] = {**last, "content": last["content"] + _BETWEEN_MESSAGES + message["content"]}
+        if message["role"] == runs[-1][0]["role"] == "user":
+            runs[-1].append(message)
         else:
-            kept.append(message)
-    return kept
+            runs.append([message])
+    return [
+        run[0] if len(run) == 1 else {**run[0], "content": _BETWEEN_MESSAGES.join(one["content"] for one in run)}
+        for run in runs
+    ]

@@ -16,7 +16,15 @@ from starlette.types import Receive, Scope, Send
 from baton.errors import BatonError
 from cluster.ingress.answer import Delta, TokenUsage
 from cluster.ingress.errors import error_headers
-from cluster.ingress.responses import EVENT_HEADERS, send_body, send_json, while_connected
+from cluster.ingress.long_json import long_json
+from cluster.ingress.responses import (
+    EVENT_HEADERS,
+    INLINE_LOGPROBS,
+    send_body,
+    send_content,
+    send_json,
+    while_connected,
+)
 from cluster.ingress.service import OpenCall
 
 PING_S = 10.0
@@ -68,7 +76,12 @@ class TypedResponse(Response):
             await self._refuse(send, error)
             return
         shape.end(self._run.usage)
-        await send_json(send, 200, shape.whole(self._run.usage), dict(shape.headers))
+        usage = self._run.usage
+        if usage.completion_tokens <= INLINE_LOGPROBS:
+            await send_json(send, 200, shape.whole(usage), dict(shape.headers))
+            return
+        content = await asyncio.to_thread(lambda: long_json(shape.whole(usage)))
+        await send_content(send, 200, content, dict(shape.headers))
 
     async def _send_events(self, send: Send) -> None:
         shape, run = self._shape, self._run

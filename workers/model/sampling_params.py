@@ -12,6 +12,7 @@ from typing import Any
 
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_SHOWN = 40  # characters of a number in a message
 _MAX_INT = 2**31 - 1
 
 
@@ -50,12 +51,15 @@ class Row:
             return f"{name} is {value!r}; it must be {self.allowed}"
         if self.kind is bool or not isinstance(value, int | float) or self._holds(value):
             return None
-        shown = value if isinstance(value, int) else f"{value:g}"
-        finite = "" if math.isfinite(value) else "a finite number, "
+        shown = str(value) if isinstance(value, int) else f"{value:g}"
+        if len(shown) > MAX_SHOWN:
+            shown = f"{shown[:MAX_SHOWN]}..."
+        finite = "" if isinstance(value, int) or math.isfinite(value) else "a finite number, "
         return f"{name} is {shown}; it must be {finite}{self.allowed}"
 
     def _holds(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high and value > self.above
+        is_finite = isinstance(value, int) or math.isfinite(value)  # of a float alone: ints have no bound
+        return is_finite and self.low <= value <= self.high and value > self.above
 
 
 def _row(default: Any, kind: Any, allowed: str = "", **more: Any) -> Any:

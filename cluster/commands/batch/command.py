@@ -98,7 +98,7 @@ def _answer_rest(
     """Returns whether it was interrupted."""
     if len(record.done) == len(numbers):
         return False
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGTERM, lambda number, frame: _interrupt())
     try:
         with _server(where) as url, _bar(record, len(numbers)) as advance:
             asyncio.run(_work(requests, record, pace, url, door, advance))
@@ -112,6 +112,13 @@ def _answer_rest(
             )
         raise
     return False
+
+
+def _interrupt() -> None:
+    """As Ctrl-C, also of a shell's background job, which begins with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Sends a batch's requests to a server, again where it says that it has no room, and makes records of its answers."""
 
 import asyncio
+import json
 import random
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ RETRIED = (429, 502, 503)
 CONNECT_TIMEOUT_S = 10.0
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 3600.0
+_JSON = {"Content-Type": "application/json"}
 
 
 class Sender:
@@ -80,7 +82,9 @@ class Sender:
     async def _send(self, line: BatchLine, *, is_last: bool) -> "httpx.Response | _Lost | None":
         """None: it took too long. Raises: UnavailableError: the connection was lost at the last try."""
         try:
-            return await self._client.post(self._url + line.url, json=line.body, extensions=self._extensions)
+            return await self._client.post(
+                self._url + line.url, content=_encoded(line), headers=_JSON, extensions=self._extensions
+            )
         except (httpx.ReadTimeout, httpx.WriteTimeout):
             return None
         except httpx.TransportError as error:
@@ -91,6 +95,11 @@ class Sender:
             if is_last:
                 raise UnavailableError(f"{self._url} does not answer ({error or type(error).__name__})") from error
             return _Lost()
+
+
+def _encoded(line: BatchLine) -> bytes:
+    """As it stood in the file, half a character or 1e999 too: what is wrong in a body is for the server to say."""
+    return json.dumps(line.body).encode()
 
 
 class _Lost:

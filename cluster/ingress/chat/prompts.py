@@ -10,6 +10,7 @@ from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.chat.tools import openai_tool
 from cluster.ingress.chat.written_tools import with_written_tools
 from cluster.ingress.chat_templates import ChatTemplate
+from cluster.ingress.thinking import switched
 from cluster.ingress.tokenizer import Tokenizer
 
 TOOL_TEMPLATE = "tool_use"  # goes before the default one where a model has it and there are tools, as in transformers
@@ -59,7 +60,7 @@ def _check_variables(variables: Mapping[str, Any]) -> None:
 def _thinking(request: ChatRequest) -> dict[str, bool]:
     """Templates that turn thinking on and off know no efforts."""
     effort = request.template_kwargs.get("reasoning_effort")
-    return {} if effort is None else {"enable_thinking": effort != "none"}
+    return {} if effort is None else switched(on=effort != "none")
 
 
 def _fitting(message: Mapping[str, Any], template: ChatTemplate) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ have. What a grammar can be made of is for whoever makes it to say."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 
 MAX_LEVELS = 64  # of a tool's parameters; grammars have their own bounds
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
@@ -45,7 +45,7 @@ def _schemas(value: Any, path: str, level: int) -> str:
 def _named_schemas(value: Any, path: str, level: int) -> str:
     if not isinstance(value, Mapping):
         return f"{path} is {shorten(value)}; it must be an object of schemas"
-    faults = (schema_fault(item, f"{path}.{name}", level) for name, item in value.items())
+    faults = (schema_fault(item, f"{path}.{shown_name(name)}", level) for name, item in value.items())
     return next((fault for fault in faults if fault), "")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from baton.errors import InvalidRequestError
 from cluster.ingress.chat.request import Tool, ToolChoice
 from cluster.ingress.chat.schema_check import schema_fault
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 
 MAX_TOOLS = 512  # all of them are in the prompt
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
@@ -78,12 +78,12 @@ def parse_tool_choice(choice: Any, tools: Sequence[Tool], *, parallel: bool) -> 
 
 def check_choice(choice: ToolChoice, tools: Iterable[Tool]) -> None:
     """Raises: InvalidRequestError: a call must be made and there is nothing to call."""
-    known = [tool.name for tool in tools]
+    known = {tool.name: tool for tool in tools}  # in order
     for name in choice.names:
         if name not in known:
             raise _refusal(
                 f"tool_choice names {shorten(name)}, which is not in tools; "
-                + (f"name one of {', '.join(known[:20])}" if known else "send that function in tools"),
+                + (f"name one of {', '.join([*known][:20])}" if known else "send that function in tools"),
                 "tool_choice",
             )
     if choice.mode == "required" and not known:
@@ -108,7 +108,7 @@ def _tool(tool: Any, path: str) -> Tool:
         raise _refusal(f"{path}.function is {shorten(function)}; send an object with name and parameters")
     for name in function:
         if name not in _FUNCTION_FIELDS:
-            raise _refusal(f"{path}.function.{name} is not a field of a function; leave it out")
+            raise _refusal(f"{path}.function.{shown_name(name)} is not a field of a function; leave it out")
     return make_tool(function, f"{path}.function")
 
 
@@ -133,8 +133,8 @@ def _allowed(allowed: Any, *, parallel: bool) -> ToolChoice:
         raise _refusal(f"{path}.mode is {shorten(mode)}; use auto or required", "tool_choice")
     if not isinstance(tools, list) or not tools:
         raise _refusal(f"{path}.tools is {shorten(tools)}; name at least one function", "tool_choice")
-    names = tuple(_chosen_name(tool, f"{path}.tools[{index}]") for index, tool in enumerate(tools))
-    return ToolChoice(mode=mode, names=names, parallel=parallel)
+    names = dict.fromkeys(_chosen_name(tool, f"{path}.tools[{index}]") for index, tool in enumerate(tools))
+    return ToolChoice(mode=mode, names=tuple(names), parallel=parallel)
 
 
 def _chosen_name(choice: Any, path: str) -> str:

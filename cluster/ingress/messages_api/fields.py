@@ -6,7 +6,7 @@ from cluster.ingress.agent_fields import Refused
 from workers.model.sampling_params import ROWS
 
 # What Baton's other routes take beside Anthropic's own; `stop` is `stop_sequences` here.
-SAMPLING = frozenset(ROWS) - {"n", "logprobs", "max_tokens", "stop", "include_stop_str_in_output"}
+SAMPLING = frozenset(ROWS) - {"n", "logprobs", "prompt_logprobs", "max_tokens", "stop", "include_stop_str_in_output"}
 OF_PROMPT = frozenset(
     {
         "chat_template",
@@ -47,6 +47,7 @@ REFUSED: Mapping[str, Refused] = {
     "max_completion_tokens": Refused("calls it `max_tokens` here"),
     "mcp_servers": Refused("calls no servers: send their tools in `tools`, and call them in your program", ([],)),
     "n": Refused("gives one answer to a request here; for several use /v1/chat/completions", (1,)),
+    "prompt_logprobs": Refused("gives them at /v1/completions and /v1/chat/completions"),
     "speed": Refused("has one speed: leave it out", ("standard",)),
     "stop": Refused("calls it `stop_sequences` here"),
     "thread": Refused("stores no conversations: send all of `messages`"),

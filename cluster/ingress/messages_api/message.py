@@ -151,9 +151,9 @@ def _usage(usage: TokenUsage) -> dict[str, Any]:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """Of an answer that was cut amid a call, nothing: what has come of it is no JSON."""
+    """Of an answer that was cut amid a call, nothing: what has come of it is no JSON; nor is what nobody could read."""
     try:
         found = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

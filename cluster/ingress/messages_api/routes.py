@@ -22,8 +22,8 @@ class MessagesRoutes:
 
     async def create(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request))
-        service.check_model(body.model)
+        body = await self._bodies.read(request, parse_body)
+        service.check_model(body.model, pass_of(request.scope))
         make = partial(service.chat_call, model=body.model, route="messages", stream=body.stream)
         call = await with_any_template(body.chat, make)
         shape = MessageAnswer(
@@ -39,8 +39,8 @@ class MessagesRoutes:
 
     async def count(self, request: Request) -> Response:
         service = self._service
-        body = parse_count_body(await self._bodies.read_object(request))
-        service.check_model(body.model)
+        body = await self._bodies.read(request, parse_count_body)
+        service.check_model(body.model, pass_of(request.scope))
         return JSONResponse({"input_tokens": len(await with_any_template(body.chat, service.chat_token_ids))})
 
 

@@ -56,4 +56,4 @@ def parse_format(value: Any, path: str) -> JsonSchema:
     form = mapping(value, path)
     only(form, ("schema", "type"), path)
     word(form.get("type"), f"{path}.type", ("json_schema",))
-    return JsonSchema(mapping(member(form, "schema", path), f"{path}.schema"))
+    return JsonSchema(mapping(member(form, "schema", path), f"{path}.schema"), named=f"{path}.schema")

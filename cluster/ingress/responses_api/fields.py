@@ -6,7 +6,7 @@ from cluster.ingress.agent_fields import Refused
 from workers.model.sampling_params import ROWS
 
 # What vLLM's and Baton's other routes take beside OpenAI's own.
-SAMPLING = frozenset(ROWS) - {"n", "logprobs", "max_tokens", "include_stop_str_in_output"}
+SAMPLING = frozenset(ROWS) - {"n", "logprobs", "prompt_logprobs", "max_tokens", "include_stop_str_in_output"}
 KNOWN = SAMPLING | {
     "chat_template",
     "chat_template_kwargs",
@@ -55,6 +55,7 @@ REFUSED: Mapping[str, Refused] = {
     "n": Refused("gives one answer to a request here; for several use /v1/chat/completions", (1,)),
     "previous_response_id": Refused(_STATELESS),
     "prompt": Refused("stores no prompts: send the text in `instructions` and `input`"),
+    "prompt_logprobs": Refused("gives them at /v1/completions and /v1/chat/completions"),
     "reasoning_effort": Refused("calls it `reasoning.effort` here"),
     "response_format": Refused("calls it `text.format` here"),
     "truncation": Refused('drops nothing: shorten `input`, and send "disabled" or leave it out', ("disabled",)),

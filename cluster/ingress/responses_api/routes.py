@@ -23,8 +23,8 @@ class ResponsesRoutes:
 
     async def create(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request))
-        service.check_model(body.model)
+        body = await self._bodies.read(request, parse_body)
+        service.check_model(body.model, pass_of(request.scope))
         make = partial(service.chat_call, model=body.model, route="responses", prompt_field="input", stream=body.stream)
         call = await with_any_template(body.chat, make)
         said = {**effective(service.defaults), **body.said}
@@ -34,8 +34,8 @@ class ResponsesRoutes:
 
     async def count(self, request: Request) -> Response:
         service = self._service
-        body = parse_body(await self._bodies.read_object(request))
-        service.check_model(body.model)
+        body = await self._bodies.read(request, parse_body)
+        service.check_model(body.model, pass_of(request.scope))
         num_tokens = len(await with_any_template(body.chat, service.chat_token_ids))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens})
 

@@ -27,7 +27,7 @@ def parse_text(value: Any) -> JsonSchema | None:
     only(form, ("type",), "text.format")
     if kind not in ("json_object", "text"):
         raise refusal("text", f"text.format.type is {shorten(kind)}; it must be one of json_object, json_schema, text")
-    return JsonSchema({"type": "object"}) if kind == "json_object" else None
+    return JsonSchema({"type": "object"}, named="text.format") if kind == "json_object" else None
 
 
 def _schema(form: dict[str, Any]) -> JsonSchema:
@@ -36,4 +36,5 @@ def _schema(form: dict[str, Any]) -> JsonSchema:
     text(member(form, "name", "text.format"), "text.format.name")
     if form.get("strict") is not None:
         flag(form["strict"], "text.format.strict")
-    return JsonSchema(mapping(member(form, "schema", "text.format"), "text.format.schema"))
+    schema = mapping(member(form, "schema", "text.format"), "text.format.schema")
+    return JsonSchema(schema, named="text.format.schema")

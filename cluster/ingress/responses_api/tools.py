@@ -86,8 +86,8 @@ def _choice(value: Any, parallel: bool) -> ToolChoice:
     allowed = items(member(choice, "tools", "tool_choice"), "tool_choice.tools")
     if not allowed:
         raise refusal("tool_choice", 'tool_choice.tools is an empty list; name a function, or send "none"')
-    names = tuple(_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(allowed))
-    return ToolChoice(mode=mode, names=names, parallel=parallel)  # type: ignore[arg-type]
+    names = dict.fromkeys(_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(allowed))
+    return ToolChoice(mode=mode, names=tuple(names), parallel=parallel)  # type: ignore[arg-type]
 
 
 def _name(value: Any, path: str) -> str:

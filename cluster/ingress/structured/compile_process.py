@@ -1,13 +1,15 @@
 """A process that compiles grammars: one job at a time, and it is ended when one takes too long.
 
 The library cannot be interrupted, takes memory as a grammar asks, and holds a core meanwhile; here that harms nobody.
-Jobs and answers are JSON, each after its length in four bytes, over the process's standard input and output. It ends
-when its input does, with whoever started it.
+Jobs and answers are JSON, each after its length in four bytes, over the process's standard input and output; before a
+job's stands when an alarm ends the process. It ends when its input does, with whoever started it, and by the alarm
+where a job goes on although nobody is left who would end it.
 """
 
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from typing import BinaryIO
 
 START_TIMEOUT_S = 60.0
 MAX_MEMORY_BYTES = 1 << 30
+ALARM_S = 5.0  # after whoever asked should have ended it
 _LENGTH = struct.Struct(">I")
+_HEAD = struct.Struct(">fI")  # of a job: seconds to the alarm, and its length
 _ROOT = Path(__file__).parents[3]
 
 
@@ -45,7 +49,7 @@ class CompileProcess:
         assert self._process.stdin is not None
         body = job.encode()
         try:
-            self._process.stdin.write(_LENGTH.pack(len(body)) + body)
+            self._process.stdin.write(_HEAD.pack(timeout_s + ALARM_S, len(body)) + body)
             self._process.stdin.flush()
         except OSError as error:
             raise EOFError from error
@@ -92,9 +96,13 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     warm_up()
     _write(answers, b"ready")
-    while head := sys.stdin.buffer.read(_LENGTH.size):
-        body = sys.stdin.buffer.read(_LENGTH.unpack(head)[0])
-        _write(answers, json.dumps(compiled(body.decode())).encode())
+    while head := sys.stdin.buffer.read(_HEAD.size):
+        alarm_s, length = _HEAD.unpack(head)
+        body = sys.stdin.buffer.read(length)
+        signal.setitimer(signal.ITIMER_REAL, alarm_s)  # no handler: it ends the process, busy as it is
+        answer = json.dumps(compiled(body.decode())).encode()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        _write(answers, answer)
 
 
 def _write(answers: BinaryIO, body: bytes) -> None:

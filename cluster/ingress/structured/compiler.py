@@ -87,17 +87,15 @@ class GrammarCompiler:
 
     def _job_text(self, job: Job) -> str:
         """Raises: InvalidRequestError."""
-        named = job.structured.named
+        named, max_bytes = job.structured.named, self._config.max_size_bytes
+        if job.exceeds(max_bytes):
+            raise _too_large(named, f"over {max_bytes}", max_bytes)
         try:
             text = job.dump()
         except RecursionError as error:
             raise InvalidRequestError(f"{named} is nested too deeply; nest less", field=named.split(".")[0]) from error
-        if len(text) > self._config.max_size_bytes:
-            raise InvalidRequestError(
-                f"{named} has {len(text)} bytes as JSON; this server takes at most {self._config.max_size_bytes} "
-                "(structured.max_size): send a smaller one",
-                field=named.split(".")[0],
-            )
+        if len(text) > max_bytes:
+            raise _too_large(named, str(len(text)), max_bytes)
         return text
 
     def _lookup(self, key: bytes) -> _Known | None:
@@ -154,6 +152,14 @@ class GrammarCompiler:
             return CompileProcess()
         except (OSError, TimeoutError, EOFError) as error:
             raise InternalError(f"a process that compiles grammars did not start: {error!r}") from error
+
+
+def _too_large(named: str, found: str, max_bytes: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{named} has {found} bytes as JSON; this server takes at most {max_bytes} (structured.max_size): "
+        "send a smaller one",
+        field=named.split(".")[0],
+    )
 
 
 def _failed(timeout_s: float, *, is_timeout: bool) -> _Known:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.ingress.structured.output import Choice, JsonSchema, Lark, Regex, StructuredOutput, Tag, Tagged
 from cluster.ingress.structured.vocabulary import NO_SPECIALS, Vocabulary
+from cluster.ingress.weight import is_light
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,10 @@ class Job:
     reasoning_ends: str | None = None
     reasoning_begins: str | None = None
     vocabulary: Vocabulary = NO_SPECIALS
+
+    def exceeds(self, num_bytes: int) -> bool:
+        """Whether it surely has more as JSON, found out without writing all of it."""
+        return not is_light(_plain(self.structured), max_values=num_bytes, max_characters=num_bytes)
 
     def dump(self) -> str:
         """Raises: RecursionError: JSON that is nested too deeply to be written."""

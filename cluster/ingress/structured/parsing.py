@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from baton.errors import InvalidRequestError
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 from cluster.ingress.structured.output import Choice, JsonSchema, Lark, Regex, StructuredOutput
 from cluster.ingress.structured.structural_tags import parse_structural_tag
 
@@ -140,7 +140,7 @@ def _text(value: Any, named: str) -> str:
 def _check_keys(value: Mapping[str, Any], known: tuple[str, ...], named: str) -> None:
     for key in value:
         if key not in known:
-            _refuse(f"{named}.{key}", f"is not known here; leave it out (known: {', '.join(known)})")
+            _refuse(f"{named}.{shown_name(key)}", f"is not known here; leave it out (known: {', '.join(known)})")
 
 
 def _refuse(named: str, reason: str) -> NoReturn:

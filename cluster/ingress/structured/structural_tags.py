@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from baton.errors import InvalidRequestError
-from cluster.ingress.fields import shorten
+from cluster.ingress.fields import shorten, shown_name
 from cluster.ingress.structured.output import Tag, Tagged
 
+MAX_TAGS = 512  # and triggers: each tag is held against each trigger
 _EXAMPLE = '{"structures": [{"begin": "<f>", "schema": {...}, "end": "</f>"}], "triggers": ["<f"]}'
 
 
@@ -92,6 +93,8 @@ def _made(value: Mapping[str, Any], schema: Any, schema_named: str, named: str) 
 def _list(value: Any, named: str, of: str) -> Sequence[Any]:
     if not isinstance(value, list) or not value:
         _refuse(named, f"is {shorten(value)}; it must be a list of {of}, not empty")
+    if len(value) > MAX_TAGS:
+        _refuse(named, f"has {len(value)} {of}; send at most {MAX_TAGS}")
     return value
 
 
@@ -104,7 +107,7 @@ def _text(value: Any, named: str, *, may_be_empty: bool = True) -> str:
 def _check_keys(value: Mapping[str, Any], known: Sequence[str], named: str) -> None:
     for key in value:
         if key not in known:
-            _refuse(f"{named}.{key}", f"is not known here; leave it out (known: {', '.join(known)})")
+            _refuse(f"{named}.{shown_name(key)}", f"is not known here; leave it out (known: {', '.join(known)})")
 
 
 def _refuse(named: str, reason: str) -> NoReturn:

@@ -16,6 +16,15 @@ from workers.adapters.adapter import AdapterName
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 QUESTION: Any = [{"role": "user", "content": "hi"}]
+ELSEWHERE: dict[str, Any] = {
+    "/v1/chat/completions": {"messages": QUESTION},
+    "/v1/responses": {"input": "hi"},
+    "/v1/responses/input_tokens": {"input": "hi"},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 3},
+    "/v1/messages/count_tokens": {"messages": QUESTION},
+    "/tokenize": {"prompt": "hi"},
+    "/detokenize": {"tokens": [5]},
+}
 
 
 class Loading:
@@ -129,6 +138,13 @@ async def test_a_key_for_some_models_alone_reaches_their_adapters_and_changes_no
                 reply = await http.post("/v1/completions", json=body)
                 assert reply.status_code == 403, body
                 assert "not for model 'demo'; it may use sql" in reply.json()["error"]["message"]
+            for path, body in ELSEWHERE.items():
+                reply = await http.post(path, json={**body, "model": "sql"})
+                assert reply.status_code == 200, path
+                for other in ("demo", "nobody's"):  # whether or not there is one
+                    reply = await http.post(path, json={**body, "model": other})
+                    assert reply.status_code == 403, path
+                    assert f"not for model {other!r}" in reply.json()["error"]["message"]
             assert (await http.get("/v1/models/demo")).status_code == 403
             reply = await http.post(LOAD, json={"lora_name": "x", "lora_path": "/x"})
             assert reply.status_code == 403

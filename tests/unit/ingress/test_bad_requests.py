@@ -39,6 +39,8 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 0}, "max_tokens", "max_tokens is 0; it must be at least 1"),
     ({"max_tokens": -4}, "max_tokens", "max_tokens is -4; it must be at least 1"),
     ({"prompt": [1] * 4, "max_tokens": 5000}, "max_tokens", "leaves 1020 of 1024; ask for at most 1020"),
+    ({"max_tokens": -(10**4000)}, "max_tokens", "; it must be at least 1"),
+    ({"seed": 10**4000}, "seed", "seed is 1000"),
     ({"max_tokens": "5"}, "max_tokens", 'max_tokens is "5"; it must be a whole number'),
     ({"max_tokens": 1.5}, "max_tokens", "max_tokens is 1.5; it must be a whole number"),
     ({"max_tokens": True}, "max_tokens", "max_tokens is true; it must be a whole number"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from baton.errors import InvalidRequestError, OverloadedError
 from cluster.config.schema import StructuredConfig
+from cluster.ingress.structured import compile_process
 from cluster.ingress.structured import compiler as module
 from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.structured.grammar import grammar_text
@@ -86,6 +88,15 @@ async def test_a_form_that_ends_its_process_is_refused(make: Make) -> None:
     assert await compiler.text(Regex("b"))
 
 
+def test_a_process_whose_starter_is_gone_ends_in_the_middle_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_process, "ALARM_S", 0.2)
+    process = compile_process.CompileProcess()
+    with pytest.raises(TimeoutError):
+        process.ask(Job(structured=SLOW).dump(), timeout_s=0.1)
+    assert process._process.wait(timeout=30) == -signal.SIGALRM
+    process.end()
+
+
 @pytest.mark.slow
 async def test_a_form_that_takes_all_memory_is_refused_and_ends_its_process_alone(make: Make) -> None:
     compiler = make(compile_timeout_s=60)
@@ -126,11 +137,10 @@ async def test_too_many_that_wait_are_shed(make: Make, monkeypatch: pytest.Monke
 
 async def test_a_form_over_the_size_is_refused_before_it_is_compiled(make: Make) -> None:
     compiler = make(max_size_bytes=1 << 10)
-    big = JsonSchema({"enum": ["x" * 1_000_000]}, named="guided_json")
-    with pytest.raises(
-        InvalidRequestError, match=r"guided_json has 1000\d+ bytes as JSON; this server takes at most 1024"
-    ):
-        await compiler.text(big)
+    said = "guided_json has {} bytes as JSON; this server takes at most 1024"
+    for found, size in ("10\\d\\d", 1_000), ("over 1024", 1_000_000):
+        with pytest.raises(InvalidRequestError, match=said.format(found)):
+            await compiler.text(JsonSchema({"enum": ["x" * size]}, named="guided_json"))
 
 
 async def test_a_form_nested_too_deeply_is_refused(make: Make) -> None:

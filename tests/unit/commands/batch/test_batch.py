@@ -1,9 +1,10 @@
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_no_more_are_sent_at_once_than_said_and_each_with_the_key(requests: Path
         assert {headers["Authorization"] for headers in server.headers} == {"Bearer bt-k"}
 
 
+def test_a_body_that_is_no_text_or_number_is_the_server_s_to_refuse(tmp_path: Path, answers: Path) -> None:
+    requests = tmp_path / "odd.jsonl"
+    requests.write_text(
+        '{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "half \\ud800"}}\n'
+        '{"custom_id": "b", "url": "/v1/completions", "body": {"prompt": "far", "temperature": 1e999}}\n'
+    )
+    bodies: list[Any] = []
+
+    def respond(path: str, body: dict[str, Any]) -> Reply:
+        bodies.append(body)
+        return echo(path, body)
+
+    with serving(respond) as server:
+        assert batch(requests, answers, "--url", server.url, "--concurrency", "1").exit_code == 0
+    assert [body["prompt"] for body in bodies] == ["half \ud800", "far"]
+
+
 def test_one_process_at_a_time_has_the_record(requests: Path, answers: Path) -> None:
     with BatchRecord(answers):
         result = batch(requests, answers, "--url", "http://127.0.0.1:1")
@@ -222,9 +240,27 @@ def test_one_process_at_a_time_has_the_record(requests: Path, answers: Path) -> 
     assert "is written by another `baton batch`" in result.output
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@contextmanager
+def interrupts(handler: Any) -> Iterator[None]:
+    """What processes that are started here make of SIGINT at first, whatever the test's own shell says."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "at_first"),
+    [
+        (signal.SIGINT, 130, signal.default_int_handler),
+        (signal.SIGTERM, 130, signal.default_int_handler),
+        (signal.SIGTERM, 130, signal.SIG_IGN),  # a shell's background job
+        (signal.SIGKILL, -9, signal.default_int_handler),
+    ],
+)
 def test_a_run_that_is_stopped_in_any_way_goes_on_where_it_was(
-    tmp_path: Path, answers: Path, number: signal.Signals, code: int
+    tmp_path: Path, answers: Path, number: signal.Signals, code: int, at_first: Any
 ) -> None:
     requests = tmp_path / "many.jsonl"
     requests.write_text("\n".join(line(str(one)) for one in range(12)))
@@ -238,7 +274,8 @@ def test_a_run_that_is_stopped_in_any_way_goes_on_where_it_was(
 
     with serving(respond) as server:
         command = [sys.executable, "-m", "cluster.cli", "batch", str(requests), str(answers), "--url", server.url]
-        first = subprocess.Popen([*command, "--concurrency", "1"], stderr=subprocess.DEVNULL, env={**os.environ})
+        with interrupts(at_first):
+            first = subprocess.Popen([*command, "--concurrency", "1"], stderr=subprocess.DEVNULL)
         assert waits.wait(60)
         first.send_signal(number)
         assert first.wait(30) == code

@@ -7,6 +7,8 @@ import httpx
 
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.http_api import build_app
+from cluster.ingress.messages_api import body as messages_body
+from cluster.ingress.responses_api import body as responses_body
 from cluster.ingress.service import Service
 from tests.unit.ingress.agents.answers import MESSAGES_TOOLS, RESPONSES_TOOLS
 from tests.unit.ingress.fakes import FakeDispatcher, serving
@@ -78,6 +80,10 @@ RESPONSES: list[tuple[Any, str, str]] = [
     ({"background": True}, "background", "background is true; this server answers while you wait"),
     ({"truncation": "auto"}, "truncation", 'truncation is "auto"; this server drops nothing'),
     ({"max_tokens": 5}, "max_tokens", "max_tokens is 5; this server calls it `max_output_tokens` here"),
+    ({"prompt_logprobs": 5}, "prompt_logprobs", "prompt_logprobs is 5; this server gives them at /v1/completions"),
+    ({"chat_template_kwargs": {"a": 1e400}}, "chat_template_kwargs", "has 1e400, which is too large a number"),
+    ({"prompt_cache_key": 1e400}, "prompt_cache_key", "prompt_cache_key has 1e400, which is too large a number"),
+    ({"max_output_tokens": -(10**1000)}, "max_output_tokens", "it must be at least 1"),
     ({"max_output_tokens": "5"}, "max_output_tokens", 'max_output_tokens is "5"; it must be a whole number'),
     ({"max_output_tokens": 0}, "max_output_tokens", "max_output_tokens is 0; it must be at least 1"),
     ({"temperature": -1}, "temperature", "temperature is -1; it must be 0 (greedy) or more"),
@@ -153,6 +159,8 @@ RESPONSES: list[tuple[Any, str, str]] = [
     ),
 ]
 MESSAGES: list[tuple[Any, str]] = [
+    ({"prompt_logprobs": 5}, "prompt_logprobs is 5; this server gives them at /v1/completions"),
+    ({"max_tokens": -(10**1000)}, "it must be at least 1"),
     ({"messages": None}, "messages is missing; send at least one"),
     ({"messages": []}, "messages is empty; send at least one message"),
     ({"messages": "Hi"}, 'messages is "Hi"; it must be a list'),
@@ -232,7 +240,7 @@ MESSAGES: list[tuple[Any, str]] = [
 
 async def test_bad_bodies_of_responses(http: httpx.AsyncClient, fake: FakeDispatcher) -> None:
     for index, (body, field, message) in enumerate(RESPONSES):
-        reply = await http.post("/v1/responses", json={"input": "Hi", "stream": bool(index % 2), **body})
+        reply = await http.post("/v1/responses", content=dumps({"input": "Hi", "stream": bool(index % 2), **body}))
         assert reply.status_code == 400, body
         error = reply.json()["error"]
         assert message in error["message"], error
@@ -255,6 +263,15 @@ async def test_bad_bodies_of_messages(http: httpx.AsyncClient, fake: FakeDispatc
 def dumps(body: Any) -> bytes:
     """JSON with Infinity as 1e400, which is valid and no finite number."""
     return json.dumps(body).replace("Infinity", "1e400").encode()
+
+
+def test_what_is_wrong_with_a_form_is_said_of_the_field_that_asks_for_it() -> None:
+    form = {"type": "json_schema", "schema": {}}
+    response = responses_body.parse_body({"input": "Hi", "text": {"format": {**form, "name": "a"}}})
+    message = messages_body.parse_body({"messages": [USER], "max_tokens": 1, "output_config": {"format": form}})
+    any_object = responses_body.parse_body({"input": "Hi", "text": {"format": {"type": "json_object"}}})
+    named = [one.chat.structured.named for one in (response, message, any_object) if one.chat.structured is not None]
+    assert named == ["text.format.schema", "output_config.format.schema", "text.format"]
 
 
 async def test_counting_takes_what_bears_on_answers_alone(http: httpx.AsyncClient) -> None:

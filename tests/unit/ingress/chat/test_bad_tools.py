@@ -72,7 +72,7 @@ BAD_CHOICES: list[tuple[Any, str]] = [
 BAD_MESSAGES: list[tuple[list[Any], str]] = [
     ([USER, result()], 'messages[1].tool_call_id is "call_1", and no assistant message before it made that call: send'),
     ([USER, assistant(call()), result("call_2")], 'messages[2].tool_call_id is "call_2", and no assistant message'),
-    ([USER, assistant(call()), result("call_2")], "first; the calls so far: call_1"),
+    ([USER, assistant(call()), result("call_2")], "first; the last calls: call_1"),
     ([USER, assistant(call()), result(None)], "messages[2].tool_call_id is null"),
     ([USER, assistant(call()), result(content=None)], "messages[2].content is null; send a string or a list of text"),
     ([USER, assistant(call(), call())], 'messages[1].tool_calls[1].id is "call_1" again; give each call its own id'),

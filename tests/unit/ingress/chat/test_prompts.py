@@ -109,7 +109,8 @@ def test_a_request_sets_variables_of_the_template(tmp_path: Path) -> None:
     assert rendered(tokenizer, reasoning_effort="none").endswith("[assistant]<think></think>none")
     thinks = {"enable_thinking": True}
     assert rendered(tokenizer, reasoning_effort="none", chat_template_kwargs=thinks).endswith("[assistant]none")
-    assert rendered(tokenizer, chat_template_kwargs={"extra": "!"}).endswith("[assistant]!")
+    names_of_python = {"extra": "!", "self": 1, "template": 2}
+    assert rendered(tokenizer, chat_template_kwargs=names_of_python).endswith("[assistant]!")
     assert rendered(tokenizer, add_generation_prompt=False).endswith("weather?;")
 
 
