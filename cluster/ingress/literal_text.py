@@ -71,7 +71,7 @@ class LiteralText:
         if rendered and self._written is not None:
             text = self._written.sub(lambda found: self._twins[found[0]], text)
             text = text.replace(self._mark, "").replace(self._start, "")
-        encoding = self._fast.encode(text, add_special_tokens=add_special_tokens)
+        encoding = self._fast.encode_batch([text], add_special_tokens=add_special_tokens)[0]  # drops the GIL
         ids: list[int] = encoding.ids
         if not self._forbidden.isdisjoint(ids):
             self._check(encoding, name)

@@ -92,7 +92,8 @@ class Tokenizer:
     def _ids(self, text: str, *, add_special_tokens: bool, rendered: bool, name: str) -> list[int]:
         if self._literal is not None:
             return self._literal.encode(text, add_special_tokens=add_special_tokens, rendered=rendered, name=name)
-        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        # `encode` would hold the GIL throughout, whatever thread it is on.
+        ids: list[int] = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
     async def encode_async(

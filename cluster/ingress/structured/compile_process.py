@@ -56,6 +56,11 @@ class CompileProcess:
         answer: dict[str, str] = json.loads(self._receive(time.monotonic() + timeout_s))
         return answer
 
+    @property
+    def has_ended(self) -> bool:
+        """By itself, or killed."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -144,10 +145,12 @@ class GrammarCompiler:
         return _Known(text=answer.get("text", ""), refusal=answer.get("refusal", ""))
 
     def _process(self) -> CompileProcess:
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            pass
+        with suppress(Empty):
+            while True:
+                process = self._idle.get_nowait()
+                if not process.has_ended:
+                    return process
+                process.end()  # which closes its pipes
         try:
             return CompileProcess()
         except (OSError, TimeoutError, EOFError) as error:

@@ -14,7 +14,7 @@ from cluster.ingress.structured.output import Choice, JsonSchema, Lark, Regex, S
 from cluster.ingress.structured.schema_refusal import brief, schema_refusal
 
 NUM_TRIED_BYTES = 48  # of one text that the grammar allows
-_OPTIONS = re.compile(r"\[[^\]\n]*\b(temperature|stop)\s*=")
+_OPTIONS = re.compile(r"\[[^\]\n]*\b(temperature|stop|max_tokens)\s*=")
 
 
 def refusal(structured: StructuredOutput) -> str | None:

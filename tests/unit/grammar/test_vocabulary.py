@@ -1,6 +1,7 @@
 """What each token means: of byte-level and of sentencepiece-like tokenizers, whatever the model's own size."""
 
 import json
+import re
 from pathlib import Path
 
 import llguidance
@@ -64,6 +65,24 @@ def test_the_tokens_of_bytes_and_of_spaces_mean_those(tmp_path: Path) -> None:
     assert matcher.consume_token(words["a"])
     assert vocabulary.decode_bytes(matcher.compute_ff_tokens()) == b"the"  # without a space before it
     assert words["<s>"] not in allowed(vocabulary, ANYTHING)
+
+
+def test_a_text_that_reads_like_a_special_token_is_spelled_with_others() -> None:
+    special = json.loads((DEMO / "tokenizer.json").read_text())["added_tokens"][0]
+    vocabulary = load_vocabulary(DEMO, VOCAB_SIZE, {EOS})
+    matcher = llguidance.LLMatcher(vocabulary, regex(re.escape(f"a{special['content']}")))
+    forced = matcher.compute_ff_tokens()
+    assert special["id"] not in forced
+    assert vocabulary.decode_str(forced) == f"a{special['content']}"
+    assert special["id"] not in allowed(vocabulary, regex(re.escape(special["content"])))
+    assert allowed(vocabulary, f"start: <[{special['id']}]>") == {special["id"]}
+
+
+def test_special_tokens_of_a_sentencepiece_like_tokenizer_stay_what_they_are(tmp_path: Path) -> None:
+    vocabulary = load_vocabulary(sentencepiece_like(tmp_path), 1, {2})
+    matcher = llguidance.LLMatcher(vocabulary, regex("<s>the"))
+    assert vocabulary.decode_str(matcher.compute_ff_tokens()) == "<s>the"
+    assert all(vocabulary.is_special_token(number) for number in range(3))
 
 
 def test_a_tokenizer_that_shortens_texts_does_not_shorten_what_is_forced(tmp_path: Path) -> None:

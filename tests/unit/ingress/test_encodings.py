@@ -43,6 +43,7 @@ async def test_a_compressed_body_is_what_it_was(http: httpx.AsyncClient) -> None
 async def test_an_encoding_that_is_unknown_is_refused_by_name(http: httpx.AsyncClient, encoding: str) -> None:
     reply = await sent(http, gzip.compress(PLAIN), encoding)
     assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert reply.json()["error"]["type"] == "invalid_request_error"
     assert reply.json()["error"]["message"] == (
         f'Content-Encoding is "{encoding}"; send the body plain, or as gzip or deflate'
     )

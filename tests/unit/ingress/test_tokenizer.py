@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +154,13 @@ def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match="not a readable tokenizer"):
         Tokenizer(str(tmp_path))
+
+
+async def test_streams_go_on_while_a_long_text_is_read() -> None:
+    tokenizer = Tokenizer(str(DEMO))
+    reading = asyncio.create_task(tokenizer.encode_async("It is a truth universally acknowledged. " * 20_000))
+    num_turns = 0
+    while not reading.done():
+        await asyncio.sleep(0.001)
+        num_turns += 1
+    assert num_turns > 20

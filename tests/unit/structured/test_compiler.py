@@ -97,6 +97,16 @@ def test_a_process_whose_starter_is_gone_ends_in_the_middle_of_a_job(monkeypatch
     process.end()
 
 
+async def test_a_process_that_ended_while_it_had_nothing_to_do_costs_no_form(make: Make) -> None:
+    compiler = make(compile_timeout_s=60)
+    await compiler.text(Regex("a"))
+    process = compiler._idle.get_nowait()
+    compiler._idle.put(process)
+    process._process.kill()
+    process._process.wait()
+    assert await compiler.text(Regex("b"))
+
+
 @pytest.mark.slow
 async def test_a_form_that_takes_all_memory_is_refused_and_ends_its_process_alone(make: Make) -> None:
     compiler = make(compile_timeout_s=60)
