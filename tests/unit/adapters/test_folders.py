@@ -98,6 +98,10 @@ def _layer_less(weights: Weights) -> None:
         del weights[f"{Q0}.{end}"]
 
 
+def _broken(weights: Weights) -> None:
+    weights[f"{Q0}.lora_B.weight"][0, 0] = torch.nan
+
+
 def _wide(weights: Weights) -> None:
     weights[f"{Q0}.lora_A.weight"] = torch.zeros(3, 128)
 
@@ -105,6 +109,7 @@ def _wide(weights: Weights) -> None:
 @pytest.mark.parametrize(
     ("work", "words"),
     [
+        (_broken, r"layers\.0\.self_attn\.q_proj\.lora_B\.weight has a value that is infinite or no number; save"),
         (_without(f"{Q0}.lora_A.weight"), r"lacks the tensor base_model.*layers\.0\.self_attn\.q_proj\.lora_A\.weight"),
         (
             _layer_less,

@@ -48,6 +48,31 @@ async def test_by_default_no_page_may_use_the_api() -> None:
     assert not [name for name in (*preflight.headers, *answer.headers) if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize(
+    ("origins", "sent", "status"),
+    [
+        ((), {"origin": PAGE}, 403),
+        ((), {"origin": "null"}, 403),
+        ((), {"origin": "http://[x"}, 403),
+        (("https://other.example.com",), {"origin": PAGE}, 403),
+        ((PAGE,), {"origin": PAGE}, 429),
+        (("*",), {"origin": "null"}, 429),
+        ((), {"origin": "http://x"}, 429),
+        ((), {"origin": "https://pages.example.com", "x-forwarded-host": "pages.example.com"}, 429),
+    ],
+)
+async def test_a_page_that_needs_no_preflight_has_nothing_done(
+    origins: tuple[str, ...], sent: dict[str, str], status: int
+) -> None:
+    async with browser(origins) as http:
+        plain = {"content-type": "text/plain", **sent}
+        reply = await http.post("/v1/completions", content='{"prompt": "a"}', headers=plain)
+    assert reply.status_code == status
+    if status == 403:
+        assert "http.cors_origins" in reply.json()["error"]["message"]
+        assert reply.headers["x-request-id"]
+
+
 @pytest.mark.parametrize("origins", [("*",), (PAGE,), ("https://other.example.com", PAGE)])
 async def test_a_preflight_is_answered_before_anybody_asks_for_a_key(origins: tuple[str, ...]) -> None:
     async with browser(origins, keys=True) as http:

@@ -67,13 +67,24 @@ class Adapters:
         parts: dict[AdaptedLinear, list[Part]] = defaultdict(list)
         with safe_open(file.weights, framework="pt") as weights:
             for module, pair in file.pairs.items():
-                down, up = (weights.get_tensor(PREFIX + module + end) for end in (DOWN, UP))
+                down, up = (
+                    _finite(file, weights.get_tensor(PREFIX + module + end), module + end) for end in (DOWN, UP)
+                )
                 shard = self._linears.shards.get(f"{module}.weight")
                 if shard is not None:
                     down, up = _cut(shard, down, up)
                 site = find_site(self._model, module, self._mix)
                 parts[site.adapted(self._mix)].append(Part(down, up, pair.scale, site.first_output))
         return {layer: joined(mine, layer.out_features, self._dtype, self._device) for layer, mine in parts.items()}
+
+
+def _finite(file: AdapterFile, tensor: Tensor, name: str) -> Tensor:
+    """Raises: ConfigError: a value of it is no number: whatever it is added to would be none."""
+    if not bool(tensor.isfinite().all()):
+        raise ConfigError(
+            f"adapters.{file.name}: {file.weights}: {name} has a value that is infinite or no number; save the adapter again"
+        )
+    return tensor
 
 
 def _cut(shard: Shard, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
