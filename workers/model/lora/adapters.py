@@ -67,9 +67,8 @@ class Adapters:
         parts: dict[AdaptedLinear, list[Part]] = defaultdict(list)
         with safe_open(file.weights, framework="pt") as weights:
             for module, pair in file.pairs.items():
-                down, up = (
-                    _finite(file, weights.get_tensor(PREFIX + module + end), module + end) for end in (DOWN, UP)
-                )
+                names = (PREFIX + module + end for end in (DOWN, UP))
+                down, up = (_finite(file, weights.get_tensor(name), name) for name in names)
                 shard = self._linears.shards.get(f"{module}.weight")
                 if shard is not None:
                     down, up = _cut(shard, down, up)
@@ -82,7 +81,8 @@ def _finite(file: AdapterFile, tensor: Tensor, name: str) -> Tensor:
     """Raises: ConfigError: a value of it is no number: whatever it is added to would be none."""
     if not bool(tensor.isfinite().all()):
         raise ConfigError(
-            f"adapters.{file.name}: {file.weights}: {name} has a value that is infinite or no number; save the adapter again"
+            f"adapters.{file.name}: {file.weights}: {name} has a value that is infinite or no number; "
+            "save the adapter again"
         )
     return tensor
 
