@@ -180,7 +180,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+            with suppress(OSError):  # the peer has reset the connection, and we have not read of it yet
+                self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _linger(self, num_bytes: int) -> None:
