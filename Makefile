@@ -27,10 +27,8 @@ $(STAMP): pyproject.toml
 serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml
 	@exec $(BIN)/baton serve $(CONFIG)
 
-# Tests of one process run side by side; of those that start a cluster, two files: they wait more than they compute.
-# 5: PYTEST_ARGS leave none.
+# Tests of one process run side by side; those that start a cluster, one after the other. 5: PYTEST_ARGS leave none.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
-TWO_FILES := -n 2 --dist loadfile
 
 # Tests of the chart skip where npm cannot bring it either.
 .PHONY: helm manifests
@@ -43,7 +41,7 @@ manifests: helm ## the chart as plain YAML, a file for each of helm/baton/ci: ma
 
 test: helm ## all tests but the slow ones
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not cluster' $(PYTEST_ARGS) || test $$? = 5
-	$(BIN)/python -m pytest $(TWO_FILES) -m 'not slow and cluster' $(PYTEST_ARGS) || test $$? = 5
+	$(BIN)/python -m pytest -m 'not slow and cluster' $(PYTEST_ARGS) || test $$? = 5
 
 test-all: helm ## all tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not cluster' $(PYTEST_ARGS) || test $$? = 5

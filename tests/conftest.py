@@ -39,7 +39,7 @@ hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a cluster is marked: files of such tests run two at a time, all others as many as there are cores."""
+    """What starts a cluster is marked: such tests run one after the other, all others side by side."""
     for item in items:
         if CLUSTER_TESTS in item.path.parents or "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)

@@ -134,6 +134,7 @@ def test_down_clears_away_an_up_that_was_killed_half_way(baton: Baton) -> None:
     assert not Path(state["folder"]).exists()
 
 
+@pytest.mark.slow
 def test_serve_beside_an_up_that_is_at_work_is_refused_and_ends_nothing(baton: Baton) -> None:
     process = baton.start("up", str(baton.config))
     wait_for_file(baton.home / "cluster.json", "keeper_pid")

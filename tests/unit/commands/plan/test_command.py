@@ -34,6 +34,7 @@ def error(*words: object) -> str:
     return refusal("plan", *words)
 
 
+@pytest.mark.slow
 def test_it_prints_the_plans_and_writes_a_config_its_data_and_a_picture(tmp_path: Path) -> None:
     out, plot, data = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "plan.json"
     words = ("--model", "meta-llama/Llama-3.1-8B", "--hardware", "l4", "--slo-ttft", "2000", "--slo-tpot", "150")
