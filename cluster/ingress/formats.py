@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from baton.v1 import inference_pb2
 from cluster.ingress.answer import FINISH_REASONS, Delta, TokenUsage
 from cluster.ingress.chat.events import CallBegins, Content, Event
 from cluster.ingress.chat.message_bodies import delta_bodies, message_body
-from cluster.ingress.prompt_shapes import PromptView, finite, prompt_logprobs
+from cluster.ingress.logprob_json import finite, token_json
+from cluster.ingress.prompt_shapes import PromptView, prompt_logprobs
 from cluster.ingress.prompt_tokens import PromptToken
 from cluster.ingress.tokenizer import Tokenizer
 
@@ -220,16 +220,12 @@ class ChatFormat:
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
         return [
-            {**self._token(entry.sampled), "top_logprobs": [self._token(top) for top in entry.top]}
+            {
+                **token_json(entry.sampled, self._tokenizer),
+                "top_logprobs": [token_json(top, self._tokenizer) for top in entry.top],
+            }
             for entry in delta.logprobs
         ]
-
-    def _token(self, token: inference_pb2.TokenLogprob) -> dict[str, Any]:
-        return {
-            "token": self._tokenizer.token_text(token.token_id),
-            "logprob": finite(token.logprob),
-            "bytes": list(self._tokenizer.token_bytes(token.token_id)),
-        }
 
 
 def join_deltas(choice: Delta, delta: Delta) -> None:

@@ -27,7 +27,7 @@ from cluster.ingress.limits import DEFAULT_LIMITS
 from cluster.ingress.messages_api.routes import add_messages_routes
 from cluster.ingress.messages_errors import is_of_messages, messages_error_of
 from cluster.ingress.metrics import CONTENT_TYPE
-from cluster.ingress.openai import CompletionBody, DetokenizeBody, Prompt, parse_body, parse_prompts
+from cluster.ingress.openai import CompletionBody, DetokenizeBody, Prompt, SamplingBody, parse_body, parse_prompts
 from cluster.ingress.openapi.document import document
 from cluster.ingress.openapi.page import page, security_policy
 from cluster.ingress.refused_paths import instead_of
@@ -36,7 +36,7 @@ from cluster.ingress.responses import AnswerResponse
 from cluster.ingress.responses_api.routes import add_responses_routes
 from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
-from cluster.ingress.service import Service
+from cluster.ingress.service import Call, Service
 from cluster.ingress.tokenize_body import TokenizeBody
 from cluster.ingress.tokenizer import INLINE_TOKENS
 from cluster.ingress.truncation import num_kept, truncated
@@ -128,17 +128,14 @@ class HTTPRoutes:
         view = body.view(sent, prompts, service.tokenizer)
         if view is not None and sum(map(len, prompts)) > INLINE_TOKENS:
             await asyncio.to_thread(view.locate)
-        shape: Format = CompletionFormat(
+        shape = CompletionFormat(
             request_id=call.request_id,
             model=call.model,
             tokenizer=service.tokenizer,
             usage=body.include_usage,
             prompts=view,
         )
-        run = service.run(call, pass_of(request.scope))
-        if body.continuous_usage:
-            shape = ContinuousUsage(shape, lambda: run.usage)
-        return AnswerResponse(run, shape, stream=body.stream, usage=body.include_usage)
+        return self._answer(request, call, body, shape)
 
     async def chat_completions(self, request: Request) -> Response:
         service = self._service
@@ -147,10 +144,13 @@ class HTTPRoutes:
         call = await service.chat_call(chat, model=body.model, route="chat", stream=body.stream)
         if not body.skip_special_tokens:
             call = call.showing_special_tokens()
-        shape: Format = ChatFormat(
+        shape = ChatFormat(
             request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
-        run = service.run(call, pass_of(request.scope))
+        return self._answer(request, call, body, shape)
+
+    def _answer(self, request: Request, call: Call, body: SamplingBody, shape: Format) -> Response:
+        run = self._service.run(call, pass_of(request.scope))
         if body.continuous_usage:
             shape = ContinuousUsage(shape, lambda: run.usage)
         return AnswerResponse(run, shape, stream=body.stream, usage=body.include_usage)

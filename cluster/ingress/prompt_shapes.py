@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.ingress.echo import Echo
+from cluster.ingress.logprob_json import finite
 from cluster.ingress.prompt_tokens import PromptToken
 from cluster.ingress.tokenizer import Tokenizer
-
-LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,3 @@ def _by_id(token: PromptToken, tokenizer: Tokenizer, num_top: int | None) -> dic
         str(token_id): {"logprob": finite(logprob), "rank": rank, "decoded_token": tokenizer.token_text(token_id)}
         for token_id, logprob, rank in ranked
     }
-
-
-def finite(logprob: float) -> float:
-    return max(logprob, LOWEST_LOGPROB)

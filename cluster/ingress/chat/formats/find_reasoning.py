@@ -1,9 +1,9 @@
 """Which format a model writes its thinking in: by name, or by what its chat template says."""
 
-from baton.errors import ConfigError
 from cluster.ingress.chat.formats.harmony import HarmonyThinking
 from cluster.ingress.chat.formats.kimi import SECTION
 from cluster.ingress.chat.formats.markers import SPACE
+from cluster.ingress.chat.formats.named import of_name, of_template
 from cluster.ingress.chat.formats.reasoning_format import MarkedThinking, ReasoningFormat
 
 QWEN3 = MarkedThinking(name="qwen3", aliases=("think", "deepseek_v3", "holo2", "mimo", "nemotron_v3"))
@@ -46,9 +46,5 @@ def find_reasoning_format(name: str, template_source: str) -> ReasoningFormat | 
     if name == "none":
         return None
     if name == "auto":
-        return next((one for marks, one in _MARKS if all(mark in template_source for mark in marks)), None)
-    for one in REASONING_FORMATS:
-        if name == one.name or name in one.aliases:
-            return one
-    known = ", ".join(sorted({alias for one in REASONING_FORMATS for alias in (one.name, *one.aliases)}))
-    raise ConfigError(f"reasoning.parser: {name} is no format of reasoning; give auto, none, or one of {known}")
+        return of_template(_MARKS, template_source)
+    return of_name(REASONING_FORMATS, name, key="reasoning.parser", noun="reasoning")

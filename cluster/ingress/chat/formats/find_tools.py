@@ -1,6 +1,5 @@
 """Which format a model writes its calls in: by name, or by what its chat template says."""
 
-from baton.errors import ConfigError
 from cluster.ingress.chat.formats.deepseek import CALL, DEEPSEEK_V3, DEEPSEEK_V31, FENCE
 from cluster.ingress.chat.formats.glm import Glm
 from cluster.ingress.chat.formats.harmony import Harmony
@@ -8,6 +7,7 @@ from cluster.ingress.chat.formats.json_formats import GRANITE, GRANITE_20B, HERM
 from cluster.ingress.chat.formats.kimi import SECTION, Kimi
 from cluster.ingress.chat.formats.llama_json import LlamaJson
 from cluster.ingress.chat.formats.mistral import ARGS, Mistral
+from cluster.ingress.chat.formats.named import of_name, of_template
 from cluster.ingress.chat.formats.pythonic import Pythonic
 from cluster.ingress.chat.formats.qwen3_coder import Qwen3Coder
 from cluster.ingress.chat.formats.tool_format import ToolFormat
@@ -67,9 +67,6 @@ def find_tool_format(name: str, template_source: str) -> ToolFormat | None:
     if name == "none":
         return None
     if name == "auto":
-        return next((one for marks, one in _MARKS if all(mark in template_source for mark in marks)), None)
-    for one in TOOL_FORMATS:
-        if name == one.name or name in one.aliases:
-            return _NEW_MISTRAL if one is _MISTRAL and ARGS in template_source else one
-    known = ", ".join(sorted({alias for one in TOOL_FORMATS for alias in (one.name, *one.aliases)}))
-    raise ConfigError(f"tools.parser: {name} is no format of tool calls; give auto, none, or one of {known}")
+        return of_template(_MARKS, template_source)
+    one = of_name(TOOL_FORMATS, name, key="tools.parser", noun="tool calls")
+    return _NEW_MISTRAL if one is _MISTRAL and ARGS in template_source else one
