@@ -15,6 +15,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "generation_defaults": ("model", "neutral"),
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
+    "planner.mode": ("off", "advise", "act"),
+    "logging.format": ("text", "json"),
     "speculation.method": ("auto", "none", "ngram", "self", "draft"),
     **{f"pools.{pool}.placement": ("pack", "spread") for pool in (*SERVING, "draft")},
 }
@@ -61,6 +63,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "health.silence_timeout_s": (1, 86400),
     "health.start_timeout_s": (0.1, 86400),
     "health.drain_timeout_s": (0, 86400),
+    "http.drain_timeout_s": (0, 86400),
+    "planner.interval_s": (0.1, 86400),
+    "planner.window_s": (1, 86400),
+    "planner.cooldown_s": (0, 86400),
+    "planner.min_workers": (1, MAX_WORKERS),
+    "planner.max_workers": (0, 4 * MAX_WORKERS),
+    "planner.max_error": (0.01, 100),
+    "tracing.sample_ratio": (0, 1),
+    "tracing.keep": (0, 1 << 20),
 }
 
 

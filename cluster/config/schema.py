@@ -129,6 +129,7 @@ class HTTPConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     replicas: int = 1
+    drain_timeout_s: float = 60.0  # a replica that is to go may finish its open answers for so long
     node_resource: str = (
         ""  # Ray's custom resource of which each replica takes 1; empty: one on the head, more anywhere
     )
@@ -202,6 +203,37 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannerConfig:
+    """Of the autopilot: the controller's planner over the load that it sees."""
+
+    mode: str = "off"  # off | advise (says what it would change) | act
+    interval_s: float = 30.0  # between two looks
+    window_s: float = 300.0  # of load that it looks back on
+    cooldown_s: float = 120.0  # after a change, before the next
+    min_workers: int = 1  # of each pool that has any
+    max_workers: int = 0  # of all pools that serve together; 0: as many as the config has, roles alone change
+    max_error: float = 0.3  # of simulated TTFT and TPOT against measured ones; above it nothing is changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingConfig:
+    otlp_endpoint: str = ""  # a collector's, http://host:4318; empty: spans go nowhere
+    sample_ratio: float = 1.0  # of requests that bring no decision of their own in `traceparent`
+    keep: int = 1024  # recent requests whose timeline each ingress replica keeps for `baton trace`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingConfig:
+    format: str = "text"  # text | json
+    access: bool = True  # one line for each request that ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    vllm_names: bool = False  # the common ones under vLLM's names too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatonConfig:
     model: str = AUTO  # bundled name, local folder, GGUF file, or Hub id; auto: smollm2, else demo
     served_name: str = ""  # name clients use; empty: `model`, a path's last part
@@ -230,6 +262,10 @@ class BatonConfig:
     limits: LimitsConfig = LimitsConfig()
     structured: StructuredConfig = StructuredConfig()
     health: HealthConfig = HealthConfig()
+    planner: PlannerConfig = PlannerConfig()
+    tracing: TracingConfig = TracingConfig()
+    logging: LoggingConfig = LoggingConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def wants_draft_model(self) -> bool:

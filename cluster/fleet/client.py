@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster.config.schema import BatonConfig
+from cluster.contracts.events import Event
 from cluster.fleet.controller import Controller
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner
@@ -99,6 +100,11 @@ class ControllerClient:
     def status(self, timeout_s: float = CALL_TIMEOUT_S) -> FleetStatus:
         status: FleetStatus = _get(self.actor.status.remote(), timeout_s)
         return status
+
+    def events(self, after: int = 0, timeout_s: float = CALL_TIMEOUT_S) -> tuple[Event, ...]:
+        """See `Controller.events`."""
+        events: tuple[Event, ...] = _get(self.actor.events.remote(after), timeout_s)
+        return events
 
     def workers(self, timeout_s: float = CALL_TIMEOUT_S) -> list[WorkerEntry]:
         table: list[WorkerEntry] = _get(self.actor.workers.remote(), timeout_s)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from baton.errors import UnavailableError
 from cluster.config.load import dump
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
+from cluster.contracts.events import Event, EventKind, EventLog
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.fleet import nodes, plan
 from cluster.fleet.adapter_keeper import AdapterKeeper
@@ -24,6 +25,7 @@ from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
 from cluster.fleet.owner import Owner
 from cluster.fleet.places import check_gpus
 from cluster.fleet.plan import FleetPlan
+from cluster.fleet.record import WorkerRecord
 from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus
@@ -61,7 +63,14 @@ class Controller:
         self._stopping = False
         self._drain_timeout_s: float | None = None  # of a shutdown; None: the config's
         self._plan = plan.load_saved(namespace)
-        self._crew = Crew(namespace=namespace, worker_class=worker_class, limits=self._limits, wake=self._wake.set)
+        self._events = EventLog()
+        self._crew = Crew(
+            namespace=namespace,
+            worker_class=worker_class,
+            limits=self._limits,
+            wake=self._wake.set,
+            moved=self._worker_moved,
+        )
         self._seating = Seating(
             plan=self._wanted,
             workers=lambda: list(self._crew.workers.values()),
@@ -106,7 +115,21 @@ class Controller:
         self._stopping = False
         self._wake.set()
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
+        self.tell(EventKind.CONFIG, "config", "a config was applied")
         return new
+
+    def tell(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None:
+        """An event, for those who look."""
+        self._events.tell(kind, subject, text, time.time(), is_trouble=is_trouble)
+
+    def _worker_moved(self, worker: WorkerRecord) -> None:
+        why = f": {worker.error}" if worker.error else ""
+        failed = worker.phase is WorkerPhase.FAILED
+        self.tell(EventKind.WORKER, worker.worker_id, f"is {worker.phase}{why}", is_trouble=failed)
+
+    async def events(self, after: int = 0) -> tuple[Event, ...]:
+        """What happened since event `after`, as far as it is kept."""
+        return self._events.after(after)
 
     def _take(self, new: FleetPlan) -> None:
         plan.save(self._namespace, new)

@@ -41,16 +41,24 @@ class Crew:
         worker_class: See `cluster.fleet.shell`.
         limits: Of now.
         wake: There is something to decide.
+        moved: A worker's phase has changed.
     """
 
     def __init__(
-        self, *, namespace: str, worker_class: str, limits: Callable[[], FleetLimits], wake: Callable[[], None]
+        self,
+        *,
+        namespace: str,
+        worker_class: str,
+        limits: Callable[[], FleetLimits],
+        wake: Callable[[], None],
+        moved: Callable[[WorkerRecord], None],
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self._namespace = namespace
         self._worker_class = worker_class
         self._limits = limits
         self._wake = wake
+        self._moved = moved
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops: set[asyncio.Task[None]] = set()  # those of them that end a process
 
@@ -283,6 +291,7 @@ class Crew:
         if worker.phase not in LIVE:
             return
         worker.end(phase, reason, self._limits(), time.monotonic())
+        self._moved(worker)
         self._wake()
         if worker.launched is None:
             return
@@ -295,6 +304,7 @@ class Crew:
 
     def _move(self, worker: WorkerRecord, phase: WorkerPhase) -> None:
         worker.move(phase, time.monotonic())
+        self._moved(worker)
         self._wake()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig, StructuredConfig
+from cluster.contracts.finished import FinishedRequest
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
 from cluster.ingress.chat.choice_reader import ChoiceReader
@@ -40,6 +41,7 @@ from cluster.ingress.tokenizer import Tokenizer
 from cluster.ingress.weight import is_light
 from workers.adapters.adapter import AdapterName
 
+OnFinished = Callable[[FinishedRequest], None]
 NUM_CONTEXT = 16  # of an echoed prompt's tokens: more than a character, or a decoder's window, has
 
 
@@ -98,6 +100,7 @@ class Service:
         self.metrics = Metrics(dispatcher.states, gather_metrics)
         self.guard = make_guard(self.metrics) if make_guard is not None else None
         self.adapters = adapters
+        self.on_finished: list[OnFinished] = []  # each is told of every call that ended
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
         self._grammars = GrammarCompiler(structured or StructuredConfig())
@@ -302,6 +305,8 @@ class OpenCall:
         self._call = call
         self._pass = admitted
         self._metrics = service.metrics
+        self._on_finished = service.on_finished
+        self._first_s = 0.0  # when its first token was sent; 0: none was
         self._last_s = [0.0] * call.num_choices
 
     @property
@@ -356,6 +361,7 @@ class OpenCall:
             if last_s:
                 self._metrics.itl.observe((now_s - last_s) / len(delta.token_ids))
             else:
+                self._first_s = self._first_s or now_s
                 self._metrics.ttft.observe(now_s - self._call.started_s)
             self._last_s[delta.choice] = now_s
 
@@ -365,3 +371,26 @@ class OpenCall:
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
         self._metrics.cached_tokens.inc(usage.cached_tokens)
         self._metrics.output_tokens.inc(usage.completion_tokens)
+        if self._on_finished:
+            finished = self._finished(status)
+            for tell in self._on_finished:
+                tell(finished)
+
+    def _finished(self, status: str) -> FinishedRequest:
+        call, usage, now_s = self._call, self.usage, time.monotonic()
+        num_gaps = usage.completion_tokens - call.num_choices
+        writing_s = max(self._last_s, default=0.0) - self._first_s
+        return FinishedRequest(
+            request_id=call.request_id,
+            model=call.model,
+            route=call.route,
+            status=status,
+            arrived_s=call.started_s,
+            ended_s=now_s,
+            num_choices=call.num_choices,
+            num_prompt_tokens=usage.prompt_tokens,
+            num_cached_tokens=usage.cached_tokens,
+            num_output_tokens=usage.completion_tokens,
+            ttft_s=self._first_s - call.started_s if self._first_s else None,
+            tpot_s=writing_s * call.num_choices / num_gaps if self._first_s and num_gaps > 0 else None,
+        )

@@ -75,7 +75,7 @@ def crew_of(
     monkeypatch.setattr(launch, "end", lambda launched: None)
     for pause in ("PING_S", "SEEK_S", "MAX_SEEK_S"):
         monkeypatch.setattr(crew, pause, 0.01)
-    made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None)
+    made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None, moved=lambda worker: None)
     made.start(Role.MIXED, 0, 0, seating or Seats())  # type: ignore[arg-type]
     return made
 
@@ -185,7 +185,7 @@ async def test_what_is_left_of_a_cluster_that_nobody_wants_is_ended(monkeypatch:
     ended: list[launch.Launched] = []
     monkeypatch.setattr(launch, "find", lambda namespace: iter([left]))
     monkeypatch.setattr(launch, "end", ended.append)
-    made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None)
+    made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None, moved=lambda worker: None)
     made.clear()
     assert ended == [left.launched]
     assert not made.live
