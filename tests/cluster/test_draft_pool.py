@@ -38,6 +38,7 @@ def answer(served: ServedCluster, speculation: str) -> tuple[int, ...]:
         return tuple(sdk.generate(PROMPT, **options).choices[0].token_ids)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_draft_pool_changes_no_token_and_its_death_none_either(served: ServedCluster) -> None:
     plain = answer(served, "none")
     before = served.workers()

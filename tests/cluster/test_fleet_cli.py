@@ -144,6 +144,7 @@ def test_serve_beside_an_up_that_is_at_work_is_refused_and_ends_nothing(baton: B
     assert baton.status()["ready"]
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_ends_what_it_started(baton: Baton, tmp_path: Path) -> None:
     model = Path(shutil.copytree(resolve_model("demo"), tmp_path / "model"))
     (model / "config.json").write_text('{"model_type": "unheard-of"}')  # only workers know the architectures

@@ -62,6 +62,7 @@ def test_a_worker_of_two_ranks_serves_the_tokens_of_generate_and_is_shown_with_t
     assert "rank 1" in shown
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_replaced_with_its_gang_and_what_ran_runs_again(
     served: ServedCluster, expected: list[int]
 ) -> None:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("ingress_probe.py")
 
 
-@pytest.mark.parametrize("proxy", ["haproxy", pytest.param("python", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("proxy", ["haproxy", "python"])
 def test_the_application_answers_over_both_protocols_on_loopback_alone(proxy: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     with (tmp_path / "log").open("wb") as log:

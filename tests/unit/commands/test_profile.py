@@ -25,6 +25,7 @@ def settings(*pairs: str) -> list[str]:
     return [word for pair in pairs for word in ("--set", pair)]
 
 
+@pytest.mark.slow
 def test_a_profile_holds_fits_and_points_and_is_what_simulate_reads(tmp_path: Path) -> None:
     out, picture = tmp_path / "profile.json", tmp_path / "fits.png"
     result = run(profile, "--quick", "--out", out, "--plot", picture, *settings(*FAKE))

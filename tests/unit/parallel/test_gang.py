@@ -123,6 +123,7 @@ def test_a_silent_rank_fails_the_gang(threads: Ranks) -> None:
     assert "rank 1 of the gang gave no sign of life" in threads.failures[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_rank_that_loads_may_be_silent_for_longer() -> None:
     loading = Ranks(3, has_loaded=False)
@@ -173,6 +174,7 @@ def test_a_rank_that_lives_and_keeps_the_others_waiting_fails_the_gang(threads: 
     assert "rank 1 of the gang kept the others waiting" in threads.failures[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_rank_may_take_as_long_for_a_layer_as_one_that_is_ahead_took(threads: Ranks) -> None:
     counts = [5, 5, 5]

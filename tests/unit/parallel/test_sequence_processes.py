@@ -32,7 +32,7 @@ def writers(spec: WorkerSpec, degree: int) -> list[WorkerSpec]:
 @pytest.mark.parametrize(
     ("size", "tensor", "degree", "transport"),
     [
-        (2, 1, 1, "auto"),  # shared memory
+        pytest.param(2, 1, 1, "auto", marks=pytest.mark.slow),  # shared memory
         pytest.param(3, 1, 1, "gloo", marks=pytest.mark.slow),
         pytest.param(2, 1, 1, "grpc", marks=pytest.mark.slow),
         pytest.param(2, 1, 2, "auto", marks=pytest.mark.slow),  # from one store to halves of the heads

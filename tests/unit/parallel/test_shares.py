@@ -80,6 +80,7 @@ load(sys.argv[1], 1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' limit of a process's data")
 def test_a_model_that_is_larger_than_what_a_rank_may_hold_is_loaded_by_two(tmp_path: Path) -> None:
     shape = LlamaShape(hidden=1024, layers=5, heads=16, kv_heads=8, mlp=2816, vocab=1024, positions=256)

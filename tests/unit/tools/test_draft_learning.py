@@ -101,6 +101,7 @@ def lessons(folder: Path, model: LlamaForCausalLM) -> None:
     write_shard(folder, 0, answers)
 
 
+@pytest.mark.slow
 def test_learning_comes_nearer_to_the_teacher_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     whole = teacher()
     lessons(tmp_path / "answers", whole)
