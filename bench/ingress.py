@@ -126,6 +126,9 @@ class Controller:
     def workers(self, ingress_id: str = "") -> list[WorkerEntry]:
         return self._entries
 
+    def models(self, ingress_id: str, version: int, num_open: dict[str, int]) -> None:
+        """As it was."""
+
 
 @contextmanager
 def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[int, int, Path]]:
@@ -137,6 +140,7 @@ def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[i
     import ray
 
     from cluster.config.schema import BatonConfig, GRPCConfig, HTTPConfig
+    from cluster.contracts.served_model import ServedModel
     from cluster.ingress.app import deploy, undeploy
 
     table = Path(folder, "times")
@@ -161,7 +165,8 @@ def ingress(haproxy: bool, folder: str, model: str = "demo") -> Iterator[tuple[i
     http_port, grpc_port = free_ports("127.0.0.1", 2)
     config = BatonConfig(served_name=model, http=HTTPConfig(port=http_port), grpc=GRPCConfig(port=grpc_port))
     try:
-        deploy(config, secret=SECRET, model_path=str(DEMO), namespace="bench", controller_name="controller")
+        row = ServedModel(entry="", controller="controller", config=config, model_path=str(DEMO))
+        deploy(config, models=[row], secret=SECRET, namespace="bench", controller_name="controller")
         yield http_port, grpc_port, table
     finally:
         undeploy()

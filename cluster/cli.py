@@ -15,6 +15,8 @@ COMMANDS = {
     "serve": "The same in the foreground: Ctrl-C ends everything.",
     "keep": "Keep a cluster on somebody else's Ray as a file says; for pods.",
     "status": "Pools, workers, blocks, requests and KV transfers of the running cluster.",
+    "weights": "Share a model's requests among its versions, at once.",
+    "switch": "Send a model's requests to one of its versions; and back.",
     "down": "Finish what runs, then end the cluster and every process of it.",
     "generate": "Continue a text.",
     "chat": "Talk to the model.",

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.errors import ConfigError, UnavailableError
+
 if TYPE_CHECKING:
     from cluster.fleet.client import ControllerClient
 
 LOAD_TIMEOUT_S = 180.0
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What clients call it, as `model` of a request.")]
+
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="ENTRY", help="Of several models: the entry of `models` it is for.")
+]
 
 command = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -34,21 +40,22 @@ def _group() -> None:
 def load(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the adapter, as PEFT saves it.")],
+    model: Model = None,
 ) -> None:
     """Load an adapter on every worker; requests may name it when this returns."""
-    _controller().load_adapter(name, str(folder.expanduser().absolute()), LOAD_TIMEOUT_S)
+    _controller(model).load_adapter(name, str(folder.expanduser().absolute()), LOAD_TIMEOUT_S)
     typer.echo(f"{name} is loaded")
 
 
 @command.command()
-def unload(name: Name) -> None:
+def unload(name: Name, model: Model = None) -> None:
     """Take an adapter away: answers that are being written are finished, new requests get 404."""
-    _controller().unload_adapter(name)
+    _controller(model).unload_adapter(name)
     typer.echo(f"{name} is unloaded")
 
 
 @command.command("list")
-def list_adapters() -> None:
+def list_adapters(model: Model = None) -> None:
     """Names and folders of what the workers have."""
     from rich.console import Console
     from rich.table import Table
@@ -56,12 +63,25 @@ def list_adapters() -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "folder", "content"):
         table.add_column(heading)
-    for adapter in _controller().adapters():
+    for adapter in _controller(model).adapters():
         table.add_row(adapter.name, adapter.folder, adapter.content_hash)
     Console(soft_wrap=True).print(table)
 
 
-def _controller() -> "ControllerClient":
+def _controller(model: str | None) -> "ControllerClient":
+    """Of the model's workers. Raises: ConfigError: there are several and none is named, or there is no such model."""
     from cluster.commands.status import find
+    from cluster.fleet.client import ControllerClient
 
-    return find()[1]
+    first = find()[1]
+    rows = [row for row in first.model_table().staying() if row.entry]
+    if not rows and model is None:
+        return first
+    having = [row for row in rows if model in (None, row.entry)]
+    if len(having) != 1:
+        known = ", ".join(row.entry for row in rows) or "the config has no `models`, leave it out"
+        raise ConfigError(f"--model {model or 'is left out'}: names no entry of `models`; choose one: {known}")
+    controller = ControllerClient.find(name=having[0].controller)
+    if controller is None:
+        raise UnavailableError(f"the controller of {having[0].entry} is away; try again in a few seconds")
+    return controller

@@ -9,7 +9,7 @@ import typer
 
 from cluster.commands.fetching import resolve_config_shown
 from cluster.commands.files import check_outputs, check_picture, writing
-from cluster.commands.options import Overrides, load_config
+from cluster.commands.options import ModelEntry, Overrides, load_one_model
 
 if TYPE_CHECKING:
     from cluster.profiling.measure import MeasureProgress
@@ -22,6 +22,7 @@ def command(
         typer.Argument(metavar="CLUSTER.YAML", help="For model, engine, dtype, pools and cores; default: as `up`."),
     ] = None,
     overrides: Overrides = None,
+    entry: ModelEntry = None,
     model: Annotated[str | None, typer.Option(help="Instead of the file's model.")] = None,
     out: Annotated[Path, typer.Option(help="Where the profile goes.")] = Path("profile.json"),
     plot: Annotated[Path | None, typer.Option(help="Picture of the fits: .png, .svg, .pdf.")] = None,
@@ -43,7 +44,7 @@ def command(
 
     check_outputs({"--out": out, "--plot": plot}, inputs={"CLUSTER.YAML": config})
     check_picture(plot, "--plot")
-    loaded = resolve_config_shown(load_config(config, overrides, model=model))
+    loaded = resolve_config_shown(load_one_model(config, overrides, entry=entry, model=model))
     console = Console(highlight=False, soft_wrap=True)
     with _progress(console) as progress:
         taken = take_profile(loaded, quick=quick, progress=progress)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from cluster.fleet.client import ControllerClient
-    from cluster.fleet.status import FleetStatus, WorkerStatus
+    from cluster.fleet.status import FleetStatus, ModelStatus, WorkerStatus
     from cluster.host.state import ClusterState
 
 PIPED_WIDTH = 200  # columns, where no terminal has a width: a program reads there, and folded cells help nobody
@@ -95,7 +95,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
 
     from cluster.config.load import loads
 
-    pools = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
+    pools = ", ".join(f"{pool.name} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("worker", "state", "cores"):
         table.add_column(heading, overflow="fold")
@@ -113,7 +113,24 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     trouble += [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     drafts = [line for worker in status.workers for line in _drafts(worker)]
-    return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), table, *drafts, *trouble)
+    models = [line for model in status.models for line in _model(model)]
+    return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), *models, table, *drafts, *trouble)
+
+
+def _model(model: "ModelStatus") -> "Iterator[Text]":
+    from rich.text import Text
+
+    phase = "leaving" if model.leaving else "ready" if model.ready else "not ready"
+    share = "" if model.leaving else f", {model.share:.0%} of {model.served_name} (weight {model.weight:g})"
+    calls = _counted(model.num_open, "open request")
+    yield Text(f"{model.entry}: {model.model}, {phase}{share}, {calls}", style="" if model.ready else "yellow")
+    if model.weight != model.file_weight and not model.leaving:
+        yield Text(
+            f"{model.entry}: weight {model.weight:g} was set by `baton weights`; the config says {model.file_weight:g}",
+            style="yellow",
+        )
+    if model.error:
+        yield Text(f"{model.entry}: {model.error}", style="red")
 
 
 def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":
@@ -166,7 +183,7 @@ def _trouble(worker: "WorkerStatus") -> "Iterator[Text]":
 
 def _row(worker: "WorkerStatus") -> list[str]:
     phase = str(worker.phase)
-    has_role_of_its_name = worker.worker_id.startswith(f"{worker.role}-")
+    has_role_of_its_name = worker.worker_id.rpartition(".")[2].startswith(f"{worker.role}-")
     return [
         worker.worker_id if has_role_of_its_name else f"{worker.worker_id} as {worker.role}",
         f"[{PHASE_COLOURS[phase]}]{phase}[/]",

@@ -35,6 +35,7 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     from rich.console import Console
 
     from cluster.commands.fetching import resolve_config_shown
+    from cluster.config.entries import with_each
     from cluster.config.schema import AUTO
     from cluster.host import state
     from cluster.local import ray_node as local_ray
@@ -42,10 +43,13 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
     from cluster.models.find import draft_in_full
 
     found = state.read()
-    if config.model != AUTO or found is None or not local_ray.is_running(found):  # else it goes on with its model
-        config = resolve_config_shown(config)
-    else:
-        config = draft_in_full(config)
+    is_running = found is not None and local_ray.is_running(found)
+
+    def resolved(fleet: "BatonConfig") -> "BatonConfig":
+        """What runs goes on with the model that was chosen at its start."""
+        return draft_in_full(fleet) if fleet.model == AUTO and is_running else resolve_config_shown(fleet)
+
+    config = with_each(config, resolved)
     console = Console(stderr=True, soft_wrap=True)
 
     def warn(text: str) -> None:
@@ -70,7 +74,7 @@ def print_ready(running: "Running", *, end: str, timings: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     cluster = running.cluster
     seconds = running.timings["in all"]
-    console.print(f"[green]{'ready' if running.fresh else 'applied'}[/green] in {seconds:.1f} s: {running.served_name}")
+    console.print(f"[green]{'ready' if running.fresh else 'applied'}[/green] in {seconds:.1f} s: {running.shown}")
     console.print(f"  HTTP  {cluster.http}  (OpenAI-compatible, /v1)")
     console.print(f"  gRPC  {cluster.grpc}  (baton.v1.Inference)")
     console.print("")

@@ -20,6 +20,12 @@ def check(config: BatonConfig) -> None:
         one(config)
 
 
+def check_shared(config: BatonConfig) -> None:
+    """Of what several models share. Raises: as `check`."""
+    _check_ports(config)
+    _check_tls(config)
+
+
 def _check_phases(config: BatonConfig) -> None:
     pools = config.pools
     split = pools.prefill.workers + pools.decode.workers

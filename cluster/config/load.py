@@ -18,6 +18,7 @@ from baton.errors import ConfigError
 from cluster.config.adapter_names import parse_adapters, parse_folders
 from cluster.config.api_keys import parse_keys, plain_keys
 from cluster.config.checks import check
+from cluster.config.entries import OF_ONE_MODEL, several, to_entry_tree
 from cluster.config.node_terms import parse_labels, parse_resources
 from cluster.config.origins import parse_origins
 from cluster.config.rules import BOUNDS, CHOICES, REFUSED
@@ -63,9 +64,21 @@ def loads(text: str) -> BatonConfig:
 
 
 def from_tree(tree: Mapping[str, Any]) -> BatonConfig:
+    if tree.get("models") is not None:
+        return several(tree, _of_one_model, _unchecked)
+    return _of_one_model({key: value for key, value in tree.items() if key != "models"})
+
+
+def _of_one_model(tree: Mapping[str, Any]) -> BatonConfig:
+    config = _unchecked(tree)
+    check(config)
+    return config
+
+
+def _unchecked(tree: Mapping[str, Any]) -> BatonConfig:
+    """Each key by itself is right."""
     tree = {**tree, "pools": _with_default_pools(tree.get("pools"))}
     config: BatonConfig = _build(BatonConfig, tree, "")
-    check(config)
     return config
 
 
@@ -73,7 +86,10 @@ def to_tree(config: BatonConfig) -> dict[str, Any]:
     """Plain YAML values under the YAML's own keys; pools without workers, or a model of theirs, are left out."""
     tree: dict[str, Any] = _plain(config, "")
     tree["pools"] = {name: pool for name, pool in tree["pools"].items() if pool["workers"] or pool.get("model")}
-    return tree
+    entries = {name: to_entry_tree(entry, to_tree(entry.config)) for name, entry in tree.pop("models").items()}
+    if not entries:
+        return tree
+    return {key: value for key, value in tree.items() if key not in OF_ONE_MODEL} | {"models": entries}
 
 
 def dump(config: BatonConfig) -> str:

@@ -266,6 +266,7 @@ class BatonConfig:
     tracing: TracingConfig = TracingConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    models: Mapping[str, "ModelEntry"] = field(default_factory=dict)  # several: by their entries' names; empty: one
 
     @property
     def wants_draft_model(self) -> bool:
@@ -281,3 +282,11 @@ class BatonConfig:
     def shown_name(self) -> str:
         """What clients call the model."""
         return self.served_name or self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One of several models, or one version of a model: others have the same served name."""
+
+    config: BatonConfig  # as if it were the only model
+    weight: float = 1.0  # its part of the requests, among those of its served name

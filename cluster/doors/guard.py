@@ -47,6 +47,9 @@ class Pass:
         self._num_tokens = 0
         self._on_leave = on_leave
 
+    def may_use(self, name: str) -> bool:
+        return self._account.key.may_use(name)
+
     def check_model(self, name: str) -> None:
         """Raises: PermissionDeniedError: the key is not for it."""
         key = self._account.key

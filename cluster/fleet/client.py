@@ -1,7 +1,7 @@
 """The controller as others see it: found by name, asked with deadlines, Ray's errors mapped to Baton's."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster.config.schema import BatonConfig
 from cluster.contracts.events import Event
+from cluster.contracts.served_model import ModelTable, ServedModel
 from cluster.fleet.controller import Controller
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner
@@ -45,17 +46,21 @@ class ControllerClient:
         *,
         namespace: str = NAMESPACE,
         name: str = CONTROLLER_NAME,
+        entry: str = "",
         worker_class: str = WORKER_CLASS,
         worker_env: Mapping[str, str] | None = None,
     ) -> Self:
         """The controller that runs, or a new one. It outlives this process and is started again when it dies.
+
+        Args:
+            entry: Of the config's `models`, whose workers are apart from the first controller's; empty: the first.
 
         It lives on the head node, without which Ray cannot go on either.
         Raises: ConfigError: the one that runs is another home's.
         """
         owner = Owner.here(secret)
         options = {
-            "name": name,
+            "name": name_of(entry, name),
             "namespace": namespace,
             "lifetime": "detached",
             "get_if_exists": True,
@@ -68,9 +73,10 @@ class ControllerClient:
             ray.remote(Controller)
             .options(**options)
             .remote(
-                namespace=namespace,
+                namespace=f"{namespace}.{entry}" if entry else namespace,
                 secret=secret,
                 owner=owner,
+                entry=entry,
                 worker_class=worker_class,
                 worker_env=dict(worker_env or {}),
             )
@@ -110,6 +116,34 @@ class ControllerClient:
         table: list[WorkerEntry] = _get(self.actor.workers.remote(), timeout_s)
         return table
 
+    def model_table(self, timeout_s: float = CALL_TIMEOUT_S) -> ModelTable:
+        """What is served: of the first controller, as the next ones."""
+        table: ModelTable = _get(self.actor.model_table.remote(), timeout_s)
+        return table
+
+    def serve_models(self, models: Sequence[ServedModel], timeout_s: float = CALL_TIMEOUT_S) -> None:
+        _get(self.actor.serve_models.remote(list(models)), timeout_s)
+
+    def weigh(self, served_name: str, weights: Mapping[str, float] | None, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Raises: ConfigError: see `ModelBook.weigh`."""
+        _get(self.actor.weigh.remote(served_name, weights), timeout_s)
+
+    def not_served(self, entries: Sequence[str], timeout_s: float = CALL_TIMEOUT_S) -> list[str]:
+        """See `ModelBook.not_served`."""
+        missing: list[str] = _get(self.actor.not_served.remote(list(entries)), timeout_s)
+        return missing
+
+    def is_quiet(self, entry: str, timeout_s: float = CALL_TIMEOUT_S) -> bool:
+        """See `Controller.is_quiet`."""
+        is_quiet: bool = _get(self.actor.is_quiet.remote(entry), timeout_s)
+        return is_quiet
+
+    def forget_model(self, entry: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        _get(self.actor.forget_model.remote(entry), timeout_s)
+
+    def clear_models(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        _get(self.actor.clear_models.remote(), timeout_s)
+
     def load_adapter(self, name: str, folder: str, timeout_s: float) -> None:
         """Raises: InvalidRequestError: see `AdapterKeeper.load`."""
         _get(self.actor.load_adapter.remote(name, folder), timeout_s)
@@ -126,9 +160,13 @@ class ControllerClient:
     def shutdown(self, drain_timeout_s: float) -> None:
         """Ends all workers, then the controller itself."""
         try:
-            _get(self.actor.shutdown.remote(drain_timeout_s), drain_timeout_s + CALL_TIMEOUT_S)
+            self.end_workers(drain_timeout_s)
         finally:
             ray.kill(self.actor, no_restart=True)
+
+    def end_workers(self, drain_timeout_s: float) -> None:
+        """The controller stays."""
+        _get(self.actor.shutdown.remote(drain_timeout_s), drain_timeout_s + CALL_TIMEOUT_S)
 
     def wait_for(self, until: Callable[[FleetStatus], bool], timeout_s: float) -> FleetStatus:
         """Asks until `until(status)`, or the time is over: then it is an UnavailableError."""
@@ -138,6 +176,23 @@ class ControllerClient:
                 raise UnavailableError(f"the fleet did not get there within {timeout_s:g} s: {status.workers}")
             time.sleep(POLL_S)
         return status
+
+
+def name_of(entry: str, first: str = CONTROLLER_NAME) -> str:
+    """Of the actor that keeps an entry's workers; of the first where it has no name."""
+    return f"{first}.{entry}" if entry else first
+
+
+def namespace_of(name: str, first: str = CONTROLLER_NAME, namespace: str = NAMESPACE) -> str:
+    """Of the actors of a controller's workers."""
+    return f"{namespace}{name.removeprefix(first)}"
+
+
+def further(namespace: str = NAMESPACE, name: str = CONTROLLER_NAME) -> list[ControllerClient]:
+    """The controllers of the connected Ray cluster beside the first."""
+    names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == namespace]
+    found = [ControllerClient.find(namespace, one) for one in sorted(names) if one.startswith(f"{name}.")]
+    return [client for client in found if client is not None]
 
 
 def _get(reference: Any, timeout_s: float) -> Any:

@@ -11,24 +11,27 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from baton.errors import UnavailableError
 from cluster.config.load import dump
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.contracts.events import Event, EventKind, EventLog
+from cluster.contracts.served_model import ModelTable, ServedModel, worker_prefix
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.fleet import nodes, plan
 from cluster.fleet.adapter_keeper import AdapterKeeper
+from cluster.fleet.beside import Beside
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
+from cluster.fleet.models import Models, tell_first
 from cluster.fleet.owner import Owner
 from cluster.fleet.places import check_gpus
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord
 from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
-from cluster.fleet.status import FleetStatus, PoolStatus
+from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
 from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick
 from cluster.models.adapters import find_adapters
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
@@ -51,12 +54,17 @@ class Controller:
         namespace: str,
         secret: str,
         owner: Owner,
+        entry: str = "",
         worker_class: str = WORKER_CLASS,
         worker_env: Mapping[str, str] | None = None,
     ) -> None:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         self._namespace = namespace
         self._owner = owner
+        self._entry = entry
+        self._prefix = worker_prefix(entry, is_first=not entry)
+        self._models = Models(namespace, tell=self.tell)
+        self._seats_changed = True
         self._ledger = Ledger()
         self._ingresses: dict[str, float] = {}  # replica's id -> when it asked last
         self._wake = asyncio.Event()
@@ -76,6 +84,8 @@ class Controller:
             workers=lambda: list(self._crew.workers.values()),
             secret=secret,
             worker_env=worker_env or {},
+            prefix=self._prefix,
+            beside=Beside(namespace),
         )
         self._adapters = AdapterKeeper(
             plan=self._wanted,
@@ -87,6 +97,7 @@ class Controller:
             self._crew.adopt()
         else:
             self._crew.clear()
+            self._seating.forget()
         self._crew.spawn(self._run())
 
     async def apply(self, config: BatonConfig) -> FleetPlan:
@@ -110,7 +121,7 @@ class Controller:
         if self._plan is not None:
             plan.check_change(self._plan, new)
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
-            check_gpus(around, role.value, new.pool(role), new.gpus(role, around))
+            check_gpus(around, role.value, new.pool(role), new.gpus(role, around, self._seating.num_beside()))
         self._take(new)
         self._stopping = False
         self._wake.set()
@@ -119,13 +130,16 @@ class Controller:
         return new
 
     def tell(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None:
-        """An event, for those who look."""
+        """An event, for those who look: they ask the first controller."""
         self._events.tell(kind, subject, text, time.time(), is_trouble=is_trouble)
+        if self._entry:
+            self._crew.spawn(tell_first(self._entry, kind, subject, text, is_trouble=is_trouble))
 
     def _worker_moved(self, worker: WorkerRecord) -> None:
         why = f": {worker.error}" if worker.error else ""
         failed = worker.phase is WorkerPhase.FAILED
-        self.tell(EventKind.WORKER, worker.worker_id, f"is {worker.phase}{why}", is_trouble=failed)
+        self._seats_changed = True
+        self.tell(EventKind.WORKER, f"{self._prefix}{worker.worker_id}", f"is {worker.phase}{why}", is_trouble=failed)
 
     async def events(self, after: int = 0) -> tuple[Event, ...]:
         """What happened since event `after`, as far as it is kept."""
@@ -165,13 +179,49 @@ class Controller:
         """The workers that serve, those that drain included. `ingress_id`: of the ingress replica that asks."""
         if ingress_id:
             self._ingresses[ingress_id] = time.monotonic()
-        return [entry for worker in self._crew.workers.values() if (entry := worker.entry()) is not None]
+        entries = (worker.entry() for worker in self._crew.workers.values())
+        return [replace(entry, worker_id=f"{self._prefix}{entry.worker_id}") for entry in entries if entry is not None]
 
     async def draw(self, ask: Ask) -> Grant:
         """Of the limits of an API key, for one ingress replica of several."""
         return self._ledger.draw(ask, time.monotonic())
 
+    async def models(self, ingress_id: str, version: int, num_open: Mapping[str, int]) -> ModelTable | None:
+        """See `ModelBook.hear`."""
+        self._ingresses[ingress_id] = time.monotonic()
+        return self._models.book.hear(ingress_id, version, num_open, time.monotonic())
+
+    async def model_table(self) -> ModelTable:
+        return self._models.book.table
+
+    async def serve_models(self, models: Sequence[ServedModel]) -> None:
+        """See `ModelBook.put`; ingress replicas follow within a second."""
+        self._models.serve(models)
+
+    async def weigh(self, served_name: str, weights: Mapping[str, float] | None) -> None:
+        """Raises: ConfigError: see `ModelBook.weigh`."""
+        self._models.weigh(served_name, weights)
+
+    async def not_served(self, entries: Sequence[str]) -> list[str]:
+        """See `ModelBook.not_served`."""
+        return self._models.book.not_served(entries, time.monotonic())
+
+    async def is_quiet(self, entry: str) -> bool:
+        """Whether every ingress replica knows what is served now, and has no call of this entry open."""
+        return self._models.is_quiet(entry)
+
+    async def forget_model(self, entry: str) -> None:
+        self._models.book.forget(entry)
+
+    async def clear_models(self) -> None:
+        self._models.book.clear()
+
     async def status(self) -> FleetStatus:
+        """Of all models, where this controller is the first; else of its own."""
+        return await self._models.status(self.own_status(), self._num_ingresses())
+
+    def own_status(self) -> FleetStatus:
+        """Of its own fleet."""
         desired = self._desired()
         pools = tuple(
             PoolStatus(
@@ -186,9 +236,13 @@ class Controller:
             model_path=self._plan.model_path if self._plan else "",
             num_ingress_replicas=self._num_ingresses(),
             pools=pools,
-            workers=tuple(worker.status(time.monotonic()) for worker in self._crew.workers.values()),
+            workers=tuple(self._worker_status(worker) for worker in self._crew.workers.values()),
             refused=self._seating.refused,
         )
+
+    def _worker_status(self, worker: WorkerRecord) -> WorkerStatus:
+        told = worker.status(time.monotonic())
+        return replace(told, worker_id=f"{self._prefix}{told.worker_id}")
 
     def _waits(self, role: Role) -> str:
         return self._seating.waits(role, time.monotonic()) if self._desired().get(role) else ""
@@ -207,6 +261,7 @@ class Controller:
         await self._crew.ended()
         self._plan = None
         self._drain_timeout_s = None
+        self._seating.forget()
 
     async def _run(self) -> None:
         last_s = time.monotonic()
@@ -237,6 +292,9 @@ class Controller:
                 case Replace(name, reason):
                     self._crew.end(name, WorkerPhase.FAILED, reason)
         self._crew.forget_unwanted(self._desired())
+        if self._seats_changed:
+            self._seats_changed = False
+            self._seating.tell()
         self._adapters.mend()
 
     def _decide(self) -> list[Action]:

@@ -45,11 +45,15 @@ class FleetPlan:
         pool: AnyPool = getattr(self.config.pools, role.value)
         return pool
 
-    def gpus(self, role: Role, nodes: Sequence[Node]) -> float:
-        """That each rank takes: a whole one on nodes that its pool asks for, which may come yet; else its share."""
+    def gpus(self, role: Role, nodes: Sequence[Node], num_beside: int = 0) -> float:
+        """That each rank takes: a whole one on nodes that its pool asks for, which may come yet; else its share.
+
+        Args:
+            num_beside: Ranks of other models.
+        """
         if self.config.device != "cuda":
             return 0.0
-        return 1.0 if self.pool(role).is_choosy else gpu_share(nodes, self.num_ranks)
+        return 1.0 if self.pool(role).is_choosy else gpu_share(nodes, self.num_ranks + num_beside)
 
     @property
     def asked(self) -> Asked:

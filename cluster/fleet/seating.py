@@ -6,6 +6,7 @@ from dataclasses import replace
 from baton.errors import UnavailableError
 from cluster.config.schema import SPREAD, AnyPool
 from cluster.fleet import launch, plan
+from cluster.fleet.beside import Beside, Seat, Seats, summed
 from cluster.fleet.cores import thread_env
 from cluster.fleet.needs import Need, waits
 from cluster.fleet.places import Ground, Taken
@@ -16,6 +17,7 @@ from cluster.fleet.terrain import Terrain
 from cluster.fleet.tick import LIVE, WorkerPhase
 from workers.spec import Role
 
+MAX_SEATINGS = 3  # of one worker, while other models' seek theirs
 SHOWN_AFTER_S = 3.0  # a worker that has its places sooner did not wait: on a full machine Ray takes a second to answer
 
 
@@ -26,6 +28,8 @@ class Seating:
         plan: What is wanted now.
         workers: The last worker of each slot.
         worker_env: Of every worker's process.
+        prefix: Before the ids of workers, as others know them.
+        beside: What other models hold of the nodes; None: there are none.
     """
 
     def __init__(
@@ -35,11 +39,16 @@ class Seating:
         workers: Callable[[], Sequence[WorkerRecord]],
         secret: str,
         worker_env: Mapping[str, str],
+        prefix: str = "",
+        beside: Beside | None = None,
     ) -> None:
         self._get_plan = plan
         self._workers = workers
         self._secret = secret
         self._worker_env = worker_env
+        self._prefix = prefix
+        self._beside = beside
+        self._others: dict[str, Seats] = {}  # by namespace, as of the last look
         self._terrain = Terrain()
 
     async def wish(self, worker: WorkerRecord, *, pinned: bool = True) -> launch.Wish:
@@ -68,12 +77,47 @@ class Seating:
         for node_id in node_ids:
             if node_id not in usable:
                 raise UnavailableError(self._terrain.why_not(node_id))
-        ground = self._ground(worker)
-        ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
+        ground = self._seat(worker, node_ids)
         address = {node.node_id: node.address for node in ground.nodes}
-        worker.ranks = tuple(replace(rank, node=address[rank.node_id]) for rank in ranks)
         worker.one_of_nodes = len(address) > 1
         return [self._place(worker, rank, ground) for rank in range(len(worker.ranks))]
+
+    def _seat(self, worker: WorkerRecord, node_ids: Sequence[str]) -> Ground:
+        """Gives its ranks cores; again where another model has taken some at the same time, the later name gives way.
+
+        Returns: the ground as it found it.
+        """
+        for _ in range(MAX_SEATINGS):
+            ground = self._ground(worker)
+            address = {node.node_id: node.address for node in ground.nodes}
+            ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
+            worker.ranks = tuple(replace(rank, node=address[rank.node_id]) for rank in ranks)
+            before = self._others
+            if not before or self._beside is None:
+                break
+            self.tell()
+            self._others = self._beside.others()
+            if not any(
+                self._others[name] != before.get(name) for name in self._others if name < self._beside.namespace
+            ):
+                break
+        return ground
+
+    def tell(self) -> None:
+        """Other models what this one's workers hold."""
+        if self._beside is not None:
+            held = [(self._need(worker.role), rank) for worker in self._live() for rank in worker.ranks]
+            seats = [Seat(node_id=rank.node_id, cores=rank.cores, resources=need.resources) for need, rank in held]
+            self._beside.tell(Seats(num_ranks=self._get_plan().num_ranks, seats=tuple(seats)))
+
+    def forget(self) -> None:
+        """Nothing any more."""
+        if self._beside is not None:
+            self._beside.forget()
+
+    def num_beside(self) -> int:
+        """Ranks of other models, as of now."""
+        return summed(self._beside.others().values()).num_ranks if self._beside is not None else 0
 
     def waits(self, role: Role, now_s: float) -> str:
         """What workers of a role wait for, in one line; empty: none does."""
@@ -97,28 +141,35 @@ class Seating:
 
     async def _learn(self) -> None:
         await self._terrain.learn(self._get_plan().asked)
+        if self._beside is not None:
+            self._others = self._beside.others()
 
     def _pool(self, worker: WorkerRecord) -> AnyPool:
         return self._get_plan().pool(worker.role)
 
     def _need(self, role: Role) -> Need:
         wanted = self._get_plan()
-        return Need.of(wanted.pool(role), wanted.gpus(role, self._terrain.usable))
+        num_beside = summed(self._others.values()).num_ranks
+        return Need.of(wanted.pool(role), wanted.gpus(role, self._terrain.usable, num_beside))
+
+    def _live(self) -> list[WorkerRecord]:
+        return [worker for worker in self._workers() if worker.phase in LIVE]
 
     def _ground(self, worker: WorkerRecord) -> Ground:
         """As one worker finds it: it does not count itself."""
-        wanted = self._get_plan()
+        wanted, others = self._get_plan(), summed(self._others.values())
         return Ground(
             nodes=self._terrain.usable,
             cores=self._terrain.cores,
             taken=[
                 Taken(worker_id=other.worker_id, role=other.role.value, rank=rank)
-                for other in self._workers()
-                if other is not worker and other.phase in LIVE
+                for other in self._live()
+                if other is not worker
                 for rank in other.ranks
-            ],
-            num_ranks=wanted.num_ranks,
-            needs={role.value: self._need(role) for role in Role},
+            ]
+            + others.taken(),
+            num_ranks=wanted.num_ranks + others.num_ranks,
+            needs={role.value: self._need(role) for role in Role} | others.needs(),
             capped=self._terrain.capped,
         )
 
@@ -127,7 +178,7 @@ class Seating:
         node = next(node for node in ground.nodes if node.node_id == mine.node_id)
         spec = plan.worker_spec(
             self._get_plan(),
-            worker.worker_id,
+            f"{self._prefix}{worker.worker_id}",
             worker.role,
             cores=mine.cores,
             host=node.address,

@@ -1,6 +1,6 @@
 """What the controller tells of itself: `baton status`, and `baton up` while it waits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.fleet.tick import WorkerPhase
 from workers.spec import SERVING_ROLES, Role
@@ -37,6 +37,7 @@ class WorkerStatus:
     error: str  # why the slot's last worker failed; empty: it did not
     error_is_final: bool  # a wrong config: another start cannot help
     num_failures: int  # of the slot, without a minute's service in between
+    model: str = ""  # entry of the config's `models`; empty: there are none
     ranks: tuple[RankStatus, ...] = ()
     num_blocks: int = 0
     num_free_blocks: int = 0
@@ -121,6 +122,11 @@ class PoolStatus:
     num_desired: int
     num_ready: int
     waits: str = ""  # what its workers wait for that have no places on nodes; empty: none waits
+    model: str = ""  # as of a worker
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.role}" if self.model else self.role
 
     @property
     def serves(self) -> bool:
@@ -132,6 +138,22 @@ class PoolStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """Of one entry of a config's `models`."""
+
+    entry: str
+    served_name: str
+    model: str  # as its config names it
+    weight: float  # of now
+    file_weight: float  # as the config that was applied says
+    share: float  # of its served name's requests, 0 to 1
+    ready: bool
+    leaving: bool  # it takes no new requests, and ends when those that run have ended
+    num_open: int  # calls that ingress replicas have open
+    error: str = ""  # why nothing is known of its workers; empty: they are known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStatus:
     ready: bool  # every pool whose workers take requests has all that it wants
     config: str  # YAML; empty: nothing was applied
@@ -140,6 +162,18 @@ class FleetStatus:
     pools: tuple[PoolStatus, ...]
     workers: tuple[WorkerStatus, ...]
     refused: tuple[str, ...] = ()  # nodes where no worker may start, and why
+    models: tuple[ModelStatus, ...] = ()  # empty: a config without `models`
+
+    def staying(self) -> "FleetStatus":
+        """Without the models that are about to end."""
+        leaving = {model.entry for model in self.models if model.leaving}
+        if not leaving:
+            return self
+        return replace(
+            self,
+            pools=tuple(pool for pool in self.pools if pool.model not in leaving),
+            workers=tuple(worker for worker in self.workers if worker.model not in leaving),
+        )
 
     @property
     def answers(self) -> bool:

@@ -4,13 +4,11 @@ Serve owns the replicas and their proxy; everything that a request needs is in `
 are imported when called, because Serve reads its environment (`serve_environment`) at its first import.
 """
 
-import asyncio
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +17,32 @@ from grpc_health.v1 import health_pb2
 
 from baton.errors import ConfigError
 from baton.v1 import inference_pb2
-from cluster.config.schema import (
-    AuthConfig,
-    BatonConfig,
-    HealthConfig,
-    LimitsConfig,
-    RouterConfig,
-    StructuredConfig,
-)
+from cluster.config.entries import named
+from cluster.config.schema import AuthConfig, BatonConfig, LimitsConfig, StructuredConfig
+from cluster.contracts.served_model import ServedModel
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
 from cluster.host.ports import check_port
 from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
-from cluster.ingress.chat.model_formats import ModelFormats
-from cluster.ingress.controller_link import AdapterClient, ControllerLink, LocalLedger, SharedLedger, WorkerTableClient
+from cluster.ingress.controller_link import (
+    AdapterClient,
+    ControllerLink,
+    LocalLedger,
+    ModelTableClient,
+    SharedLedger,
+    WorkerTableClient,
+)
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
-from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families, Metrics
+from cluster.ingress.model_follower import ModelFollower
+from cluster.ingress.model_host import Controllers, ModelHost, check_files
 from cluster.ingress.places import proxy_location, resources_of
-from cluster.ingress.service import Service
-from cluster.ingress.tokenizer import Tokenizer
-from cluster.models.find import find_model
-from cluster.router.dispatcher import Dispatcher
+from cluster.ingress.services import Services
+from cluster.ingress.structured.compiler import GrammarCompiler
+from cluster.router.workers import WorkerView
 
 __all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
 
@@ -64,24 +63,15 @@ logger = logging.getLogger(__name__)
 class IngressSpec:
     """What a replica is told when it starts."""
 
-    model: str  # the name clients use
-    model_path: str  # a local folder, of the head node
-    model_name: str  # what it came from, for another node that has no such folder
-    generation_defaults: str  # model | neutral
-    tool_parser: str
-    reasoning_parser: str
+    models: tuple[ServedModel, ...]  # while the controller cannot be asked which there are
     secret: str = field(repr=False)
     namespace: str
-    controller_name: str
+    controller_name: str  # of the first, which keeps the table of models
     host: str
     num_replicas: int
     auth: AuthConfig
-    router: RouterConfig
-    health: HealthConfig
     limits: LimitsConfig
-    loads_adapters: bool  # and unloads them, while it serves
     cors_origins: tuple[str, ...]
-    allow_special_tokens: bool
     structured: StructuredConfig
 
 
@@ -93,46 +83,40 @@ class IngressReplica:
         limit_servers(spec.limits)
         ingress_id = uuid.uuid4().hex
         link = ControllerLink(spec.namespace, spec.controller_name)
-        draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
-        self._dispatcher = Dispatcher(
-            ingress_id=ingress_id,
-            secret=spec.secret,
-            config=spec.router,
-            health=spec.health,
-            fetch_workers=WorkerTableClient(link, ingress_id),
-        )
-        folder = await asyncio.to_thread(_model_folder, spec)
-        tokenizer = await asyncio.to_thread(partial(Tokenizer, folder, allow_special_tokens=spec.allow_special_tokens))
         self._limits = spec.limits
         self._cors_origins = spec.cors_origins
-        self._service = Service(
-            dispatcher=self._dispatcher,
-            tokenizer=tokenizer,
-            model=spec.model,
-            router=spec.router,
-            defaults=generation_defaults(folder, spec.generation_defaults),
-            formats=ModelFormats(tokenizer, tools=spec.tool_parser, reasoning=spec.reasoning_parser),
-            gather_metrics=self._gather_metrics if spec.num_replicas > 1 else None,
-            make_guard=partial(_guard, spec, draw, ingress_id, self._adapters) if spec.auth.is_on else None,
-            adapters=AdapterClient(link) if spec.loads_adapters else None,
-            structured=spec.structured,
+        self._grammars = GrammarCompiler(spec.structured)
+        metrics = Metrics(self._states, self._gather_metrics if spec.num_replicas > 1 else None)
+        self._services = Services(metrics=metrics)
+        self._models = ModelFollower(
+            services=self._services,
+            host=ModelHost(
+                ingress_id=ingress_id,
+                secret=spec.secret,
+                controllers=_controllers(spec, ingress_id),
+                metrics=metrics,
+                grammars=self._grammars,
+            ),
+            fetch=ModelTableClient(link, ingress_id),
         )
-        self._grpc = GRPCRoutes(self._service, raises=os.environ.get(ENABLE_HAPROXY) != "1")
-        if self._service.guard is not None:
-            self._service.guard.start()
-        await self._dispatcher.start()
+        if spec.auth.is_on:
+            draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
+            self._services.guard = _guard(spec, draw, ingress_id, self._services)
+            self._services.guard.start()
+        self._grpc = GRPCRoutes(self._services, raises=os.environ.get(ENABLE_HAPROXY) != "1")
+        await self._models.start(spec.models)
 
-    def _adapters(self) -> Iterable[str]:
-        return self._dispatcher.adapters
+    def _states(self) -> Sequence[WorkerView]:
+        return [view for version in self._services for view in version.service.dispatcher.states()]
 
     def check_health(self) -> None:
         """Serve asks now and then, and replaces a replica for which this raises."""
-        self._dispatcher.check()
-        if self._service.guard is not None:
-            self._service.guard.check()
+        self._models.check()
+        if self._services.guard is not None:
+            self._services.guard.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._service, self._limits, cors_origins=self._cors_origins)
+        return build_app(self._services, self._limits, cors_origins=self._cors_origins)
 
     def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
@@ -170,7 +154,7 @@ class IngressReplica:
         """This replica's name, and what it counted: what another replica asks for."""
         from ray import serve
 
-        return serve.get_replica_context().replica_id.unique_id, self._service.metrics.families()
+        return serve.get_replica_context().replica_id.unique_id, self._services.metrics.families()
 
     async def _gather_metrics(self) -> dict[str, Families]:
         """Of every replica that can tell; of this one alone while one of them does not answer."""
@@ -187,32 +171,37 @@ class IngressReplica:
 
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
-        if self._service.guard is not None:
-            await self._service.guard.close()
-        self._service.close()
-        await self._dispatcher.close()
+        if self._services.guard is not None:
+            await self._services.guard.close()
+        await self._models.close()
+        self._grammars.close()
 
 
-def _guard(
-    spec: IngressSpec, draw: Draw, ingress_id: str, adapters: Callable[[], Iterable[str]], metrics: Metrics
-) -> Guard:
+def _controllers(spec: IngressSpec, ingress_id: str) -> Controllers:
+    def workers(name: str) -> WorkerTableClient:
+        return WorkerTableClient(ControllerLink(spec.namespace, name), ingress_id)
+
+    def adapters(name: str) -> AdapterClient:
+        return AdapterClient(ControllerLink(spec.namespace, name))
+
+    return Controllers(workers=workers, adapters=adapters)
+
+
+def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, services: Services) -> Guard:
     return Guard(
         spec.auth,
-        model=spec.model,
+        model=", ".join(dict.fromkeys(model.served_name for model in spec.models)),
         draw=draw,
         replica=ingress_id,
         num_replicas=spec.num_replicas,
-        metrics=KeyMetrics(metrics.registry),
-        adapters=adapters,
+        metrics=KeyMetrics(services.metrics.registry),
+        adapters=lambda: services.names,
     )
 
 
-def _model_folder(spec: IngressSpec) -> str:
-    """On this node."""
-    return spec.model_path if Path(spec.model_path).is_dir() else str(find_model(spec.model_name))
-
-
-def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str, controller_name: str) -> None:
+def deploy(
+    config: BatonConfig, *, models: Sequence[ServedModel], secret: str, namespace: str, controller_name: str
+) -> None:
     """Starts Serve on the connected Ray cluster, deploys the ingress and returns once it answers.
 
     A running ingress is left alone: nothing of it can change, and a new replica would cut the streams of the old one.
@@ -224,12 +213,10 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
     from ray.serve.schema import ApplicationStatus
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is the caller's to show
-    if Path(model_path).is_dir():
-        tokenizer = Tokenizer(
-            model_path
-        )  # a replica's error would reach nobody: Serve says no more than that it failed
-        ModelFormats(tokenizer, tools=config.tools.parser, reasoning=config.reasoning.parser)
-        generation_defaults(model_path, config.generation_defaults)
+    for row in models:
+        if Path(row.model_path).is_dir():
+            with named(row.entry):
+                check_files(row)  # a replica's error would reach nobody: Serve says no more than that it failed
     status = serve.status()
     if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
         return
@@ -239,24 +226,15 @@ def deploy(config: BatonConfig, *, secret: str, model_path: str, namespace: str,
         check_ports(config)
     location = proxy_location(config.http.host)
     spec = IngressSpec(
-        model=config.shown_name,
-        model_path=model_path,
-        model_name=config.model,
-        generation_defaults=config.generation_defaults,
-        tool_parser=config.tools.parser,
-        reasoning_parser=config.reasoning.parser,
+        models=tuple(models),
         secret=secret,
         namespace=namespace,
         controller_name=controller_name,
         host=config.http.host,
         num_replicas=config.http.replicas,
         auth=config.auth,
-        router=config.router,
-        health=config.health,
         limits=config.limits,
-        loads_adapters=bool(config.adapters_dynamic.folders),
         cors_origins=config.http.cors_origins,
-        allow_special_tokens=config.allow_special_tokens,
         structured=config.structured,
     )
     resources = resources_of(config)

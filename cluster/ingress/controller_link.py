@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from baton.errors import BatonError, UnavailableError
 from cluster.config.api_key import KeyLimits
+from cluster.contracts.served_model import ModelTable
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.router.workers import WorkerEntry
 
@@ -57,6 +58,20 @@ class WorkerTableClient:
 
     async def __call__(self) -> Sequence[WorkerEntry]:
         table: list[WorkerEntry] = await self._link.ask("workers", self._ingress_id, timeout_s=_FETCH_TIMEOUT_S)
+        return table
+
+
+class ModelTableClient:
+    """Of the first controller."""
+
+    def __init__(self, link: ControllerLink, ingress_id: str) -> None:
+        self._link = link
+        self._ingress_id = ingress_id
+
+    async def __call__(self, version: int, num_open: Mapping[str, int]) -> ModelTable | None:
+        """Raises: UnavailableError."""
+        arguments = (self._ingress_id, version, dict(num_open))
+        table: ModelTable | None = await self._link.ask("models", *arguments, timeout_s=_FETCH_TIMEOUT_S)
         return table
 
 

@@ -27,6 +27,7 @@ from cluster.ingress.prompt_tokens import PromptToken, to_message
 from cluster.ingress.request_ids import HEADER, sane_id
 from cluster.ingress.sampling import check_token_ids, from_message
 from cluster.ingress.service import Call, OpenCall, Service
+from cluster.ingress.services import Services, services_of
 from cluster.ingress.structured.message import form_of_message
 
 SERVICE_NAME = "baton.v1.Inference"
@@ -44,8 +45,8 @@ class Context(Protocol):
 
 
 class GRPCRoutes:
-    def __init__(self, service: Service, *, raises: bool = False) -> None:
-        self._service = service
+    def __init__(self, served: Service | Services, *, raises: bool = False) -> None:
+        self._services = services_of(served)
         self._raises = raises
         self._num_watches = 0
 
@@ -54,16 +55,16 @@ class GRPCRoutes:
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         try:
             async with self._admitted(context) as admitted:
-                self._service.check_model(request.model, admitted)
-                call = await self._call(request)
-                run = self._service.run(call, admitted)
+                service = self._services.of(request.model, admitted)
+                call = await _call(service, request)
+                run = service.run(call, admitted)
                 async with aclosing(run.deltas()) as batches:
                     async for batch in batches:
                         if batch[0].prompt is not None:
-                            yield self._prompt(call, batch[0].prompt)
+                            yield _prompt(service, call, batch[0].prompt)
                             continue
                         yield inference_pb2.GenerateResponse(
-                            request_id=call.request_id, deltas=[self._delta(delta) for delta in batch]
+                            request_id=call.request_id, deltas=[_delta(service, delta) for delta in batch]
                         )
                 yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
         except BatonError as error:
@@ -76,8 +77,7 @@ class GRPCRoutes:
     ) -> inference_pb2.TokenizeResponse:
         try:
             async with self._admitted(context) as admitted:
-                self._service.check_model(request.model, admitted)
-                return await self._tokenized(request)
+                return await _tokenized(self._services.of(request.model, admitted), request)
         except BatonError as error:
             fail(context, error)
             return inference_pb2.TokenizeResponse()
@@ -87,35 +87,24 @@ class GRPCRoutes:
     ) -> inference_pb2.DetokenizeResponse:
         try:
             async with self._admitted(context) as admitted:
-                self._service.check_model(request.model, admitted)
+                service = self._services.of(request.model, admitted)
                 token_ids = tuple(request.token_ids)
-                check_token_ids(token_ids, self._service.limits(), "token_ids")
-                return inference_pb2.DetokenizeResponse(text=await self._service.tokenizer.decode_async(token_ids))
+                check_token_ids(token_ids, service.limits(), "token_ids")
+                return inference_pb2.DetokenizeResponse(text=await service.tokenizer.decode_async(token_ids))
         except BatonError as error:
             fail(context, error)
             return inference_pb2.DetokenizeResponse()
 
     async def list_models(self, context: Context) -> inference_pb2.ListModelsResponse:
-        service = self._service
+        services = self._services
         _stamp(context)
         try:
-            key = service.guard.identify(_authorization(context)) if service.guard is not None else None
+            key = services.guard.identify(_authorization(context)) if services.guard is not None else None
         except BatonError as error:
             fail(context, error)
             return inference_pb2.ListModelsResponse()
-        names = [name for name in service.names if key is None or key.may_use(name)]
-        return inference_pb2.ListModelsResponse(models=[self._model(name) for name in names])
-
-    def _model(self, name: str) -> inference_pb2.Model:
-        service = self._service
-        return inference_pb2.Model(
-            id=name,
-            max_model_len=service.dispatcher.max_model_len,
-            vocab_size=service.tokenizer.vocab_size,
-            generation_defaults=inference_pb2.SamplingParams(**effective(service.defaults)),
-            chat_templates=service.tokenizer.chat_templates,
-            parent=service.model if name != service.model else "",
-        )
+        names = [name for name in services.names if key is None or key.may_use(name)]
+        return inference_pb2.ListModelsResponse(models=[_model(services.about(name), name) for name in names])
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         if request.service not in ("", SERVICE_NAME):
@@ -151,75 +140,14 @@ class GRPCRoutes:
 
     def _admitted(self, context: Context) -> AbstractAsyncContextManager[Pass | None]:
         """Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError, once entered."""
-        guard = self._service.guard
+        guard = self._services.guard
         _stamp(context)
         return guard.admitted(_authorization(context)) if guard is not None else nullcontext()
 
-    async def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
-        tokenizer = self._service.tokenizer
-        kind = request.WhichOneof("input")
-        if kind is None:
-            raise InvalidRequestError("input is missing; set text or chat", field="input")
-        if kind == "chat":
-            token_ids = await self._service.chat_token_ids(_chat(request.chat))
-        else:
-            token_ids = await tokenizer.encode_async(request.text, name="text")
-        limit = self._service.limits().max_model_len
-        return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
-
     def _health(self) -> int:
-        ok = self._service.dispatcher.health().ok
+        ok = self._services.health().ok
         status = health_pb2.HealthCheckResponse
         return int(status.SERVING if ok else status.NOT_SERVING)
-
-    async def _call(self, request: inference_pb2.GenerateRequest) -> Call:
-        service = self._service
-        limits = service.limits()
-        kind = request.WhichOneof("input")
-        if not 0 <= request.timeout_s < float("inf"):
-            raise InvalidRequestError(
-                f"timeout_s is {request.timeout_s:g}; it must be above 0, or 0 for the server's own", field="timeout_s"
-            )
-        options, timeout_s = from_message(request.sampling), request.timeout_s
-        if kind == "chat":
-            chat = replace(_chat(request.chat), options=options, structured=form_of_message(request.sampling))
-            return await service.chat_call(
-                chat, model=request.model, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False
-            )
-        if kind == "prompt":
-            if not request.prompt:
-                raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")
-            token_ids = await service.token_ids(Prompt(text=request.prompt), limits)
-        elif kind == "prompt_token_ids":
-            token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
-        else:
-            raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
-        form = form_of_message(request.sampling)
-        return service.call(
-            [token_ids],
-            options,
-            model=request.model,
-            route="grpc",
-            timeout_s=timeout_s,
-            grammar=await service.grammar(form),
-        )
-
-    def _prompt(self, call: Call, tokens: Sequence[PromptToken]) -> inference_pb2.GenerateResponse:
-        entries = [to_message(token, self._service.tokenizer) for token in tokens]
-        return inference_pb2.GenerateResponse(request_id=call.request_id, prompt_logprobs=entries)
-
-    def _delta(self, delta: Delta) -> inference_pb2.ChoiceDelta:
-        for entry in delta.logprobs:
-            for token in (entry.sampled, *entry.top):
-                token.text = self._service.tokenizer.token_text(token.token_id)
-        return inference_pb2.ChoiceDelta(
-            choice=delta.choice,
-            text=delta.text,
-            token_ids=delta.token_ids,
-            logprobs=delta.logprobs,
-            finish_reason=delta.finish_reason,
-            stop_reason=delta.stop_reason,
-        )
 
 
 def fail(context: Context, error: BatonError) -> None:
@@ -244,6 +172,81 @@ def _sent(context: Context, name: str) -> str | None:
         if key == name:
             return value if isinstance(value, str) else None
     return None
+
+
+def _model(service: Service, name: str) -> inference_pb2.Model:
+    return inference_pb2.Model(
+        id=name,
+        max_model_len=service.dispatcher.max_model_len,
+        vocab_size=service.tokenizer.vocab_size,
+        generation_defaults=inference_pb2.SamplingParams(**effective(service.defaults)),
+        chat_templates=service.tokenizer.chat_templates,
+        parent=service.model if name in service.dispatcher.adapters else "",
+    )
+
+
+async def _tokenized(service: Service, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
+    tokenizer = service.tokenizer
+    kind = request.WhichOneof("input")
+    if kind is None:
+        raise InvalidRequestError("input is missing; set text or chat", field="input")
+    if kind == "chat":
+        token_ids = await service.chat_token_ids(_chat(request.chat))
+    else:
+        token_ids = await tokenizer.encode_async(request.text, name="text")
+    limit = service.limits().max_model_len
+    return inference_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=limit)
+
+
+async def _call(service: Service, request: inference_pb2.GenerateRequest) -> Call:
+    limits = service.limits()
+    kind = request.WhichOneof("input")
+    if not 0 <= request.timeout_s < float("inf"):
+        raise InvalidRequestError(
+            f"timeout_s is {request.timeout_s:g}; it must be above 0, or 0 for the server's own", field="timeout_s"
+        )
+    options, timeout_s = from_message(request.sampling), request.timeout_s
+    if kind == "chat":
+        chat = replace(_chat(request.chat), options=options, structured=form_of_message(request.sampling))
+        return await service.chat_call(
+            chat, model=request.model, route="grpc", prompt_field="chat", timeout_s=timeout_s, parse=False
+        )
+    if kind == "prompt":
+        if not request.prompt:
+            raise InvalidRequestError("prompt is empty; send at least one character", field="prompt")
+        token_ids = await service.token_ids(Prompt(text=request.prompt), limits)
+    elif kind == "prompt_token_ids":
+        token_ids = await service.token_ids(Prompt(token_ids=tuple(request.prompt_token_ids.ids)), limits)
+    else:
+        raise InvalidRequestError("input is missing; set prompt, prompt_token_ids or chat", field="input")
+    form = form_of_message(request.sampling)
+    return service.call(
+        [token_ids],
+        options,
+        model=request.model,
+        route="grpc",
+        timeout_s=timeout_s,
+        grammar=await service.grammar(form),
+    )
+
+
+def _prompt(service: Service, call: Call, tokens: Sequence[PromptToken]) -> inference_pb2.GenerateResponse:
+    entries = [to_message(token, service.tokenizer) for token in tokens]
+    return inference_pb2.GenerateResponse(request_id=call.request_id, prompt_logprobs=entries)
+
+
+def _delta(service: Service, delta: Delta) -> inference_pb2.ChoiceDelta:
+    for entry in delta.logprobs:
+        for token in (entry.sampled, *entry.top):
+            token.text = service.tokenizer.token_text(token.token_id)
+    return inference_pb2.ChoiceDelta(
+        choice=delta.choice,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=delta.logprobs,
+        finish_reason=delta.finish_reason,
+        stop_reason=delta.stop_reason,
+    )
 
 
 def _chat(chat: inference_pb2.Chat) -> ChatRequest:

@@ -37,17 +37,18 @@ from cluster.ingress.responses_api.routes import add_responses_routes
 from cluster.ingress.route_names import route_name
 from cluster.ingress.sampling import check_token_ids
 from cluster.ingress.service import Call, Service
+from cluster.ingress.services import Services, Version, services_of
 from cluster.ingress.tokenize_body import TokenizeBody
 from cluster.ingress.tokenizer import INLINE_TOKENS
 from cluster.ingress.truncation import num_kept, truncated
 
 
 def build_app(
-    service: Service, limits: LimitsConfig = DEFAULT_LIMITS, *, cors_origins: Collection[str] = ()
+    served: Service | Services, limits: LimitsConfig = DEFAULT_LIMITS, *, cors_origins: Collection[str] = ()
 ) -> FastAPI:
     """The ASGI app of one ingress replica. `cors_origins`: of web pages that may use it."""
-    bodies = Bodies(limits)
-    routes = HTTPRoutes(service, bodies)
+    services, bodies = services_of(served), Bodies(limits)
+    routes = HTTPRoutes(services, bodies)
     app = IngressApp(cors_origins)
     for path, handler in {
         "/v1/completions": routes.completions,
@@ -56,8 +57,8 @@ def build_app(
         "/detokenize": routes.detokenize,
     }.items():
         app.add_api_route(path, handler, methods=["POST"], response_model=None)
-    add_responses_routes(app, service, bodies)
-    add_messages_routes(app, service, bodies)
+    add_responses_routes(app, services, bodies)
+    add_messages_routes(app, services, bodies)
     for path, handler in {
         "/v1/models": routes.models,
         "/v1/models/{name:path}": routes.model,
@@ -71,10 +72,10 @@ def build_app(
         "/docs": routes.docs,
     }.items():
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
-    add_adapter_routes(app, service, routes.bodies)
+    add_adapter_routes(app, services, routes.bodies)
     app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
-    if service.guard is not None:
-        app.add_middleware(KeyedPaths, guard=service.guard, metrics=service.metrics)
+    if services.guard is not None:
+        app.add_middleware(KeyedPaths, guard=services.guard, metrics=services.metrics)
     app.add_middleware(TrimmedPaths)
     app.add_exception_handler(BatonError, routes.on_error)
     app.add_exception_handler(HTTPException, routes.on_http_error)
@@ -106,14 +107,13 @@ class TrimmedPaths:
 
 
 class HTTPRoutes:
-    def __init__(self, service: Service, bodies: Bodies) -> None:
-        self._service = service
+    def __init__(self, services: Services, bodies: Bodies) -> None:
+        self._services = services
         self.bodies = bodies
 
     async def completions(self, request: Request) -> Response:
-        service = self._service
         body, asked_prompts = await self.bodies.read(request, _completion)
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope), session=body.session)
         limits = service.limits()
         prompts, sent, kept = [], [], num_kept(body, limits)
         for asked in asked_prompts:
@@ -135,30 +135,28 @@ class HTTPRoutes:
             usage=body.include_usage,
             prompts=view,
         )
-        return self._answer(request, call, body, shape)
+        return self._answer(request, service, call, body, shape)
 
     async def chat_completions(self, request: Request) -> Response:
-        service = self._service
         body, chat = await self.bodies.read(request, _chat)
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope), session=body.session)
         call = await service.chat_call(chat, model=body.model, route="chat", stream=body.stream)
         if not body.skip_special_tokens:
             call = call.showing_special_tokens()
         shape = ChatFormat(
             request_id=call.request_id, model=call.model, tokenizer=service.tokenizer, usage=body.include_usage
         )
-        return self._answer(request, call, body, shape)
+        return self._answer(request, service, call, body, shape)
 
-    def _answer(self, request: Request, call: Call, body: SamplingBody, shape: Format) -> Response:
-        run = self._service.run(call, pass_of(request.scope))
+    def _answer(self, request: Request, service: Service, call: Call, body: SamplingBody, shape: Format) -> Response:
+        run = service.run(call, pass_of(request.scope))
         if body.continuous_usage:
             shape = ContinuousUsage(shape, lambda: run.usage)
         return AnswerResponse(run, shape, stream=body.stream, usage=body.include_usage)
 
     async def tokenize(self, request: Request) -> Response:
-        service = self._service
         body, chat = await self.bodies.read(request, _tokenized)
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope))
         if chat is not None:
             tokens = await service.chat_token_ids(chat)
         else:
@@ -169,33 +167,34 @@ class HTTPRoutes:
         return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": limit, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
-        service = self._service
         body = await self.bodies.read(request, partial(parse_body, kind=DetokenizeBody))
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope))
         check_token_ids(body.tokens, service.limits(), "tokens")
         return json_response({"prompt": await service.tokenizer.decode_async(body.tokens)})
 
     async def models(self, request: Request) -> Response:
         key = key_of(request.scope)
-        names = [name for name in self._service.names if key is None or key.may_use(name)]
-        return json_response({"object": "list", "data": [self._model(name) for name in names]})
+        names = [name for name in self._services.names if key is None or key.may_use(name)]
+        return json_response({"object": "list", "data": [_model(self._services.about(name), name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         name, key = request.path_params["name"], key_of(request.scope)
         if key is not None and not key.may_use(name):
             raise PermissionDeniedError(f"the API key {key.name} is not for model {name!r}")
-        self._service.check_model(name)
-        return json_response(self._model(name))
+        return json_response(_model(self._services.about(name), name))
 
     async def health(self, request: Request) -> Response:
-        """200 while this replica can answer, idle included; 503 with the reason otherwise."""
-        health = self._service.dispatcher.health()
+        """200 while this replica can answer for some model, idle included; 503 with the reason otherwise."""
+        health = self._services.health()
+        models = {version.entry: _health(version) for version in self._services if version.entry}
+        more = {"models": models} if models else {}
         if health.ok:
-            return json_response({"status": "ok"})
-        return json_response({"status": "unhealthy", "reason": health.reason}, 503, {"Retry-After": "1"})
+            return json_response({"status": "ok", **more})
+        body = {"status": "unhealthy", "reason": health.reason, **more}
+        return json_response(body, 503, {"Retry-After": "1"})
 
     async def metrics(self, request: Request) -> Response:
-        return Response(await self._service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await self._services.metrics.text(), media_type=CONTENT_TYPE)
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": version("baton-serve")})
@@ -208,7 +207,7 @@ class HTTPRoutes:
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, BatonError)
-        self._service.metrics.requests.labels(route_name(request.url.path), error.code).inc()
+        self._services.metrics.requests.labels(route_name(request.url.path), error.code).inc()
         body, headers = error_answer(request.scope, error)
         return json_response(body, error.http_status, headers)
 
@@ -234,24 +233,31 @@ class HTTPRoutes:
             body = messages_error_of(error.status_code, message, request_id_of(request.scope))
         return json_response(body, error.status_code, headers)
 
-    def _model(self, name: str) -> dict[str, Any]:
-        """Of an adapter: what it is served on is its parent."""
-        max_model_len = self._service.dispatcher.max_model_len or None
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._service.created,
-            "owned_by": "baton",
-            "root": self._service.model,
-            "parent": self._service.model if name != self._service.model else None,
-            "permission": [permission(self._service.created)],
-            "max_model_len": max_model_len,
-            "context_length": max_model_len,  # as OpenRouter's clients read it
-            "context_window": max_model_len,  # as Groq's do
-            "vocab_size": self._service.tokenizer.vocab_size,
-            "generation_defaults": effective(self._service.defaults),
-            "chat_templates": self._service.tokenizer.chat_templates,
-        }
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    """Of an adapter: what it is served on is its parent."""
+    max_model_len = service.dispatcher.max_model_len or None
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "baton",
+        "root": service.model,
+        "parent": service.model if name in service.dispatcher.adapters else None,
+        "permission": [permission(service.created)],
+        "max_model_len": max_model_len,
+        "context_length": max_model_len,  # as OpenRouter's clients read it
+        "context_window": max_model_len,  # as Groq's do
+        "vocab_size": service.tokenizer.vocab_size,
+        "generation_defaults": effective(service.defaults),
+        "chat_templates": service.tokenizer.chat_templates,
+    }
+
+
+def _health(version: Version) -> dict[str, Any]:
+    health = version.service.dispatcher.health()
+    shown = {"status": "ok"} if health.ok else {"status": "unhealthy", "reason": health.reason}
+    return {"served_name": version.service.model, "weight": version.weight, **shown}
 
 
 def _completion(sent: Mapping[str, Any]) -> tuple[CompletionBody, list[Prompt]]:

@@ -15,6 +15,7 @@ from cluster.ingress.echo import Echo
 from cluster.ingress.fields import check_fields, shorten
 from cluster.ingress.prompt_shapes import PromptView
 from cluster.ingress.sampling import SamplingOptions
+from cluster.ingress.session_of import session_of
 from cluster.ingress.structured.output import StructuredOutput
 from cluster.ingress.structured.parsing import FIELDS as STRUCTURED_FIELDS
 from cluster.ingress.structured.parsing import parse_structured
@@ -79,10 +80,13 @@ class SamplingBody(Body):
     skip_special_tokens: bool = True  # in the answer's text
     said: dict[str, Any] = Field(default_factory=dict)  # of the sampling fields, those that were sent
     structured: Any = None  # the form that the answer must have: see `form`
+    session: str = ""  # see `session_of`
 
     @classmethod
     def field_names(cls) -> set[str]:
-        return (super().field_names() - {"said", "structured"}) | set(_SAMPLING_FIELDS) | set(STRUCTURED_FIELDS)
+        return (
+            (super().field_names() - {"said", "structured", "session"}) | set(_SAMPLING_FIELDS) | set(STRUCTURED_FIELDS)
+        )
 
     @property
     def form(self) -> StructuredOutput | None:
@@ -151,6 +155,7 @@ def parse_body(body: Mapping[str, Any], kind: type[B]) -> B:
         known["structured"] = parse_structured(asked)
     try:
         if issubclass(kind, SamplingBody):
+            known["session"] = session_of(body)
             known["said"] = _said({name: known.pop(name) for name in _SAMPLING_FIELDS if name in known})
         return kind.model_validate(known)
     except ValidationError as error:

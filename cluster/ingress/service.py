@@ -22,7 +22,7 @@ from cluster.ingress.chat.prompts import ChatPrompt, render_prompt
 from cluster.ingress.chat.request import ChatRequest
 from cluster.ingress.contract import AdapterLoading, Dispatch
 from cluster.ingress.errors import model_not_found
-from cluster.ingress.metrics import Gather, Metrics
+from cluster.ingress.metrics import Metrics
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import (
     Limits,
@@ -78,7 +78,9 @@ class Service:
         model: str,
         router: RouterConfig,
         defaults: Mapping[str, Any] | None = None,
-        gather_metrics: Gather | None = None,
+        aliases: Collection[str] = (),
+        metrics: Metrics | None = None,
+        grammars: GrammarCompiler | None = None,
         make_guard: Callable[[Metrics], Guard] | None = None,
         formats: ModelFormats | None = None,
         adapters: AdapterLoading | None = None,
@@ -86,6 +88,9 @@ class Service:
     ) -> None:
         """
         Args:
+            aliases: Further names of the model.
+            metrics: That this model's calls count in; None: its own.
+            grammars: That other models compile with too; None: its own.
             formats: How the model writes calls and thinking; None: as its chat templates say.
             defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
             make_guard: None: whoever comes is let in.
@@ -97,13 +102,16 @@ class Service:
         self.model = model
         self.defaults = dict(defaults or {})
         self.created = int(time.time())
-        self.metrics = Metrics(dispatcher.states, gather_metrics)
+        self.aliases = frozenset(aliases)
+        self.num_open = 0  # calls that are being answered
+        self.metrics = metrics or Metrics(dispatcher.states)
         self.guard = make_guard(self.metrics) if make_guard is not None else None
         self.adapters = adapters
         self.on_finished: list[OnFinished] = []  # each is told of every call that ended
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
-        self._grammars = GrammarCompiler(structured or StructuredConfig())
+        self._shares_grammars = grammars is not None
+        self._grammars = grammars or GrammarCompiler(structured or StructuredConfig())
 
     @property
     def names(self) -> list[str]:
@@ -111,22 +119,13 @@ class Service:
         return [self.model, *sorted(self.dispatcher.adapters)]
 
     def close(self) -> None:
-        """Ends the processes that compile grammars."""
-        self._grammars.close()
-
-    def check_model(self, name: str | None, admitted: Pass | None = None) -> None:
-        """
-        Args:
-            admitted: Whoever asks; None: nobody in particular.
-        Raises: PermissionDeniedError: its key is not for that model, whether or not there is one; ModelNotFoundError.
-        """
-        if admitted is not None:
-            admitted.check_model(name or self.model)
-        self.find_adapter(name)
+        """Ends the processes that compile its grammars alone."""
+        if not self._shares_grammars:
+            self._grammars.close()
 
     def find_adapter(self, name: str | None) -> AdapterName | None:
         """What a request's `model` asks for; None: the model as it is. Raises: ModelNotFoundError."""
-        if not name or name == self.model:
+        if not name or name == self.model or name in self.aliases:
             return None
         content_hash = self.dispatcher.adapters.get(name)
         if content_hash is None:
@@ -290,9 +289,7 @@ class Service:
         return Call(request_id=request_id, model=model or self.model, jobs=tuple(jobs), route=route, started_s=now_s)
 
     def run(self, call: Call, admitted: Pass | None = None) -> "OpenCall":
-        """`admitted`: what counts its tokens. Raises: PermissionDeniedError: its key is not for the call's model."""
-        if admitted is not None:
-            admitted.check_model(call.model)
+        """`admitted`: what counts its tokens; whether its key is for the model, `Services` has seen."""
         return OpenCall(self, call, admitted)
 
 
@@ -304,6 +301,7 @@ class OpenCall:
         self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job, self._usage) for job in call.jobs]
         self._call = call
         self._pass = admitted
+        self._service = service
         self._metrics = service.metrics
         self._on_finished = service.on_finished
         self._first_s = 0.0  # when its first token was sent; 0: none was
@@ -319,6 +317,7 @@ class OpenCall:
         metrics = self._metrics
         if self._pass is not None:
             self._pass.use_tokens(self.usage.prompt_tokens)
+        self._service.num_open += 1
         metrics.open.inc()
         metrics.waiting.inc()
         has_begun = False
@@ -348,6 +347,7 @@ class OpenCall:
             if not has_begun:
                 metrics.waiting.dec()
             metrics.open.dec()
+            self._service.num_open -= 1
             self._count(status)
 
     def _measure(self, batch: Sequence[Delta]) -> None:

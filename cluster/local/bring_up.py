@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baton.errors import BatonError, ConfigError, UnavailableError
+from cluster.config.entries import fleets_of, named, with_each, with_shared
 from cluster.config.schema import AUTO, BatonConfig
 from cluster.host import ports, state
 from cluster.host.signals import uninterrupted
@@ -26,6 +27,7 @@ from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
 from cluster.local.doors_preflight import check_doors, check_doors_of_nodes, door_warnings, file_warnings
 from cluster.local.draft_preflight import check_draft
+from cluster.local.fleets import Applied, Fleets
 from cluster.local.health import wait_for_health
 from cluster.local.preflight import as_every_node, check_cores, check_device, check_model, warnings
 from cluster.models.find import find_draft, find_model
@@ -34,7 +36,6 @@ from workers.model.gguf.folder import find_gguf
 
 if TYPE_CHECKING:
     from cluster.fleet.client import ControllerClient
-    from cluster.fleet.plan import FleetPlan
     from cluster.fleet.status import FleetStatus
 
 POLL_S = 0.1
@@ -49,7 +50,8 @@ class Running:
     """What the user is told at the end."""
 
     cluster: ClusterState
-    served_name: str
+    served_name: str  # of the first model
+    shown: str  # of all models
     chats: bool  # its model has a chat template
     fresh: bool  # started now, not found running
     has_tls: bool = False
@@ -67,20 +69,14 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         UnavailableError: Something did not come up in time.
     """
     if not local_ray.external_address():
-        config = as_every_node(config)
+        config = with_each(config, as_every_node)
     with state.lock():
-        if config.model != AUTO:
-            if find_gguf(Path(config.model).expanduser()) is not None:
-                report(f"reading the header of {config.model}")  # seconds, the first time
-            model = find_model(config.model)
-            check_model(model, config)
-            if draft := find_draft(config):
-                check_draft(Path(draft), model, config)
+        for entry, fleet in fleets_of(config):
+            with named(entry):
+                _check_fleet(fleet, report)
         isa()  # a bad BATON_CPU_ISA would show when workers start
         if not local_ray.external_address():
             ports.check_host(config.http.host)
-            check_cores(config)
-            check_device(config)
             check_doors(config)
             for warning in (*warnings(config), *file_warnings(config)):
                 warn(warning)
@@ -94,6 +90,20 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
             report("clearing away what the last cluster left")
             local_ray.stop(found)
         return _Start(_with_free_ports(config), report, warn).first()
+
+
+def _check_fleet(config: BatonConfig, report: Report) -> None:
+    """Raises: ConfigError: its model cannot be served, or not on this machine where workers are to be here."""
+    if config.model != AUTO:
+        if find_gguf(Path(config.model).expanduser()) is not None:
+            report(f"reading the header of {config.model}")  # seconds, the first time
+        model = find_model(config.model)
+        check_model(model, config)
+        if draft := find_draft(config):
+            check_draft(Path(draft), model, config)
+    if not local_ray.external_address():
+        check_cores(config)
+        check_device(config)
 
 
 def serve_env(config: BatonConfig, folder: str) -> dict[str, str]:
@@ -122,25 +132,27 @@ class _Start:
         state.write(cluster)
         begin = time.monotonic()
         try:
-            plan = self._all(cluster)
+            applied = self._all(cluster)
         except BaseException:
             with uninterrupted():
                 self._clear()
             raise
         self._timings["in all"] = time.monotonic() - begin
-        return self._running(plan, fresh=True)
+        return self._running(applied, fresh=True)
 
     def change(self, cluster: ClusterState) -> Running:
         begin = time.monotonic()
         self._connect(cluster, serve_env(self._config, cluster.folder))
-        plan = self._fleet_and_ingress()
+        applied = self._fleet_and_ingress()
         self._timings["in all"] = time.monotonic() - begin
-        return self._running(plan, fresh=False)
+        return self._running(applied, fresh=False)
 
-    def _running(self, plan: "FleetPlan", *, fresh: bool) -> Running:
+    def _running(self, applied: Applied, *, fresh: bool) -> Running:
+        plan = applied.plans[0]
         return Running(
             cluster=_noted(),
             served_name=plan.config.served_name,
+            shown=", ".join(dict.fromkeys(row.served_name for row in applied.models)),
             chats=bool(ChatTemplates(Path(plan.model_path)).names),
             fresh=fresh,
             has_tls=plan.config.tls.is_on,
@@ -148,7 +160,7 @@ class _Start:
             timings=self._timings,
         )
 
-    def _all(self, cluster: ClusterState) -> "FleetPlan":
+    def _all(self, cluster: ClusterState) -> Applied:
         env = serve_env(self._config, cluster.folder)
         local_ray.prepare(cluster, env)
         imports = threading.Thread(target=self._import_ray)  # no daemon: an exit amid its imports would crash
@@ -167,7 +179,7 @@ class _Start:
     def _connect(self, cluster: ClusterState, env: dict[str, str]) -> None:
         local_ray.connect(cluster, namespace="baton", actors_env=env)
 
-    def _fleet_and_ingress(self) -> "FleetPlan":
+    def _fleet_and_ingress(self) -> Applied:
         from cluster.fleet import nodes, places
         from cluster.fleet.client import ControllerClient
 
@@ -177,11 +189,13 @@ class _Start:
         self._report("starting the controller")
         with self._timed("controller"):
             controller = ControllerClient.start(state.cluster_secret())
-            plan = controller.apply(self._config)
-        for warning in places.too_few_nodes(plan.config.pools, len(nodes.alive())):
-            self._warn(warning)
+            fleets = Fleets(controller, state.cluster_secret(), self._report)
+            applied = fleets.apply(self._config)
+        for plan in applied.plans:
+            for warning in places.too_few_nodes(plan.config.pools, len(nodes.alive())):
+                self._warn(warning)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingress") as pool:
-            ingress = pool.submit(self._deploy, plan)
+            ingress = pool.submit(self._deploy, applied)
             with self._timed("workers"):
                 self._wait_for_workers(controller, ingress)
             self._report("waiting for the ingress")
@@ -190,7 +204,9 @@ class _Start:
         with self._timed("health"):
             wants_certificate = bool(self._config.tls.client_ca)
             wait_for_health(f"{_noted().http}/health", HEALTH_TIMEOUT_S, wants_certificate=wants_certificate)
-        return plan
+        fleets.wait_until_served([model for model in applied.models if model.entry])
+        fleets.end_leaving()
+        return applied
 
     def _import_ray(self) -> None:
         """Half of it is reading files: done while Ray's processes start."""
@@ -201,15 +217,15 @@ class _Start:
         for name in ("ray", "ray.serve"):  # Serve sets its logger's level again when it starts; a filter stays
             logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)
 
-    def _deploy(self, plan: "FleetPlan") -> None:
+    def _deploy(self, applied: Applied) -> None:
         from cluster.fleet.client import CONTROLLER_NAME, NAMESPACE
         from cluster.ingress.app import deploy
 
         with self._timed("ingress (beside workers)"):
             deploy(
-                plan.config,
+                self._config,
+                models=applied.models,
                 secret=state.cluster_secret(),
-                model_path=plan.model_path,
                 namespace=NAMESPACE,
                 controller_name=CONTROLLER_NAME,
             )
@@ -217,11 +233,11 @@ class _Start:
     def _wait_for_workers(self, controller: "ControllerClient", ingress: Future[None]) -> None:
         deadline = time.monotonic() + self._config.health.start_timeout_s
         while True:
-            status = controller.status()
+            status = controller.status().staying()
             _raise_failure(status)
             if ingress.done():
                 ingress.result()
-            counts = ", ".join(f"{pool.role} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
+            counts = ", ".join(f"{pool.name} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
             waits = [pool.waits for pool in status.pools if pool.waits]
             missing = "; ".join([counts, *waits, *status.refused])
             self._report(f"starting workers: {missing}")
@@ -339,7 +355,7 @@ def _with_ports_of(config: BatonConfig, cluster: ClusterState) -> BatonConfig:
 
 
 def _with_ports(config: BatonConfig, http: int, grpc: int) -> BatonConfig:
-    return replace(config, http=replace(config.http, port=http), grpc=replace(config.grpc, port=grpc))
+    return with_shared(config, http=replace(config.http, port=http), grpc=replace(config.grpc, port=grpc))
 
 
 def _raise_failure(status: "FleetStatus") -> None:

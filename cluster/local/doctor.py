@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from baton.errors import BatonError, ConfigError
+from cluster.config.entries import fleets_of
 from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig, PoolConfig
 from cluster.host import ports, state
 from cluster.ingress.environment import find_haproxy
@@ -161,14 +162,15 @@ def _cores(config: BatonConfig) -> Check:
 
 
 def _memory(config: BatonConfig) -> Iterator[Check]:
-    check, weights = _model(config)
-    yield check
-    needed_by_drafts = 0
-    if config.pools.draft.model or config.wants_draft_model:
-        check, needed_by_drafts = _draft_model(config)
-        yield check
-    needed = sum(pool.workers * _worker_bytes(config, pool, weights) for _, pool in config.pools.serving())
-    needed += needed_by_drafts
+    needed = 0
+    for entry, fleet in fleets_of(config):
+        check, weights = _model(fleet)
+        yield _of_entry(check, entry)
+        if fleet.pools.draft.model or fleet.wants_draft_model:
+            check, needed_by_drafts = _draft_model(fleet)
+            yield _of_entry(check, entry)
+            needed += needed_by_drafts
+        needed += sum(pool.workers * _worker_bytes(fleet, pool, weights) for _, pool in fleet.pools.serving())
     available = psutil.virtual_memory().available
     needs = f"about {needed / 2**30:.1f} GiB needed by {_processes(config)}"
     found = f"{available / 2**30:.1f} GiB free, {needs}"
@@ -178,6 +180,10 @@ def _memory(config: BatonConfig) -> Iterator[Check]:
         yield Check(
             "memory", Verdict.BAD, found, "lower engine.memory, workers or ranks (pools.*), or end other programs"
         )
+
+
+def _of_entry(check: Check, entry: str) -> Check:
+    return replace(check, subject=f"{check.subject} of {entry}") if entry else check
 
 
 def _worker_bytes(config: BatonConfig, pool: PoolConfig, weights: int) -> int:
@@ -207,7 +213,7 @@ def _draft_model(config: BatonConfig) -> tuple[Check, int]:
 
 
 def _processes(config: BatonConfig) -> str:
-    num_workers = sum(pool.workers for _, pool in config.pools.by_name())
+    num_workers = sum(pool.workers for _, fleet in fleets_of(config) for _, pool in fleet.pools.by_name())
     num_ranks, _ = ranks_and_cores(config)
     return (
         f"{num_workers} workers" if num_ranks == num_workers else f"{num_workers} workers of {num_ranks} ranks in all"

@@ -3,6 +3,8 @@
 One Ray cluster holds one Baton cluster. Ray is imported when called; the caller has connected.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 from baton.errors import ConfigError
 from cluster.host import state
 from cluster.host.state import ClusterState
@@ -48,11 +50,24 @@ def end(drain_timeout_s: float, *, undeploy: bool = True) -> None:
     if controller is not None:
         if not controller.owner().is_same(Owner.here(state.cluster_secret())):
             return
+        end_further(drain_timeout_s)
+        controller.clear_models()
         controller.shutdown(drain_timeout_s)
     if undeploy:
         from cluster.ingress.app import undeploy as end_ingress
 
         end_ingress()
+
+
+def end_further(drain_timeout_s: float) -> None:
+    """The controllers of all models but the first, side by side."""
+    from cluster.fleet.client import further
+
+    controllers = further()
+    if not controllers:
+        return
+    with ThreadPoolExecutor(max_workers=len(controllers), thread_name_prefix="end") as pool:
+        list(pool.map(lambda controller: controller.shutdown(drain_timeout_s), controllers))
 
 
 def head_address() -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from baton.errors import UnavailableError
+from cluster.config.entries import with_each
 from cluster.config.schema import AUTO, BatonConfig
 from cluster.host import state
 from cluster.local import ray_node as local_ray
@@ -26,8 +27,13 @@ class KeptCluster:
         self._env: Mapping[str, str] = {}  # of the last connection
 
     def up(self, config: BatonConfig) -> None:
-        goes_on = self._find(config) and config.model == AUTO  # with the model that was chosen at its start
-        bring_up(draft_in_full(config) if goes_on else self._resolve(config), self._report, self._warn)
+        is_running = self._find(config)
+
+        def resolved(fleet: BatonConfig) -> BatonConfig:
+            """What runs goes on with the model that was chosen at its start."""
+            return draft_in_full(fleet) if fleet.model == AUTO and is_running else self._resolve(fleet)
+
+        bring_up(with_each(config, resolved), self._report, self._warn)
 
     def down(self) -> None:
         take_down(30.0, self._report)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from baton.errors import ConfigError
+from cluster.config.entries import fleets_of
 from cluster.config.schema import MODEL_DRAFTS, BatonConfig
 from cluster.host.cpus import usable
 from cluster.ingress.chat.model_formats import ModelFormats
@@ -103,6 +104,17 @@ def check_cores(config: BatonConfig) -> None:
 
 def warnings(config: BatonConfig) -> Iterator[str]:
     """What works on this machine, but not well."""
+    for entry, fleet in fleets_of(config):
+        yield from (f"models.{entry}.{text}" if entry else text for text in _warnings_of(fleet))
+    num_ranks, num_cores = ranks_and_cores(config)
+    if num_ranks > num_cores and config.device != "cuda" and not (config.device == "auto" and any(_gpus())):
+        yield (
+            f"pools: {num_ranks} ranks on {num_cores} cores: each wants a core of its own, those that share one slow "
+            "each other down; fewer workers or ranks are faster"
+        )
+
+
+def _warnings_of(config: BatonConfig) -> Iterator[str]:
     draft, method = config.pools.draft.model, config.speculation.method
     num_layers = config.pools.draft.layer_parallel
     if draft and method not in MODEL_DRAFTS:
@@ -112,17 +124,12 @@ def warnings(config: BatonConfig) -> Iterator[str]:
             f"pools.draft.layer_parallel: {num_layers} is not used, since pools.draft.workers is 0: each worker that "
             "decodes computes its draft model alone; give draft workers"
         )
-    num_ranks, num_cores = ranks_and_cores(config)
-    if num_ranks > num_cores and config.device != "cuda" and not (config.device == "auto" and any(_gpus())):
-        yield (
-            f"pools: {num_ranks} ranks on {num_cores} cores: each wants a core of its own, those that share one slow "
-            "each other down; fewer workers or ranks are faster"
-        )
 
 
 def ranks_and_cores(config: BatonConfig) -> tuple[int, int]:
-    """Ranks of all workers, and cores that this process may use at once."""
-    return sum(pool.workers * pool.num_ranks for _, pool in config.pools.by_name()), len(usable().cores)
+    """Ranks of all workers of all models, and cores that this process may use at once."""
+    pools = [pool for _, fleet in fleets_of(config) for _, pool in fleet.pools.by_name()]
+    return sum(pool.workers * pool.num_ranks for pool in pools), len(usable().cores)
 
 
 def _gpus() -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from baton.errors import BatonError, ConfigError
 from cluster.config.checks import check_draft_model
+from cluster.config.entries import with_each
 from cluster.config.schema import AUTO, DEFAULT_DRAFTS, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
 from cluster.models.download import Show
 from cluster.models.fetch import fetch
@@ -31,6 +33,10 @@ def resolve_config(config: BatonConfig, show: Show) -> BatonConfig:
         ConfigError, UnavailableError: A model that the config names cannot be fetched, or it asks for drafts by a model
             and there is none. A model that it leaves to us is replaced by a smaller one, and `show` says so.
     """
+    return with_each(config, partial(_resolved, show=show))
+
+
+def _resolved(config: BatonConfig, show: Show) -> BatonConfig:
     config = with_draft(_with_target(config, show))
     if config.pools.draft.model in FETCHED:
         fetch(config.pools.draft.model, show)

@@ -46,7 +46,7 @@ def _value(hint: Any, path: str) -> dict[str, Any]:
     if path in CHOICES:
         return {"enum": list(CHOICES[path])}
     kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType] or [hint]
-    if kinds[0] not in TYPES:
+    if kinds[0] not in TYPES or _is_mapping(hint):
         return _mapping_or_any(hint)
     allowed: dict[str, Any] = {"type": TYPES[kinds[0]]}
     if path in BOUNDS:
@@ -60,4 +60,8 @@ def _value(hint: Any, path: str) -> dict[str, Any]:
 
 def _mapping_or_any(hint: Any) -> dict[str, Any]:
     """Of a form of its own: Baton itself says what is wrong with it."""
-    return {"type": "object"} if typing.get_origin(hint) in (dict, Mapping) else {}
+    return {"type": "object"} if _is_mapping(hint) else {}
+
+
+def _is_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) in (dict, Mapping)

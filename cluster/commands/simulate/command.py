@@ -13,7 +13,7 @@ from cluster.commands.files import check_outputs, check_picture, tell_written, w
 from cluster.commands.flag_checks import check_unread
 from cluster.commands.load.options import ArrivalOptions
 from cluster.commands.option_groups import grouped
-from cluster.commands.options import ConfigPath, Overrides, load_config
+from cluster.commands.options import ConfigPath, ModelEntry, Overrides, load_one_model
 from cluster.commands.simulate.options import RunOptions, SimulateOutput
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def command(
     output: SimulateOutput,
     config: ConfigPath = None,
     overrides: Overrides = None,
+    entry: ModelEntry = None,
     model: Annotated[
         str | None, typer.Option(help="With --hardware: instead of the file's model.", rich_help_panel=COSTS)
     ] = None,
@@ -53,7 +54,7 @@ def command(
     costs.check()
     if costs.profile is not None:
         check_unread({"--model": model}, "--profile is of its own model")
-    inputs = read_inputs(load_config(config, overrides, model=model), costs, load, run)
+    inputs = read_inputs(load_one_model(config, overrides, entry=entry, model=model), costs, load, run)
     result = simulate(inputs.cluster, inputs.arrivals, seed=run.seed, faults=inputs.faults, spans=timeline is not None)
     report = summarize(result, inputs.cluster, inputs.slo)
     baseline = None

@@ -32,6 +32,7 @@ class MessagesBody:
     stream: bool = False
     max_tokens: int = 0
     shows_thoughts: bool = True
+    session: str = ""  # the user's id, whose chats stay with one version of a model
 
 
 def parse_body(sent: Mapping[str, Any]) -> MessagesBody:
@@ -53,6 +54,7 @@ def parse_body(sent: Mapping[str, Any]) -> MessagesBody:
         stream=flag(body.get("stream", False), "stream"),
         max_tokens=max_tokens,
         shows_thoughts=shows_thoughts,
+        session=body.get("metadata", {}).get("user_id") or "",
     )
 
 

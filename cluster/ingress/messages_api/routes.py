@@ -11,19 +11,18 @@ from cluster.ingress.keyed_paths import pass_of
 from cluster.ingress.messages_api.body import parse_body, parse_count_body
 from cluster.ingress.messages_api.message import MessageAnswer
 from cluster.ingress.request_ids import request_id_of
-from cluster.ingress.service import Service
+from cluster.ingress.services import Services
 from cluster.ingress.typed_response import TypedResponse
 
 
 class MessagesRoutes:
-    def __init__(self, service: Service, bodies: Bodies) -> None:
-        self._service = service
+    def __init__(self, services: Services, bodies: Bodies) -> None:
+        self._services = services
         self._bodies = bodies
 
     async def create(self, request: Request) -> Response:
-        service = self._service
         body = await self._bodies.read(request, parse_body)
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope), session=body.session)
         make = partial(service.chat_call, model=body.model, route="messages", stream=body.stream)
         call = await with_any_template(body.chat, make)
         shape = MessageAnswer(
@@ -38,13 +37,12 @@ class MessagesRoutes:
         return TypedResponse(service.run(call, pass_of(request.scope)), shape, stream=body.stream)
 
     async def count(self, request: Request) -> Response:
-        service = self._service
         body = await self._bodies.read(request, parse_count_body)
-        service.check_model(body.model, pass_of(request.scope))
+        service = self._services.of(body.model, pass_of(request.scope))
         return JSONResponse({"input_tokens": len(await with_any_template(body.chat, service.chat_token_ids))})
 
 
-def add_messages_routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
-    routes = MessagesRoutes(service, bodies)
+def add_messages_routes(app: FastAPI, services: Services, bodies: Bodies) -> None:
+    routes = MessagesRoutes(services, bodies)
     app.add_api_route("/v1/messages", routes.create, methods=["POST"], response_model=None)
     app.add_api_route("/v1/messages/count_tokens", routes.count, methods=["POST"], response_model=None)

@@ -14,6 +14,7 @@ from cluster.ingress.responses_api.items import parse_input
 from cluster.ingress.responses_api.text_format import parse_text
 from cluster.ingress.responses_api.tools import parse_tool_choice, parse_tools
 from cluster.ingress.sampling import SamplingOptions
+from cluster.ingress.session_of import session_of
 from cluster.ingress.thinking import EFFORTS, of_effort
 from cluster.ingress.turns import Turns
 
@@ -38,6 +39,7 @@ class ResponsesBody:
     sealed: bool
     groups: Mapping[str, tuple[str, str]]
     said: Mapping[str, Any] = field(default_factory=dict)
+    session: str = ""  # see `session_of`
 
 
 def parse_body(sent: Mapping[str, Any]) -> ResponsesBody:
@@ -55,6 +57,7 @@ def parse_body(sent: Mapping[str, Any]) -> ResponsesBody:
         sealed=SEALED in include,
         groups=tools.groups,
         said={**body, **{name: sent[name] for name in HARMLESS - {"store"} if sent.get(name) is not None}},
+        session=session_of(sent),
     )
 
 

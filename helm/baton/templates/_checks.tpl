@@ -3,6 +3,7 @@
 {{- define "baton.checks" -}}
 {{- $values := .Values -}}
 {{- $config := include "baton.userConfig" . | fromYaml -}}
+{{- if $config.models }}{{ fail "config.models: the chart makes groups of pods for the pools of one model; leave `models` out and set `model`, or install the chart once for each model" }}{{ end -}}
 {{- include "baton.checkDoors" (dict "root" . "config" $config) -}}
 {{- include "baton.checkPools" (dict "root" . "config" $config) -}}
 {{- include "baton.checkSecrets" . -}}

@@ -47,6 +47,7 @@ def test_by_the_schema(values: str, said: str) -> None:
         ("config.device=cpu,gpu.enabled=true", "gpu.enabled: true, but config.device is cpu"),
         ("config.http.node_resource=doors", "config.http.node_resource: doors, but pods with an ingress offer none"),
         ("config.kv.transport=shm", "config.kv.transport: shm joins workers of one host"),
+        ("config.models.v1.model=demo", "config.models: the chart makes groups of pods for the pools of one model"),
         ("config.pools.decode.cores[0][0]=1", "config.pools.decode.cores: a pod's cores"),
         ("groups.decode.autoscaling.maxWorkers=3", "of no use while autoscaling.enabled is false"),
         (
