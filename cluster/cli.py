@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "Pools, workers, blocks, requests and KV transfers of the running cluster.",
     "weights": "Share a model's requests among its versions, at once.",
     "switch": "Send a model's requests to one of its versions; and back.",
+    "drain": "Empty a node before maintenance; without one, list the nodes and what is on them.",
     "down": "Finish what runs, then end the cluster and every process of it.",
     "generate": "Continue a text.",
     "chat": "Talk to the model.",

@@ -99,6 +99,7 @@ class FakeWorker(WorkerServicer):
     script: Script = field(default_factory=Script)
     secret: str = SECRET
     draining: bool = False
+    model: str = ""
     num_blocks: int = 4096
     block_size: int = 16
     max_model_len: int = 8192
@@ -127,6 +128,7 @@ class FakeWorker(WorkerServicer):
             role=self.role,
             address=self._address,
             draining=self.draining,
+            model=self.model,
         )
 
     @property

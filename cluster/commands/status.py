@@ -108,7 +108,8 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
         if len(worker.ranks) > 1:
             for number, rank in enumerate(worker.ranks):
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
-    trouble = [Text(pool.waits, style="yellow") for pool in status.pools if pool.waits]
+    trouble = [*_rollout(status)]
+    trouble += [Text(pool.waits, style="yellow") for pool in status.pools if pool.waits]
     trouble += [Text(refused, style="red") for refused in status.refused]
     trouble += [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
@@ -131,6 +132,19 @@ def _model(model: "ModelStatus") -> "Iterator[Text]":
         )
     if model.error:
         yield Text(f"{model.entry}: {model.error}", style="red")
+
+
+def _rollout(status: "FleetStatus") -> "Iterator[Text]":
+    from rich.text import Text
+
+    if status.rollout is None:
+        return
+    done = f"{status.rollout.why}: {status.rollout.num_replaced} of {status.rollout.num_wanted} workers are as wanted"
+    if status.rollout.halted:
+        halted = f"halted, {status.rollout.halted}; `baton up` with a mended file goes on, with the old one goes back"
+        yield Text(f"{done}; {halted}", style="red")
+    else:
+        yield Text(done, style="yellow")
 
 
 def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":

@@ -18,7 +18,9 @@ def command(
 ) -> None:
     """Start a cluster and return when it answers; it goes on in the background until `baton down`.
 
-    Called again with a changed file, it starts or drains workers of the running cluster.
+    Called again with a changed file, it applies the change to the running cluster, and no request fails by it: workers
+    are started or drained, or replaced a few at a time, and so are the ingress's replicas. Called with the old file, it
+    goes back. What needs `baton down` first is refused by name.
 
     baton up
 

@@ -3,7 +3,7 @@ controller keeps it, ingress replicas follow it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.config.schema import BatonConfig
 
@@ -16,6 +16,7 @@ class ServedModel:
     controller: str  # name of the actor that keeps its workers
     config: BatonConfig  # of its fleet, nothing left to `auto`
     model_path: str  # a folder of the head node
+    workers_model: str = ""  # of those workers whose tokens are this model's, as in `WorkerEntry`; empty: all
     weight: float = 1.0  # of now, among versions of one served name
     file_weight: float = 1.0  # as the config that was applied says
     leaving: bool = False  # takes no requests any more; its workers finish what runs
@@ -26,8 +27,10 @@ class ServedModel:
         return self.config.shown_name
 
     def is_as(self, other: "ServedModel") -> bool:
-        """Whether what serves this serves the other too, weights aside."""
-        mine, its = ((row.controller, row.config, row.model_path) for row in (self, other))
+        """Whether what serves this serves the other too: weights, and what workers alone are told, aside."""
+        mine, its = (
+            (row.controller, _of_ingress(row.config), row.model_path, row.workers_model) for row in (self, other)
+        )
         return mine == its
 
     @property
@@ -45,6 +48,20 @@ class ModelTable:
 
     def staying(self) -> tuple[ServedModel, ...]:
         return tuple(model for model in self.models if not model.leaving)
+
+
+def _of_ingress(config: BatonConfig) -> BatonConfig:
+    """The same where ingress replicas need not be told anything new."""
+    plain = BatonConfig()
+    return replace(
+        config,
+        pools=plain.pools,
+        engine=plain.engine,
+        kv=plain.kv,
+        speculation=plain.speculation,
+        planner=plain.planner,
+        adapters=plain.adapters,
+    )
 
 
 def worker_prefix(entry: str, *, is_first: bool) -> str:

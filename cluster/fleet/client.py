@@ -10,9 +10,10 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from baton.errors import BatonError, ConfigError, UnavailableError
 from cluster.config.schema import BatonConfig
-from cluster.contracts.events import Event
+from cluster.contracts.events import Event, EventKind
 from cluster.contracts.served_model import ModelTable, ServedModel
 from cluster.fleet.controller import Controller
+from cluster.fleet.node_drain import NodeStatus
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner
 from cluster.fleet.plan import FleetPlan
@@ -111,6 +112,33 @@ class ControllerClient:
         """See `Controller.events`."""
         events: tuple[Event, ...] = _get(self.actor.events.remote(after), timeout_s)
         return events
+
+    def drain_node(self, name: str, *, undo: bool, timeout_s: float = CALL_TIMEOUT_S) -> str:
+        """See `Controller.drain_node`."""
+        node_id: str = _get(self.actor.drain_node.remote(name, undo), timeout_s)
+        return node_id
+
+    def nodes(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[NodeStatus, ...]:
+        found: tuple[NodeStatus, ...] = _get(self.actor.nodes.remote(), timeout_s)
+        return found
+
+    def plan(self, timeout_s: float = CALL_TIMEOUT_S) -> FleetPlan:
+        """What is wanted. Raises: UnavailableError: nothing is."""
+        plan: FleetPlan = _get(self.actor.plan.remote(), timeout_s)
+        return plan
+
+    def switched(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """See `Controller.switched`."""
+        _get(self.actor.switched.remote(), timeout_s)
+
+    def tell(self, kind: EventKind, subject: str, text: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Of what a command did."""
+        _get(self.actor.tell.remote(kind, subject, text), timeout_s)
+
+    def own_status(self, timeout_s: float = CALL_TIMEOUT_S) -> FleetStatus:
+        """Of its own model alone."""
+        status: FleetStatus = _get(self.actor.own_status.remote(), timeout_s)
+        return status
 
     def workers(self, timeout_s: float = CALL_TIMEOUT_S) -> list[WorkerEntry]:
         table: list[WorkerEntry] = _get(self.actor.workers.remote(), timeout_s)

@@ -20,27 +20,29 @@ from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConf
 from cluster.contracts.events import Event, EventKind, EventLog
 from cluster.contracts.served_model import ModelTable, ServedModel, worker_prefix
 from cluster.doors.budget import Ask, Grant, Ledger
-from cluster.fleet import nodes, plan
+from cluster.fleet import node_drain, nodes, plan
 from cluster.fleet.adapter_keeper import AdapterKeeper
+from cluster.fleet.adapters_of import adapters_of
 from cluster.fleet.beside import Beside
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
+from cluster.fleet.ingresses import Ingresses
 from cluster.fleet.models import Models, tell_first
+from cluster.fleet.node_drain import NodeStatus
 from cluster.fleet.owner import Owner
 from cluster.fleet.places import check_gpus
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord
+from cluster.fleet.rolling import Rolling
 from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
-from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, tick
-from cluster.models.adapters import find_adapters
+from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.adapters.adapter import AdapterSpec
 from workers.spec import Role
 
 TICK_S = 0.25
-INGRESS_TIMEOUT_S = 3.0  # a replica asks for the table twice a second
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Controller:
         self._models = Models(namespace, tell=self.tell)
         self._seats_changed = True
         self._ledger = Ledger()
-        self._ingresses: dict[str, float] = {}  # replica's id -> when it asked last
+        self._ingresses = Ingresses()
         self._wake = asyncio.Event()
         self._stopping = False
         self._drain_timeout_s: float | None = None  # of a shutdown; None: the config's
@@ -87,10 +89,13 @@ class Controller:
             prefix=self._prefix,
             beside=Beside(namespace),
         )
+        self._rolling = Rolling(
+            key=namespace, plan=self._wanted, crew=self._crew, seating=self._seating, tell=self.tell
+        )
         self._adapters = AdapterKeeper(
             plan=self._wanted,
             save=self._take,
-            workers=lambda: list(self._crew.workers.values()),
+            workers=lambda: [one for one in self._crew.workers.values() if self._rolling.serves_wanted_model(one)],
             spawn=self._crew.spawn,
         )
         if self._plan is not None:
@@ -116,15 +121,15 @@ class Controller:
             dtype=nodes.resolve_dtype(config.dtype, device),
             model_path=str(folder),
             draft_path=await asyncio.to_thread(find_draft, config),
-            adapters=self._plan.adapters if self._plan else await asyncio.to_thread(find_adapters, config, folder),
+            adapters=await asyncio.to_thread(adapters_of, config, folder, self._plan),
+            drained=self._plan.drained if self._plan is not None else (),
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), new.gpus(role, around, self._seating.num_beside()))
-        self._take(new)
+        self._turn_to(new, "the change of the config")
         self._stopping = False
-        self._wake.set()
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
         self.tell(EventKind.CONFIG, "config", "a config was applied")
         return new
@@ -144,6 +149,14 @@ class Controller:
     async def events(self, after: int = 0) -> tuple[Event, ...]:
         """What happened since event `after`, as far as it is kept."""
         return self._events.after(after)
+
+    def _turn_to(self, new: FleetPlan, why: str) -> None:
+        """The change is kept before the plan: a controller that dies in between has nothing to replace."""
+        before, self._plan = self._plan, new
+        if before is not None:
+            self._rolling.begin(before, why)
+        plan.save(self._namespace, new)
+        self._wake.set()
 
     def _take(self, new: FleetPlan) -> None:
         plan.save(self._namespace, new)
@@ -175,10 +188,10 @@ class Controller:
     async def owner(self) -> Owner:
         return self._owner
 
-    async def workers(self, ingress_id: str = "") -> list[WorkerEntry]:
-        """The workers that serve, those that drain included. `ingress_id`: of the ingress replica that asks."""
+    async def workers(self, ingress_id: str = "", node_id: str = "") -> list[WorkerEntry]:
+        """The workers that serve, those that drain included. For an ingress replica, on a node, that asks."""
         if ingress_id:
-            self._ingresses[ingress_id] = time.monotonic()
+            self._ingresses.ask(ingress_id, node_id, time.monotonic())
         entries = (worker.entry() for worker in self._crew.workers.values())
         return [replace(entry, worker_id=f"{self._prefix}{entry.worker_id}") for entry in entries if entry is not None]
 
@@ -188,7 +201,6 @@ class Controller:
 
     async def models(self, ingress_id: str, version: int, num_open: Mapping[str, int]) -> ModelTable | None:
         """See `ModelBook.hear`."""
-        self._ingresses[ingress_id] = time.monotonic()
         return self._models.book.hear(ingress_id, version, num_open, time.monotonic())
 
     async def model_table(self) -> ModelTable:
@@ -216,12 +228,41 @@ class Controller:
     async def clear_models(self) -> None:
         self._models.book.clear()
 
+    async def switched(self) -> None:
+        """The ingress asks the workers of another model from now on: those of the old one may go."""
+        self._rolling.switched()
+
+    async def drain_node(self, name: str, undo: bool) -> str:
+        """No worker is placed on it from now on, and those that are there are replaced elsewhere.
+
+        Returns: its id. Raises: InvalidRequestError: there is no such node, or it cannot be empty.
+        """
+        self._check_running()
+        around = nodes.alive()
+        node = node_drain.find_node(name, around)
+        new = node_drain.with_drained(self._wanted(), node, around, undo=undo)
+        self._turn_to(new, f"emptying node {node.address}")
+        self.tell(EventKind.NODE, node.address, "may have workers again" if undo else "is to be empty")
+        return node.node_id
+
+    async def nodes(self) -> tuple[NodeStatus, ...]:
+        workers, ingresses = self._crew.workers.values(), self._ingresses.nodes(time.monotonic())
+        return node_drain.statuses(nodes.alive(), self._wanted(), workers, ingresses, prefix=self._prefix)
+
+    async def plan(self) -> FleetPlan:
+        """Raises: UnavailableError: nothing is wanted."""
+        self._check_running()
+        return self._wanted()
+
     async def status(self) -> FleetStatus:
         """Of all models, where this controller is the first; else of its own."""
-        return await self._models.status(self.own_status(), self._num_ingresses())
+        return await self._models.status(self._own_status())
 
-    def own_status(self) -> FleetStatus:
+    async def own_status(self) -> FleetStatus:
         """Of its own fleet."""
+        return self._own_status()
+
+    def _own_status(self) -> FleetStatus:
         desired = self._desired()
         pools = tuple(
             PoolStatus(
@@ -234,10 +275,12 @@ class Controller:
             ready=self._plan is not None and all(pool.is_whole for pool in pools if pool.serves),
             config=dump(self._plan.config) if self._plan else "",
             model_path=self._plan.model_path if self._plan else "",
-            num_ingress_replicas=self._num_ingresses(),
+            num_ingress_replicas=len(self._ingresses.nodes(time.monotonic())),
             pools=pools,
             workers=tuple(self._worker_status(worker) for worker in self._crew.workers.values()),
             refused=self._seating.refused,
+            rollout=self._rolling.status(desired, time.monotonic()) if self._plan else None,
+            drained=self._plan.drained if self._plan else (),
         )
 
     def _worker_status(self, worker: WorkerRecord) -> WorkerStatus:
@@ -252,6 +295,7 @@ class Controller:
         self._stopping = True
         self._drain_timeout_s = drain_timeout_s
         plan.forget(self._namespace)
+        self._rolling.forget()
         self._wake.set()
         deadline = time.monotonic() + drain_timeout_s + 2 * STOP_TIMEOUT_S
         while self._crew.live and time.monotonic() < deadline:  # noqa: ASYNC110, many tasks end it
@@ -283,8 +327,8 @@ class Controller:
             return
         for action in self._decide():
             match action:
-                case Start(role, index, num_failures):
-                    self._crew.start(role, index, num_failures, self._seating)
+                case Start():
+                    self._rolling.start(action)
                 case Drain(name):
                     self._crew.drain(name)
                 case Stop(name):
@@ -298,8 +342,7 @@ class Controller:
         self._adapters.mend()
 
     def _decide(self) -> list[Action]:
-        observed = [worker.observed() for worker in self._crew.workers.values()]
-        return tick(self._desired(), observed, self._limits(), time.monotonic()) if self._plan else []
+        return self._rolling.decide(self._desired(), self._limits(), time.monotonic()) if self._plan else []
 
     def _desired(self) -> dict[Role, int]:
         return {} if self._plan is None or self._stopping else self._plan.desired
@@ -317,8 +360,3 @@ class Controller:
     def _wanted(self) -> FleetPlan:
         assert self._plan is not None
         return self._plan
-
-    def _num_ingresses(self) -> int:
-        now_s = time.monotonic()
-        self._ingresses = {one: at_s for one, at_s in self._ingresses.items() if now_s - at_s < INGRESS_TIMEOUT_S}
-        return len(self._ingresses)

@@ -1,13 +1,12 @@
 """The workers of one controller: starts them, watches each from its start to its end, and ends them.
 
-Invariant: at most one live worker per slot; of a slot's last worker the record stays until the slot is not wanted.
+Invariant: at most one live worker per slot and side; of its last worker the record stays until the slot is not wanted.
 Which workers there shall be, and where, is the controller's to say.
 """
 
 import asyncio
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -18,10 +17,12 @@ from ray.util.placement_group import PlacementGroup
 from baton.errors import BatonError, UnavailableError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet import launch
+from cluster.fleet.generation import Generation
+from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord, first_line
 from cluster.fleet.seating import Seating
 from cluster.fleet.status import RankStatus
-from cluster.fleet.tick import LIVE, FleetLimits, WorkerPhase, worker_id
+from cluster.fleet.tick import LIVE, FleetLimits, Start, WorkerPhase, worker_id
 from workers.spec import Role
 
 PING_S = 0.5
@@ -69,16 +70,22 @@ class Crew:
     def num_ready(self, role: Role) -> int:
         return sum(worker.role is role and worker.phase is WorkerPhase.READY for worker in self.workers.values())
 
-    def start(self, role: Role, index: int, num_failures: int, seating: Seating) -> None:
-        """A new worker for a slot whose last one is gone; it waits until `seating` has places for it."""
-        now_s, name = time.monotonic(), worker_id(role, index)
-        old, incarnation = self.workers.get(name), secrets.token_hex(4)
+    def start(self, start: Start, generation: Generation, seating: Seating, *, plan: FleetPlan | None = None) -> None:
+        """A new worker for a slot and side whose last one is gone; it waits until `seating` has places for it.
+
+        Args:
+            plan: What it is started by, where that is not what is wanted.
+        """
+        now_s, name = time.monotonic(), worker_id(start.role, start.index, start.beside)
+        old = self.workers.get(name)
         worker = WorkerRecord(
             worker_id=name,
-            role=role,
-            index=index,
-            incarnation=incarnation,
-            num_failures=num_failures,
+            role=start.role,
+            index=start.index,
+            beside=start.beside,
+            incarnation=generation.incarnation(),
+            num_failures=start.num_failures,
+            plan=plan,
             entered_s=now_s,
             heard_s=now_s,
             error=old.error if old else "",
@@ -91,7 +98,7 @@ class Crew:
         """Takes over the workers that an earlier controller started."""
         now_s = time.monotonic()
         for found in launch.find(self._namespace):
-            name = worker_id(found.role, found.index)
+            name = worker_id(found.role, found.index, found.beside)
             if name in self.workers:
                 launch.end(found.launched)
                 continue
@@ -100,6 +107,7 @@ class Crew:
                     worker_id=name,
                     role=found.role,
                     index=found.index,
+                    beside=found.beside,
                     incarnation=found.incarnation,
                     num_failures=0,
                     entered_s=now_s,
@@ -114,7 +122,7 @@ class Crew:
     def clear(self) -> None:
         """Ends what is left of a cluster that is wanted no more: an earlier controller died while it ended it."""
         for found in launch.find(self._namespace):
-            logger.info("ended what was left worker_id=%s", worker_id(found.role, found.index))
+            logger.info("ended what was left worker_id=%s", worker_id(found.role, found.index, found.beside))
             launch.end(found.launched)
 
     def _take(self, worker: WorkerRecord) -> None:
@@ -137,12 +145,21 @@ class Crew:
             await asyncio.wait(self._stops)
 
     def forget_unwanted(self, desired: Mapping[Role, int]) -> None:
-        """Slots that are wanted no more, once their worker has ended."""
+        """Slots that are wanted no more, once their worker has ended, and workers that were stopped for another."""
+        filled = {(worker.role, worker.index) for worker in self.live}
         self.workers = {
             name: worker
             for name, worker in self.workers.items()
-            if worker.phase in LIVE or worker.index < desired.get(worker.role, 0)
+            if worker.phase in LIVE
+            or (
+                worker.index < desired.get(worker.role, 0)
+                and (worker.phase is WorkerPhase.FAILED or (worker.role, worker.index) not in filled)
+            )
         }
+
+    def forget_failures(self) -> None:
+        """What is wanted from now on has not failed yet."""
+        self.workers = {name: worker for name, worker in self.workers.items() if worker.phase in LIVE}
 
     def forgive(self, late_s: float) -> None:
         """A turn that came so late (a paused machine) held the workers' answers up too: no silence of theirs."""

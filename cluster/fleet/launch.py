@@ -25,9 +25,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.fleet.needs import NUM_CPUS, Need
 from cluster.fleet.nodes import Node
 from cluster.fleet.shell import WorkerShell
+from cluster.fleet.tick import BESIDE
 from workers.spec import Role, WorkerSpec
 
 PREFIX = "baton-worker-"
+NODE_LABEL = "ray.io/node-id"  # of every node, given by Ray
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +49,13 @@ class Wish:
     Attributes:
         targets: Of each rank, the node it had best have; empty: any that has what is needed, now or later.
         spread: Each rank on its own target; else all on one node, which is a wish, not a condition.
+        drained: Ids of nodes where no rank is to be, whatever room they have.
     """
 
     need: Need
     targets: Sequence[Node]
     spread: bool
+    drained: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class FoundWorker:
 
     role: Role
     index: int
+    beside: bool
     incarnation: str
     launched: Launched
 
@@ -77,13 +82,14 @@ def reserve(wish: Wish, worker_id: str, incarnation: str, *, namespace: str) -> 
     """Asks for all places of a worker, or none. Returns at once; `where` tells."""
     need, spread = wish.need, wish.spread
     pinned = wish.targets if spread and wish.targets else [None] * need.num_ranks
+    labels = dict(need.labels) | ({NODE_LABEL: f"!in({','.join(wish.drained)})"} if wish.drained else {})
     group: PlacementGroup = placement_group(
         [_bundle(need, node) for node in pinned],
         strategy="SPREAD" if spread else "STRICT_PACK",
         name=f"{namespace}/{_actor_name(worker_id, incarnation)}",
         lifetime="detached",
         _soft_target_node_id=None if spread or not wish.targets else wish.targets[0].node_id,
-        bundle_label_selector=[dict(need.labels)] * need.num_ranks if need.labels else None,
+        bundle_label_selector=[labels] * need.num_ranks if labels else None,
     )
     return group
 
@@ -141,7 +147,13 @@ def find(namespace: str) -> Iterator[FoundWorker]:
             end(launched)
             continue
         role, index, incarnation = name.removeprefix(PREFIX).rsplit("-", 2)
-        yield FoundWorker(role=Role(role), index=int(index), incarnation=incarnation, launched=launched)
+        yield FoundWorker(
+            role=Role(role),
+            index=int(index.removesuffix(BESIDE)),
+            beside=index.endswith(BESIDE),
+            incarnation=incarnation,
+            launched=launched,
+        )
     for group in groups.values():
         remove_placement_group(group)
 

@@ -50,6 +50,8 @@ def merged(
         workers=tuple(worker for fleet in known.values() for worker in fleet.workers),
         refused=tuple(dict.fromkeys(line for fleet in known.values() for line in fleet.refused)),
         models=models,
+        rollout=next((fleet.rollout for fleet in known.values() if fleet.rollout is not None), None),
+        drained=tuple(dict.fromkeys(node_id for fleet in known.values() for node_id in fleet.drained)),
     )
 
 

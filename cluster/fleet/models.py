@@ -57,7 +57,7 @@ class Models:
         now_s = time.monotonic()
         return self.book.is_followed(now_s) and not self.book.num_open(entry, now_s)
 
-    async def status(self, own: FleetStatus, num_ingress_replicas: int) -> FleetStatus:
+    async def status(self, own: FleetStatus) -> FleetStatus:
         """Of all models; `own`: of the first controller's workers."""
         rows = {row.entry: row for row in self.book.table.models if row.entry}
         if not rows:
@@ -69,7 +69,7 @@ class Models:
             rows,
             {entry: answers[row.controller] for entry, row in rows.items()},
             {entry: self.book.num_open(entry, now_s) for entry in rows},
-            num_ingress_replicas,
+            own.num_ingress_replicas,
         )
 
     async def _ask(self, name: str, own: FleetStatus) -> FleetStatus | None:
@@ -79,7 +79,7 @@ class Models:
         try:
             if name not in self._controllers:
                 self._controllers[name] = await asyncio.to_thread(ray.get_actor, name, namespace=self._namespace)
-            reference = self._controllers[name].status.remote()
+            reference = self._controllers[name].own_status.remote()
             status: FleetStatus = await asyncio.wait_for(asyncio.wrap_future(reference.future()), STATUS_TIMEOUT_S)
         except (RayError, ValueError, TimeoutError) as error:
             self._controllers.pop(name, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from baton.errors import ConfigError
+from cluster.config.effects import Effect, effect_of
 from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import AnyPool, BatonConfig
 from cluster.fleet.nodes import Node, gpu_share
@@ -30,6 +31,7 @@ class FleetPlan:
     model_path: str
     draft_path: str = ""  # of the model that drafts; empty: none does
     adapters: tuple[AdapterSpec, ...] = ()  # LoRA, that every worker has: the config's, and what was loaded since
+    drained: tuple[str, ...] = ()  # ids of nodes where no worker is to be
 
     @property
     def desired(self) -> dict[Role, int]:
@@ -88,54 +90,40 @@ class NeedsDownError(ConfigError):
 
 
 def check_change(old: FleetPlan, new: FleetPlan) -> None:
-    """Raises: NeedsDownError: `new` changes more than a running cluster follows, its pools' worker counts."""
+    """Raises: NeedsDownError: `new` changes what was settled when the cluster's ports were opened."""
     before, after = flatten(old.config), flatten(new.config)
-    changed = [key for key in before if before[key] != after[key] and not _may_change(key)]
+    changed = [key for key in before if before[key] != after[key] and effect_of(key) is Effect.DOWN]
     if changed:
         key = changed[0]
         more = f" (and {', '.join(changed[1:])})" if changed[1:] else ""
-        if key == "auth.keys":
-            raise NeedsDownError(
-                f"{key}: cannot change while the cluster runs{more}; run `baton down` first, or keep keys in "
-                "auth.keys_file, which is read again when it changes"
-            )
         raise NeedsDownError(
             f"{key}: {before[key]!r} cannot become {after[key]!r} while the cluster runs{more}; run `baton down` first"
         )
-    modes = [bool(plan.config.pools.mixed.workers) for plan in (old, new)]
-    if modes[0] is not modes[1]:
-        raise NeedsDownError(
-            "pools: mixed and separate pools cannot change places on a running cluster; run `baton down`"
-        )
-    counts = [plan.config.pools.draft.workers for plan in (old, new)]
-    if bool(counts[0]) is not bool(counts[1]):
-        raise NeedsDownError(
-            f"pools.draft.workers: {counts[0]} cannot become {counts[1]} while the cluster runs: workers that decode "
-            "are started either with a draft model of their own or for draft workers; run `baton down` first"
-        )
-
-
-def _may_change(key: str) -> bool:
-    return key.startswith("pools.") and key.endswith((".workers", ".cores"))
 
 
 def save(key: str, plan: FleetPlan) -> None:
-    fields = {"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path}
-    text = json.dumps({**fields, "adapters": [asdict(adapter) for adapter in plan.adapters]})
-    _internal_kv_put(key.encode(), text.encode(), overwrite=True, namespace=_KV_NAMESPACE)
+    _internal_kv_put(key.encode(), to_text(plan).encode(), overwrite=True, namespace=_KV_NAMESPACE)
 
 
 def load_saved(key: str) -> FleetPlan | None:
     raw = _internal_kv_get(key.encode(), namespace=_KV_NAMESPACE)
-    if not raw:
-        return None
-    saved = json.loads(raw)
-    config = loads(saved["config"])
+    return from_text(raw.decode()) if raw else None
+
+
+def to_text(plan: FleetPlan) -> str:
+    fields = {"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path}
+    adapters = [asdict(adapter) for adapter in plan.adapters]
+    return json.dumps({**fields, "adapters": adapters, "drained": plan.drained})
+
+
+def from_text(text: str) -> FleetPlan:
+    saved = json.loads(text)
     return FleetPlan(
-        config=config,
+        config=loads(saved["config"]),
         model_path=saved["model_path"],
         draft_path=saved["draft_path"],
         adapters=tuple(AdapterSpec(**adapter) for adapter in saved["adapters"]),
+        drained=tuple(saved["drained"]),
     )
 
 
@@ -151,9 +139,10 @@ def resolve(
     model_path: str,
     draft_path: str = "",
     adapters: tuple[AdapterSpec, ...] = (),
+    drained: tuple[str, ...] = (),
 ) -> FleetPlan:
     resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
-    return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path, adapters=adapters)
+    return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path, adapters=adapters, drained=drained)
 
 
 def worker_spec(

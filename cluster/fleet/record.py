@@ -1,4 +1,4 @@
-"""The controller's row of one slot: its last worker, and the moves that are legal for it."""
+"""The controller's row of one slot and side: its last worker, and the moves that are legal for it."""
 
 import logging
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ from typing import Any
 from ray.exceptions import ActorDiedError
 
 from baton.v1.worker_pb2 import WorkerState
+from cluster.fleet.generation import Generation
 from cluster.fleet.launch import Launched
+from cluster.fleet.plan import FleetPlan
 from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import COUNTS, LISTS, RankStatus, WorkerStatus
 from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class WorkerRecord:
-    """The last worker of one slot."""
+    """The last worker of one slot and side."""
 
     worker_id: str
     role: Role
@@ -28,6 +30,8 @@ class WorkerRecord:
     num_failures: int
     entered_s: float
     heard_s: float
+    beside: bool = False
+    plan: FleetPlan | None = None  # that it is started by, where that is not the one which is wanted
     phase: WorkerPhase = WorkerPhase.WAITING
     launched: Launched | None = None  # None: nothing was asked of Ray yet
     ranks: tuple[RankStatus, ...] = ()
@@ -38,6 +42,10 @@ class WorkerRecord:
     refusal: str = ""  # why places that it was given could not be used; while it waits
     error: str = ""
     error_is_final: bool = False
+
+    @property
+    def generation(self) -> Generation:
+        return Generation.in_name(self.incarnation)
 
     @property
     def cores(self) -> tuple[int, ...]:
@@ -61,6 +69,8 @@ class WorkerRecord:
             heard_s=self.heard_s,
             since_progress_s=self.state.since_progress_s if self.state else 0.0,
             num_failures=self.num_failures,
+            beside=self.beside,
+            is_final=self.error_is_final,
         )
 
     def move(self, phase: WorkerPhase, now_s: float) -> None:
@@ -89,6 +99,8 @@ class WorkerRecord:
             role=self.role,
             address=self.facts.address,
             draining=self.phase is WorkerPhase.DRAINING,
+            model=self.generation.model,
+            family=self.generation.family,
         )
 
     def status(self, now_s: float) -> WorkerStatus:

@@ -1,6 +1,6 @@
 """Finds each new worker its places: which nodes it had best ask Ray for, and what runs there once Ray has answered."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from baton.errors import UnavailableError
@@ -26,7 +26,7 @@ class Seating:
 
     Args:
         plan: What is wanted now.
-        workers: The last worker of each slot.
+        workers: The last worker of each slot and side.
         worker_env: Of every worker's process.
         prefix: Before the ids of workers, as others know them.
         beside: What other models hold of the nodes; None: there are none.
@@ -51,6 +51,11 @@ class Seating:
         self._others: dict[str, Seats] = {}  # by namespace, as of the last look
         self._terrain = Terrain()
 
+    def fits_without(self, worker: WorkerRecord, going: Collection[WorkerRecord]) -> bool:
+        """Whether a worker that waits would have its places if `going` were gone."""
+        pool = self._pool(worker)
+        return bool(self._ground(worker, without=going).targets(worker.worker_id, worker.role.value, pool))
+
     async def wish(self, worker: WorkerRecord, *, pinned: bool = True) -> launch.Wish:
         """What to ask Ray for; the worker's ranks count on their targets from now on.
 
@@ -65,7 +70,8 @@ class Seating:
         targets = ground.targets(worker.worker_id, worker.role.value, pool) if pinned or not spread else ()
         worker.ranks = tuple(RankStatus(node_id=node_id) for node_id in targets)
         by_id = {node.node_id: node for node in ground.nodes}
-        return launch.Wish(need=need, targets=[by_id[node_id] for node_id in targets], spread=spread)
+        nodes = [by_id[node_id] for node_id in targets]
+        return launch.Wish(need=need, targets=nodes, spread=spread, drained=self._drained)
 
     async def settle(self, worker: WorkerRecord, node_ids: Sequence[str]) -> list[launch.RankPlace]:
         """What each rank runs with on the nodes that Ray gave, the leader first; the record's ranks say it too.
@@ -75,6 +81,8 @@ class Seating:
         await self._learn()
         usable = {node.node_id for node in self._terrain.usable}
         for node_id in node_ids:
+            if node_id in self._drained:
+                raise UnavailableError(f"node {node_id[:8]} has it and is drained; see `baton drain`")
             if node_id not in usable:
                 raise UnavailableError(self._terrain.why_not(node_id))
         ground = self._seat(worker, node_ids)
@@ -87,8 +95,9 @@ class Seating:
 
         Returns: the ground as it found it.
         """
+        replaced = [other for other in self._workers() if (other.role, other.index) == (worker.role, worker.index)]
         for _ in range(MAX_SEATINGS):
-            ground = self._ground(worker)
+            ground = self._ground(worker, without=replaced)  # it inherits their cores
             address = {node.node_id: node.address for node in ground.nodes}
             ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
             worker.ranks = tuple(replace(rank, node=address[rank.node_id]) for rank in ranks)
@@ -144,8 +153,15 @@ class Seating:
         if self._beside is not None:
             self._others = self._beside.others()
 
+    @property
+    def _drained(self) -> tuple[str, ...]:
+        return self._get_plan().drained
+
+    def _plan_of(self, worker: WorkerRecord) -> FleetPlan:
+        return worker.plan or self._get_plan()
+
     def _pool(self, worker: WorkerRecord) -> AnyPool:
-        return self._get_plan().pool(worker.role)
+        return self._plan_of(worker).pool(worker.role)
 
     def _need(self, role: Role) -> Need:
         wanted = self._get_plan()
@@ -155,16 +171,16 @@ class Seating:
     def _live(self) -> list[WorkerRecord]:
         return [worker for worker in self._workers() if worker.phase in LIVE]
 
-    def _ground(self, worker: WorkerRecord) -> Ground:
-        """As one worker finds it: it does not count itself."""
-        wanted, others = self._get_plan(), summed(self._others.values())
+    def _ground(self, worker: WorkerRecord, without: Collection[WorkerRecord] = ()) -> Ground:
+        """As one worker finds it: it does not count itself, nor those `without`."""
+        wanted, others = self._plan_of(worker), summed(self._others.values())
         return Ground(
-            nodes=self._terrain.usable,
+            nodes=[node for node in self._terrain.usable if node.node_id not in self._drained],
             cores=self._terrain.cores,
             taken=[
                 Taken(worker_id=other.worker_id, role=other.role.value, rank=rank)
                 for other in self._live()
-                if other is not worker
+                if other is not worker and other not in without
                 for rank in other.ranks
             ]
             + others.taken(),
@@ -177,7 +193,7 @@ class Seating:
         mine, others = worker.ranks[rank], (*worker.ranks[:rank], *worker.ranks[rank + 1 :])
         node = next(node for node in ground.nodes if node.node_id == mine.node_id)
         spec = plan.worker_spec(
-            self._get_plan(),
+            self._plan_of(worker),
             f"{self._prefix}{worker.worker_id}",
             worker.role,
             cores=mine.cores,

@@ -134,7 +134,20 @@ class PoolStatus:
 
     @property
     def is_whole(self) -> bool:
-        return self.num_ready == self.num_desired
+        """While workers are replaced there may be more than are wanted."""
+        return self.num_ready >= self.num_desired
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatus:
+    """Of a change that is under way, or halted."""
+
+    why: str
+    num_replaced: int  # workers that are as wanted, of so many
+    num_wanted: int
+    halted: str = ""  # why nothing more is replaced; empty: it goes on
+    holds_old: bool = False  # the old workers have another model, and serve until the ingress has turned to the new
+    may_switch: bool = False  # it may turn: all new workers are there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +187,9 @@ class FleetStatus:
             pools=tuple(pool for pool in self.pools if pool.model not in leaving),
             workers=tuple(worker for worker in self.workers if worker.model not in leaving),
         )
+
+    rollout: RolloutStatus | None = None
+    drained: tuple[str, ...] = ()  # ids of nodes that are to be empty
 
     @property
     def answers(self) -> bool:

@@ -1,7 +1,8 @@
 """Decides what the fleet does next: desired counts and observed workers in, actions out. No I/O, no clock.
 
-A slot is a place in a pool, named by its worker id ("decode-0"); a worker is one incarnation that fills it.
-Invariant: at most one live worker per slot, so a slot is started again only when its last worker is gone.
+A slot is a place in a pool, named by its worker id ("decode-0"); a worker is one incarnation that fills it. While one
+that still serves is replaced, its successor stands beside it ("decode-0b"): `rollout` says which, and when.
+Invariant: at most one live worker per slot and side; an empty slot is started again when its last workers are gone.
 """
 
 import enum
@@ -28,6 +29,7 @@ LEGAL_MOVES: Mapping[WorkerPhase, frozenset[WorkerPhase]] = {
     WorkerPhase.STOPPED: frozenset(),
     WorkerPhase.FAILED: frozenset(),
 }
+BESIDE = "b"  # ends the id of a worker that took over from one which still served
 LIVE = frozenset({WorkerPhase.WAITING, WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.DRAINING})
 
 
@@ -49,16 +51,30 @@ class FleetLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The last worker of one slot."""
+    """The last worker of one slot and side.
+
+    Attributes:
+        entered_s: When it entered its phase.
+        heard_s: Its last answer.
+        since_progress_s: As it reported.
+        num_failures: Of the slot and side, in a row, this worker's own included.
+        outdated: Started with something else than is wanted now, or on a node that is to be empty.
+        is_final: Its error is one that another start cannot help.
+        may_displace: It has waited for its places, and would have some if those that are to go were gone.
+    """
 
     worker_id: str
     role: Role
     index: int  # of the slot in its pool
     phase: WorkerPhase
-    entered_s: float  # when it entered its phase
-    heard_s: float  # its last answer
-    since_progress_s: float = 0.0  # as it reported
-    num_failures: int = 0  # of the slot, in a row, this worker's own included
+    entered_s: float
+    heard_s: float
+    since_progress_s: float = 0.0
+    num_failures: int = 0
+    beside: bool = False
+    outdated: bool = False
+    is_final: bool = False
+    may_displace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ class Start:
     role: Role
     index: int
     num_failures: int  # of the slot so far
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +108,8 @@ class Replace:
 Action = Start | Drain | Stop | Replace
 
 
-def worker_id(role: Role, index: int) -> str:
-    return f"{role}-{index}"
+def worker_id(role: Role, index: int, beside: bool = False) -> str:
+    return f"{role}-{index}{BESIDE if beside else ''}"
 
 
 def backoff_s(role: Role, num_failures: int, limits: FleetLimits) -> float:
@@ -108,23 +125,32 @@ def tick(desired: Mapping[Role, int], observed: Iterable[Observed], limits: Flee
 
     Args:
         desired: Workers per role; a role that is absent has none.
-        observed: The last worker of each slot that ever had one.
+        observed: The last worker of each slot and side that ever had one.
     """
     by_id = {worker.worker_id: worker for worker in observed}
     actions: list[Action] = []
     for role in Role:
         for index in range(desired.get(role, 0)):
-            worker = by_id.get(worker_id(role, index))
-            if worker is None:
+            sides = (by_id.get(worker_id(role, index)), by_id.get(worker_id(role, index, True)))
+            workers = [worker for worker in sides if worker is not None]
+            if any(worker.phase in LIVE for worker in workers):
+                continue
+            last = max(workers, key=lambda worker: worker.entered_s, default=None)
+            if last is None:
                 actions.append(Start(role, index, 0))
-            elif worker.phase not in LIVE and now_s >= worker.entered_s + backoff_s(role, worker.num_failures, limits):
-                actions.append(Start(role, index, worker.num_failures))
+            elif may_start(last, limits, now_s):
+                actions.append(Start(role, index, last.num_failures))
     for worker in by_id.values():
         wanted = worker.index < desired.get(worker.role, 0)
         action = _of_live(worker, wanted, limits, now_s)
         if action is not None:
             actions.append(action)
     return actions
+
+
+def may_start(ended: Observed, limits: FleetLimits, now_s: float) -> bool:
+    """Whether the wait after a worker's end is over."""
+    return now_s >= ended.entered_s + backoff_s(ended.role, ended.num_failures, limits)
 
 
 def _of_live(worker: Observed, wanted: bool, limits: FleetLimits, now_s: float) -> Action | None:

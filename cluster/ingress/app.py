@@ -7,8 +7,9 @@ are imported when called, because Serve reads its environment (`serve_environmen
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,16 @@ from cluster.ingress.controller_link import (
     SharedLedger,
     WorkerTableClient,
 )
+from cluster.ingress.deployed import deployed, note_deployed, told_of
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Families, Metrics
 from cluster.ingress.model_follower import ModelFollower
 from cluster.ingress.model_host import Controllers, ModelHost, check_files
-from cluster.ingress.places import proxy_location, resources_of
+from cluster.ingress.places import actor_options, proxy_location, resources_of, surge_percent
 from cluster.ingress.services import Services
+from cluster.ingress.stopping import when_it_stops
 from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.router.workers import WorkerView
 
@@ -50,6 +53,8 @@ APP_NAME = "baton"
 DEPLOYMENT_NAME = "ingress"
 # Admission is the dispatcher's (429 with a reason), so Serve's own bound is out of reach.
 MAX_ONGOING_REQUESTS = 1_000_000
+CLOSE_S = 10.0  # after the drain of a replica, until Serve kills it: it tells those who still wait, and closes
+DRAIN_LOOK_S = 0.2
 _GATHER_TIMEOUT_S = 2.0
 _GRPC_SERVICERS = [
     "baton.v1.inference_pb2_grpc.add_InferenceServicer_to_server",
@@ -69,6 +74,7 @@ class IngressSpec:
     controller_name: str  # of the first, which keeps the table of models
     host: str
     num_replicas: int
+    drain_timeout_s: float
     auth: AuthConfig
     limits: LimitsConfig
     cors_origins: tuple[str, ...]
@@ -80,7 +86,7 @@ class IngressReplica:
 
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
-        limit_servers(spec.limits)
+        limit_servers(spec.limits, spec.cors_origins)
         ingress_id = uuid.uuid4().hex
         link = ControllerLink(spec.namespace, spec.controller_name)
         self._limits = spec.limits
@@ -99,6 +105,7 @@ class IngressReplica:
             ),
             fetch=ModelTableClient(link, ingress_id),
         )
+        when_it_stops(partial(self._models.leave, spec.drain_timeout_s))
         if spec.auth.is_on:
             draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
             self._services.guard = _guard(spec, draw, ingress_id, self._services)
@@ -200,11 +207,23 @@ def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, services: Services) -
 
 
 def deploy(
-    config: BatonConfig, *, models: Sequence[ServedModel], secret: str, namespace: str, controller_name: str
-) -> None:
+    config: BatonConfig,
+    *,
+    models: Sequence[ServedModel],
+    secret: str,
+    namespace: str,
+    controller_name: str,
+    avoid: Collection[str] = (),
+) -> bool:
     """Starts Serve on the connected Ray cluster, deploys the ingress and returns once it answers.
 
-    A running ingress is left alone: nothing of it can change, and a new replica would cut the streams of the old one.
+    A running ingress that is told something else gets new replicas beside the old ones, which end when what they write
+    is done, in `http.drain_timeout_s` at most; one that is told the same is left alone.
+
+    Args:
+        models: Followed while it runs: others are no reason for new replicas.
+        avoid: Ids of nodes where no replica is to be.
+    Returns: whether anything was deployed.
     Raises: ConfigError: a port is taken, a file of the model cannot be read, or a replica could not start.
     """
     from ray import serve
@@ -218,8 +237,6 @@ def deploy(
             with named(row.entry):
                 check_files(row)  # a replica's error would reach nobody: Serve says no more than that it failed
     status = serve.status()
-    if APP_NAME in status.applications and status.applications[APP_NAME].status == ApplicationStatus.RUNNING:
-        return
     _check_applications(list(status.applications))
     is_running = bool(status.proxies)
     if not is_running:
@@ -232,18 +249,25 @@ def deploy(
         controller_name=controller_name,
         host=config.http.host,
         num_replicas=config.http.replicas,
+        drain_timeout_s=config.http.drain_timeout_s,
         auth=config.auth,
         limits=config.limits,
         cors_origins=config.http.cors_origins,
         structured=config.structured,
     )
+    running = status.applications.get(APP_NAME)
+    told = told_of(replace(spec, models=()), avoid)
+    if running is not None and running.status == ApplicationStatus.RUNNING and deployed(namespace) == told:
+        return False
     resources = resources_of(config)
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0, **({"resources": resources} if resources else {})},
-        graceful_shutdown_timeout_s=5,
+        ray_actor_options=actor_options(resources, avoid),
+        max_surge_percent=surge_percent(config),
+        graceful_shutdown_timeout_s=config.http.drain_timeout_s + CLOSE_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         health_check_period_s=1,  # a dead one is found then; a new one takes 5 s more
         health_check_timeout_s=3,
     )(serve.ingress()(IngressReplica))
@@ -254,7 +278,10 @@ def deploy(
                 http_options=HTTPOptions(host=host_of_servers(config.http.host), port=config.http.port),
                 grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
             )
+        note_deployed(namespace, "")
         serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
+        note_deployed(namespace, told)
+        return True
     except (RayError, RuntimeError, TimeoutError) as error:
         raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
 

@@ -11,6 +11,7 @@ servers speak plainly on loopback (`host_of_servers`), whatever `http.host` is.
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -101,8 +102,11 @@ def _add_no_port(server: Any, address: str) -> int:
     return 0  # one deployment: nothing calls it
 
 
-def limit_servers(limits: LimitsConfig) -> None:
+def limit_servers(limits: LimitsConfig, origins: Sequence[str]) -> None:
     """In a proxy or replica, before its servers start.
+
+    Args:
+        origins: `http.cors_origins`.
 
     Raises: InternalError: this version of Ray Serve or uvicorn makes its servers in another way.
     """
@@ -115,7 +119,7 @@ def limit_servers(limits: LimitsConfig) -> None:
     handler_of = getattr(grpc_util.gRPCGenericServer, "_override_method_handler", None)
     if not isinstance(options, list) or handler_of is None or "auto" not in config.HTTP_PROTOCOLS:
         raise InternalError("this version of Ray Serve makes its servers in an unknown way; use ray 2.60")
-    config.HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits, origins_of_environment())  # type: ignore[assignment]
+    config.HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits, tuple(origins))  # type: ignore[assignment]
     ours = grpc_options(limits)
     options[:] = [*(one for one in options if one[0] not in dict(ours)), *ours]
     if not hasattr(handler_of, "guards"):  # a replica comes here twice
@@ -133,5 +137,5 @@ def on_proxy_start() -> list[Any]:
 
     cancel_what_clients_leave()
     bind_servers_to(os.environ[HOST_VARIABLE])
-    limit_servers(limits_of_environment())
+    limit_servers(limits_of_environment(), origins_of_environment())
     return []

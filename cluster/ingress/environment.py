@@ -113,6 +113,6 @@ def _haproxy_settings(folder: str, binary: str) -> dict[str, str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # of HAProxy's manager; at the third failure there is a new one
         # A change of replicas starts a new HAProxy; the old one stays until its streams have ended, or so long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
-        # How long a stopping replica waits for load balancers that poll; ours is told.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A stopping replica takes requests for so long, until HAProxy has been told of its successor.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }

@@ -132,7 +132,7 @@ class GRPCRoutes:
                 if status != last:
                     last = status
                     yield health_pb2.HealthCheckResponse(status=status)
-                if is_one_too_many:
+                if is_one_too_many or self._services.leaving.is_set():
                     return
                 await asyncio.sleep(_WATCH_INTERVAL_S)
         finally:

@@ -74,6 +74,12 @@ class ModelFollower:
         for hosted in self._hosted.values():
             hosted.dispatcher.check()
 
+    def leave(self, within_s: float) -> None:
+        """This replica is about to end, another takes its place: what runs goes on, for so long."""
+        self._services.leaving.set()
+        for hosted in (*self._hosted.values(), *self._leaving):
+            hosted.dispatcher.leave(within_s)
+
     async def close(self) -> None:
         tasks = [*self._tasks, *([self._loop] if self._loop is not None else [])]
         for task in tasks:

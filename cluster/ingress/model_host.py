@@ -71,6 +71,7 @@ class ModelHost:
             config=config.router,
             health=config.health,
             fetch_workers=self._controllers.workers(row.controller),
+            model=row.workers_model,
         )
         service = Service(
             dispatcher=dispatcher,

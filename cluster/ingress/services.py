@@ -2,6 +2,7 @@
 counted.
 """
 
+import asyncio
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ class Services:
         """
         self.metrics = metrics
         self.guard = guard
+        self.leaving = asyncio.Event()  # set when this replica is about to end: what has no end by itself ends now
         self.on_finished: list[OnFinished] = []  # each is told of every call that ended, of all models
         self._versions: dict[str, Version] = {}  # by entry
         self._by_name: dict[str, tuple[Version, ...]] = {}  # served names, and each version's own

@@ -25,11 +25,13 @@ from cluster.ingress.origins_environment import origins_variable
 from cluster.ingress.tls_environment import tls_variable
 from cluster.local import external_ray
 from cluster.local import ray_node as local_ray
+from cluster.local.deploying import deploy_ingress
 from cluster.local.doors_preflight import check_doors, check_doors_of_nodes, door_warnings, file_warnings
 from cluster.local.draft_preflight import check_draft
 from cluster.local.fleets import Applied, Fleets
 from cluster.local.health import wait_for_health
 from cluster.local.preflight import as_every_node, check_cores, check_device, check_model, warnings
+from cluster.local.roll_out import RollOut
 from cluster.models.find import find_draft, find_model
 from workers.model.cpu.native import isa
 from workers.model.gguf.folder import find_gguf
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 HEALTH_TIMEOUT_S = 30.0
+PATIENCE_S = 30.0  # beyond what a worker may take to start and another to drain
 MAX_FAILURES = 3  # starts of one worker before `up` gives in
 
 Report = Callable[[str], None]  # what is under way, for a progress line
@@ -194,6 +197,9 @@ class _Start:
         for plan in applied.plans:
             for warning in places.too_few_nodes(plan.config.pools, len(nodes.alive())):
                 self._warn(warning)
+        for fleet in fleets.controllers():
+            if fleet.own_status().rollout is not None:
+                self._roll_out(fleet, applied)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingress") as pool:
             ingress = pool.submit(self._deploy, applied)
             with self._timed("workers"):
@@ -208,6 +214,17 @@ class _Start:
         fleets.end_leaving()
         return applied
 
+    def _roll_out(self, fleet: "ControllerClient", applied: Applied) -> None:
+        health = self._config.health
+        rolling = RollOut(
+            fleet=fleet,
+            deploy=lambda: self._deploy(applied),
+            report=self._report,
+            patience_s=health.start_timeout_s + health.drain_timeout_s + PATIENCE_S,
+        )
+        with self._timed("replacing workers"):
+            rolling.follow()
+
     def _import_ray(self) -> None:
         """Half of it is reading files: done while Ray's processes start."""
         with self._timed("imports (beside ray)"):
@@ -218,17 +235,8 @@ class _Start:
             logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)
 
     def _deploy(self, applied: Applied) -> None:
-        from cluster.fleet.client import CONTROLLER_NAME, NAMESPACE
-        from cluster.ingress.app import deploy
-
         with self._timed("ingress (beside workers)"):
-            deploy(
-                self._config,
-                models=applied.models,
-                secret=state.cluster_secret(),
-                namespace=NAMESPACE,
-                controller_name=CONTROLLER_NAME,
-            )
+            deploy_ingress(self._config, applied.models, avoid=applied.plans[0].drained)
 
     def _wait_for_workers(self, controller: "ControllerClient", ingress: Future[None]) -> None:
         deadline = time.monotonic() + self._config.health.start_timeout_s

@@ -57,6 +57,11 @@ class Fleets:
         self.first.serve_models(models)
         return Applied(models, tuple(plans[entry] for entry in fleets))
 
+    def controllers(self) -> "list[ControllerClient]":
+        """Of all models that are served, the first one first."""
+        names = dict.fromkeys([first_name(), *(row.controller for row in self.first.model_table().staying())])
+        return [self._controller(name) for name in names]
+
     def wait_until_served(self, models: Sequence[ServedModel]) -> None:
         """By every ingress replica. Raises: UnavailableError: not within SHOWN_TIMEOUT_S."""
         deadline = time.monotonic() + SHOWN_TIMEOUT_S
@@ -171,12 +176,15 @@ def _check_becomes_one(table: ModelTable, config: BatonConfig) -> None:
 
 
 def _row(config: BatonConfig, entry: str, home: str, plan: "FleetPlan") -> ServedModel:
-    weight = config.models[entry].weight if entry else 1.0
+    from cluster.fleet.generation import model_key
+
+    weight, workers_model = config.models[entry].weight if entry else 1.0, model_key(plan)
     return ServedModel(
         entry=entry,
         controller=home,
         config=plan.config,
         model_path=plan.model_path,
+        workers_model=workers_model,
         weight=weight,
         file_weight=weight,
     )

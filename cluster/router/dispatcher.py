@@ -71,7 +71,11 @@ class Counters:
 
 
 class Dispatcher:
-    """`rng` breaks ties among equal workers; its default is seeded by the system."""
+    """
+    Args:
+        model: As of `WorkerEntry`: workers of other ones are left alone; empty: there are none.
+        rng: Breaks ties among equal workers; its default is seeded by the system.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Dispatcher:
         config: RouterConfig,
         health: HealthConfig,
         fetch_workers: Callable[[], Awaitable[Sequence[WorkerEntry]]],
+        model: str = "",
         rng: Random | None = None,
     ) -> None:
         self._config = config
@@ -91,6 +96,7 @@ class Dispatcher:
             secret=secret,
             health=health,
             fetch_workers=fetch_workers,
+            model=model,
             on_outputs=self._take_outputs,
             on_lost=self._lose_worker,
             on_change=self._workers_changed,
@@ -116,9 +122,17 @@ class Dispatcher:
     async def close(self) -> None:
         """Fails what still runs with UnavailableError, aborts it on the workers and closes the streams."""
         self._closed = True
-        for active in self._requests:
-            self._requests.fail(active, UnavailableError("the server is shutting down"), time.monotonic())
+        self._fail_all("the server is shutting down")
         await self._links.close()
+
+    def leave(self, within_s: float) -> None:
+        """This ingress is about to end, another takes its place: what runs goes on, for so long."""
+        late = f"this ingress was replaced, and the answer not done within {within_s:g} s (http.drain_timeout_s)"
+        asyncio.get_running_loop().call_later(within_s, self._fail_all, f"{late}; send the request again")
+
+    def _fail_all(self, why: str) -> None:
+        for active in self._requests:
+            self._requests.fail(active, UnavailableError(why), time.monotonic())
 
     @property
     def max_model_len(self) -> int:

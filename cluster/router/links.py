@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from baton.errors import BatonError, InternalError
+from baton.errors import BatonError, InternalError, UnavailableError
 from baton.v1.worker_pb2 import FromWorker, ReportWish, TokenOutput, ToWorker, WorkerState
 from cluster.config.schema import HealthConfig
 from cluster.router.report_rate import report_interval_s
@@ -29,6 +29,7 @@ class Links:
     """Callbacks run on the event loop and must not block.
 
     Args:
+        model: Whose workers it asks; empty: all there are.
         on_outputs: A worker's token outputs, in the order it sent them.
         on_lost: A worker that was up is gone, and why.
         on_change: Which workers may be chosen has changed.
@@ -41,6 +42,7 @@ class Links:
         secret: str,
         health: HealthConfig,
         fetch_workers: Callable[[], Awaitable[Sequence[WorkerEntry]]],
+        model: str = "",
         on_outputs: Callable[[WorkerLink, Iterable[TokenOutput]], None],
         on_lost: Callable[[WorkerLink, str], None],
         on_change: Callable[[], None],
@@ -49,6 +51,8 @@ class Links:
         self._ingress_id = ingress_id
         self._secret = secret
         self._fetch_workers = fetch_workers
+        self._model = model
+        self._has_gone = False  # all workers are another model's
         self._on_outputs = on_outputs
         self._on_lost = on_lost
         self._on_change = on_change
@@ -85,6 +89,8 @@ class Links:
 
     def refusal(self) -> BatonError | None:
         """Why every worker turns this ingress down, if every one does."""
+        if self._has_gone:
+            return UnavailableError("the model was replaced by another one; send the request again")
         refusals = [link.refusal for link in self._links.values()]
         return refusals[0] if refusals and all(refusals) else None
 
@@ -113,7 +119,9 @@ class Links:
         self._apply(entries)
 
     def _apply(self, entries: Sequence[WorkerEntry]) -> None:
-        known = self.table.entries()
+        known, there = self.table.entries(), len(entries)
+        entries = [entry for entry in entries if not self._model or entry.model in ("", self._model)]
+        self._has_gone = bool(there) and not entries
         if list(known.values()) == list(entries):
             return
         self.table.replace(entries)

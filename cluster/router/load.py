@@ -17,6 +17,7 @@ class WorkerLoad:
 
     worker_id: str
     role: Role
+    family: str = ""  # equal where one may hand requests over to the other
     block_size: int
     num_blocks: int
     max_model_len: int
@@ -72,6 +73,7 @@ class Pools:
 
     prefill: Sequence[WorkerLoad] = ()
     decode: Sequence[WorkerLoad] = ()  # roles decode and mixed
+    prefill_of: Mapping[str, Sequence[WorkerLoad]] = field(default_factory=dict)  # family -> its part of them
     draft: Sequence[WorkerLoad] = ()  # they guess ahead, and take no requests
     draft_homes: Mapping[str, WorkerLoad] = field(default_factory=dict)  # decode worker -> who drafts for it if it can
     by_id: Mapping[str, WorkerLoad] = field(default_factory=dict)
@@ -79,11 +81,20 @@ class Pools:
     @staticmethod
     def of(loads: Sequence[WorkerLoad]) -> "Pools":
         decode = tuple(load for load in loads if load.role.decodes)
+        prefill = tuple(load for load in loads if load.role is Role.PREFILL)
         draft = tuple(load for load in loads if load.role is Role.DRAFT)
         return Pools(
-            prefill=tuple(load for load in loads if load.role is Role.PREFILL),
+            prefill=prefill,
             decode=decode,
+            prefill_of=_by_family(prefill),
             draft=draft,
             draft_homes=dict(zip((load.worker_id for load in decode), cycle(draft), strict=False)),
             by_id={load.worker_id: load for load in loads},
         )
+
+
+def _by_family(loads: Sequence[WorkerLoad]) -> Mapping[str, Sequence[WorkerLoad]]:
+    families = {load.family for load in loads}
+    if len(families) == 1:
+        return dict.fromkeys(families, loads)
+    return {family: tuple(load for load in loads if load.family == family) for family in families}

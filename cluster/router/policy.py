@@ -81,7 +81,8 @@ class Policy:
         short = request.num_tokens - alone.num_cached_tokens <= self._disaggregate_over_tokens
         if short or decode.role is Role.MIXED:
             return alone
-        prefills = self._candidates(request, pools.prefill, pools, prefix, rng, request.num_tokens + 1)
+        partners = pools.prefill_of.get(decode.family, ())
+        prefills = self._candidates(request, partners, pools, prefix, rng, request.num_tokens + 1)
         if not prefills:
             return alone
         cached = {load.worker_id: _num_cached_tokens(request, load, prefix) for load in prefills}
@@ -112,10 +113,12 @@ class Policy:
         if len(pool) <= self._max_candidates:
             return usable(pool)
         sample = {load.worker_id: load for load in rng.sample(pool, self._max_candidates // 2)}
-        prefill = pool is pools.prefill
+        prefill = pool is not pools.decode
         for worker_id in prefix.holders(request.block_hashes, self._max_candidates):
             load = pools.by_id.get(worker_id)
-            if load is not None and (load.role is Role.PREFILL if prefill else load.role.decodes):
+            if load is None:
+                continue
+            if load.family == pool[0].family and load.role is Role.PREFILL if prefill else load.role.decodes:
                 sample[worker_id] = load
         found = usable(list(sample.values()))
         lucky = any(load.worker_id not in request.excluded for load in found)

@@ -248,6 +248,7 @@ def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
     return WorkerLoad(
         worker_id=entry.worker_id,
         role=entry.role,
+        family=f"{entry.family}/{state.fingerprint}/{state.block_size}",
         block_size=state.block_size,
         num_blocks=state.num_blocks,
         max_model_len=state.max_model_len,

@@ -16,6 +16,8 @@ class WorkerEntry:
     role: Role
     address: str  # host:port of its gRPC server
     draining: bool = False
+    model: str = ""  # equal where a text that one has begun may be continued by the other
+    family: str = ""  # equal where one may hand requests over to the other, as far as their configs say
 
 
 class WorkerKey(NamedTuple):

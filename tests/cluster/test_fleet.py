@@ -113,10 +113,56 @@ def test_fewer_workers_are_drained_and_more_are_started_while_the_rest_serves(
 
 def test_a_key_that_needs_a_restart_is_refused_by_name(controller: ControllerClient) -> None:
     controller.apply(config())
-    with pytest.raises(ConfigError, match=r"dtype: .* cannot become 'float16' while the cluster runs.*baton down"):
-        controller.apply(replace(config(), dtype="float16"))
-    with pytest.raises(ConfigError, match="mixed and separate pools cannot change places"):
-        controller.apply(replace(config(), pools=loads("pools: {mixed: {workers: 1}}").pools))
+    with pytest.raises(
+        ConfigError, match=r"http\.host: .* cannot become '0\.0\.0\.0' while the cluster runs.*baton down"
+    ):
+        controller.apply(replace(config(), http=replace(config().http, host="0.0.0.0")))
+
+
+def with_blocks(block_size: int) -> BatonConfig:
+    return replace(config(), engine=replace(config().engine, block_size=block_size))
+
+
+def has_ended(status: FleetStatus) -> bool:
+    return status.ready and status.rollout is None
+
+
+def test_workers_with_another_config_take_over_from_those_that_serve(controller: ControllerClient) -> None:
+    controller.apply(config())
+    before = controller.wait_for(is_ready, READY_S)
+    controller.apply(with_blocks(32))
+    num_ready: list[int] = []
+
+    def is_over(status: FleetStatus) -> bool:
+        num_ready.append(min(pool.num_ready for pool in status.pools))
+        return has_ended(status)
+
+    after = controller.wait_for(is_over, READY_S)
+    assert min(num_ready) >= 1
+    assert {one.worker_id for one in after.workers} == {"prefill-0b", "decode-0b"}
+    assert worker(after, "decode-0b").cores == worker(before, "decode-0").cores
+    assert not any(psutil.pid_exists(one.pid) for one in before.workers)
+    controller.apply(replace(config(), pools=loads("pools: {mixed: {workers: 1}}").pools))
+    mixed = controller.wait_for(has_ended, READY_S)
+    assert "mixed-0" in {one.worker_id for one in mixed.workers}
+
+
+def test_workers_that_do_not_come_up_halt_the_change_and_the_old_file_takes_it_back(
+    controller: ControllerClient, switches: Path
+) -> None:
+    controller.apply(config())
+    before = controller.wait_for(is_ready, READY_S)
+    (switches / "broken").touch()
+    controller.apply(with_blocks(32))
+    halted = controller.wait_for(lambda status: status.rollout is not None and bool(status.rollout.halted), READY_S)
+    assert halted.ready
+    assert halted.rollout is not None
+    assert "does not come up: model: no weights in the folder; give another" in halted.rollout.halted
+    (switches / "broken").unlink()
+    controller.apply(config())
+    after = controller.wait_for(has_ended, READY_S)
+    assert {one.incarnation for one in after.workers} == {one.incarnation for one in before.workers}
+    assert any(event.is_trouble and "is halted" in event.text for event in controller.events())
 
 
 def test_an_unknown_model_is_refused_before_anything_starts(controller: ControllerClient) -> None:

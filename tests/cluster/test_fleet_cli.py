@@ -100,8 +100,8 @@ def test_a_cluster_comes_up_is_changed_while_it_runs_and_leaves_nothing(baton: B
     assert changed["http"] == status["http"]
     assert changed["workers"][0]["incarnation"] == status["workers"][0]["incarnation"]
     assert served_model(status["http"]) == model, "another ingress, which cut the streams of the first"
-    refused = baton("up", str(baton.config), "--set", "engine.block_size=32", code=2)
-    assert "engine.block_size: 16 cannot become 32 while the cluster runs" in refused
+    refused = baton("up", str(baton.config), "--set", "http.host=0.0.0.0", code=2)
+    assert "http.host: '127.0.0.1' cannot become '0.0.0.0' while the cluster runs" in refused
     assert "decode-1" in baton("status")
 
     keeper_pid = baton.state()["keeper_pid"]

@@ -98,6 +98,8 @@ FLOOR_1 = (
     "cluster/contracts",
     "cluster/doors/budget.py",
     "cluster/fleet/tick.py",
+    "cluster/fleet/rollout.py",
+    "cluster/config/effects.py",
     "cluster/fleet/cores.py",
     "cluster/planner",
     "cluster/simulator",
@@ -116,6 +118,7 @@ FLOOR_4 = (
     "cluster/ingress/app.py",
     "cluster/ingress/places.py",
     "cluster/ingress/controller_link.py",
+    "cluster/ingress/deployed.py",
     "cluster/ingress/haproxy.py",
     "cluster/cli.py",
     "cluster/commands",
@@ -324,7 +327,7 @@ def test_only_entries_and_the_fleet_import_ray() -> None:
 
 
 # Runs inside Serve's own processes, and reaches into its private modules from there.
-SERVE_BINDING = {"cluster.ingress.binding", "cluster.ingress.leaving"}
+SERVE_BINDING = {"cluster.ingress.binding", "cluster.ingress.leaving", "cluster.ingress.stopping"}
 
 
 def test_the_walk_sees_lazy_imports_and_skips_type_checking() -> None:

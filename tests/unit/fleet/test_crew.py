@@ -13,15 +13,17 @@ from baton.errors import ConfigError, UnavailableError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet import crew, launch
 from cluster.fleet.crew import Crew
+from cluster.fleet.generation import Generation
 from cluster.fleet.needs import Need
 from cluster.fleet.record import WorkerRecord
 from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import RankStatus
-from cluster.fleet.tick import FleetLimits, WorkerPhase
+from cluster.fleet.tick import FleetLimits, Start, WorkerPhase
 from workers.spec import Role
 
 FACTS = WorkerFacts(address="127.0.0.1:1", pid=1, node_id="n", node="127.0.0.1", cores=(0,))
 LIMITS = FleetLimits(start_timeout_s=9, step_timeout_s=9, silence_timeout_s=9)
+GENERATION = Generation("aaaaaa", "bbbbbb", "cccccccc")
 GROUP = cast(PlacementGroup, object())
 Ended = Callable[[], Awaitable[None]]
 NEVER = cast(Ended, lambda: asyncio.Event().wait())
@@ -76,7 +78,7 @@ def crew_of(
     for pause in ("PING_S", "SEEK_S", "MAX_SEEK_S"):
         monkeypatch.setattr(crew, pause, 0.01)
     made = Crew(namespace="n", worker_class="w", limits=lambda: LIMITS, wake=lambda: None, moved=lambda worker: None)
-    made.start(Role.MIXED, 0, 0, seating or Seats())  # type: ignore[arg-type]
+    made.start(Start(Role.MIXED, 0, 0), GENERATION, seating or Seats())  # type: ignore[arg-type]
     return made
 
 
@@ -180,7 +182,7 @@ async def test_what_cannot_be_started_in_its_places_gives_them_back(monkeypatch:
 
 async def test_what_is_left_of_a_cluster_that_nobody_wants_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     left = launch.FoundWorker(
-        role=Role.DECODE, index=0, incarnation="i", launched=launch.Launched(actors=[], group=GROUP)
+        role=Role.DECODE, index=0, beside=False, incarnation="i", launched=launch.Launched(actors=[], group=GROUP)
     )
     ended: list[launch.Launched] = []
     monkeypatch.setattr(launch, "find", lambda namespace: iter([left]))

@@ -8,7 +8,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.fleet.plan import FleetPlan, check_change, worker_spec
+from cluster.fleet.plan import FleetPlan, NeedsDownError, check_change, from_text, to_text, worker_spec
 from cluster.local.draft_preflight import draft_ranks_bytes
 from cluster.models.draft_memory import draft_memory_bytes
 from cluster.models.find import Silent, draft_in_full, find_draft, resolve_config
@@ -114,9 +114,14 @@ def test_copies_of_the_draft_model_are_counted() -> None:
     assert draft_ranks_bytes(_with_memory(ITSELF, 1 << 20), DRAFT, MODEL, 1000) == 1000 + kv_bytes
 
 
-def test_draft_workers_may_come_and_go_but_not_take_over_from_workers_that_draft_themselves(tmp_path: Path) -> None:
+def test_what_the_open_ports_come_from_cannot_change_and_is_named() -> None:
     check_change(plan(POOL), plan(POOL.replace("workers: 1", "workers: 3")))
-    with pytest.raises(ConfigError, match=r"pools\.draft\.workers: 0 cannot become 1 while the cluster runs: workers"):
-        check_change(plan(ITSELF), plan(ITSELF.replace("workers: 0", "workers: 1")))
-    with pytest.raises(ConfigError, match=r"pools\.draft\.layer_parallel: 2 cannot become 1 while the cluster runs"):
-        check_change(plan(POOL), plan(POOL.replace("layer_parallel: 2", "layer_parallel: 1")))
+    check_change(plan(ITSELF), plan(f"{POOL}\nengine: {{block_size: 32}}"))
+    text = r"http\.port: 8000 cannot become 8001 while the cluster runs \(and grpc\.port\); run `baton down` first"
+    with pytest.raises(NeedsDownError, match=text):
+        check_change(plan(POOL), plan(f"{POOL}\nhttp: {{port: 8001}}\ngrpc: {{port: 9001}}"))
+
+
+def test_a_plan_is_kept_as_it_is() -> None:
+    kept = replace(plan(f"{POOL}\nadapters: {{}}"), drained=("a", "b"))
+    assert from_text(to_text(kept)) == kept

@@ -157,6 +157,12 @@ async def test_one_watch_too_many_is_told_the_status_and_ends(monkeypatch: pytes
     await asyncio.gather(waiting, return_exceptions=True)
 
 
+async def test_a_watch_ends_with_its_replica() -> None:
+    service, fake = demo_service()
+    fake.leaving.set()
+    assert [response.status async for response in GRPCRoutes(service).watch(health_pb2.HealthCheckRequest())] == [1]
+
+
 async def test_every_method_of_the_registered_services_is_there(channel: grpc.aio.Channel) -> None:
     """Serve looks them up by name; one that is missing would be told with the names of all others."""
     services = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR)

@@ -61,6 +61,7 @@ async def _dispatching(
     secret: str = SECRET,
     wait: bool = True,
     health: HealthConfig | None = None,
+    model: str = "",
     **router: int,
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that is connected to every worker; nothing of a request may be left at the end."""
@@ -70,6 +71,7 @@ async def _dispatching(
         config=RouterConfig(**router),
         health=health or HealthConfig(start_timeout_s=10.0),
         fetch_workers=cluster.fetch,
+        model=model,
         rng=Random(0),
     )
     await dispatcher.start()
@@ -515,6 +517,35 @@ async def test_closing_the_dispatcher_fails_what_runs() -> None:
             with pytest.raises(UnavailableError, match="shutting down"):
                 await running
         await _until(lambda: cluster.workers[0].num_running == 0)
+
+
+async def test_an_ingress_that_is_replaced_finishes_what_runs_and_tells_who_is_late() -> None:
+    async with FakeCluster(decode=1) as cluster, _dispatching(cluster) as dispatcher:
+        soon = asyncio.create_task(_read(dispatcher, _request(SHORT)))
+        late = asyncio.create_task(_read(dispatcher, _request(SHORT, max_tokens=8000)))
+        await _until(lambda: cluster.workers[0].num_running == 2)
+        assert not dispatcher.leaving.is_set()
+        dispatcher.leave(within_s=0.5)
+        assert dispatcher.leaving.is_set()
+        assert (await soon).tokens == [fake_tokens(SHORT, 0, 20)]
+        assert (await _read(dispatcher, _request(SHORT))).tokens == [fake_tokens(SHORT, 0, 20)], "until nobody asks it"
+        with pytest.raises(
+            UnavailableError, match=r"not done within 0\.5 s \(http\.drain_timeout_s\); send the request ag"
+        ):
+            await late
+
+
+async def test_workers_of_another_model_are_let_alone_and_their_coming_ends_what_waits() -> None:
+    async with FakeCluster(decode=2) as cluster:
+        cluster.workers[0].model, cluster.workers[1].model = "new", "old"
+        async with _dispatching(cluster, model="old") as dispatcher:
+            for _ in range(4):
+                await _read(dispatcher, _request(SHORT))
+            assert not cluster.workers[0].submits
+            await cluster.workers[1].die()
+            cluster.forget(cluster.workers[1])
+            with pytest.raises(UnavailableError, match="the model was replaced by another one; send the request again"):
+                await _read(dispatcher, _request(SHORT))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -213,3 +213,30 @@ def test_of_a_large_draft_pool_some_are_looked_at() -> None:
     chosen = {_drafts(_load("d0", Role.DECODE), *drafts, seed=seed) for seed in range(50)}
     assert len(chosen) > 20
     assert "x0" not in chosen
+
+
+def _of(family: str, *loads: WorkerLoad) -> list[WorkerLoad]:
+    return [replace(load, family=family) for load in loads]
+
+
+def test_a_prompt_is_read_by_a_worker_that_can_hand_it_over() -> None:
+    old = _of("old", _load("p0", Role.PREFILL, prefill_tokens_per_s=1e6), _load("d0", Role.DECODE, num_running=60))
+    new = _of("new", _load("p1", Role.PREFILL, num_waiting_tokens=10_000), _load("d1", Role.DECODE))
+    for seed in range(8):
+        assert _ids(_route(*old, *new, seed=seed)) == ("p1", "d1")
+
+
+def test_a_decode_worker_alone_in_its_family_reads_prompts_itself() -> None:
+    loads = [*_of("old", _load("p0", Role.PREFILL)), *_of("new", _load("d1", Role.DECODE))]
+    assert _ids(_route(*loads)) == (None, "d1")
+
+
+def test_of_a_large_pool_no_prefix_holder_of_another_family_is_taken() -> None:
+    index = PrefixIndex()
+    index.update("p0", added=HASHES, removed=[])
+    new = _of("new", *(_load(f"q{i}", Role.PREFILL, num_waiting_tokens=9999) for i in range(40)))
+    loads = [*_of("old", _load("p0", Role.PREFILL)), *new, *_of("new", _load("d1", Role.DECODE))]
+    for seed in range(8):
+        prefill_id, _ = _ids(_route(*loads, index=index, seed=seed))
+        assert prefill_id is not None
+        assert prefill_id.startswith("q")
