@@ -48,6 +48,7 @@ class FakeAnswer:
 
 
 IDLE = LoadReport(
+    role=Role.MIXED,
     is_idle=True,
     waiting_since_s=None,
     draining=False,

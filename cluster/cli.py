@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "Talk to the model.",
     "batch": "Answer a file of requests in OpenAI's batch format; called again, it goes on where it stopped.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
+    "role": "Change what a worker does while it serves: read prompts, write answers, or both.",
     "adapter": "Load, unload and list LoRA adapters of the running cluster.",
     "key": "Make, list and revoke API keys.",
     "fetch": "Fetch a model by name, before the first start does.",

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
-from baton.errors import BatonError
+from baton.errors import BatonError, InvalidRequestError
 from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
 from workers.adapters.adapter import AdapterSpec
 from workers.ending import Ending
 from workers.model.places import Degrees
-from workers.spec import WorkerSpec
+from workers.spec import Role, WorkerSpec
 from workers.starting import build_runner, take_place
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from workers.parallel.gang import Gang
     from workers.parallel.lobby import Lobby
     from workers.parallel.runner import GangRunner
+    from workers.role_change import RoleChanges
+    from workers.role_rules import RoleChanged
     from workers.service import WorkerService
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class WorkerActor:
         self.incarnation = incarnation
         self._engine: Driving | None = None
         self._adapters: AdapterCommands | None = None
+        self._roles: RoleChanges | None = None
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
         self._thread: threading.Thread | None = None
@@ -106,6 +109,7 @@ class WorkerActor:
         """The engine, not running yet, and what this worker's server answers."""
         from workers.engine.engine import Engine
         from workers.grammar.book import grammar_book
+        from workers.role_change import RoleChanges
         from workers.service import WorkerService
         from workers.speculative.choose import choose_speculation
 
@@ -121,6 +125,9 @@ class WorkerActor:
         )
         self._adapters = engine.adapters
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
+        self._roles = RoleChanges(
+            spec=self.spec, runner=runner, engine=engine, speculation=speculation, told=lambda: service.role
+        )
         links = self._links = self._make_links(runner, engine)
         engine.connect(links.outbox, links.inbox)
         worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
@@ -228,6 +235,12 @@ class WorkerActor:
     def adapters(self) -> "AdapterCommands":
         assert self._adapters is not None, "start() has not returned, or this worker takes no requests"
         return self._adapters
+
+    async def set_role(self, role: Role, timeout_s: float) -> "RoleChanged":
+        """Raises: as `RoleChanges.change`."""
+        if self._roles is None:
+            raise InvalidRequestError(f"worker: {self.spec.worker_id} takes no requests, or has not started", "worker")
+        return await self._roles.change(role, timeout_s)
 
     async def pid(self) -> int:
         return os.getpid()

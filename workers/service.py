@@ -19,7 +19,7 @@ from workers.engine.engine import StepReport
 from workers.engine.load_report import LoadReport, WorkerStates
 from workers.model.contract import ModelRunner
 from workers.sessions import HEARTBEAT_S, MAX_QUEUED_MESSAGES, IngressSession
-from workers.spec import WorkerSpec
+from workers.spec import Role, WorkerSpec
 from workers.speculative.who_drafts import who_drafts
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._states = WorkerStates(
             worker_id=spec.worker_id,
             incarnation=incarnation,
-            role=spec.role,
             fingerprint=runner.fingerprint,
             block_size=spec.engine.block_size,
             num_blocks=runner.num_blocks,
@@ -79,6 +78,11 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     def on_step(self, report: StepReport) -> None:
         """From the engine's thread."""
         self._loop.call_soon_threadsafe(self._take, report)
+
+    @property
+    def role(self) -> Role:
+        """That was told last."""
+        return self._load.role
 
     @property
     def is_drained(self) -> bool:
@@ -165,7 +169,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def _note(self, report: StepReport) -> None:
         """Every session has a load report to send."""
-        is_urgent = report.load.draining and not self._load.draining
+        has_new_role = report.load.role is not self._load.role
+        is_urgent = has_new_role or (report.load.draining and not self._load.draining)
         self._load = report.load
         for block_hash in report.removed_hashes:
             self._cached.pop(block_hash, None)
@@ -177,6 +182,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             if is_urgent or not session.has_changed:
                 session.has_changed = True
                 self._wake.set()
+            if has_new_role:  # before the outputs: what was given back must not be sent here again
+                session.tell(self.state, time.monotonic(), is_waiting=False)
 
     async def _report_states(self) -> None:
         while True:

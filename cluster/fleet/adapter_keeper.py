@@ -7,18 +7,17 @@ Changes come one after the other.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ray.exceptions import RayError, RayTaskError
-
-from baton.errors import BatonError, ConfigError, InvalidRequestError, ModelNotFoundError, UnavailableError
+from baton.errors import BatonError, ConfigError, InvalidRequestError, ModelNotFoundError
 from cluster.config.adapter_names import check_name
 from cluster.fleet.plan import FleetPlan
-from cluster.fleet.record import WorkerRecord, first_line
+from cluster.fleet.record import WorkerRecord
 from cluster.fleet.tick import WorkerPhase
+from cluster.fleet.worker_call import Call, call_worker
 from cluster.models.adapters import base_shapes, find_adapter
 from workers.adapters.adapter import AdapterSpec
 from workers.spec import SERVING_ROLES
@@ -29,12 +28,6 @@ LOOK_S = 0.5  # between looks whether one that is unloaded is still in use
 QUIET_LOOKS = 4  # in a row without any use: a request may be between two workers
 
 logger = logging.getLogger(__name__)
-
-
-class Call(Protocol):
-    def __call__(self, worker: WorkerRecord, method: str, *arguments: Any, timeout_s: float) -> Awaitable[Any]:
-        """None where the worker is gone. Raises: BatonError: what it says; UnavailableError: it says nothing."""
-        ...
 
 
 class AdapterKeeper:
@@ -60,7 +53,7 @@ class AdapterKeeper:
         self._save = save
         self._workers = workers
         self._spawn = spawn
-        self._call = call or _call
+        self._call = call or call_worker
         self._changing = asyncio.Lock()
         self._unloading: set[str] = set()
         self._mending: set[str] = set()  # workers
@@ -239,22 +232,3 @@ def allowed_folder(folder: str, roots: Iterable[str]) -> Path:
 
 def _read(wanted: FleetPlan, name: str, folder: Path) -> AdapterSpec:
     return find_adapter(name, str(folder), base_shapes(wanted.config, Path(wanted.model_path)))
-
-
-async def _call(worker: WorkerRecord, method: str, *arguments: Any, timeout_s: float) -> Any:
-    """See `Call`."""
-    assert worker.launched is not None
-    actor = worker.launched.actors[0]
-    try:
-        reference = getattr(actor, method).remote(*arguments)
-        return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
-    except RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, BatonError):
-            raise cause from None
-        raise UnavailableError(f"worker {worker.worker_id} failed: {first_line(error)}") from error
-    except TimeoutError as error:
-        raise UnavailableError(f"worker {worker.worker_id} did not answer within {timeout_s:g} s") from error
-    except RayError as error:
-        logger.info("a worker is gone worker_id=%s error=%s", worker.worker_id, error)
-        return None

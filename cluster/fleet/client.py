@@ -17,14 +17,18 @@ from cluster.fleet.node_drain import NodeStatus
 from cluster.fleet.nodes import ON_HEAD
 from cluster.fleet.owner import Owner
 from cluster.fleet.plan import FleetPlan
+from cluster.fleet.role_keeper import WorkerRole
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus
 from cluster.router.workers import WorkerEntry
 from workers.adapters.adapter import AdapterSpec
+from workers.role_rules import RoleChanged
+from workers.spec import Role
 
 NAMESPACE = "baton"
 CONTROLLER_NAME = "baton-controller"
 CALL_TIMEOUT_S = 30.0
+ROLE_TIMEOUT_S = 320.0  # a worker that comes to decode may load a draft model
 POLL_S = 0.1
 
 
@@ -183,6 +187,16 @@ class ControllerClient:
     def adapters(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[AdapterSpec, ...]:
         """That the workers have."""
         found: tuple[AdapterSpec, ...] = _get(self.actor.adapters.remote(), timeout_s)
+        return found
+
+    def set_role(self, worker_id: str, role: Role | None, timeout_s: float = ROLE_TIMEOUT_S) -> RoleChanged:
+        """Raises: InvalidRequestError, UnavailableError: see `RoleKeeper.change`."""
+        changed: RoleChanged = _get(self.actor.set_role.remote(worker_id, role), timeout_s)
+        return changed
+
+    def roles(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[WorkerRole, ...]:
+        """Of every worker."""
+        found: tuple[WorkerRole, ...] = _get(self.actor.roles.remote(), timeout_s)
         return found
 
     def shutdown(self, drain_timeout_s: float) -> None:

@@ -32,6 +32,7 @@ from cluster.fleet.owner import Owner
 from cluster.fleet.places import check_gpus
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord
+from cluster.fleet.role_keeper import RoleKeeper, WorkerRole, kept_roles
 from cluster.fleet.rolling import Rolling
 from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
@@ -40,6 +41,7 @@ from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop,
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.adapters.adapter import AdapterSpec
+from workers.role_rules import RoleChanged
 from workers.spec import Role
 
 TICK_S = 0.25
@@ -98,6 +100,13 @@ class Controller:
             workers=lambda: [one for one in self._crew.workers.values() if self._rolling.serves_wanted_model(one)],
             spawn=self._crew.spawn,
         )
+        self._roles = RoleKeeper(
+            plan=self._wanted,
+            save=self._take,
+            workers=lambda: list(self._crew.workers.values()),
+            spawn=self._crew.spawn,
+            tell=self.tell,
+        )
         if self._plan is not None:
             self._crew.adopt()
         else:
@@ -126,6 +135,7 @@ class Controller:
         )
         if self._plan is not None:
             plan.check_change(self._plan, new)
+            new = replace(new, roles=kept_roles(self._plan.roles, new))
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), new.gpus(role, around, self._seating.num_beside()))
         self._turn_to(new, "the change of the config")
@@ -174,6 +184,14 @@ class Controller:
 
     async def adapters(self) -> tuple[AdapterSpec, ...]:
         return self._plan.adapters if self._plan is not None else ()
+
+    async def set_role(self, worker_id: str, role: Role | None) -> RoleChanged:
+        """None: its pool's. Raises: as `RoleKeeper.change`."""
+        self._check_running()
+        return await self._roles.change(worker_id.removeprefix(self._prefix), role)
+
+    async def roles(self) -> tuple[WorkerRole, ...]:
+        return tuple(replace(one, worker_id=f"{self._prefix}{one.worker_id}") for one in self._roles.all())
 
     def _check_running(self) -> None:
         if self._plan is None or self._stopping:
@@ -263,13 +281,13 @@ class Controller:
         return self._own_status()
 
     def _own_status(self) -> FleetStatus:
-        desired = self._desired()
+        desired = self._plan.desired_by_role if self._desired() and self._plan is not None else {}
         pools = tuple(
             PoolStatus(
                 role=role.value, num_desired=count, num_ready=self._crew.num_ready(role), waits=self._waits(role)
             )
             for role, count in desired.items()
-            if count or self._crew.num_ready(role)
+            if count or self._crew.num_ready(role) or self._waits(role)
         )
         return FleetStatus(
             ready=self._plan is not None and all(pool.is_whole for pool in pools if pool.serves),
@@ -279,7 +297,7 @@ class Controller:
             pools=pools,
             workers=tuple(self._worker_status(worker) for worker in self._crew.workers.values()),
             refused=self._seating.refused,
-            rollout=self._rolling.status(desired, time.monotonic()) if self._plan else None,
+            rollout=self._rolling.status(self._desired(), time.monotonic()) if self._plan else None,
             drained=self._plan.drained if self._plan else (),
         )
 
@@ -340,6 +358,8 @@ class Controller:
             self._seats_changed = False
             self._seating.tell()
         self._adapters.mend()
+        if not self._stopping:
+            self._roles.mend()
 
     def _decide(self) -> list[Action]:
         return self._rolling.decide(self._desired(), self._limits(), time.monotonic()) if self._plan else []

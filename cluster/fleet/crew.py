@@ -68,7 +68,8 @@ class Crew:
         return [worker for worker in self.workers.values() if worker.phase in LIVE]
 
     def num_ready(self, role: Role) -> int:
-        return sum(worker.role is role and worker.phase is WorkerPhase.READY for worker in self.workers.values())
+        """Of those that have the role now."""
+        return sum(worker.role_now is role and worker.phase is WorkerPhase.READY for worker in self.workers.values())
 
     def start(self, start: Start, generation: Generation, seating: Seating, *, plan: FleetPlan | None = None) -> None:
         """A new worker for a slot and side whose last one is gone; it waits until `seating` has places for it.

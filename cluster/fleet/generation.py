@@ -56,7 +56,7 @@ def model_key(plan: FleetPlan) -> str:
 def _told(plan: FleetPlan, role: Role, index: int) -> list[Any]:
     """What `plan.worker_spec` and the places of its ranks come from, of worker number `index` of a pool."""
     config, pool = plan.config, plan.pool(role)
-    drafts = role is Role.DRAFT or (role.decodes and config.drafts_locally)
+    drafts = role is Role.DRAFT or config.drafts_locally  # whatever reads prompts may come to decode
     return [
         config.device,
         config.fake_step_s,
@@ -69,7 +69,7 @@ def _told(plan: FleetPlan, role: Role, index: int) -> list[Any]:
         dict(sorted(pool.labels.items())),
         pool.cores[index] if pool.cores is not None and index < len(pool.cores) else None,
         [config.pools.draft.model, plan.draft_path] if drafts else None,
-        role.decodes and bool(config.pools.draft.workers),
+        role is not Role.DRAFT and bool(config.pools.draft.workers),
     ]
 
 

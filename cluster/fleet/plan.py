@@ -3,8 +3,8 @@ the controller; and the worker specs that follow from it.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -15,6 +15,8 @@ from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import AnyPool, BatonConfig
 from cluster.fleet.nodes import Node, gpu_share
 from cluster.fleet.probe import Asked
+from cluster.fleet.tick import slot_of
+from cluster.fleet.tick import worker_id as slot_id
 from cluster.models.draft_memory import draft_memory_bytes
 from workers.adapters.adapter import AdapterSpec
 from workers.model.registry import is_path
@@ -32,11 +34,27 @@ class FleetPlan:
     draft_path: str = ""  # of the model that drafts; empty: none does
     adapters: tuple[AdapterSpec, ...] = ()  # LoRA, that every worker has: the config's, and what was loaded since
     drained: tuple[str, ...] = ()  # ids of nodes where no worker is to be
+    roles: Mapping[str, Role] = field(
+        default_factory=dict
+    )  # by slot, e.g. "decode-1": of those that have not their pool's
 
     @property
     def desired(self) -> dict[Role, int]:
         pools = self.config.pools
         return {role: getattr(pools, role.value).workers for role in Role}
+
+    @property
+    def desired_by_role(self) -> dict[Role, int]:
+        """As `desired`, by what the workers do."""
+        counts = dict.fromkeys(Role, 0)
+        for pool, count in self.desired.items():
+            for index in range(count):
+                counts[self.role_of(slot_id(pool, index), pool)] += 1
+        return counts
+
+    def role_of(self, name: str, pool: Role) -> Role:
+        """That a worker of a pool has, or shall have; on whichever side of its slot it is."""
+        return self.roles.get(slot_of(name), pool)
 
     @property
     def num_ranks(self) -> int:
@@ -113,7 +131,7 @@ def load_saved(key: str) -> FleetPlan | None:
 def to_text(plan: FleetPlan) -> str:
     fields = {"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path}
     adapters = [asdict(adapter) for adapter in plan.adapters]
-    return json.dumps({**fields, "adapters": adapters, "drained": plan.drained})
+    return json.dumps({**fields, "adapters": adapters, "drained": plan.drained, "roles": dict(plan.roles)})
 
 
 def from_text(text: str) -> FleetPlan:
@@ -122,6 +140,7 @@ def from_text(text: str) -> FleetPlan:
         config=loads(saved["config"]),
         model_path=saved["model_path"],
         draft_path=saved["draft_path"],
+        roles={name: Role(role) for name, role in saved["roles"].items()},
         adapters=tuple(AdapterSpec(**adapter) for adapter in saved["adapters"]),
         drained=tuple(saved["drained"]),
     )
@@ -160,15 +179,16 @@ def worker_spec(
     """Of one rank, with its own cores and its own node's address.
 
     Args:
+        role: Its pool's.
         pinned: To its cores; else it has so many threads, wherever they run.
         shares_device: There are fewer GPUs than ranks.
     """
     config, draft = plan.config, plan.config.pools.draft
     is_draft = role is Role.DRAFT
-    drafts_itself = role.decodes and config.drafts_locally
+    drafts_itself = not is_draft and config.drafts_locally  # as soon as it decodes
     return WorkerSpec(
         worker_id=worker_id,
-        role=role,
+        role=plan.role_of(worker_id, role),
         model=plan.draft_path if is_draft else plan.model_path,
         model_name=draft.model if is_draft else config.model,
         served_name=config.served_name,
@@ -181,7 +201,7 @@ def worker_spec(
         draft_model=plan.draft_path if drafts_itself else "",
         draft_model_name=draft.model if drafts_itself else "",
         adapters=() if is_draft else plan.adapters,
-        has_draft_workers=role.decodes and bool(draft.workers),
+        has_draft_workers=not is_draft and bool(draft.workers),
         gang=replace(plan.pool(role).gang, rank=rank, shares_device=shares_device),
         secret=secret,
         cores=cores if pinned else (),

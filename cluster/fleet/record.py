@@ -14,6 +14,7 @@ from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import COUNTS, LISTS, RankStatus, WorkerStatus
 from cluster.fleet.tick import FleetLimits, Observed, WorkerPhase, check_move, failures_after
 from cluster.router.workers import WorkerEntry
+from workers.engine.wire_roles import FROM_WIRE
 from workers.spec import Role
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class WorkerRecord:
     """The last worker of one slot and side."""
 
     worker_id: str
-    role: Role
+    role: Role  # its pool's
     index: int
     incarnation: str
     num_failures: int
@@ -33,6 +34,7 @@ class WorkerRecord:
     beside: bool = False
     plan: FleetPlan | None = None  # that it is started by, where that is not the one which is wanted
     phase: WorkerPhase = WorkerPhase.WAITING
+    started_as: Role | None = None  # None: as its pool
     launched: Launched | None = None  # None: nothing was asked of Ray yet
     ranks: tuple[RankStatus, ...] = ()
     num_gpus: float = 0.0  # of each rank, as its places were asked for: an equal share may be another one by then
@@ -51,6 +53,12 @@ class WorkerRecord:
     def cores(self) -> tuple[int, ...]:
         """Of all ranks."""
         return tuple(sorted({core for rank in self.ranks for core in rank.cores}))
+
+    @property
+    def role_now(self) -> Role:
+        """As it said last; before, what it was started as."""
+        started_as = self.started_as or self.role
+        return started_as if self.state is None else FROM_WIRE.get(self.state.role, started_as)
 
     def take(self, rank: int, facts: WorkerFacts) -> None:
         """What a rank that is ready says of itself; of the leader, the worker."""
@@ -96,7 +104,7 @@ class WorkerRecord:
         return WorkerEntry(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
-            role=self.role,
+            role=self.role_now,
             address=self.facts.address,
             draining=self.phase is WorkerPhase.DRAINING,
             model=self.generation.model,
@@ -111,7 +119,7 @@ class WorkerRecord:
         return WorkerStatus(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
-            role=self.role.value,
+            role=self.role_now.value,
             phase=self.phase,
             phase_s=now_s - self.entered_s,
             address=self.facts.address if self.facts else "",

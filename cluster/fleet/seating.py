@@ -88,6 +88,7 @@ class Seating:
         ground = self._seat(worker, node_ids)
         address = {node.node_id: node.address for node in ground.nodes}
         worker.one_of_nodes = len(address) > 1
+        worker.started_as = self._get_plan().role_of(worker.worker_id, worker.role)
         return [self._place(worker, rank, ground) for rank in range(len(worker.ranks))]
 
     def _seat(self, worker: WorkerRecord, node_ids: Sequence[str]) -> Ground:

@@ -15,7 +15,8 @@ from typing import Any
 from baton.errors import BatonError, UnavailableError
 from cluster.models.find import find_model
 from workers.adapters.adapter import AdapterSpec
-from workers.spec import WorkerSpec
+from workers.role_rules import RoleChanged
+from workers.spec import Role, WorkerSpec
 
 logger = logging.getLogger(__name__)
 WORKER_CLASS = "workers.rank:make_rank"
@@ -111,6 +112,10 @@ class WorkerShell:
     async def remove_adapter(self, name: str) -> bool:
         removed: bool = await self._worker.remove_adapter(name)
         return removed
+
+    async def set_role(self, role: Role, timeout_s: float) -> RoleChanged:
+        changed: RoleChanged = await self._worker.set_role(role, timeout_s)
+        return changed
 
     async def drain(self, timeout_s: float) -> None:
         await self._worker.drain(timeout_s)

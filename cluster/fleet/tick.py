@@ -112,6 +112,11 @@ def worker_id(role: Role, index: int, beside: bool = False) -> str:
     return f"{role}-{index}{BESIDE if beside else ''}"
 
 
+def slot_of(name: str) -> str:
+    """Of a worker's id, however its model and side are told: "v2.decode-0" has slot decode-0."""
+    return name.rpartition(".")[2].removesuffix(BESIDE)
+
+
 def backoff_s(role: Role, num_failures: int, limits: FleetLimits) -> float:
     """Wait before a slot's next start: none after one failure, then doubling up to its role's limit."""
     if num_failures <= 1:

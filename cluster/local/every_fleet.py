@@ -1,14 +1,17 @@
-"""The fleets of all models as one, for what concerns the nodes that they share."""
+"""The fleets of all models as one, for commands that are about nodes and workers, whosever they are."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.fleet.client import ControllerClient
 from cluster.local.deploying import deploy_ingress
+from workers.spec import Role
 
 if TYPE_CHECKING:
     from cluster.fleet.node_drain import NodeStatus
+    from cluster.fleet.role_keeper import WorkerRole
     from cluster.fleet.status import FleetStatus
+    from workers.role_rules import RoleChanged
 
 
 class EveryFleet:
@@ -32,6 +35,16 @@ class EveryFleet:
                     known = found[node.node_id]
                     found[node.node_id] = replace(known, workers=(*known.workers, *node.workers))
         return tuple(found.values())
+
+    def roles(self) -> "tuple[WorkerRole, ...]":
+        return tuple(one for fleet in (self._first, *self._others) for one in fleet.roles())
+
+    def set_role(self, worker_id: str, role: Role | None) -> "RoleChanged":
+        """As of `Controller.set_role`."""
+        for fleet in self._others:
+            if any(one.worker_id == worker_id for one in fleet.roles()):
+                return fleet.set_role(worker_id, role)
+        return self._first.set_role(worker_id, role)
 
     def drain_node(self, name: str, *, undo: bool) -> str:
         """As of `Controller.drain_node`."""

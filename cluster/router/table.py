@@ -9,18 +9,12 @@ drain nor are wedged. No I/O: rows come from the controller, reports from `clust
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, DecodeRoute, DraftRoute, WorkerState
+from baton.v1.worker_pb2 import DecodeRoute, DraftRoute, WorkerState
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
+from workers.engine.wire_roles import FROM_WIRE
 from workers.spec import SERVING_ROLES, Role
-
-_ROLES = {
-    ROLE_PREFILL: Role.PREFILL,
-    ROLE_DECODE: Role.DECODE,
-    ROLE_MIXED: Role.MIXED,
-    ROLE_DRAFT: Role.DRAFT,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +252,7 @@ def _load(entry: WorkerEntry, state: WorkerState) -> WorkerLoad:
 
 
 def _book(load: WorkerLoad, state: WorkerState, *, now_s: float) -> None:
-    load.role = _ROLES.get(state.role, load.role)  # the worker's word: a change of role is not in the table yet
+    load.role = FROM_WIRE.get(state.role, load.role)  # the worker's word: a change of role is not in the table yet
     if state.adapters or load.adapters:
         load.adapters = {adapter.name: adapter.hash for adapter in state.adapters}
     load.num_free_blocks = state.num_free_blocks

@@ -25,12 +25,12 @@ from cluster.simulator.outputs import Outputs
 from cluster.simulator.phases import Phases
 from cluster.simulator.spans import Spans
 from workers.engine.batching import too_long
-from workers.engine.jobs import Written
+from workers.engine.jobs import Job, Written
 from workers.engine.receiving import Receiving
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
-from workers.engine.serving import PREEMPTED, Serving
+from workers.engine.serving import Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.memory_shares import MemoryShares
 from workers.spec import Role
@@ -38,6 +38,7 @@ from workers.spec import Role
 
 class SimEngine:
     """Args:
+    role: That it begins in; its costs are those of its pool in any.
     request: By request id; None: it has ended meanwhile.
     notify: There is news for the next step.
     spans: Where to note what requests go through, if anywhere.
@@ -49,6 +50,7 @@ class SimEngine:
         *,
         key: WorkerKey,
         pool: SimPool,
+        role: Role,
         cluster: SimCluster,
         queue: EventQueue,
         network: Network,
@@ -75,7 +77,7 @@ class SimEngine:
         )
         self.serving = Serving(
             worker_id=key.worker_id,
-            role=pool.role,
+            role=role,
             max_step_tokens=engine.max_batched_tokens,
             blocks=self.blocks,
             scheduler=self.scheduler,
@@ -100,7 +102,6 @@ class SimEngine:
         self.load_reports = LoadReports(
             key=key, pool=pool, cluster=cluster, serving=self.serving, outbox=self.outbox, inbox=self.inbox
         )
-        self._role = pool.role
         self._num_received = 0  # prompts that have come, since somebody asked
         self._num_received_tokens = 0  # whose KV has come, since then
         self._cluster = cluster
@@ -146,12 +147,23 @@ class SimEngine:
         self._commands.append(self.serving.drain)
         self._notify()
 
+    def set_role(self, role: Role) -> None:
+        self._commands.append(partial(self.serving.set_role, role))
+        self._notify()
+
     def take_in(self, now_s: float) -> None:
         self.jobs.expire(now_s)
         while self._commands:
             self._commands.popleft()()
         for job in self.serving.take_transfers():
             self._note_received(self._job_of(job.seq))
+        self._give_back(self.serving.leaving())
+
+    def _give_back(self, jobs: Sequence[tuple[Job, BatonError]]) -> None:
+        """They go on elsewhere, with the tokens that they have."""
+        for job, error in jobs:
+            self.outputs.tell_rest(job)
+            self.serving.end(job, error)
 
     def _note_received(self, job: SimJob) -> None:
         """Its KV has come, and with it a token of which the prefill worker tells."""
@@ -171,7 +183,8 @@ class SimEngine:
 
     def drafts(self) -> Drafts | None:
         """As the engine asks for them, of all that decode here; None: there is no drafter."""
-        decodes = [seq for seq in self.scheduler.running if is_decode(seq)] if self.has_drafts else []
+        guesses = self.has_drafts and self.serving.role.decodes
+        decodes = [seq for seq in self.scheduler.running if is_decode(seq)] if guesses else []
         return self._drafting.propose(decodes, [seq for seq in decodes if self.jobs.of(seq).handover is None])
 
     @property
@@ -183,9 +196,8 @@ class SimEngine:
         self._phases.admitted(plan.admitted)
         for seq in plan.preempted:
             self._phases.preempted(self._job_of(seq))
-        for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
-            self.outputs.tell_rest(job)
-            self.serving.end(job, error, code=PREEMPTED)
+        if plan.preempted:
+            self._give_back(self.serving.preempted(plan.preempted))
 
     def offer(self, chunks: Sequence[ScheduledChunk]) -> None:
         self.serving.offer(self.jobs.of(chunk.seq) for chunk in chunks)
@@ -218,7 +230,7 @@ class SimEngine:
 
     def hands_over(self, seq: Seq) -> bool:
         """Whether it goes to another worker when its prompt is read."""
-        return self._role is Role.PREFILL and self.jobs.of(seq).handover is not None
+        return self.jobs.of(seq).handover is not None
 
     def close(self) -> None:
         """The worker is dead."""

@@ -1,4 +1,4 @@
-"""Named faults: their kinds, their text form, and what each does to a simulated cluster.
+"""Named faults: their kinds, their text form, and what each does to a simulated cluster. A change of role is one too.
 
 Text form: `KIND[:WORKER]@TIME[*FACTOR][/DURATION]`, several joined by commas. Times are seconds (`30`, `30s`), or
 `500ms`, `2min`. For example `kill_decode@30s`, `kill:decode-1@30s/20s`, `slow_link@10s*0.1/5s`, `stalled_rank@12s/4s`.
@@ -26,6 +26,7 @@ class FaultKind:
 
     meaning: str
     roles: tuple[Role, ...] = SERVING_ROLES  # of its target
+    becomes: Role | None = None  # what its target does from then on; by lot, of those that do something else
     factor: tuple[float, float] | None = None
     needs_duration: bool = False
     takes_duration: bool = False
@@ -49,6 +50,12 @@ KINDS: Mapping[str, FaultKind] = {
         factor=(1.0, math.inf),
         needs_duration=True,
     ),
+    **{
+        f"role_{role}": FaultKind(
+            meaning=f"the worker is a {role} worker from then on, as `baton role` makes it", becomes=role
+        )
+        for role in SERVING_ROLES
+    },
 }
 
 _FORM = re.compile(
@@ -71,6 +78,10 @@ class FaultyWorld(Protocol):
 
     def restart(self, worker_id: str) -> None: ...
 
+    def set_role(self, worker_id: str, role: Role) -> bool:
+        """False, and nothing changes: it is not up, or nobody else could write answers."""
+        ...
+
     def slow_link(self, worker_id: str, *, factor: float, duration_s: float) -> None: ...
 
     def lose_ack(self, worker_id: str) -> None:
@@ -86,15 +97,17 @@ class FaultyWorld(Protocol):
 
 def inject(world: FaultyWorld, fault: Fault, rng: Random) -> str:
     """Does it, now; returns the worker that was hit, empty when there was none to hit (or every one is)."""
-    target = fault.target
+    target, kind = fault.target, KINDS[fault.kind]
     if fault.kind == "slow_start":
         world.slow_start(target, factor=fault.factor, duration_s=fault.duration_s)
         return target
     if not target:
-        candidates = world.live_workers(KINDS[fault.kind].roles)
+        candidates = world.live_workers([role for role in kind.roles if role is not kind.becomes])
         if not candidates:
             return ""
         target = rng.choice(candidates)
+    if kind.becomes is not None:
+        return target if world.set_role(target, kind.becomes) else ""
     match fault.kind:
         case "restart":
             world.restart(target)

@@ -39,6 +39,7 @@ class Slot:
     """A place in a pool, and its last worker."""
 
     pool: SimPool
+    role: Role  # of its workers: the pool's, until it is changed
     name: str
     index: int  # in its pool
     number: int  # among all slots
@@ -81,7 +82,9 @@ class SimFleet:
         self._spans = spans
         places = [(pool, index) for pool in cluster.pools for index in range(pool.num_workers)]
         self.slots = {
-            (name := worker_id(pool.role, index)): Slot(pool=pool, name=name, index=index, number=number)
+            (name := worker_id(pool.role, index)): Slot(
+                pool=pool, role=pool.role, name=name, index=index, number=number
+            )
             for number, (pool, index) in enumerate(places)
         }
         health = cluster.health
@@ -218,7 +221,7 @@ class SimFleet:
                 WorkerEntry(
                     worker_id=slot.name,
                     incarnation=str(slot.incarnation),
-                    role=slot.pool.role,
+                    role=slot.role,
                     address="",
                     draining=slot.phase is WorkerPhase.DRAINING,
                 )
@@ -255,6 +258,19 @@ class SimFleet:
         slot = self.slots[worker_id]
         if slot.worker is not None and slot.phase is WorkerPhase.READY:
             self._drain(slot)
+
+    def set_role(self, worker_id: str, role: Role) -> bool:
+        """As the controller does it: False, and nothing changes, where it would refuse."""
+        slot = self.slots[worker_id]
+        others = [other for other in self.slots.values() if other is not slot and other.phase is WorkerPhase.READY]
+        if slot.worker is None or slot.phase is not WorkerPhase.READY:
+            return False
+        if not (role.decodes or any(other.role.decodes for other in others)):
+            return False
+        slot.role = role
+        slot.worker.engine.set_role(role)
+        self._publish()
+        return True
 
     def slow_link(self, worker_id: str, *, factor: float, duration_s: float) -> None:
         self._slow_links.setdefault(worker_id, []).append(1.0 / factor)

@@ -35,7 +35,7 @@ def sim_cluster(
     """
     Args:
         latency: Of a worker of such degrees.
-        drafts: Of workers that decode; None: nothing is drafted.
+        drafts: Of workers while they decode; None: nothing is drafted.
         transfer: None: hand-overs take no time.
     Raises:
         ConfigError: `engine.memory` holds less than one sequence of `engine.max_model_len`, as a worker would say.
@@ -49,7 +49,7 @@ def sim_cluster(
             num_blocks=shares.num_blocks,
             num_states=shares.num_states,
             state_spacing=shares.state_spacing,
-            drafts=drafts if role.decodes else None,
+            drafts=drafts,
         )
         for role in SERVING_ROLES
         if pool_of(config, role).workers

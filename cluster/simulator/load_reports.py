@@ -21,7 +21,6 @@ class LoadReports:
         self._states = WorkerStates(
             worker_id=key.worker_id,
             incarnation=key.incarnation,
-            role=pool.role,
             fingerprint="",
             block_size=cluster.engine.block_size,
             num_blocks=pool.num_blocks + pool.num_idle_blocks,

@@ -1,6 +1,6 @@
 """What a simulated worker's steps take: its latency model, slower beside others of its machine, and hand-overs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cluster.contracts.latency import LatencyModel, PromptChunk, Slowed
 from cluster.contracts.simulation import SimCluster, SimPool
@@ -12,13 +12,17 @@ from workers.spec import Role
 
 class StepCosts:
     """Args:
+    role: Of now.
     worker: Index among all.
     machine: Where its steps and others' cost each other; None: nowhere.
     """
 
-    def __init__(self, *, pool: SimPool, cluster: SimCluster, machine: Machine | None, worker: int) -> None:
+    def __init__(
+        self, *, pool: SimPool, role: Callable[[], Role], cluster: SimCluster, machine: Machine | None, worker: int
+    ) -> None:
+        self._role = role
         self._latency = pool.latency
-        self._handover_s = cluster.handover_s if pool.role is Role.PREFILL else 0.0
+        self._handover_s = cluster.handover_s
         self._receive_s = cluster.receive_s
         self._receive_token_s = pool.receive_token_s
         self._machine = machine
@@ -29,7 +33,7 @@ class StepCosts:
         prompts, num_decodes, num_context = _composition(chunks)
         has_prompts = any(chunk.kind is ChunkKind.PREFILL for chunk in chunks)
         step_s = self._latency_now(has_prompts=has_prompts).step_s(prompts, num_decodes, num_context)
-        return step_s + self._handover_s
+        return step_s + (self._handover_s if self._role() is Role.PREFILL else 0.0)
 
     def decode_latency(self) -> LatencyModel:
         """Of decode steps, the first of which begins now."""

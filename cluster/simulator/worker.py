@@ -26,15 +26,18 @@ from cluster.simulator.step_costs import StepCosts
 from cluster.simulator.steps import StepInFlight
 from workers.engine.scheduler import StepPlan
 from workers.engine.sequence import Status
+from workers.spec import Role
 
 HOUSEKEEPING_S = 0.5  # the engine looks again after so long where a plan had nothing to compute
 
 
 class SimWorker:
     """Args:
+    role: That it begins in.
     request: By request id; None: it has ended meanwhile.
     tell: What one step has to say to the ingress.
     report_soon: Work has come to a worker that was not reporting.
+    report_now: It has another role.
     machine: Where its steps and others' cost each other; None: nowhere.
     spans: Where to note what is done when, if anywhere.
     max_jump: See `jumps`.
@@ -46,25 +49,27 @@ class SimWorker:
         key: WorkerKey,
         index: int,
         pool: SimPool,
+        role: Role,
         cluster: SimCluster,
         queue: EventQueue,
         network: Network,
         request: Callable[[str], Request | None],
         tell: Callable[[WorkerKey, list[TokenOutput]], None],
         report_soon: Callable[["SimWorker"], None],
+        report_now: Callable[["SimWorker"], None],
         machine: Machine | None,
         spans: Spans | None,
         max_jump: int,
     ) -> None:
         self.key = key
         self.index = index
-        self.role = pool.role
         self.is_alive = True
         self.died_s = 0.0
         self.is_reporting = False  # the world's: a load report is due
         engine = self.engine = SimEngine(
             key=key,
             pool=pool,
+            role=role,
             cluster=cluster,
             queue=queue,
             network=network,
@@ -78,6 +83,8 @@ class SimWorker:
         self._queue = queue
         self._tell = tell
         self._report_soon = report_soon
+        self._report_now = report_now
+        self._told_role = role
         self._alarm = StepAlarm(queue, index, self._on_step)
         self._steps = steps_of(pool, engine.scheduler, is_served=engine.is_served, seed=index)
         self._jumps = Jumps(
@@ -89,7 +96,7 @@ class SimWorker:
             hands_over=engine.hands_over,
             max_jump=max_jump if self._steps.num_stages == 1 and not engine.has_drafts else 0,
         )
-        self._costs = StepCosts(pool=pool, cluster=cluster, machine=machine, worker=index)
+        self._costs = StepCosts(pool=pool, role=lambda: self.role, cluster=cluster, machine=machine, worker=index)
         self.occupancy = Occupancy(
             worker_id=key.worker_id, blocks=engine.blocks, num_stages=self._steps.num_stages, spans=spans
         )
@@ -97,6 +104,11 @@ class SimWorker:
         if machine is not None:
             machine.join(index, self._machine_changed)
         self._has_news = self._is_stepping = False
+
+    @property
+    def role(self) -> Role:
+        """Of now."""
+        return self.engine.serving.role
 
     @property
     def has_work(self) -> bool:
@@ -246,5 +258,8 @@ class SimWorker:
         return self.engine.load_reports.next(self._queue.now_s, is_idle=self.is_idle, num_in_flight=num_taken)
 
     def _say(self) -> None:
+        if self.role is not self._told_role:  # who was given back must not be sent here again
+            self._told_role = self.role
+            self._report_now(self)
         if outputs := self.engine.outputs.take():
             self._tell(self.key, outputs)

@@ -63,10 +63,20 @@ def with_faults(seed: int) -> Case:
     rng = Random(~seed)
     roles = [pool.role for pool in case.cluster.pools]
     names = [f"{pool.role}-{index}" for pool in case.cluster.pools for index in range(pool.num_workers)]
-    kinds = [kind for kind, rules in KINDS.items() if set(rules.roles) & set(roles)]
+    kinds = [kind for kind, rules in KINDS.items() if set(rules.roles) & set(roles) and rules.becomes is None]
     last_s = max(arrival.at_s for arrival in case.arrivals) + 0.5
     faults = [_fault(rng, rng.choice(kinds), names, last_s) for _ in range(rng.randint(0, 4))]
+    faults += _role_changes(Random(f"roles {seed}"), names, last_s)
     return Case(cluster=case.cluster, arrivals=case.arrivals, faults=tuple(faults))
+
+
+def _role_changes(rng: Random, names: Sequence[str], last_s: float) -> list[Fault]:
+    kinds = [kind for kind, rules in KINDS.items() if rules.becomes is not None]
+    num_changes = rng.choice([0, 1, 2, 5])
+    return [
+        Fault(kind=rng.choice(kinds), at_s=rng.uniform(0.0, last_s), target=rng.choice(["", *names]))
+        for _ in range(num_changes)
+    ]
 
 
 def _fault(rng: Random, kind: str, names: Sequence[str], last_s: float) -> Fault:

@@ -25,6 +25,7 @@ WORKERS = {"prefill-0": Role.PREFILL, "decode-0": Role.DECODE, "decode-1": Role.
         ("slow_link@10s*0.1/5s", Fault(kind="slow_link", at_s=10.0, factor=0.1, duration_s=5.0)),
         ("lost_ack@3.5s", Fault(kind="lost_ack", at_s=3.5)),
         ("stalled_rank:decode-0@12s/4s", Fault(kind="stalled_rank", at_s=12.0, target="decode-0", duration_s=4.0)),
+        ("role_prefill:decode-1@30s", Fault(kind="role_prefill", at_s=30.0, target="decode-1")),
         ("slow_start@0s*5/1min", Fault(kind="slow_start", at_s=0.0, factor=5.0, duration_s=60.0)),
     ],
 )
@@ -46,6 +47,8 @@ def test_a_list_is_in_order_of_time() -> None:
         ("kill_decode@3h", "time '3h' is no time"),
         ("explode@3s", "unknown kind 'explode'; known are kill, kill_prefill, kill_decode"),
         ("kill_decode@3s*2", "kill_decode takes no factor; leave out"),
+        ("role_draft@3s", "unknown kind 'role_draft'"),
+        ("role_decode@3s/2s", "role_decode takes no duration"),
         ("lost_ack@3s/2s", "lost_ack takes no duration; leave out /2s"),
         ("slow_link@3s*0.5", "slow_link needs a duration above 0; write it as /DURATION"),
         ("slow_link@3s/5s", "factor 1 must be between 0 and 1; write it as"),
@@ -116,6 +119,10 @@ class Recorder:
     def restart(self, worker_id: str) -> None:
         self.done.append(("restart", worker_id))
 
+    def set_role(self, worker_id: str, role: Role) -> bool:
+        self.done.append(("set_role", worker_id, role))
+        return worker_id != "prefill-0"
+
     def slow_link(self, worker_id: str, *, factor: float, duration_s: float) -> None:
         self.done.append(("slow_link", worker_id, factor, duration_s))
 
@@ -136,6 +143,8 @@ class Recorder:
         ("kill_prefill@1s", ("kill", "prefill-0", 0.0)),
         ("kill:decode-0@1s", ("kill", "decode-0", 0.0)),
         ("restart:decode-1@1s", ("restart", "decode-1")),
+        ("role_prefill:decode-1@1s", ("set_role", "decode-1", Role.PREFILL)),
+        ("role_prefill@1s", ("set_role", "decode-1", Role.PREFILL)),
         ("slow_link:decode-1@1s*0.5/2s", ("slow_link", "decode-1", 0.5, 2.0)),
         ("lost_ack@1s", ("lose_ack", "prefill-0")),
         ("stalled_rank:decode-1@1s/3s", ("stall", "decode-1", 3.0)),
@@ -152,3 +161,7 @@ def test_a_fault_without_anybody_to_hit_does_nothing() -> None:
     world = Recorder()
     assert inject(world, parse_fault("kill_mixed@1s"), Random(1)) == ""
     assert world.done == []
+
+
+def test_a_change_of_role_that_is_refused_hits_nobody() -> None:
+    assert inject(Recorder(), parse_fault("role_decode:prefill-0@1s"), Random(1)) == ""

@@ -20,6 +20,7 @@ FLOOR_0 = ("baton",)  # the generated contract, and the SDK: grpc and protobuf a
 FLOOR_1 = (
     "workers/adapters/adapter.py",
     "workers/spec.py",
+    "workers/role_rules.py",
     "workers/spec_line.py",
     "workers/memory_shares.py",
     "workers/engine/sequence.py",
@@ -61,6 +62,10 @@ FLOOR_1 = (
     "workers/engine/sending.py",
     "workers/engine/receiving.py",
     "workers/engine/serving.py",
+    "workers/engine/arrivals.py",
+    "workers/engine/duty.py",
+    "workers/preempted.py",
+    "workers/engine/wire_roles.py",
     "workers/engine/answers.py",
     "workers/engine/batching.py",
     "workers/engine/wire.py",

@@ -25,10 +25,11 @@ from workers.engine.following import Grammars
 from workers.engine.jobs import Job
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
+from workers.engine.role_commands import RoleCommands
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
 from workers.engine.sending import Sending
 from workers.engine.sequence import Sequence as Seq
-from workers.engine.serving import PREEMPTED, Serving
+from workers.engine.serving import Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
@@ -109,14 +110,14 @@ class Engine:
         self.adapters = AdapterCommands(
             runner=runner, table=self.serving.adapters, jobs=self.jobs, command=self._command
         )
+        self.roles = RoleCommands(serving=self.serving, command=self._command, give_back=self._give_back)
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
         self._emit = emit
         self._clock = clock
-        self._speculation = speculation
+        self._speculation: Speculation | None = None
+        self.speculate(speculation)
         self._grammars = grammars
-        if speculation is not None and speculation.job_watch is not None:
-            self.jobs.watch, self.stats.guesses = speculation.job_watch, speculation.job_watch.counts
         self._stopped = False
         self._outputs: dict[str, list[worker_pb2.TokenOutput]] = defaultdict(list)
         self._housekeeping_s = 0.0
@@ -126,6 +127,12 @@ class Engine:
         """Attaches the links; before the first step."""
         self.outbox, self.inbox = outbox, inbox
         self.serving.connect(outbox, inbox)
+
+    def speculate(self, speculation: Speculation | None) -> None:
+        """From now on; None: not at all. Before the first step, or of the engine's thread."""
+        self._speculation = speculation
+        if speculation is not None and speculation.job_watch is not None:
+            self.jobs.watch, self.stats.guesses = speculation.job_watch, speculation.job_watch.counts
 
     @property
     def sending(self) -> Sending | None:
@@ -189,7 +196,7 @@ class Engine:
         has_news = self._take_in(now_s)
         plan = self.scheduler.plan(now_s, self._drafts())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
-            self.serving.end(job, error, code=PREEMPTED)
+            self.serving.end(job, error)
         if plan.chunks:
             self.stats.step_begins(now_s)
             if has_news or plan.admitted or plan.preempted:
@@ -211,6 +218,7 @@ class Engine:
         while self._commands:
             self._commands.popleft()()
         has_news |= bool(self.serving.take_transfers())
+        self._give_back()
         if now_s - self._housekeeping_s >= HOUSEKEEPING_S:
             self._housekeeping_s = now_s
             self.jobs.expire(now_s)
@@ -218,6 +226,14 @@ class Engine:
             if self.is_idle:
                 self.blocks.check_integrity()
         return has_news
+
+    def _give_back(self) -> int:
+        """Ends what the role has no place for any more; how many choices those were."""
+        leaving = self.serving.leaving()
+        num_choices = sum(len(job.choices) for job, _ in leaving)
+        for job, error in leaving:
+            self.serving.end(job, error)
+        return num_choices
 
     def _drafts(self) -> Drafts | None:
         """For all that go on decoding here: of a hand-over, this worker writes one token."""

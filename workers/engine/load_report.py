@@ -7,20 +7,20 @@ Invariant: a LoadReport is made by whoever owns the engine's state and never cha
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import WorkerState
 from workers.adapters.adapter import AdapterName
 from workers.engine.serving import Serving
 from workers.engine.stats import since_progress_s
+from workers.engine.wire_roles import TO_WIRE
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.spec import Role
-
-_ROLES = {Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE, Role.MIXED: ROLE_MIXED, Role.DRAFT: ROLE_DRAFT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """Fields named as in WorkerState mean what its comments say."""
 
+    role: Role
     is_idle: bool  # nothing computed, nothing in transfer, nothing asked
     waiting_since_s: float | None  # since when work has waited for a step to finish; None while there is none
     draining: bool
@@ -58,7 +58,8 @@ class LoadReport:
     draft_workers_rest: bool = False
 
 
-_SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in ("is_idle", "waiting_since_s", "adapters"))
+_OWN = ("role", "is_idle", "waiting_since_s", "adapters")
+_SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in _OWN)
 
 
 def load_report(
@@ -72,6 +73,7 @@ def load_report(
     blocks, scheduler, stats = serving.blocks, serving.scheduler, serving.stats
     num_pending = serving.receiving.num_pending if serving.receiving is not None else 0
     return LoadReport(
+        role=serving.role,
         is_idle=is_idle,
         waiting_since_s=stats.waiting_since_s,
         draining=serving.is_draining,
@@ -111,14 +113,17 @@ def load_report(
 
 
 class WorkerStates:
-    """The messages of one life of one worker; its constants are told with each."""
+    """The messages of one life of one worker; its constants are told with each.
+
+    Args:
+        drafters: Who may draft for it while it decodes.
+    """
 
     def __init__(
         self,
         *,
         worker_id: str,
         incarnation: str,
-        role: Role,
         fingerprint: str,
         block_size: int,
         num_blocks: int,
@@ -129,14 +134,13 @@ class WorkerStates:
         self._constants = WorkerState(
             worker_id=worker_id,
             incarnation=incarnation,
-            role=_ROLES[role],
             fingerprint=fingerprint,
             block_size=block_size,
             num_blocks=num_blocks,
             max_model_len=max_model_len,
             max_sequences=max_sequences,
-            drafters=drafters,
         )
+        self._drafters = drafters
 
     def say_ranks(self, addresses: Sequence[str]) -> None:
         """Of a gang: host:port of each rank, the leader's first. Before the first message."""
@@ -150,6 +154,9 @@ class WorkerStates:
         """
         state = WorkerState(since_progress_s=since_progress_s(load.waiting_since_s, now_s))
         state.MergeFrom(self._constants)
+        state.role = TO_WIRE[load.role]
+        if load.role.decodes:
+            state.drafters.extend(self._drafters)
         for adapter in load.adapters:
             state.adapters.add(name=adapter.name, hash=adapter.content_hash)
         for name in _SAME_NAME:

@@ -10,6 +10,7 @@ from baton.errors import BatonError, CancelledError, UnavailableError
 from workers.engine.block_manager import BlockManager
 from workers.engine.jobs import Job
 from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Sequence as Seq
 from workers.engine.sequence import Status
 from workers.kv_transfer.link import Arrived, Inbox, Lost, Offered, TransferKey
 
@@ -113,12 +114,23 @@ class Receiving:
             self._blocks.quarantine(job.seq, job.handover)
             self._inbox.abort(job.handover)
 
-    def refuse_pending(self) -> list[Job]:
-        """Draining: gives back every offer that has no blocks yet."""
+    def refuse_pending(self, error: BatonError) -> list[Job]:
+        """Gives back every offer that has no blocks yet."""
         given_back = [*self._pending, *self._unready]
         self._pending.clear()
         self._unready.clear()
         for job in given_back:
             assert job.handover is not None
-            self._inbox.refuse(job.handover, UnavailableError("this worker is draining; try another"))
+            self._inbox.refuse(job.handover, error)
         return given_back
+
+
+def fault_of(arrival: Arrived, seq: Seq, vocab_size: int | None) -> UnavailableError | None:
+    """Why what a peer sent is of no use, if so. `vocab_size`: None: nobody computes with token ids."""
+    name = arrival.key.request_id
+    if arrival.num_tokens != seq.num_tokens:
+        return UnavailableError(f"{name}: KV of {arrival.num_tokens} tokens came, the request has {seq.num_tokens}")
+    highest = max((token for _, token in arrival.first_tokens), default=0)
+    if vocab_size is not None and highest >= vocab_size:
+        return UnavailableError(f"{name}: token id {highest} came, of a vocabulary of {vocab_size}")
+    return None

@@ -14,7 +14,9 @@ from baton.errors import BatonError, DeadlineExceededError, InternalError, Unava
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from workers.engine import wire
 from workers.engine.adapter_table import AdapterTable
+from workers.engine.arrivals import Arrivals
 from workers.engine.block_manager import BlockManager
+from workers.engine.duty import Duty
 from workers.engine.following import Grammars
 from workers.engine.forking import CopyBlocks, Forking
 from workers.engine.jobs import Job, JobTable, Written
@@ -25,11 +27,11 @@ from workers.engine.sending import Sending
 from workers.engine.sequence import FinishReason, Status
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import EngineStats
-from workers.kv_transfer.link import Arrived, Inbox, Offered, Outbox, TransferKey
-from workers.spec import SERVING_ROLES, Role
+from workers.kv_transfer.link import Inbox, Outbox, TransferKey
+from workers.preempted import PreemptedError
+from workers.spec import Role
 
 logger = logging.getLogger(__name__)
-PREEMPTED = "preempted"  # the code that asks for a new attempt without counting as a loss
 
 
 class Serving:
@@ -72,9 +74,10 @@ class Serving:
         self.stats = EngineStats()
         self.is_draining = False
         self.sending: Sending | None = None
-        self.receiving: Receiving | None = None
+        self._arrivals: Arrivals | None = None
         self._worker_id = worker_id
-        self._role = role
+        self._duty = Duty(worker_id, role)
+        self._may_leave = False  # some that the role has no place for may be here
         self._max_step_tokens = max_step_tokens
         self._read = read
         self._unservable = unservable
@@ -88,7 +91,27 @@ class Serving:
         if outbox is not None:
             self.sending = Sending(outbox=outbox, blocks=self.blocks)
         if inbox is not None:
-            self.receiving = Receiving(inbox=inbox, blocks=self.blocks, scheduler=self.scheduler)
+            self._arrivals = Arrivals(
+                receiving=Receiving(inbox=inbox, blocks=self.blocks, scheduler=self.scheduler),
+                jobs=self.jobs,
+                blocks=self.blocks,
+                scheduler=self.scheduler,
+                preparing=self._preparing,
+                forking=self._forking,
+                refusal=self._offers_refusal,
+                admit=partial(self._admit, handing_over=False),
+                fail=self._tell_error,
+                finish=self.finish,
+                vocab_size=self._vocab_size,
+            )
+
+    @property
+    def receiving(self) -> Receiving | None:
+        return self._arrivals.receiving if self._arrivals is not None else None
+
+    @property
+    def role(self) -> Role:
+        return self._duty.role
 
     @property
     def num_in_transfer(self) -> int:
@@ -162,9 +185,9 @@ class Serving:
 
     def _refusal(self, seq: Seq, *, handing_over: bool) -> BatonError | None:
         if self.is_draining:
-            return UnavailableError(f"worker {self._worker_id} is draining; try another")
-        if self._role not in SERVING_ROLES:
-            return InternalError(f"worker {self._worker_id} is a {self._role} worker and takes no requests")
+            return self._draining()
+        if (refusal := self._duty.refusal(seq, handing_over=handing_over)) is not None:
+            return refusal
         if handing_over and self.sending is None:
             return InternalError(f"worker {self._worker_id} has no link to hand over with")
         return self._unservable(seq, handing_over)
@@ -192,23 +215,44 @@ class Serving:
     def drain(self) -> None:
         """Takes nothing new, finishes what runs."""
         self.is_draining = True
-        if self.receiving is not None:
-            for job in self.receiving.refuse_pending():
-                self.jobs.remove(job)
+        if self._arrivals is not None:
+            self._arrivals.refuse(self._draining())
+
+    def set_role(self, role: Role) -> None:
+        """From now on; see `leaving`."""
+        self._duty.role = role
+        self._may_leave = not role.decodes
+        if not role.decodes and self._arrivals is not None:
+            self._arrivals.refuse(self._duty.not_here())
+
+    def leaving(self) -> list[tuple[Job, BatonError]]:
+        """What the role has no place for any more, for the caller to `end`: it goes on elsewhere."""
+        if not self._may_leave:
+            return []
+        self._may_leave = False
+        return [(job, self._duty.not_here()) for job in self.jobs if self._duty.gives_back(job)]
+
+    def _offers_refusal(self) -> BatonError | None:
+        if self.is_draining:
+            return self._draining()
+        return None if self.role.decodes else self._duty.not_here()
+
+    def _draining(self) -> UnavailableError:
+        return UnavailableError(f"worker {self._worker_id} is draining; try another")
 
     def end_overdue(self, now_s: float) -> None:
         for job in self.jobs:
             if job.seq.deadline_s <= now_s:
                 self.end(job, DeadlineExceededError("the request's deadline has passed"))
 
-    def end(self, job: Job, error: BatonError, *, code: str | None = None) -> None:
-        """Ends a job with a final output for each of its choices. `code` replaces the error's own."""
-        self._tell_error(job, error, code)
+    def end(self, job: Job, error: BatonError) -> None:
+        """Ends a job with a final output for each of its choices."""
+        self._tell_error(job, error)
         self._discard(job)
 
-    def _tell_error(self, job: Job, error: BatonError, code: str | None = None) -> None:
+    def _tell_error(self, job: Job, error: BatonError) -> None:
         for choice in job.choices:
-            self._tell(job.seq.ingress_id, wire.final(job.seq, choice, FinishReason.ERROR, error, code=code))
+            self._tell(job.seq.ingress_id, wire.final(job.seq, choice, FinishReason.ERROR, error))
 
     def _discard(self, job: Job) -> None:
         """Ends a job without a word; its blocks are free now, or when its transfer lets go of them."""
@@ -238,9 +282,9 @@ class Serving:
             job = self.jobs.of(seq)
             if self.sending is not None and self.sending.is_sending(job):
                 self.sending.forget_blocks(job)
-                ended.append((job, UnavailableError("preempted while handing over")))
-            elif self._role is Role.DECODE and seq.num_tokens > self._max_step_tokens:
-                ended.append((job, UnavailableError("preempted: out of blocks")))
+                ended.append((job, PreemptedError("preempted while handing over")))
+            elif self.role is Role.DECODE and seq.num_tokens > self._max_step_tokens:
+                ended.append((job, PreemptedError("preempted: out of blocks")))
         return ended
 
     def offer(self, jobs: Iterable[Job]) -> None:
@@ -307,7 +351,9 @@ class Serving:
         if self.sending is not None:
             for job, error, acked in self.sending.ended():
                 self._end_sent(job, error, acked)
-        return self._receive(self.receiving) if self.receiving is not None else []
+        started = self._arrivals.take() if self._arrivals is not None else []
+        self._may_leave |= bool(started) and not self.role.decodes
+        return started
 
     def _end_sent(self, job: Job, error: BatonError | None, acked: bool) -> None:
         """A transfer that failed ends its choices with a retryable error, unless they were aborted before.
@@ -319,70 +365,6 @@ class Serving:
         self._tell_error(job, error if error.retryable else UnavailableError(f"hand-over failed: {error.message}"))
         if job.seq.status is not Status.SENDING:  # still computing: stop it
             self._discard(job)
-
-    def _receive(self, receiving: Receiving) -> list[Job]:
-        offered, arrived, lost = receiving.offers()
-        for offer in offered:
-            self._take_offer(receiving, offer)
-        started = [job for job, arrival in arrived if self._start_decoding(job, arrival)]
-        for job, error in lost:
-            # The prefill side, or the dispatcher that saw it die, tells the ingress: here only the room is given back.
-            logger.info("transfer lost request_id=%s error=%s", job.seq.request_id, error)
-            self.jobs.remove(job)
-        receiving.grant()
-        return started
-
-    def _take_offer(self, receiving: Receiving, offer: Offered) -> None:
-        if self.is_draining:
-            receiving.refuse(offer.key, UnavailableError(f"worker {self._worker_id} is draining; try another"))
-            return
-        try:
-            job = self._admit(offer.ingress_id, offer.submit, handing_over=False)
-        except BatonError as error:
-            receiving.refuse(offer.key, error)
-            return
-        if job is None:
-            receiving.refuse(offer.key, UnavailableError("the request was aborted, or a newer attempt is here"))
-            return
-        job.handover = offer.key
-        job.cached_reported = True
-        job.seq.num_scored_tokens = len(job.seq.prompt_token_ids)  # whoever reads the prompt tells
-        receiving.hold(job)
-        self._preparing.prepare(job, partial(receiving.enqueue, job), partial(self._refuse_offer, receiving, job))
-
-    def _refuse_offer(self, receiving: Receiving, job: Job, error: BatonError | None) -> None:
-        if error is not None:
-            self.jobs.remove(job)
-            receiving.abort(job, error)
-
-    def _start_decoding(self, job: Job, arrival: Arrived) -> bool:
-        """False: none of its choices goes on."""
-        seq = job.seq
-        job.handover = None
-        if (fault := self._fault(seq, arrival)) is not None:
-            self._tell_error(job, fault)
-            self.finish(job)
-            return False
-        seq.num_computed_tokens = arrival.num_tokens
-        self.blocks.commit(seq)
-        first_tokens = dict(arrival.first_tokens)
-        going = [(choice, first_tokens[choice]) for choice in job.choices if choice in first_tokens]
-        if not going:
-            self.finish(job)
-            return False
-        self.scheduler.add_running(seq)
-        self._forking.fork(job, going)
-        return True
-
-    def _fault(self, seq: Seq, arrival: Arrived) -> UnavailableError | None:
-        """Why what a peer sent is of no use, if so."""
-        name = arrival.key.request_id
-        if arrival.num_tokens != seq.num_tokens:
-            return UnavailableError(f"{name}: KV of {arrival.num_tokens} tokens came, the request has {seq.num_tokens}")
-        highest = max((token for _, token in arrival.first_tokens), default=0)
-        if self._vocab_size is not None and highest >= self._vocab_size:
-            return UnavailableError(f"{name}: token id {highest} came, of a vocabulary of {self._vocab_size}")
-        return None
 
 
 def _now(do: Callable[[], None]) -> None:

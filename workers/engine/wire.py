@@ -144,10 +144,8 @@ def _prompt_logprobs(place: int, scores: PromptScores) -> worker_pb2.PromptLogpr
     )
 
 
-def final(
-    seq: Seq, choice: int, reason: FinishReason, error: BatonError | None = None, *, code: str | None = None
-) -> worker_pb2.TokenOutput:
-    """A last message without tokens. `code` replaces the error's own."""
+def final(seq: Seq, choice: int, reason: FinishReason, error: BatonError | None = None) -> worker_pb2.TokenOutput:
+    """A last message without tokens."""
     message = worker_pb2.TokenOutput(
         request_id=seq.request_id,
         choice=choice,
@@ -156,7 +154,7 @@ def final(
         finish_reason=_REASONS[reason],
     )
     if error is not None:
-        message.error.CopyFrom(_error_message(error, code))
+        message.error.CopyFrom(_error_message(error))
     return message
 
 
@@ -168,9 +166,9 @@ def refusals(submit: worker_pb2.Submit, error: BatonError) -> Iterator[worker_pb
             choice=choice,
             attempt=submit.attempt,
             finish_reason=inference_pb2.FINISH_REASON_ERROR,
-            error=_error_message(error, None),
+            error=_error_message(error),
         )
 
 
-def _error_message(error: BatonError, code: str | None) -> worker_pb2.WorkerError:
-    return worker_pb2.WorkerError(code=code or error.code, message=error.message, retryable=error.retryable)
+def _error_message(error: BatonError) -> worker_pb2.WorkerError:
+    return worker_pb2.WorkerError(code=error.code, message=error.message, retryable=error.retryable)

@@ -12,6 +12,7 @@ from baton.errors import BatonError, CancelledError, InternalError, UnavailableE
 from workers.kv_transfer.link import TransferKey
 from workers.model.contract import PayloadSpec, Unit
 from workers.model.places import EVERY_BLOCK, Turn
+from workers.preempted import PreemptedError
 
 RENEWALS_PER_LEASE = 3  # that a sender tells of what lives
 LOOKS_PER_LEASE = 12  # that either side takes for what is overdue
@@ -75,8 +76,8 @@ def missing(payloads: Sequence[PayloadSpec], counts: Sequence[int], num_tokens: 
 
 
 def is_failure(error: BatonError | None) -> bool:
-    """An abort on either side is none."""
-    return error is not None and not isinstance(error, CancelledError)
+    """An abort on either side is none, nor is that the receiver has come to read prompts itself."""
+    return error is not None and not isinstance(error, CancelledError | PreemptedError)
 
 
 def graver(a: BatonError | None, b: BatonError | None) -> BatonError | None:

@@ -10,6 +10,7 @@ from baton.v1.kv_pb2 import TransferKey as WireKey
 from baton.v1.worker_pb2 import WorkerError
 from workers.kv_transfer.link import TransferKey
 from workers.kv_transfer.outgoing import Closing, Span
+from workers.preempted import PreemptedError
 
 _PyBytes_FromStringAndSize: Any = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
@@ -106,6 +107,8 @@ def wire_error(error: BatonError) -> WorkerError:
 
 
 def own_error(error: WorkerError) -> BatonError:
+    if error.code == PreemptedError.code:  # workers' own: not of the tree that everybody has
+        return PreemptedError(error.message)
     return from_code(error.code, error.message)
 
 

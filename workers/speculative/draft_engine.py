@@ -20,7 +20,7 @@ from workers.engine.engine import StepReport
 from workers.engine.load_report import LoadReport
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
-from workers.spec import WorkerSpec
+from workers.spec import Role, WorkerSpec
 from workers.speculative.forecast import Limits
 from workers.speculative.forecasts import Forecasts, Peer, Planned
 from workers.speculative.telling import Guesses, Telling
@@ -220,6 +220,7 @@ class DraftEngine:
         forecasts, num_active = self.forecasts, self.forecasts.num_active
         num_followed = sum(len(peer.texts) for peer in forecasts.peers)
         return LoadReport(
+            role=Role.DRAFT,
             is_idle=True,
             waiting_since_s=self._busy_since_s,
             draining=self._is_draining,

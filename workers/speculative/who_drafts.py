@@ -1,15 +1,15 @@
 """Who guesses ahead for the sequences that a worker decodes, in words."""
 
-from workers.spec import WorkerSpec
+from workers.spec import Role, WorkerSpec
 
 NGRAM = "ngram"
 DRAFT_WORKERS = "draft workers"
 
 
 def who_drafts(spec: WorkerSpec) -> tuple[str, ...]:
-    """Those that may, by its spec; which of them does is chosen from step to step. Empty: nobody."""
+    """Those that may while it decodes, by its spec; which of them does is chosen from step to step. Empty: nobody."""
     method = spec.speculation.method
-    if not spec.role.decodes or method == "none":
+    if spec.role is Role.DRAFT or method == "none":
         return ()
     if method in (NGRAM, "self"):
         return (method,)

@@ -21,7 +21,11 @@ class RunOptions:
         int | None, typer.Option(help=f"Without --trace (default: {NUM_REQUESTS}).", rich_help_panel=LOAD)
     ] = None
     faults: Annotated[
-        str | None, typer.Option(help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s.", rich_help_panel=_RUN)
+        str | None,
+        typer.Option(
+            help="E.g. kill_decode@30s, slow_link:prefill-0@9s*0.1/5s, role_prefill:decode-1@1min.",
+            rich_help_panel=_RUN,
+        ),
     ] = None
     draft_acceptance: Annotated[
         str | None,

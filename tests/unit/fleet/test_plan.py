@@ -49,14 +49,15 @@ def test_beside_draft_workers_the_others_are_told_nothing_of_their_model() -> No
     assert told.has_draft_workers
     assert who_drafts(told) == ("ngram", "draft workers")
     assert who_drafts(spec(f"{POOL}\nspeculation: {{method: draft}}", Role.DECODE)) == ("ngram", "draft workers")
-    assert not spec(POOL, Role.PREFILL).has_draft_workers
+    assert spec(POOL, Role.PREFILL).has_draft_workers  # it may come to decode, as in the next
+    assert not spec(POOL, Role.DRAFT).has_draft_workers
     assert who_drafts(spec(POOL, Role.DRAFT)) == ()
 
 
 def test_without_draft_workers_those_that_decode_draft_themselves() -> None:
     told = spec(ITSELF, Role.DECODE)
     assert (told.draft_model, told.draft_model_name) == (str(DRAFT), "demo-draft")
-    assert spec(ITSELF, Role.PREFILL).draft_model == ""
+    assert spec(ITSELF, Role.PREFILL).draft_model == str(DRAFT)
     assert who_drafts(told) == ("ngram", "demo-draft")
     assert who_drafts(spec("model: demo\nspeculation: {method: draft}", Role.DECODE)) == ("demo-draft",)
     assert who_drafts(spec("model: demo\nspeculation: {method: none}", Role.DECODE)) == ()
