@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Continue a text.",
     "chat": "Talk to the model.",
     "batch": "Answer a file of requests in OpenAI's batch format; called again, it goes on where it stopped.",
+    "trace": "Show where the time of a recent request went, or list the last and the slowest.",
     "bench": "Measure a running server: TTFT, TPOT, ITL, throughput, goodput.",
     "role": "Change what a worker does while it serves: read prompts, write answers, or both.",
     "adapter": "Load, unload and list LoRA adapters of the running cluster.",
@@ -40,6 +41,7 @@ ROOMS = {
     "generate": "ask.generate",
     "chat": "ask.chat",
     "batch": "batch.command",
+    "trace": "trace.command",
 }
 
 # Those that have commands of their own.

@@ -130,7 +130,7 @@ class Abort(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., choices: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TokenOutput(_message.Message):
-    __slots__ = ("request_id", "choice", "attempt", "index", "token_ids", "logprobs", "finish_reason", "stop_reason", "error", "num_cached_tokens", "prompt_logprobs")
+    __slots__ = ("request_id", "choice", "attempt", "index", "token_ids", "logprobs", "finish_reason", "stop_reason", "error", "num_cached_tokens", "prompt_logprobs", "num_drafted", "trace")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,8 @@ class TokenOutput(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
     attempt: int
@@ -153,7 +155,43 @@ class TokenOutput(_message.Message):
     error: WorkerError
     num_cached_tokens: int
     prompt_logprobs: PromptLogprobs
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., attempt: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_reason: _Optional[str] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., num_cached_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[_Union[PromptLogprobs, _Mapping]] = ...) -> None: ...
+    num_drafted: int
+    trace: WorkerTrace
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., attempt: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[_inference_pb2.TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., stop_reason: _Optional[str] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., num_cached_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[_Union[PromptLogprobs, _Mapping]] = ..., num_drafted: _Optional[int] = ..., trace: _Optional[_Union[WorkerTrace, _Mapping]] = ...) -> None: ...
+
+class WorkerTrace(_message.Message):
+    __slots__ = ("age_s", "scheduled_s", "chunks", "offered_s", "granted_s", "arrived_s", "num_bytes", "num_preemptions")
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_S_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_S_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_S_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    age_s: float
+    scheduled_s: float
+    chunks: _containers.RepeatedCompositeFieldContainer[PromptChunk]
+    offered_s: float
+    granted_s: float
+    arrived_s: float
+    num_bytes: int
+    num_preemptions: int
+    def __init__(self, age_s: _Optional[float] = ..., scheduled_s: _Optional[float] = ..., chunks: _Optional[_Iterable[_Union[PromptChunk, _Mapping]]] = ..., offered_s: _Optional[float] = ..., granted_s: _Optional[float] = ..., arrived_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_preemptions: _Optional[int] = ...) -> None: ...
+
+class PromptChunk(_message.Message):
+    __slots__ = ("start_s", "end_s", "num_tokens", "num_context_tokens", "num_steps")
+    START_S_FIELD_NUMBER: _ClassVar[int]
+    END_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    start_s: float
+    end_s: float
+    num_tokens: int
+    num_context_tokens: int
+    num_steps: int
+    def __init__(self, start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., num_tokens: _Optional[int] = ..., num_context_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class PromptLogprobs(_message.Message):
     __slots__ = ("start", "logprobs", "ranks", "num_top", "top_token_ids", "top_logprobs")

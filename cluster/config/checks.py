@@ -1,6 +1,7 @@
 """What the keys of a config must be to each other; each by itself is checked where it is read (`load`)."""
 
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from baton.errors import ConfigError
 from cluster.config.schema import (
@@ -134,6 +135,22 @@ def _check_tls(config: BatonConfig) -> None:
             )
 
 
+def _check_collector(config: BatonConfig) -> None:
+    endpoint = config.tracing.otlp_endpoint
+    if not endpoint:
+        return
+    try:
+        parts = urlsplit(endpoint)
+        is_fit = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its port is none
+        is_fit = False
+    if not is_fit or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError(
+            f"tracing.otlp_endpoint: {endpoint!r} is no address of a collector; give http://host:4318 (OTLP over HTTP; "
+            "credentials go into OTEL_EXPORTER_OTLP_HEADERS)"
+        )
+
+
 _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     _check_phases,
     _check_ranks,
@@ -144,4 +161,5 @@ _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     _check_budget,
     _check_ports,
     _check_tls,
+    _check_collector,
 )

@@ -47,6 +47,10 @@ class Pass:
         self._num_tokens = 0
         self._on_leave = on_leave
 
+    @property
+    def key_name(self) -> str:
+        return self._account.key.name
+
     def may_use(self, name: str) -> bool:
         return self._account.key.may_use(name)
 

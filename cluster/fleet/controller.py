@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
 from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase
+from cluster.logs.setup import set_up
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.adapters.adapter import AdapterSpec
@@ -62,7 +62,6 @@ class Controller:
         worker_class: str = WORKER_CLASS,
         worker_env: Mapping[str, str] | None = None,
     ) -> None:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
         self._namespace = namespace
         self._owner = owner
         self._entry = entry
@@ -75,6 +74,7 @@ class Controller:
         self._stopping = False
         self._drain_timeout_s: float | None = None  # of a shutdown; None: the config's
         self._plan = plan.load_saved(namespace)
+        set_up(self._plan.config.logging.format if self._plan is not None else None)
         self._events = EventLog()
         self._crew = Crew(
             namespace=namespace,
@@ -163,6 +163,8 @@ class Controller:
     def _turn_to(self, new: FleetPlan, why: str) -> None:
         """The change is kept before the plan: a controller that dies in between has nothing to replace."""
         before, self._plan = self._plan, new
+        if before is None or before.config.logging != new.config.logging:
+            set_up(new.config.logging.format)
         if before is not None:
             self._rolling.begin(before, why)
         plan.save(self._namespace, new)

@@ -15,6 +15,7 @@ from cluster.fleet.record import WorkerRecord
 from cluster.fleet.status import RankStatus
 from cluster.fleet.terrain import Terrain
 from cluster.fleet.tick import LIVE, WorkerPhase
+from cluster.logs.setup import FORMAT_VARIABLE
 from workers.spec import Role
 
 MAX_SEATINGS = 3  # of one worker, while other models' seek theirs
@@ -204,5 +205,6 @@ class Seating:
             shares_device=worker.num_gpus < 1.0,
             pinned=mine.node_id not in ground.capped or self._pool(worker).cores is not None,
         )
-        env = thread_env(len(mine.cores), exclusive=ground.is_exclusive(mine, others))
+        env = dict(thread_env(len(mine.cores), exclusive=ground.is_exclusive(mine, others)))
+        env[FORMAT_VARIABLE] = self._get_plan().config.logging.format
         return launch.RankPlace(spec=spec, num_gpus=worker.num_gpus, env=env | dict(self._worker_env))

@@ -7,12 +7,12 @@ import asyncio
 import importlib
 import logging
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from baton.errors import BatonError, UnavailableError
+from cluster.logs.setup import set_up
 from cluster.models.find import find_model
 from workers.adapters.adapter import AdapterSpec
 from workers.role_rules import RoleChanged
@@ -42,7 +42,7 @@ class WorkerShell:
     """
 
     def __init__(self, worker_class: str, spec: WorkerSpec, incarnation: str, leader: Any = None) -> None:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+        set_up()
         module, _, name = worker_class.partition(":")
         self._spec = spec
         self._incarnation = incarnation

@@ -18,6 +18,7 @@ from cluster.ingress.prompt_tokens import PromptReader, PromptToken
 from cluster.ingress.stops import StopFinder
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.dispatcher import DispatchRequest
+from cluster.router.track import Track
 from workers.adapters.adapter import AdapterName
 
 FINISH_REASONS = {
@@ -75,13 +76,20 @@ class TokenUsage:
 
 
 class StreamedAnswer:
-    def __init__(self, dispatcher: Dispatch, tokenizer: Tokenizer, job: PromptJob, usage: TokenUsage) -> None:
-        """`usage`: of a whole call; what this answer uses is added."""
+    def __init__(
+        self, dispatcher: Dispatch, tokenizer: Tokenizer, job: PromptJob, usage: TokenUsage, track: Track | None = None
+    ) -> None:
+        """
+        Args:
+            usage: Of a whole call; what this answer uses is added.
+            track: Notes what becomes of it.
+        """
         self._usage = usage
         self._num_cached_tokens = 0
         usage.prompt_tokens += len(job.prompt_token_ids)
         self._dispatcher = dispatcher
         self._job = job
+        self._track = track
         num_choices = job.sampling.n
         self._choices = [_Choice(job, tokenizer, choice) for choice in range(num_choices)]
         self._num_open = num_choices
@@ -96,6 +104,7 @@ class StreamedAnswer:
             deadline_s=self._job.deadline_s,
             grammar=self._job.grammar,
             adapter=self._job.adapter,
+            track=self._track,
         )
         async with aclosing(self._dispatcher.generate(request)) as batches:
             async for outputs in batches:

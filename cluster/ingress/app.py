@@ -4,6 +4,7 @@ Serve owns the replicas and their proxy; everything that a request needs is in `
 are imported when called, because Serve reads its environment (`serve_environment`) at its first import.
 """
 
+import asyncio
 import logging
 import os
 import uuid
@@ -19,7 +20,14 @@ from grpc_health.v1 import health_pb2
 from baton.errors import ConfigError
 from baton.v1 import inference_pb2
 from cluster.config.entries import named
-from cluster.config.schema import AuthConfig, BatonConfig, LimitsConfig, StructuredConfig
+from cluster.config.schema import (
+    AuthConfig,
+    BatonConfig,
+    LimitsConfig,
+    LoggingConfig,
+    StructuredConfig,
+    TracingConfig,
+)
 from cluster.contracts.served_model import ServedModel
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
@@ -45,6 +53,8 @@ from cluster.ingress.places import actor_options, proxy_location, resources_of, 
 from cluster.ingress.services import Services
 from cluster.ingress.stopping import when_it_stops
 from cluster.ingress.structured.compiler import GrammarCompiler
+from cluster.ingress.tracing.asking import Question, answer
+from cluster.ingress.tracing.observing import Observing
 from cluster.router.workers import WorkerView
 
 __all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
@@ -79,6 +89,8 @@ class IngressSpec:
     limits: LimitsConfig
     cors_origins: tuple[str, ...]
     structured: StructuredConfig
+    tracing: TracingConfig
+    logging: LoggingConfig
 
 
 class IngressReplica:
@@ -87,13 +99,20 @@ class IngressReplica:
     async def __init__(self, spec: IngressSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_servers_to(spec.host)
         limit_servers(spec.limits, spec.cors_origins)
+        self._observing = Observing(spec.tracing, spec.logging, _replica())
         ingress_id = uuid.uuid4().hex
         link = ControllerLink(spec.namespace, spec.controller_name)
         self._limits = spec.limits
         self._cors_origins = spec.cors_origins
         self._grammars = GrammarCompiler(spec.structured)
         metrics = Metrics(self._states, self._gather_metrics if spec.num_replicas > 1 else None)
-        self._services = Services(metrics=metrics)
+        self._observing.start(metrics.registry)
+        self._services = Services(
+            metrics=metrics,
+            ring=self._observing.ring,
+            visits=self._observing.visits,
+            ask_replicas=self._ask_calls if spec.num_replicas > 1 else None,
+        )
         self._models = ModelFollower(
             services=self._services,
             host=ModelHost(
@@ -102,6 +121,7 @@ class IngressReplica:
                 controllers=_controllers(spec, ingress_id),
                 metrics=metrics,
                 grammars=self._grammars,
+                ring=self._observing.ring,
             ),
             fetch=ModelTableClient(link, ingress_id),
         )
@@ -159,22 +179,20 @@ class IngressReplica:
 
     async def metrics(self) -> tuple[str, Families]:
         """This replica's name, and what it counted: what another replica asks for."""
-        from ray import serve
+        return _replica(), self._services.metrics.families()
 
-        return serve.get_replica_context().replica_id.unique_id, self._services.metrics.families()
+    async def calls(self, question: Question) -> tuple[str, list[dict[str, Any]]]:
+        """This replica's name, and what it remembers of calls: what another replica asks for."""
+        return _replica(), answer(self._services.ring, question, _replica())
 
     async def _gather_metrics(self) -> dict[str, Families]:
-        """Of every replica that can tell; of this one alone while one of them does not answer."""
-        from ray import serve
+        return dict([await self.metrics(), *await _ask_replicas("metrics")])
 
-        own = await self.metrics()
-        call = serve.get_deployment_handle(DEPLOYMENT_NAME, APP_NAME).broadcast("metrics")
-        try:
-            answers = await call.results_async(timeout_s=_GATHER_TIMEOUT_S, return_exceptions=True)
-        except TimeoutError:
-            logger.warning("another replica did not tell its metrics timeout_s=%s", _GATHER_TIMEOUT_S)
-            answers = []
-        return dict([own, *(answer for answer in answers if not isinstance(answer, BaseException))])
+    async def _ask_calls(self, question: Question) -> list[list[dict[str, Any]]]:
+        found = dict([await self.calls(question)])
+        if not (question.request_id and found[_replica()]):
+            found |= dict(await _ask_replicas("calls", question))
+        return list(found.values())
 
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
@@ -182,6 +200,26 @@ class IngressReplica:
             await self._services.guard.close()
         await self._models.close()
         self._grammars.close()
+        await asyncio.to_thread(self._observing.close)
+
+
+def _replica() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)
+
+
+async def _ask_replicas(method: str, *arguments: Any) -> list[Any]:
+    """Answers of every replica that can tell; of none while one of them does not answer."""
+    from ray import serve
+
+    call = serve.get_deployment_handle(DEPLOYMENT_NAME, APP_NAME).broadcast(method, *arguments)
+    try:
+        answers = await call.results_async(timeout_s=_GATHER_TIMEOUT_S, return_exceptions=True)
+    except TimeoutError:
+        logger.warning("another replica did not answer in time asked=%s timeout_s=%s", method, _GATHER_TIMEOUT_S)
+        return []
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _controllers(spec: IngressSpec, ingress_id: str) -> Controllers:
@@ -254,6 +292,8 @@ def deploy(
         limits=config.limits,
         cors_origins=config.http.cors_origins,
         structured=config.structured,
+        tracing=config.tracing,
+        logging=config.logging,
     )
     running = status.applications.get(APP_NAME)
     told = told_of(replace(spec, models=()), avoid)

@@ -14,6 +14,7 @@ from baton.errors import CancelledError, RequestTimeoutError, RequestTooLargeErr
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.encodings import Inflater, encoding_of
 from cluster.ingress.fields import parse_object
+from cluster.ingress.tracing.visit import phase
 
 INLINE_BYTES = 64 << 10  # parsed within 2 ms
 T = TypeVar("T")
@@ -34,7 +35,8 @@ class Bodies:
         encoding = encoding_of(request.headers.get("content-encoding", ""))
         inflater = Inflater(encoding) if encoding else None
         try:
-            body = None if self._says_too_much(request) else await self._read(request.stream(), inflater)
+            with phase("receive"):
+                body = None if self._says_too_much(request) else await self._read(request.stream(), inflater)
         except ClientDisconnect as error:
             raise CancelledError("the client went away before it had sent its request") from error
         if body is None:
@@ -44,6 +46,10 @@ class Bodies:
                 "send less"
             )
         plain_body = bytes(body)
+        with phase("parse"):
+            return await self._parsed(plain_body, parse)
+
+    async def _parsed(self, plain_body: bytes, parse: Callable[[dict[str, Any]], T]) -> T:
         if len(plain_body) <= INLINE_BYTES:
             return parse(parse_object(plain_body))
         return await asyncio.to_thread(lambda: parse(parse_object(plain_body)))

@@ -19,7 +19,7 @@ from cluster.ingress.error_answers import error_answer
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-EXPOSED = ("X-Request-Id", "Retry-After", "WWW-Authenticate")
+EXPOSED = ("X-Request-Id", "traceresponse", "Retry-After", "WWW-Authenticate")
 MAX_AGE_S = 600  # how long a browser may remember a preflight
 
 

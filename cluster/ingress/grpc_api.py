@@ -6,8 +6,8 @@ it drops the status of a stream that ends without raising.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -29,9 +29,12 @@ from cluster.ingress.sampling import check_token_ids, from_message
 from cluster.ingress.service import Call, OpenCall, Service
 from cluster.ingress.services import Services, services_of
 from cluster.ingress.structured.message import form_of_message
+from cluster.ingress.tracing.context import TRACEPARENT, TRACERESPONSE, TRACESTATE
+from cluster.ingress.tracing.visit import GRPC, Visit, current_visit
 
 SERVICE_NAME = "baton.v1.Inference"
 _WATCH_INTERVAL_S = 1.0
+_TRACE_HEADERS = (TRACEPARENT, TRACESTATE)
 MAX_WATCHES = 1024  # of one replica: they need no key, and last as long as their clients like
 
 
@@ -53,7 +56,7 @@ class GRPCRoutes:
     async def generate(
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        try:
+        with self._visiting(context, "Generate", raises=self._raises):
             async with self._admitted(context) as admitted:
                 service = self._services.of(request.model, admitted)
                 call = await _call(service, request)
@@ -67,44 +70,37 @@ class GRPCRoutes:
                             request_id=call.request_id, deltas=[_delta(service, delta) for delta in batch]
                         )
                 yield inference_pb2.GenerateResponse(request_id=call.request_id, usage=_usage(run))
-        except BatonError as error:
-            fail(context, error)
-            if self._raises:
-                raise
 
     async def tokenize(
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
-        try:
+        response = inference_pb2.TokenizeResponse()
+        with self._visiting(context, "Tokenize"):
             async with self._admitted(context) as admitted:
-                return await _tokenized(self._services.of(request.model, admitted), request)
-        except BatonError as error:
-            fail(context, error)
-            return inference_pb2.TokenizeResponse()
+                response = await _tokenized(self._services.of(request.model, admitted), request)
+        return response
 
     async def detokenize(
         self, request: inference_pb2.DetokenizeRequest, context: Context
     ) -> inference_pb2.DetokenizeResponse:
-        try:
+        response = inference_pb2.DetokenizeResponse()
+        with self._visiting(context, "Detokenize"):
             async with self._admitted(context) as admitted:
                 service = self._services.of(request.model, admitted)
                 token_ids = tuple(request.token_ids)
                 check_token_ids(token_ids, service.limits(), "token_ids")
-                return inference_pb2.DetokenizeResponse(text=await service.tokenizer.decode_async(token_ids))
-        except BatonError as error:
-            fail(context, error)
-            return inference_pb2.DetokenizeResponse()
+                response.text = await service.tokenizer.decode_async(token_ids)
+        return response
 
     async def list_models(self, context: Context) -> inference_pb2.ListModelsResponse:
         services = self._services
-        _stamp(context)
-        try:
+        response = inference_pb2.ListModelsResponse()
+        with self._visiting(context, "ListModels") as visit:
             key = services.guard.identify(_authorization(context)) if services.guard is not None else None
-        except BatonError as error:
-            fail(context, error)
-            return inference_pb2.ListModelsResponse()
-        names = [name for name in services.names if key is None or key.may_use(name)]
-        return inference_pb2.ListModelsResponse(models=[_model(services.about(name), name) for name in names])
+            visit.key_name = None if key is None else key.name
+            names = [name for name in services.names if key is None or key.may_use(name)]
+            response = inference_pb2.ListModelsResponse(models=[_model(services.about(name), name) for name in names])
+        return response
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         if request.service not in ("", SERVICE_NAME):
@@ -138,11 +134,42 @@ class GRPCRoutes:
         finally:
             self._num_watches -= 1
 
-    def _admitted(self, context: Context) -> AbstractAsyncContextManager[Pass | None]:
+    @contextmanager
+    def _visiting(self, context: Context, method: str, *, raises: bool = False) -> Iterator[Visit]:
+        """Around one call; ends it with the status of what is wrong with it. `raises`: and says so to the server."""
+        visits = self._services.visits
+        trace_headers = [(name, value) for name in _TRACE_HEADERS if (value := _sent(context, name)) is not None]
+        visit = visits.begin(
+            sane_id(_sent(context, HEADER)), trace_headers, protocol=GRPC, method=method, path=SERVICE_NAME
+        )
+        traced = [(TRACERESPONSE, visit.trace.response)] if visit.trace is not None and visits.are_collected else []
+        context.set_trailing_metadata([*traced, (HEADER, visit.request_id)])
+        try:
+            yield visit
+            visit.status = grpc.StatusCode.OK.name
+        except BatonError as error:
+            visit.status, visit.error_code = error.grpc_status, error.code
+            end_with(context, error, [*traced, (HEADER, visit.request_id)])
+            if raises:
+                raise
+        except (asyncio.CancelledError, GeneratorExit):
+            visit.status = grpc.StatusCode.CANCELLED.name
+            raise
+        finally:
+            visits.end(visit)
+
+    @asynccontextmanager
+    async def _admitted(self, context: Context) -> AsyncIterator[Pass | None]:
         """Raises: UnauthenticatedError, PermissionDeniedError, RateLimitError, once entered."""
         guard = self._services.guard
-        _stamp(context)
-        return guard.admitted(_authorization(context)) if guard is not None else nullcontext()
+        if guard is None:
+            yield None
+            return
+        async with guard.admitted(_authorization(context)) as admitted:
+            visit = current_visit()
+            if visit is not None:
+                visit.key_name = admitted.key_name
+            yield admitted
 
     def _health(self) -> int:
         ok = self._services.health().ok
@@ -150,16 +177,12 @@ class GRPCRoutes:
         return int(status.SERVING if ok else status.NOT_SERVING)
 
 
-def fail(context: Context, error: BatonError) -> None:
-    """Ends the call with the error's status once the handler returns."""
+def end_with(context: Context, error: BatonError, metadata: Sequence[tuple[str, str]]) -> None:
+    """Ends the call with the error's status once the handler returns; the ids of the call go last, as in HTTP's
+    answers."""
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(error.message)
-    _stamp(context, error_metadata(error))
-
-
-def _stamp(context: Context, metadata: Sequence[tuple[str, str]] = ()) -> None:
-    """The id of the call goes last, as in HTTP's answers."""
-    context.set_trailing_metadata([*metadata, (HEADER, sane_id(_sent(context, HEADER)))])
+    context.set_trailing_metadata([*error_metadata(error), *metadata])
 
 
 def _authorization(context: Context) -> str | None:

@@ -40,6 +40,8 @@ from cluster.ingress.service import Call, Service
 from cluster.ingress.services import Services, Version, services_of
 from cluster.ingress.tokenize_body import TokenizeBody
 from cluster.ingress.tokenizer import INLINE_TOKENS
+from cluster.ingress.tracing.routes import add_request_routes
+from cluster.ingress.tracing.visit import Visits
 from cluster.ingress.truncation import num_kept, truncated
 
 
@@ -49,7 +51,7 @@ def build_app(
     """The ASGI app of one ingress replica. `cors_origins`: of web pages that may use it."""
     services, bodies = services_of(served), Bodies(limits)
     routes = HTTPRoutes(services, bodies)
-    app = IngressApp(cors_origins)
+    app = IngressApp(cors_origins, services.visits)
     for path, handler in {
         "/v1/completions": routes.completions,
         "/v1/chat/completions": routes.chat_completions,
@@ -73,6 +75,7 @@ def build_app(
     }.items():
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
     add_adapter_routes(app, services, routes.bodies)
+    add_request_routes(app, services.calls, key_of)
     app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
     if services.guard is not None:
         app.add_middleware(KeyedPaths, guard=services.guard, metrics=services.metrics)
@@ -86,12 +89,13 @@ def build_app(
 class IngressApp(FastAPI):
     """Also what Starlette answers by itself, a fault of ours too, has an id and may be read by web pages."""
 
-    def __init__(self, cors_origins: Collection[str]) -> None:
+    def __init__(self, cors_origins: Collection[str], visits: Visits) -> None:
         super().__init__(title="Baton", openapi_url=None, redirect_slashes=False)
         self._cors_origins = cors_origins
+        self._visits = visits
 
     def build_middleware_stack(self) -> ASGIApp:
-        return RequestIds(cross_origin(super().build_middleware_stack(), self._cors_origins))
+        return RequestIds(cross_origin(super().build_middleware_stack(), self._cors_origins), self._visits)
 
 
 class TrimmedPaths:

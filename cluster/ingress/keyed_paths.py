@@ -12,6 +12,7 @@ from cluster.ingress.error_answers import error_answer
 from cluster.ingress.messages_errors import is_of_messages
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.route_names import route_name
+from cluster.ingress.tracing.visit import current_visit
 
 OPEN_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/openapi.json", "/docs"))
 PASS, KEY = "baton.pass", "baton.key"  # in a request's scope
@@ -35,7 +36,8 @@ class KeyedPaths:
             if scope["method"] == "POST":
                 admitted = await self._guard.admit(authorization)
             else:
-                scope[KEY] = self._guard.identify(authorization)
+                key = scope[KEY] = self._guard.identify(authorization)
+                _note(key.name)
                 admitted = None
         except BatonError as error:
             self._metrics.requests.labels(route_name(scope["path"]), error.code).inc()
@@ -45,10 +47,18 @@ class KeyedPaths:
             await self._app(scope, receive, send)
             return
         scope[PASS] = admitted
+        _note(admitted.key_name)
         try:
             await self._app(scope, receive, send)
         finally:
             admitted.leave()
+
+
+def _note(key_name: str) -> None:
+    """Whose key this visit came with."""
+    visit = current_visit()
+    if visit is not None:
+        visit.key_name = key_name
 
 
 def pass_of(scope: Scope) -> Pass | None:

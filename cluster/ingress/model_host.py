@@ -15,6 +15,7 @@ from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
 from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.ingress.tracing.ring import Ring
 from cluster.models.find import find_model
 from cluster.router.dispatcher import Dispatcher
 from cluster.router.workers import WorkerEntry
@@ -49,17 +50,25 @@ class ModelHost:
     """For one event loop.
 
     Args:
-        metrics, grammars: Of all models.
+        metrics, grammars, ring: Of all models.
     """
 
     def __init__(
-        self, *, ingress_id: str, secret: str, controllers: Controllers, metrics: Metrics, grammars: GrammarCompiler
+        self,
+        *,
+        ingress_id: str,
+        secret: str,
+        controllers: Controllers,
+        metrics: Metrics,
+        grammars: GrammarCompiler,
+        ring: Ring,
     ) -> None:
         self._ingress_id = ingress_id
         self._secret = secret
         self._controllers = controllers
         self._metrics = metrics
         self._grammars = grammars
+        self._ring = ring
 
     async def open(self, row: ServedModel) -> Hosted:
         """With streams to workers that open in the background. Raises: ConfigError: a file of the model is wrong."""
@@ -83,6 +92,7 @@ class ModelHost:
             formats=formats,
             metrics=self._metrics,
             grammars=self._grammars,
+            ring=self._ring,
             adapters=self._controllers.adapters(row.controller) if config.adapters_dynamic.folders else None,
         )
         await dispatcher.start()

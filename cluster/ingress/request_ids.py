@@ -9,10 +9,14 @@ from collections.abc import Awaitable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.ingress.tracing.context import TRACEPARENT, TRACERESPONSE, TRACESTATE
+from cluster.ingress.tracing.visit import HTTP, Visit, Visits
+
 HEADER = "x-request-id"
 MAX_LENGTH = 128
 _HEADER = HEADER.encode()
 _ID = "baton.request_id"  # in a request's scope
+_TRACE_HEADERS = frozenset((TRACEPARENT.encode(), TRACESTATE.encode()))
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -20,25 +24,45 @@ logger = logging.getLogger(__name__)
 
 
 class RequestIds:
-    """The outermost of an app's layers: answers of all others go through it."""
+    """The outermost of an app's layers: answers of all others go through it, and a visit lasts as long as it is in."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, visits: Visits | None = None) -> None:
         self._app = app
+        self._visits = visits or Visits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = id_of_headers(scope["headers"])
+        visit = self._begin(request_id, scope)
 
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": stamped(message.get("headers", ()), request_id)}
+                visit.status = str(message["status"])
+                message = {**message, "headers": self._headers(message, visit)}
                 if message["status"] >= 500 and scope["method"] == "POST":
                     _log(request_id, scope, message["status"])
             return send(message)
 
-        await self._app({**scope, _ID: request_id}, receive, answer)
+        try:
+            await self._app({**scope, _ID: request_id}, receive, answer)
+        finally:
+            self._visits.end(visit)
+
+    def _begin(self, request_id: str, scope: Scope) -> Visit:
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name in _TRACE_HEADERS
+        ]
+        return self._visits.begin(request_id, headers, protocol=HTTP, method=scope["method"], path=scope["path"])
+
+    def _headers(self, message: Message, visit: Visit) -> Headers:
+        headers = stamped(message.get("headers", ()), visit.request_id)
+        if visit.trace is not None and self._visits.are_collected:
+            headers.append((TRACERESPONSE.encode(), visit.trace.response.encode()))
+        return headers
 
 
 def request_id_of(scope: Scope) -> str:

@@ -15,7 +15,8 @@ from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig, StructuredConfig
 from cluster.contracts.finished import FinishedRequest
 from cluster.doors.guard import Guard, Pass
-from cluster.ingress.answer import Delta, PromptJob, StreamedAnswer, TokenUsage, merged
+from cluster.ingress.answer import FINISH_REASONS, Delta, PromptJob, StreamedAnswer, TokenUsage
+from cluster.ingress.answer import merged as merged_answers
 from cluster.ingress.chat.choice_reader import ChoiceReader
 from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.chat.prompts import ChatPrompt, render_prompt
@@ -38,6 +39,10 @@ from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.structured.output import StructuredOutput
 from cluster.ingress.structured.vocabulary import Vocabulary
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.ingress.tracing.record import CallRecord
+from cluster.ingress.tracing.recording import Heading, new_record
+from cluster.ingress.tracing.ring import Ring
+from cluster.ingress.tracing.visit import Visits, current_visit, phase
 from cluster.ingress.weight import is_light
 from workers.adapters.adapter import AdapterName
 
@@ -85,12 +90,16 @@ class Service:
         formats: ModelFormats | None = None,
         adapters: AdapterLoading | None = None,
         structured: StructuredConfig | None = None,
+        ring: Ring | None = None,
+        visits: Visits | None = None,
     ) -> None:
         """
         Args:
             aliases: Further names of the model.
             metrics: That this model's calls count in; None: its own.
             grammars: That other models compile with too; None: its own.
+            ring: Of the calls that it remembers; None: one of its own.
+            visits: Which are told of each request and call; None: those of a server that traces nothing.
             formats: How the model writes calls and thinking; None: as its chat templates say.
             defaults: The model's sampling values for what a request leaves out: see `generation_defaults`.
             make_guard: None: whoever comes is let in.
@@ -107,6 +116,8 @@ class Service:
         self.metrics = metrics or Metrics(dispatcher.states)
         self.guard = make_guard(self.metrics) if make_guard is not None else None
         self.adapters = adapters
+        self.ring = ring if ring is not None else Ring()
+        self.visits = visits or Visits()
         self.on_finished: list[OnFinished] = []  # each is told of every call that ended
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
@@ -146,7 +157,8 @@ class Service:
     async def token_ids(self, prompt: Prompt, limits: Limits) -> Sequence[int]:
         """Raises: InvalidRequestError: an id outside the vocabulary."""
         if prompt.text is not None:
-            return await self.tokenizer.encode_async(prompt.text, max_tokens=limits.max_tokens)
+            with phase("tokenize"):
+                return await self.tokenizer.encode_async(prompt.text, max_tokens=limits.max_tokens)
         check_token_ids(prompt.token_ids, limits, "prompt")
         return prompt.token_ids
 
@@ -171,15 +183,17 @@ class Service:
         Raises: InvalidRequestError: there is no such chat template, it refuses the messages, or there are tools and
             it is not known how this model calls them; and as `call`.
         """
-        prompt = await self._rendered(request)
-        reading = self._formats.reading(request, prompt, stream=stream)
-        token_ids = await self.tokenizer.encode_async(
-            prompt.text,
-            add_special_tokens=request.add_special_tokens,
-            rendered=True,
-            name=prompt_field,
-            max_tokens=self.limits().max_tokens,
-        )
+        with phase("render"):
+            prompt = await self._rendered(request)
+            reading = self._formats.reading(request, prompt, stream=stream)
+        with phase("tokenize"):
+            token_ids = await self.tokenizer.encode_async(
+                prompt.text,
+                add_special_tokens=request.add_special_tokens,
+                rendered=True,
+                name=prompt_field,
+                max_tokens=self.limits().max_tokens,
+            )
         grammar = await self.grammar(
             reading.form,
             reasoning_ends=reading.reasoning_ends,
@@ -235,9 +249,10 @@ class Service:
             return ""
         specials = {self.tokenizer.token_text(token_id): token_id for token_id in shown_ids}
         vocabulary = Vocabulary(specials=specials, ends=self.tokenizer.end_ids.intersection(shown_ids))
-        return await self._grammars.text(
-            form, reasoning_ends=reasoning_ends, reasoning_begins=reasoning_begins, vocabulary=vocabulary
-        )
+        with phase("grammar"):
+            return await self._grammars.text(
+                form, reasoning_ends=reasoning_ends, reasoning_begins=reasoning_begins, vocabulary=vocabulary
+            )
 
     def call(
         self,
@@ -298,7 +313,12 @@ class OpenCall:
 
     def __init__(self, service: Service, call: Call, admitted: Pass | None = None) -> None:
         self._usage = TokenUsage()
-        self._answers = [StreamedAnswer(service.dispatcher, service.tokenizer, job, self._usage) for job in call.jobs]
+        self._ring = service.ring
+        self._record = _record(call, service.model)
+        self._answers = [
+            StreamedAnswer(service.dispatcher, service.tokenizer, job, self._usage, track)
+            for job, track in zip(call.jobs, self._record.tracks, strict=True)
+        ]
         self._call = call
         self._pass = admitted
         self._service = service
@@ -321,10 +341,11 @@ class OpenCall:
         metrics.open.inc()
         metrics.waiting.inc()
         has_begun = False
-        status = "cancelled"  # what it stays when the client goes away
+        status, fault = "cancelled", ""  # what it stays when the client goes away
+        self._ring.begin(self._record)
         try:
             answers = self._answers
-            async with aclosing(answers[0].deltas() if len(answers) == 1 else merged(answers)) as batches:
+            async with aclosing(answers[0].deltas() if len(answers) == 1 else merged_answers(answers)) as batches:
                 async for batch in batches:
                     if not has_begun:
                         has_begun = True
@@ -334,25 +355,29 @@ class OpenCall:
             status = "ok"
             metrics.e2e.observe(time.monotonic() - self._call.started_s)
         except BatonError as error:
-            status = error.code
+            status, fault = error.code, error.message
             if self._pass is not None and error.retryable and not has_begun:
                 self._pass.use_tokens(-self.usage.prompt_tokens)  # shed, or lost: the client has nothing of it
             raise
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
-            status = InternalError.code
+            status, fault = InternalError.code, repr(error)
             raise InternalError(f"request {self._call.request_id} failed: {error!r}") from error
         finally:
             if not has_begun:
                 metrics.waiting.dec()
             metrics.open.dec()
             self._service.num_open -= 1
+            self._record.end(status, fault, time.monotonic())
             self._count(status)
+            self._ring.end(self._record)
 
     def _measure(self, batch: Sequence[Delta]) -> None:
         now_s = time.monotonic()
         for delta in batch:
+            if delta.finish_reason:
+                self._record.finish_reasons[delta.choice] = FINISH_REASONS.get(delta.finish_reason, "error")
             if not delta.token_ids:
                 continue
             if self._pass is not None:
@@ -394,3 +419,8 @@ class OpenCall:
             ttft_s=self._first_s - call.started_s if self._first_s else None,
             tpot_s=writing_s * call.num_choices / num_gaps if self._first_s and num_gaps > 0 else None,
         )
+
+
+def _record(call: Call, served_model: str) -> CallRecord:
+    heading = Heading(call.request_id, call.model, served_model, call.route, call.started_s)
+    return new_record(heading, call.jobs, current_visit())

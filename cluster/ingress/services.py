@@ -5,16 +5,22 @@ counted.
 import asyncio
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from baton.errors import UnavailableError
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import OnFinished, Service
+from cluster.ingress.tracing.asking import Question, answer, merged
+from cluster.ingress.tracing.ring import Ring
+from cluster.ingress.tracing.visit import Visits
 from cluster.router.table import Health
+
+AskReplicas = Callable[[Question], Awaitable[list[list[dict[str, Any]]]]]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,13 +36,27 @@ class Version:
 class Services:
     """What a route asks for the service of the model that a request names. For one event loop."""
 
-    def __init__(self, *, metrics: Metrics, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        guard: Guard | None = None,
+        ring: Ring | None = None,
+        visits: Visits | None = None,
+        ask_replicas: AskReplicas | None = None,
+    ) -> None:
         """
         Args:
             metrics: Of all models.
             guard: None: whoever comes is let in.
+            ring: Of the calls that it remembers; None: one of its own.
+            visits: Which are told of each request and call; None: those of a server that traces nothing.
+            ask_replicas: Asks all of them about calls; None: this is the only one.
         """
         self.metrics = metrics
+        self.ring = ring if ring is not None else Ring()
+        self.visits = visits or Visits()
+        self._ask_replicas = ask_replicas
         self.guard = guard
         self.leaving = asyncio.Event()  # set when this replica is about to end: what has no end by itself ends now
         self.on_finished: list[OnFinished] = []  # each is told of every call that ended, of all models
@@ -46,7 +66,7 @@ class Services:
     @classmethod
     def of_one(cls, service: Service) -> "Services":
         """A service by itself is all that there is."""
-        services = cls(metrics=service.metrics, guard=service.guard)
+        services = cls(metrics=service.metrics, guard=service.guard, ring=service.ring, visits=service.visits)
         services.on_finished = service.on_finished
         services.add(Version(entry="", service=service))
         return services
@@ -74,6 +94,12 @@ class Services:
         """Which versions' workers answer now: others get requests only where no version's do."""
         for version in self._versions.values():
             version.is_up = version.service.dispatcher.health().ok
+
+    async def calls(self, question: Question) -> list[dict[str, Any]]:
+        """What the replicas remember of calls: see `cluster.ingress.tracing.asking`."""
+        if self._ask_replicas is None:
+            return merged(question, [answer(self.ring, question, "")])
+        return merged(question, await self._ask_replicas(question))
 
     @property
     def names(self) -> list[str]:

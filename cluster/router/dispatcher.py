@@ -21,6 +21,7 @@ from cluster.router.links import Links
 from cluster.router.requests import Requests
 from cluster.router.session import WorkerLink
 from cluster.router.table import Health
+from cluster.router.track import Track
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
 from workers.adapters.adapter import AdapterName, root_hash
 from workers.engine.block_hash import ROOT, block_hashes
@@ -36,6 +37,7 @@ class DispatchRequest:
     deadline_s: float  # of time.monotonic()
     grammar: str = ""  # that outputs must follow, as in `Submit`; empty: none
     adapter: AdapterName | None = None  # None: the model as it is
+    track: Track | None = None  # notes what becomes of it
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -218,6 +220,7 @@ class Dispatcher:
             max_retries=self._config.max_retries,
             grammar=request.grammar,
             adapter=request.adapter,
+            track=request.track,
         )
         active = OpenRequest(
             lifecycle=lifecycle,

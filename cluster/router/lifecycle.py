@@ -23,6 +23,7 @@ from baton.v1.inference_pb2 import (
 from baton.v1.worker_pb2 import Abort, Adapter, ChoiceStart, DecodeRoute, DraftRoute, Submit, TokenOutput, WorkerError
 from cluster.router.choice import LIVE, Choice, Phase
 from cluster.router.prompt_news import PromptNews
+from cluster.router.track import LOST, OK, Track
 from cluster.router.workers import WorkerKey
 from workers.adapters.adapter import AdapterName
 
@@ -42,7 +43,7 @@ class Launch:
 
 
 class Lifecycle:
-    """One request. `sampling` has n, max_tokens and seed set; `grammar` as in `Submit`."""
+    """One request. `sampling` has n, max_tokens and seed set; `grammar` as in `Submit`; `track`: notes what happens."""
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class Lifecycle:
         max_retries: int,
         grammar: str = "",
         adapter: AdapterName | None = None,
+        track: Track | None = None,
     ) -> None:
         self.request_id = request_id
+        self.track = track
         self.deadline_s = deadline_s
         self.adapter = adapter  # None: the model as it is
         self.failure: BatonError | None = None
@@ -166,13 +169,24 @@ class Lifecycle:
         choice = self._choices[output.choice]
         if choice.phase not in LIVE or output.attempt != choice.attempt:
             return []
+        track = self.track
         if output.finish_reason == FINISH_REASON_ERROR:
             if choice.has_left(sender):
                 return []
+            if track is not None:
+                track.attempt_ended(output.attempt, output.error.code, output.error.message, now_s)
             return self._end_attempt(choice, output.error, sender, now_s)
         if self._prompt is not None:
             self._prompt.cut(output)
-        return choice.accept(output)
+        if track is None:
+            return choice.accept(output)
+        if output.num_cached_tokens or output.HasField("trace"):
+            track.heard(output, sender.worker_id, now_s)
+        delivered = choice.accept(output)
+        track.wrote(delivered, now_s)
+        if choice.phase is Phase.FINISHED:
+            track.attempt_ended(choice.attempt, OK, "", now_s)
+        return delivered
 
     def lose(self, worker: WorkerKey, reason: str, now_s: float) -> list[TokenOutput]:
         """The worker or the stream to it is gone: what depends on it starts anew, elsewhere and at once."""
@@ -183,6 +197,8 @@ class Lifecycle:
         self.excluded.add(worker)
         self._abort_attempts(hit, without=worker)
         for choice in hit:
+            if self.track is not None:
+                self.track.attempt_ended(choice.attempt, LOST, f"{worker.worker_id}: {reason}", now_s)
             choice.num_losses += 1
             choice.num_fruitless = 0
             choice.not_before_s = now_s

@@ -17,6 +17,7 @@ from cluster.router.admission import Admission
 from cluster.router.lifecycle import Launch
 from cluster.router.policy import Policy, Route, RouteRequest
 from cluster.router.table import WorkerTable
+from cluster.router.track import Attempt
 from cluster.router.workers import WorkerKey
 
 A = TypeVar("A", bound=Active)
@@ -90,6 +91,8 @@ class Requests(Generic[A]):
             raise DeadlineExceededError(f"request {request_id}: its deadline passed before it arrived")
         runs = self.admission.arrive(request_id, deadline_s=deadline_s, now_s=now_s)
         self._open[request_id] = active
+        if active.lifecycle.track is not None:
+            active.lifecycle.track.queued(now_s)
         self._set(active, Timer.DEADLINE, deadline_s)
         if runs:
             self.launch(active, now_s)
@@ -154,6 +157,8 @@ class Requests(Generic[A]):
     def launch(self, active: A, now_s: float) -> None:
         """Sends what waits for an attempt, or leaves it until a worker is there or its time has come."""
         self._unrouted.pop(active.request_id, None)
+        if active.lifecycle.track is not None:
+            active.lifecycle.track.admitted(now_s)
         launches = active.lifecycle.launches()
         later = [launch.not_before_s for launch in launches if launch.not_before_s > now_s]
         if later:
@@ -224,6 +229,8 @@ class Requests(Generic[A]):
             launch, prefill=prefill, route=table.route(route.decode_id), draft=draft, now_s=now_s
         )
         reader = prefill or decode
+        if active.lifecycle.track is not None:
+            active.lifecycle.track.sent(_attempt(submit.attempt, launch, route, now_s))
         self._submit(active, reader, submit)
         num_tokens, num_choices = active.num_prompt_tokens + len(launch.output_token_ids), len(launch.choices)
         by_id = table.pools.by_id
@@ -291,3 +298,15 @@ class Requests(Generic[A]):
         alarm = active.alarms.pop(timer, None)
         if alarm is not None:
             alarm.cancel()
+
+
+def _attempt(number: int, launch: Launch, route: Route, now_s: float) -> Attempt:
+    return Attempt(
+        number=number,
+        choices=launch.choices,
+        sent_s=now_s,
+        prefill_id=route.prefill_id,
+        decode_id=route.decode_id,
+        draft_id=route.draft_id,
+        num_expected_tokens=route.num_cached_tokens,
+    )

@@ -155,7 +155,7 @@ class SimEngine:
         self.jobs.expire(now_s)
         while self._commands:
             self._commands.popleft()()
-        for job in self.serving.take_transfers():
+        for job in self.serving.take_transfers(now_s):
             self._note_received(self._job_of(job.seq))
         self._give_back(self.serving.leaving())
 

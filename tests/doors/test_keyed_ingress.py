@@ -230,3 +230,18 @@ async def test_names_are_labels_only_as_far_as_they_are_few(tmp_path: Path) -> N
             text = (await http.get("/metrics")).text
     assert sum(line.startswith("baton_key_requests_total") for line in text.splitlines()) == 201
     assert 'baton_key_requests_total{key="other"}' in text
+
+
+async def test_a_key_sees_the_requests_that_it_sent_itself(keyed: Keyed) -> None:
+    mine, other = await keyed.add("mine"), await keyed.add("other")
+    async with keyed.http(mine) as http:
+        sent = await http.post("/v1/completions", json=BODY)
+        path = f"/cluster/requests/{sent.json()['id']}"
+        found = await http.get(path)
+        assert (found.status_code, found.json()["key"]) == (200, "mine")
+        assert len((await http.get("/cluster/requests")).json()["requests"]) == 1
+    async with keyed.http(other) as http:
+        assert (await http.get(path)).status_code == 404
+        assert (await http.get("/cluster/requests")).json() == {"requests": []}
+    async with keyed.http() as http:
+        assert (await http.get(path)).status_code == 401

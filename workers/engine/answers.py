@@ -8,10 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from baton.errors import BatonError
-from baton.v1.worker_pb2 import TokenOutput
+from baton.v1.worker_pb2 import TokenOutput, WorkerTrace
 from workers.engine import wire
 from workers.engine.batching import cut, writes_nothing
+from workers.engine.draft import FORCED
+from workers.engine.job_trace import JobTrace
 from workers.engine.jobs import Job, Written
+from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import FinishReason
 from workers.engine.serving import Serving
 from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
@@ -32,6 +35,7 @@ class Answers:
     def take(
         self,
         batch: Batch,
+        chunks: Sequence[ScheduledChunk],
         jobs: Sequence[Job],
         owners: Sequence[tuple[int, int]],
         sampled: Sequence[Sequence[Sampled]],
@@ -39,7 +43,7 @@ class Answers:
         """After a step, whose chunks are computed.
 
         Args:
-            jobs: Of the batch's chunks.
+            chunks, jobs: Of the batch's chunks.
             owners: Of each row of `sampled`: (index of the job, choice).
         """
         if batch.chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
@@ -48,7 +52,7 @@ class Answers:
         for (index, choice), run in zip(owners, sampled, strict=True):
             tokens[index].append((choice, run))
         for index, news in tokens.items():
-            self._accept(jobs[index], news)
+            self._accept(jobs[index], news, num_drafted(chunks[index]))
 
     def _take_prompts(self, batch: Batch, jobs: Sequence[Job]) -> None:
         """Tells what is known of prompts, and ends those that were to be read and no more."""
@@ -69,7 +73,7 @@ class Answers:
         self._stats.num_prefix_hit_tokens += seq.num_cached_tokens
         self._serving.finish(job)
 
-    def _accept(self, job: Job, news: Sequence[tuple[int, Sequence[Sampled]]]) -> None:
+    def _accept(self, job: Job, news: Sequence[tuple[int, Sequence[Sampled]]], num_drafted: int) -> None:
         """Tells the tokens of each choice, and goes on with those that are not done."""
         seq = job.seq
         written: list[Written] = []
@@ -85,14 +89,34 @@ class Answers:
             message = wire.output(seq, choice, token_ids, run, end)
             if not job.cached_reported:
                 message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
+            if num_drafted:
+                message.num_drafted = num_drafted
             messages.append(message)
             if end is not None and end.is_after:
                 messages.append(wire.end_after(message, end))
             written.append(Written(choice, token_ids, end is not None))
             self._stats.num_output_tokens += len(run)
+        if job.trace is not None:
+            messages[0].trace.CopyFrom(self._told(job, job.trace))
+            job.trace = None
         for message in messages:
             self._tell(seq.ingress_id, message)
         if not job.cached_reported:
             self._stats.num_prefix_hit_tokens += seq.num_cached_tokens
             job.cached_reported = True
         self._serving.advance(job, written)
+
+    def _told(self, job: Job, trace: JobTrace) -> WorkerTrace:
+        num_bytes = 0
+        if trace.arrived_s is not None:
+            num_tokens, num_cached = trace.num_came_tokens, job.seq.num_cached_tokens
+            num_bytes = self._runner.kv_shares * sum(
+                spec.unit_nbytes * (spec.num_final(num_tokens, num_tokens) - spec.num_cached(num_cached))
+                for spec in self._runner.store.payloads
+            )
+        return trace.message(job.seq.arrived_s, num_bytes)
+
+
+def num_drafted(chunk: ScheduledChunk) -> int:
+    """Guesses that a step checked; what a grammar forces is none."""
+    return 0 if chunk.draft.kind == FORCED else len(chunk.draft.token_ids)

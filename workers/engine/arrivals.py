@@ -58,7 +58,7 @@ class Arrivals:
         self._finish = finish
         self._vocab_size = vocab_size
 
-    def take(self) -> list[Job]:
+    def take(self, now_s: float) -> list[Job]:
         """Takes in what the inbox has to say; returns the jobs that came whole, and are decoded from now on."""
         offered, arrived, lost = self.receiving.offers()
         for offer in offered:
@@ -68,7 +68,11 @@ class Arrivals:
             # The prefill side, or the dispatcher that saw it die, tells the ingress: here only the room is given back.
             logger.info("transfer lost request_id=%s error=%s", job.seq.request_id, error)
             self._jobs.remove(job)
-        self.receiving.grant()
+        self.receiving.grant(now_s)
+        for job in started:
+            if job.trace is not None:
+                job.trace.arrived_s = now_s
+                job.trace.num_came_tokens = job.seq.num_computed_tokens
         return started
 
     def refuse(self, error: BatonError) -> None:

@@ -22,6 +22,7 @@ from workers.engine.batching import make_batch, out_of_place, unservable
 from workers.engine.draft import FORCED
 from workers.engine.drafting import Speculation, forced
 from workers.engine.following import Grammars
+from workers.engine.job_trace import JobTrace
 from workers.engine.jobs import Job
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.receiving import Receiving
@@ -197,11 +198,12 @@ class Engine:
         plan = self.scheduler.plan(now_s, self._drafts())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error)
+        self._trace_anew(plan.preempted)
         if plan.chunks:
             self.stats.step_begins(now_s)
             if has_news or plan.admitted or plan.preempted:
                 self._report()
-            num_accepted = self._run(plan)
+            num_accepted = self._run(plan, now_s)
             ended_s = self._clock()
             if self._speculation is not None and num_accepted is not None:
                 self._learn(self._speculation, plan.chunks, num_accepted, ended_s - now_s)
@@ -217,7 +219,7 @@ class Engine:
         has_news = bool(self._commands)
         while self._commands:
             self._commands.popleft()()
-        has_news |= bool(self.serving.take_transfers())
+        has_news |= bool(self.serving.take_transfers(now_s))
         self._give_back()
         if now_s - self._housekeeping_s >= HOUSEKEEPING_S:
             self._housekeeping_s = now_s
@@ -261,7 +263,7 @@ class Engine:
         self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
         self.stats.num_cut_draft_tokens = self.scheduler.num_cut_draft_tokens
 
-    def _run(self, plan: StepPlan) -> list[int] | None:
+    def _run(self, plan: StepPlan, now_s: float) -> list[int] | None:
         """How many draft tokens of each chunk were right; None: the step failed."""
         chunks = plan.chunks
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
@@ -277,9 +279,25 @@ class Engine:
             for job in jobs:
                 self.serving.end(job, InternalError(f"the step failed: {error}"))
             return None
+        self._trace(chunks, jobs, now_s)
         self.serving.computed(chunks)
-        self._answers.take(batch, jobs, owners, sampled)
+        self._answers.take(batch, chunks, jobs, owners, sampled)
         return [len(chunk.right) for chunk in chunks]
+
+    def _trace_anew(self, preempted: list[Seq]) -> None:
+        for seq in preempted:
+            job = self.jobs.find(*seq.key)
+            if job is not None:
+                job.num_preemptions += 1
+                job.trace = JobTrace(num_preemptions=job.num_preemptions)
+
+    def _trace(self, chunks: list[ScheduledChunk], jobs: list[Job], started_s: float) -> None:
+        """Of a decode that has told its first output there is nothing to note."""
+        ended_s = 0.0
+        for chunk, job in zip(chunks, jobs, strict=True):
+            if job.trace is not None:
+                ended_s = ended_s or self._clock()
+                job.trace.computed(chunk, started_s, ended_s, is_offered=job.offered)
 
     def _keep_right(
         self, chunks: list[ScheduledChunk], owners: list[tuple[int, int]], sampled: list[list[Sampled]]
@@ -301,7 +319,7 @@ class Engine:
         if (wanted := wire.adapter_name(submit)) is not None:
             held = self.serving.adapters.find(wanted)
             seq.adapter_id, seq.root_hash = held.adapter_id, held.root_hash
-        return Job(seq=seq, choices=[choice.choice for choice in submit.choices])
+        return Job(seq=seq, choices=[choice.choice for choice in submit.choices], trace=JobTrace())
 
     def _unservable(self, seq: Seq, handing_over: bool) -> BatonError | None:
         return unservable(seq, self.runner, self.spec.engine.block_size, handing_over=handing_over)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from baton.v1.worker_pb2 import DraftRoute, Submit
+from workers.engine.job_trace import JobTrace
 from workers.engine.sequence import Sequence as Seq
 from workers.engine.stats import GuessCounts
 from workers.kv_transfer.link import TransferKey
@@ -21,6 +22,7 @@ class Job:
     handover: Key of the transfer to or from another worker while there is one.
     submit: As it came; kept while a transfer may need it.
     draft: Which worker drafts for it while it is decoded here; None: none.
+    trace: Until it is told, with the next output; None: told, or nobody notes it.
     """
 
     seq: Seq
@@ -30,6 +32,8 @@ class Job:
     offered: bool = False
     cached_reported: bool = False
     draft: DraftRoute | None = None
+    trace: JobTrace | None = None
+    num_preemptions: int = 0
 
 
 class JobWatch(Protocol):

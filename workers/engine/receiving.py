@@ -83,12 +83,14 @@ class Receiving:
     def refuse(self, key: TransferKey, error: BatonError) -> None:
         self._inbox.refuse(key, error)
 
-    def grant(self) -> None:
+    def grant(self, now_s: float) -> None:
         """Hands out tickets in order of arrival, while blocks and places last."""
         while self._pending and self._reserve(self._pending[0]):
             job = self._pending.popleft()
             assert job.handover is not None
             self._granted[job.handover] = job
+            if job.trace is not None:
+                job.trace.granted_s = now_s
             seq = job.seq
             self._inbox.grant(job.handover, tuple(seq.block_ids), seq.num_cached_tokens, tuple(seq.state_ids))
 

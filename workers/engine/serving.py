@@ -346,12 +346,12 @@ class Serving:
 
     # Transfers.
 
-    def take_transfers(self) -> list[Job]:
+    def take_transfers(self, now_s: float) -> list[Job]:
         """Takes in what the links have to say; returns the jobs that came whole, and are decoded from now on."""
         if self.sending is not None:
             for job, error, acked in self.sending.ended():
                 self._end_sent(job, error, acked)
-        started = self._arrivals.take() if self._arrivals is not None else []
+        started = self._arrivals.take(now_s) if self._arrivals is not None else []
         self._may_leave |= bool(started) and not self.role.decodes
         return started
 

@@ -54,15 +54,22 @@ class HTTPSource:
         except httpx.TransportError as error:
             raise self._unavailable(error) from error
 
-    def _first_model(self) -> str:
+    def get(self, path: str) -> Any:
+        """The JSON there. Raises: BatonError: what the server says is wrong, or that none answers."""
         try:
-            response = self._client.get(f"{self._url}/v1/models", extensions=self._extensions)
+            response = self._client.get(f"{self._url}{path}", extensions=self._extensions)
             if response.status_code != 200:
                 raise _refusal(response)
-            models = response.json()["data"]
+            return response.json()
         except httpx.TransportError as error:
             raise self._unavailable(error) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
+            raise UnavailableError(f"{self._url}{path} gave no JSON") from error
+
+    def _first_model(self) -> str:
+        try:
+            models = self.get("/v1/models")["data"]
+        except (KeyError, TypeError) as error:
             raise UnavailableError(f"{self._url}/v1/models gave no list of models") from error
         if not models:
             raise ModelNotFoundError(f"{self._url} serves no model yet; see `baton status`")

@@ -56,13 +56,19 @@ def _operation(one: Operation, method: str) -> dict[str, Any]:
     if one.unhealthy:
         responses["503"] = _answer(one, method) | {"headers": _headers(503)}
     else:
-        errors = _ANY_CALL | (_WITH_BODY if has_body else {404: "Another model."} if "{" in one.path else {})
+        errors = _ANY_CALL | (_WITH_BODY if has_body else {404: one.not_found} if "{" in one.path else {})
+        if one.query:
+            errors |= {400: "A parameter is unknown, or its value is."}
         responses |= {str(status): _error(one, status, text, method) for status, text in sorted(errors.items())}
     operation: dict[str, Any] = {
         "summary": one.summary,
         "operationId": f"{method}_{one.path.strip('/').replace('/', '_') or 'root'}".replace("{", "").replace("}", ""),
         "responses": responses,
     }
+    if one.query:
+        operation["parameters"] = [
+            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in one.query.items()
+        ]
     if has_body:
         assert one.body is not None
         content = {"application/json": {"schema": _ref(one.body)}}

@@ -1,16 +1,18 @@
 """What the HTTP API can be asked, path by path: one row each, for its description."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 
 from cluster.ingress.adapter_routes import LOAD, UNLOAD, LoadAdapterBody, UnloadAdapterBody
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.openai import Body, CompletionBody, DetokenizeBody
-from cluster.ingress.openapi import agents, answers
+from cluster.ingress.openapi import agents, answers, timelines
 from cluster.ingress.openapi.body_shape import BodyShape
 from cluster.ingress.tokenize_body import TokenizeBody
+from cluster.ingress.tracing.asking import MAX_LIMIT, ORDERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Operation:
         event: Of a streamed answer, where the request may ask for one.
         last_event: What ends a stream.
         unhealthy: It answers 503 with the same shape.
+        query: Parameters after the path, by name.
+        not_found: What a 404 says, where a part of the path is a name.
     """
 
     path: str
@@ -35,6 +39,8 @@ class Operation:
     last_event: str = ""
     error: type[BaseModel] = answers.Error
     unhealthy: bool = False
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    not_found: str = "Another model."
 
 
 POST, GET, BOTH = ("post",), ("get", "head"), ("get", "head", "post")
@@ -118,6 +124,23 @@ OPERATIONS: Sequence[Operation] = (
     ),
     Operation(path="/v1/models", methods=GET, summary="What is served", answer=answers.Models),
     Operation(path="/v1/models/{name}", methods=GET, summary="One of them", answer=answers.Model),
+    Operation(
+        path="/cluster/requests",
+        methods=GET,
+        summary="How the last requests went, or the slowest of those that are remembered",
+        answer=timelines.RequestList,
+        query={
+            "order": {"type": "string", "enum": list(ORDERS), "default": "last"},
+            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20},
+        },
+    ),
+    Operation(
+        path="/cluster/requests/{name}",
+        methods=GET,
+        summary="How one of them went, by its answer's id or X-Request-Id",
+        answer=timelines.RequestTimeline,
+        not_found="Nobody remembers it, or it is another key's.",
+    ),
     Operation(path="/health", methods=GET, summary="Whether it can answer", answer=answers.Health, unhealthy=True),
     Operation(path="/healthz", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
     Operation(path="/ping", methods=BOTH, summary="The same", answer=answers.Health, unhealthy=True),
