@@ -136,6 +136,11 @@ def _tree(root: type[BatonError]) -> list[type[BatonError]]:
     return [root, *(error for child in root.__subclasses__() for error in _tree(child))]
 
 
+def all_codes() -> dict[str, int]:
+    """Every code -> its HTTP status."""
+    return {error.code: error.http_status for error in reversed(_tree(BatonError))}
+
+
 def from_code(code: str, message: str) -> BatonError:
     """The error that `code` names; a BatonError for a code of a newer version."""
     by_code = {error.code: error for error in reversed(_tree(BatonError)[1:])}  # a class before its kinds

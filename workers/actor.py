@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from workers.role_change import RoleChanges
     from workers.role_rules import RoleChanged
     from workers.service import WorkerService
+    from workers.telemetry.page import MetricsPage
 
 logger = logging.getLogger(__name__)
 FAULT_TIMEOUT_S = 1.0
@@ -64,6 +65,7 @@ class WorkerActor:
         self._roles: RoleChanges | None = None
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
+        self._metrics: MetricsPage | None = None
         self._thread: threading.Thread | None = None
         self._links: LeaderLinks | None = None
         self._grammars: GrammarBook | None = None
@@ -90,6 +92,7 @@ class WorkerActor:
 
         server = make_server(self.spec)
         self._engine, self._service = await self._serve(runner, server)
+        self._metrics = self._serve_metrics(self._service)
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it during steps
         port = server.add_insecure_port(f"{self.spec.host}:0")
@@ -104,6 +107,15 @@ class WorkerActor:
             self._grammars.begin()
         logger.info("worker ready worker_id=%s role=%s port=%d", self.spec.worker_id, self.spec.role, port)
         return f"{self.spec.host}:{port}"
+
+    def _serve_metrics(self, service: "WorkerService") -> "MetricsPage":
+        from workers.telemetry.page import MetricsPage
+        from workers.telemetry.token import metrics_token
+
+        token = None if self.spec.public_metrics else metrics_token(self.spec.secret)
+        page = MetricsPage(host=self.spec.host, token=token, state=service.state)
+        service.say_metrics(page.address)
+        return page
 
     async def _serve(self, runner: "ModelRunner", server: grpc.aio.Server) -> "tuple[Driving, WorkerService]":
         """The engine, not running yet, and what this worker's server answers."""
@@ -257,6 +269,9 @@ class WorkerActor:
 
     async def stop(self) -> None:
         """Idempotent. What still runs is cut off."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
         if self._engine is not None:
             self._engine.stop()
         if self._service is not None:

@@ -63,6 +63,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             max_model_len=runner.max_model_len,
             max_sequences=spec.engine.max_sequences,
             drafters=who_drafts(spec),
+            served_name=spec.served_name,
         )
         self._sessions: dict[str, IngressSession] = {}
         self._cached: dict[int, None] = {}  # hashes; a dict keeps their order
@@ -74,6 +75,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     def say_ranks(self, addresses: Sequence[str]) -> None:
         """Where the ranks of this gang take KV, the leader first; before anybody asks."""
         self._states.say_ranks(addresses)
+
+    def say_metrics(self, address: str) -> None:
+        """Where this worker tells metrics; before anybody asks, too."""
+        self._states.say_metrics(address)
 
     def on_step(self, report: StepReport) -> None:
         """From the engine's thread."""
@@ -165,12 +170,15 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             if session is None or session.messages.qsize() > MAX_QUEUED_MESSAGES:
                 self._engine.disconnect(ingress_id)
                 continue
-            session.send(outputs, self.state, now_s)
+            session.send(outputs, self._load_state, now_s)
 
     def _note(self, report: StepReport) -> None:
         """Every session has a load report to send."""
         has_new_role = report.load.role is not self._load.role
         is_urgent = has_new_role or (report.load.draining and not self._load.draining)
+        if report.load.measures is not self._load.measures:
+            for session in self._sessions.values():
+                session.measures = report.load.measures
         self._load = report.load
         for block_hash in report.removed_hashes:
             self._cached.pop(block_hash, None)
@@ -192,11 +200,18 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             is_waiting = self._load.waiting_since_s is not None
             for session in self._sessions.values():
                 if session.due_s <= now_s:
-                    session.tell(self.state, now_s, is_waiting=is_waiting)
+                    session.tell(self._load_state, now_s, is_waiting=is_waiting)
             due_s = min((session.due_s for session in self._sessions.values()), default=now_s + HEARTBEAT_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(due_s - now_s, 0.0))
 
     def state(self) -> worker_pb2.WorkerState:
         """A load report without cache events."""
+        state = self._load_state()
+        if self._load.measures is not None:
+            state.measures.CopyFrom(self._load.measures)
+        return state
+
+    def _load_state(self) -> worker_pb2.WorkerState:
+        """Of a stream, whose session adds the measures where they are new."""
         return self._states.of(self._load, time.monotonic())

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import FromWorker, ReportWish, StepOutputs, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import FromWorker, Measures, ReportWish, StepOutputs, TokenOutput, WorkerState
 from workers.engine.cache_news import CacheNews
 
 MIN_REPORT_S = 0.05
@@ -26,6 +26,7 @@ class IngressSession:
     has_changed: bool = False  # the load, since the last report
     told_s: float = 0.0  # last message of any kind
     reported_s: float = 0.0
+    measures: Measures | None = None  # to be told with the next report
 
     @property
     def due_s(self) -> float:
@@ -43,6 +44,9 @@ class IngressSession:
     def report(self, state: WorkerState, now_s: float) -> WorkerState:
         """Makes `state` the report of now."""
         self.cache.fill(state)
+        if self.measures is not None:
+            state.measures.CopyFrom(self.measures)
+            self.measures = None
         self.has_changed = False
         self.told_s = self.reported_s = now_s
         return state

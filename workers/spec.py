@@ -100,6 +100,7 @@ class WorkerSpec:
     secret: str = field(default="", repr=False)
     cores: tuple[int, ...] = ()  # CPU cores to pin to; empty: not pinned
     num_threads: int = 0  # of torch; 0: one per core
-    host: str = "127.0.0.1"  # address that the worker's server binds
+    host: str = "127.0.0.1"  # address that the worker's servers bind
+    public_metrics: bool = False  # its /metrics wants no token
     fake: bool = False  # a deterministic model without torch, for tests of the control plane
     fake_step_s: float = 0.0

@@ -230,7 +230,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerState(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens", "num_guess_hits", "num_guess_misses", "num_draft_peers", "num_draft_waits", "draft_wait_s", "drafters", "draft_workers_rest", "adapters")
+    __slots__ = ("worker_id", "incarnation", "role", "draining", "fingerprint", "block_size", "max_model_len", "num_blocks", "num_free_blocks", "num_quarantined_blocks", "num_running", "num_waiting", "num_waiting_tokens", "prefill_tokens_per_s", "since_progress_s", "num_steps", "added_block_hashes", "removed_block_hashes", "report_number", "num_referenced_blocks", "num_preemptions", "step_s", "kv_bytes_sent", "kv_bytes_received", "num_transfers", "num_failed_transfers", "num_prefix_hit_tokens", "num_prompt_tokens", "num_output_tokens", "max_sequences", "rank_addresses", "num_states", "num_free_states", "drafted_by_place", "accepted_by_place", "drafting_s", "verifying_s", "drafts_per_decode", "num_cut_draft_tokens", "num_guess_hits", "num_guess_misses", "num_draft_peers", "num_draft_waits", "draft_wait_s", "drafters", "draft_workers_rest", "adapters", "measures", "metrics_address", "num_cached_blocks", "num_prefix_query_tokens", "num_drafts", "served_name")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,12 @@ class WorkerState(_message.Message):
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_WORKERS_REST_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFIX_QUERY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_NAME_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     role: Role
@@ -325,4 +331,56 @@ class WorkerState(_message.Message):
     drafters: _containers.RepeatedScalarFieldContainer[str]
     draft_workers_rest: bool
     adapters: _containers.RepeatedCompositeFieldContainer[Adapter]
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ..., num_guess_hits: _Optional[int] = ..., num_guess_misses: _Optional[int] = ..., num_draft_peers: _Optional[int] = ..., num_draft_waits: _Optional[int] = ..., draft_wait_s: _Optional[float] = ..., drafters: _Optional[_Iterable[str]] = ..., draft_workers_rest: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ...) -> None: ...
+    measures: Measures
+    metrics_address: str
+    num_cached_blocks: int
+    num_prefix_query_tokens: int
+    num_drafts: int
+    served_name: str
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., draining: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_quarantined_blocks: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., since_progress_s: _Optional[float] = ..., num_steps: _Optional[int] = ..., added_block_hashes: _Optional[_Iterable[int]] = ..., removed_block_hashes: _Optional[_Iterable[int]] = ..., report_number: _Optional[int] = ..., num_referenced_blocks: _Optional[int] = ..., num_preemptions: _Optional[int] = ..., step_s: _Optional[float] = ..., kv_bytes_sent: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., num_transfers: _Optional[int] = ..., num_failed_transfers: _Optional[int] = ..., num_prefix_hit_tokens: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., rank_addresses: _Optional[_Iterable[str]] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., drafted_by_place: _Optional[_Iterable[int]] = ..., accepted_by_place: _Optional[_Iterable[int]] = ..., drafting_s: _Optional[float] = ..., verifying_s: _Optional[float] = ..., drafts_per_decode: _Optional[float] = ..., num_cut_draft_tokens: _Optional[int] = ..., num_guess_hits: _Optional[int] = ..., num_guess_misses: _Optional[int] = ..., num_draft_peers: _Optional[int] = ..., num_draft_waits: _Optional[int] = ..., draft_wait_s: _Optional[float] = ..., drafters: _Optional[_Iterable[str]] = ..., draft_workers_rest: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., measures: _Optional[_Union[Measures, _Mapping]] = ..., metrics_address: _Optional[str] = ..., num_cached_blocks: _Optional[int] = ..., num_prefix_query_tokens: _Optional[int] = ..., num_drafts: _Optional[int] = ..., served_name: _Optional[str] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("counts", "sum")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum: float
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., sum: _Optional[float] = ...) -> None: ...
+
+class LinkMeasures(_message.Message):
+    __slots__ = ("transport", "bytes_sent", "bytes_received", "ticket_s", "transfer_s", "exposed_s")
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    TICKET_S_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_S_FIELD_NUMBER: _ClassVar[int]
+    transport: str
+    bytes_sent: int
+    bytes_received: int
+    ticket_s: Histogram
+    transfer_s: Histogram
+    exposed_s: Histogram
+    def __init__(self, transport: _Optional[str] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., ticket_s: _Optional[_Union[Histogram, _Mapping]] = ..., transfer_s: _Optional[_Union[Histogram, _Mapping]] = ..., exposed_s: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+
+class Measures(_message.Message):
+    __slots__ = ("prefill_step_s", "decode_step_s", "mixed_step_s", "draft_step_s", "batch_sequences", "batch_tokens", "queue_s", "prefill_s", "links")
+    PREFILL_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    MIXED_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_S_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    prefill_step_s: Histogram
+    decode_step_s: Histogram
+    mixed_step_s: Histogram
+    draft_step_s: Histogram
+    batch_sequences: Histogram
+    batch_tokens: Histogram
+    queue_s: Histogram
+    prefill_s: Histogram
+    links: _containers.RepeatedCompositeFieldContainer[LinkMeasures]
+    def __init__(self, prefill_step_s: _Optional[_Union[Histogram, _Mapping]] = ..., decode_step_s: _Optional[_Union[Histogram, _Mapping]] = ..., mixed_step_s: _Optional[_Union[Histogram, _Mapping]] = ..., draft_step_s: _Optional[_Union[Histogram, _Mapping]] = ..., batch_sequences: _Optional[_Union[Histogram, _Mapping]] = ..., batch_tokens: _Optional[_Union[Histogram, _Mapping]] = ..., queue_s: _Optional[_Union[Histogram, _Mapping]] = ..., prefill_s: _Optional[_Union[Histogram, _Mapping]] = ..., links: _Optional[_Iterable[_Union[LinkMeasures, _Mapping]]] = ...) -> None: ...

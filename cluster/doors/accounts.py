@@ -4,9 +4,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from cluster.config.api_key import APIKey
 from cluster.doors.share import Share
+from workers.telemetry.described import counter, gauge
 
 MAX_NAMES = 200  # keys beyond them are counted together
 OTHERS = "other"
+REQUESTS = counter("baton_key_requests_total", "requests", "Let in, by the name of their API key", "key")
+REFUSED = counter("baton_key_refused_total", "requests", "Refused, by key and error code", "key", "code")
+TOKENS = counter("baton_key_tokens_total", "tokens", "Read and written, by key", "key")
+STALE = gauge("baton_keys_stale", "1", "1: the keys file has changed and cannot be used; those of before hold")
+DESCRIBED = (REQUESTS, REFUSED, TOKENS, STALE)
 
 
 class Account:
@@ -28,16 +34,10 @@ class Account:
 
 class KeyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter("baton_key_requests", "Requests let in, by key", ["key"], registry=registry)
-        self.refused = Counter(
-            "baton_key_refused", "Requests refused, by key and why", ["key", "code"], registry=registry
-        )
-        self.tokens = Counter("baton_key_tokens", "Tokens read and written, by key", ["key"], registry=registry)
-        self.stale = Gauge(
-            "baton_keys_stale",
-            "1: the keys file has changed and cannot be used; those of before hold",
-            registry=registry,
-        )
+        self.requests = Counter(REQUESTS.name, REQUESTS.text, REQUESTS.labels, registry=registry)
+        self.refused = Counter(REFUSED.name, REFUSED.text, REFUSED.labels, registry=registry)
+        self.tokens = Counter(TOKENS.name, TOKENS.text, TOKENS.labels, registry=registry)
+        self.stale = Gauge(STALE.name, STALE.text, registry=registry)
         self._names: set[str] = set()
 
     def account(self, key: APIKey, share: Share) -> Account:

@@ -207,6 +207,7 @@ def worker_spec(
         cores=cores if pinned else (),
         num_threads=len(cores),
         host=host,
+        public_metrics=config.auth.public_metrics,
         fake=config.load_format == "fake",
         fake_step_s=config.fake_step_s,
     )

@@ -61,6 +61,7 @@ class WorkerStatus:
     drafting_s: float = 0.0
     verifying_s: float = 0.0
     drafters: tuple[str, ...] = ()  # who may draft for what it decodes
+    metrics_address: str = ""  # host:port of its own /metrics
     num_draft_peers: int = 0  # draft workers that it is joined with; of a draft worker, those that decode
     num_guess_hits: int = 0  # of draft workers: guesses that were there in time; see worker.proto, as the next
     num_guess_misses: int = 0
@@ -112,6 +113,7 @@ COUNTS = (
     "num_draft_waits",
     "draft_wait_s",
     "draft_workers_rest",
+    "metrics_address",
 )
 LISTS = ("drafted_by_place", "accepted_by_place", "drafters")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from baton.errors import ConfigError
 from cluster.host.file_lock import locked
+from workers.telemetry.token import metrics_token
 
 SECRET_WAIT_S = 10.0
 
@@ -71,6 +72,14 @@ def cluster_secret() -> str:
     return _secret("secret")
 
 
+def metrics_token_path() -> Path:
+    """File of what Prometheus shows to read metrics; made of the secret, which nobody finds from it."""
+    path, token = home() / "metrics_token", metrics_token(cluster_secret())
+    if not path.exists() or path.read_text(encoding="ascii") != token:
+        _write_private(path, token)
+    return path
+
+
 def ray_token_path() -> Path:
     """File of the token that Ray's own connections of a local cluster carry."""
     _secret("ray_token")
@@ -93,19 +102,19 @@ def _secret(name: str) -> str:
         held = ConfigError(f"{path} is being made by another process; try again")
         with locked(path.with_name(f".{name}.lock"), SECRET_WAIT_S, held):
             if not path.exists():
-                _write_secret(path)
+                _write_private(path, secrets.token_hex(32))
     found = path.read_text(encoding="ascii").strip()
     if not found:
         raise ConfigError(f"{path} is empty; run `baton down`, remove the file, and another secret is made")
     return found
 
 
-def _write_secret(path: Path) -> None:
+def _write_private(path: Path, text: str) -> None:
     """Whole, or not at all."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
+        file.write(text)
     new.replace(path)
 
 

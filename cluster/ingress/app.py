@@ -25,6 +25,8 @@ from cluster.config.schema import (
     BatonConfig,
     LimitsConfig,
     LoggingConfig,
+    MetricsConfig,
+    SLOConfig,
     StructuredConfig,
     TracingConfig,
 )
@@ -46,7 +48,7 @@ from cluster.ingress.deployed import deployed, note_deployed, told_of
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
-from cluster.ingress.metrics import Families, Metrics
+from cluster.ingress.metrics import Families, Metrics, slo_of
 from cluster.ingress.model_follower import ModelFollower
 from cluster.ingress.model_host import Controllers, ModelHost, check_files
 from cluster.ingress.places import actor_options, proxy_location, resources_of, surge_percent
@@ -56,6 +58,7 @@ from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.tracing.asking import Question, answer
 from cluster.ingress.tracing.observing import Observing
 from cluster.router.workers import WorkerView
+from workers.telemetry.token import metrics_token
 
 __all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
 
@@ -91,6 +94,8 @@ class IngressSpec:
     structured: StructuredConfig
     tracing: TracingConfig
     logging: LoggingConfig
+    slo: SLOConfig
+    metrics: MetricsConfig
 
 
 class IngressReplica:
@@ -104,8 +109,16 @@ class IngressReplica:
         link = ControllerLink(spec.namespace, spec.controller_name)
         self._limits = spec.limits
         self._cors_origins = spec.cors_origins
+        self._metrics_token = metrics_token(spec.secret)
+        self._gathered: dict[str, Families] = {}  # by replica, the last time that all of them answered
         self._grammars = GrammarCompiler(spec.structured)
-        metrics = Metrics(self._states, self._gather_metrics if spec.num_replicas > 1 else None)
+        metrics = Metrics(
+            self._states,
+            self._gather_metrics if spec.num_replicas > 1 else None,
+            counters=lambda: self._services.counters(),
+            slo=slo_of(spec.slo),
+            vllm_names=spec.metrics.vllm_names,
+        )
         self._observing.start(metrics.registry)
         self._services = Services(
             metrics=metrics,
@@ -143,7 +156,12 @@ class IngressReplica:
             self._services.guard.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._services, self._limits, cors_origins=self._cors_origins)
+        return build_app(
+            self._services,
+            self._limits,
+            cors_origins=self._cors_origins,
+            metrics_token=self._metrics_token,
+        )
 
     def Generate(
         self, request: inference_pb2.GenerateRequest, grpc_context: Any
@@ -186,7 +204,12 @@ class IngressReplica:
         return _replica(), answer(self._services.ring, question, _replica())
 
     async def _gather_metrics(self) -> dict[str, Families]:
-        return dict([await self.metrics(), *await _ask_replicas("metrics")])
+        """Of every replica that can tell; while one of them does not answer, what the others told last."""
+        own, others = await self.metrics(), await _ask_replicas("metrics")
+        if not others:
+            return {**self._gathered, **dict([own])}
+        self._gathered = dict([own, *others])
+        return self._gathered
 
     async def _ask_calls(self, question: Question) -> list[list[dict[str, Any]]]:
         found = dict([await self.calls(question)])
@@ -294,6 +317,8 @@ def deploy(
         structured=config.structured,
         tracing=config.tracing,
         logging=config.logging,
+        slo=config.slo,
+        metrics=config.metrics,
     )
     running = status.applications.get(APP_NAME)
     told = told_of(replace(spec, models=()), avoid)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from baton.v1 import worker_pb2
+from cluster.router.counters import Counters
 from cluster.router.dispatcher import DispatchRequest
 from cluster.router.table import Health
 from cluster.router.workers import WorkerView
@@ -16,6 +17,9 @@ class Dispatch(Protocol):
 
     @property
     def max_request_tokens(self) -> int: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def adapters(self) -> Mapping[str, str]:

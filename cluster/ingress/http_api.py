@@ -46,9 +46,18 @@ from cluster.ingress.truncation import num_kept, truncated
 
 
 def build_app(
-    served: Service | Services, limits: LimitsConfig = DEFAULT_LIMITS, *, cors_origins: Collection[str] = ()
+    served: Service | Services,
+    limits: LimitsConfig = DEFAULT_LIMITS,
+    *,
+    cors_origins: Collection[str] = (),
+    metrics_token: str = "",
 ) -> FastAPI:
-    """The ASGI app of one ingress replica. `cors_origins`: of web pages that may use it."""
+    """The ASGI app of one ingress replica.
+
+    Args:
+        cors_origins: Of web pages that may use it.
+        metrics_token: Does for a key where metrics are read; empty: nothing does.
+    """
     services, bodies = services_of(served), Bodies(limits)
     routes = HTTPRoutes(services, bodies)
     app = IngressApp(cors_origins, services.visits)
@@ -69,6 +78,7 @@ def build_app(
         "/healthz": routes.health,
         "/ping": routes.health,
         "/metrics": routes.metrics,
+        "/metrics/targets": routes.metrics_targets,
         "/version": routes.version,
         "/openapi.json": routes.openapi,
         "/docs": routes.docs,
@@ -78,7 +88,7 @@ def build_app(
     add_request_routes(app, services.calls, key_of)
     app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
     if services.guard is not None:
-        app.add_middleware(KeyedPaths, guard=services.guard, metrics=services.metrics)
+        app.add_middleware(KeyedPaths, guard=services.guard, metrics=services.metrics, metrics_token=metrics_token)
     app.add_middleware(TrimmedPaths)
     app.add_exception_handler(BatonError, routes.on_error)
     app.add_exception_handler(HTTPException, routes.on_http_error)
@@ -199,6 +209,9 @@ class HTTPRoutes:
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._services.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def metrics_targets(self, request: Request) -> Response:
+        return json_response(self._services.metrics.targets())
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": version("baton-serve")})

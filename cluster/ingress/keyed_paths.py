@@ -1,6 +1,7 @@
 """Asks every HTTP request for its API key before anything of its body is read. Probes need none, and neither
 has one who reads how the API is used: browsers cannot show a key there."""
 
+import hmac
 import json
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,17 +16,23 @@ from cluster.ingress.route_names import route_name
 from cluster.ingress.tracing.visit import current_visit
 
 OPEN_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/openapi.json", "/docs"))
+METRICS_PATHS = frozenset(("/metrics", "/metrics/targets"))
 PASS, KEY = "baton.pass", "baton.key"  # in a request's scope
 
 
 class KeyedPaths:
-    """What generates or tokenizes counts against its key's limits; the rest only needs a key."""
+    """What generates or tokenizes counts against its key's limits; the rest only needs a key.
 
-    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics) -> None:
+    Args:
+        metrics_token: Does for a key at `METRICS_PATHS`; empty: nothing does.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics, metrics_token: str = "") -> None:
         self._app = app
         self._guard = guard
         self._metrics = metrics
-        self._open = OPEN_PATHS | ({"/metrics"} if guard.has_public_metrics else set())
+        self._metrics_token = f"Bearer {metrics_token}".encode() if metrics_token else b""
+        self._open = OPEN_PATHS | (METRICS_PATHS if guard.has_public_metrics else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self._open:
@@ -33,7 +40,9 @@ class KeyedPaths:
             return
         authorization = _authorization(scope)
         try:
-            if scope["method"] == "POST":
+            if self._shows_metrics_token(scope["path"], authorization):
+                admitted = None
+            elif scope["method"] == "POST":
                 admitted = await self._guard.admit(authorization)
             else:
                 key = scope[KEY] = self._guard.identify(authorization)
@@ -52,6 +61,11 @@ class KeyedPaths:
             await self._app(scope, receive, send)
         finally:
             admitted.leave()
+
+    def _shows_metrics_token(self, path: str, authorization: str | None) -> bool:
+        if path not in METRICS_PATHS or not self._metrics_token or authorization is None:
+            return False
+        return hmac.compare_digest(authorization.encode("utf-8", "replace"), self._metrics_token)
 
 
 def _note(key_name: str) -> None:

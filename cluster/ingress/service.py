@@ -13,7 +13,8 @@ from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig, StructuredConfig
-from cluster.contracts.finished import FinishedRequest
+from cluster.contracts.finished import CANCELLED, OK, FinishedRequest
+from cluster.contracts.slo import SLO
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.answer import FINISH_REASONS, Delta, PromptJob, StreamedAnswer, TokenUsage
 from cluster.ingress.answer import merged as merged_answers
@@ -92,6 +93,8 @@ class Service:
         structured: StructuredConfig | None = None,
         ring: Ring | None = None,
         visits: Visits | None = None,
+        slo: SLO | None = None,
+        vllm_names: bool = False,
     ) -> None:
         """
         Args:
@@ -105,6 +108,8 @@ class Service:
             make_guard: None: whoever comes is let in.
             adapters: None: none is loaded or unloaded while it serves.
             structured: Bounds of the grammars that requests ask for; None: the defaults.
+            slo: That requests are measured by; None: the config's defaults.
+            vllm_names: Of metrics, beside ours.
         """
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
@@ -113,7 +118,12 @@ class Service:
         self.created = int(time.time())
         self.aliases = frozenset(aliases)
         self.num_open = 0  # calls that are being answered
-        self.metrics = metrics or Metrics(dispatcher.states)
+        self.metrics = metrics or Metrics(
+            dispatcher.states,
+            counters=lambda: {model: dispatcher.counters},
+            slo=slo,
+            vllm_names=vllm_names,
+        )
         self.guard = make_guard(self.metrics) if make_guard is not None else None
         self.adapters = adapters
         self.ring = ring if ring is not None else Ring()
@@ -323,6 +333,8 @@ class OpenCall:
         self._pass = admitted
         self._service = service
         self._metrics = service.metrics
+        self._of_model = service.metrics.of(call.model)
+        self._num_unfinished = call.num_choices
         self._on_finished = service.on_finished
         self._first_s = 0.0  # when its first token was sent; 0: none was
         self._last_s = [0.0] * call.num_choices
@@ -341,7 +353,7 @@ class OpenCall:
         metrics.open.inc()
         metrics.waiting.inc()
         has_begun = False
-        status, fault = "cancelled", ""  # what it stays when the client goes away
+        status, fault = CANCELLED, ""  # what it stays when the client goes away
         self._ring.begin(self._record)
         try:
             answers = self._answers
@@ -352,8 +364,7 @@ class OpenCall:
                         metrics.waiting.dec()
                     self._measure(batch)
                     yield batch
-            status = "ok"
-            metrics.e2e.observe(time.monotonic() - self._call.started_s)
+            status = OK
         except BatonError as error:
             status, fault = error.code, error.message
             if self._pass is not None and error.retryable and not has_begun:
@@ -374,32 +385,31 @@ class OpenCall:
             self._ring.end(self._record)
 
     def _measure(self, batch: Sequence[Delta]) -> None:
-        now_s = time.monotonic()
+        now_s, of_model = time.monotonic(), self._of_model
         for delta in batch:
             if delta.finish_reason:
                 self._record.finish_reasons[delta.choice] = FINISH_REASONS.get(delta.finish_reason, "error")
+                self._num_unfinished -= 1
+                of_model.finished[delta.finish_reason].inc()
             if not delta.token_ids:
                 continue
+            num_tokens = len(delta.token_ids)
+            of_model.output_tokens.value += num_tokens
             if self._pass is not None:
-                self._pass.use_tokens(len(delta.token_ids))
+                self._pass.use_tokens(num_tokens)
             last_s = self._last_s[delta.choice]
             if last_s:
-                self._metrics.itl.observe((now_s - last_s) / len(delta.token_ids))
+                of_model.itl.observe((now_s - last_s) / num_tokens)
             else:
                 self._first_s = self._first_s or now_s
-                self._metrics.ttft.observe(now_s - self._call.started_s)
+                of_model.ttft.observe(now_s - self._call.started_s)
             self._last_s[delta.choice] = now_s
 
     def _count(self, status: str) -> None:
-        usage = self.usage
-        self._metrics.requests.labels(self._call.route, status).inc()
-        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
-        self._metrics.cached_tokens.inc(usage.cached_tokens)
-        self._metrics.output_tokens.inc(usage.completion_tokens)
-        if self._on_finished:
-            finished = self._finished(status)
-            for tell in self._on_finished:
-                tell(finished)
+        finished = self._finished(status)
+        self._metrics.take(finished, self._num_unfinished)
+        for tell in self._on_finished:
+            tell(finished)
 
     def _finished(self, status: str) -> FinishedRequest:
         call, usage, now_s = self._call, self.usage, time.monotonic()

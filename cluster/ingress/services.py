@@ -18,6 +18,7 @@ from cluster.ingress.service import OnFinished, Service
 from cluster.ingress.tracing.asking import Question, answer, merged
 from cluster.ingress.tracing.ring import Ring
 from cluster.ingress.tracing.visit import Visits
+from cluster.router.counters import Counters
 from cluster.router.table import Health
 
 AskReplicas = Callable[[Question], Awaitable[list[list[dict[str, Any]]]]]
@@ -100,6 +101,14 @@ class Services:
         if self._ask_replicas is None:
             return merged(question, [answer(self.ring, question, "")])
         return merged(question, await self._ask_replicas(question))
+
+    def counters(self) -> dict[str, Counters]:
+        """Of each model's router, by its name; of several versions, by each one's own."""
+        return {self._shown(version): version.service.dispatcher.counters for version in self}
+
+    def _shown(self, version: Version) -> str:
+        model = version.service.model
+        return model if self._by_name[model] == (version,) else f"{model}@{version.entry}"
 
     @property
     def names(self) -> list[str]:

@@ -191,6 +191,7 @@ class _Start:
                 self._warn(warning)
         self._report("starting the controller")
         with self._timed("controller"):
+            state.metrics_token_path()  # is there for Prometheus from now on
             controller = ControllerClient.start(state.cluster_secret())
             fleets = Fleets(controller, state.cluster_secret(), self._report)
             applied = fleets.apply(self._config)

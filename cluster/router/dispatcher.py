@@ -6,7 +6,6 @@ task per request or token: a step's message fans out in one loop.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -16,6 +15,7 @@ from baton.v1.inference_pb2 import FinishReason, SamplingParams
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, ToWorker
 from cluster.config.schema import HealthConfig, RouterConfig
 from cluster.router.active import Active, Timer
+from cluster.router.counters import Counters
 from cluster.router.lifecycle import Lifecycle
 from cluster.router.links import Links
 from cluster.router.requests import Requests
@@ -45,6 +45,7 @@ class OpenRequest(Active):
     """A request and its reader. `news` is set when the outbox or the lifecycle has something to say."""
 
     prompt_token_ids: Sequence[int]
+    arrived_s: float
     news: asyncio.Event = field(default_factory=asyncio.Event)
     outbox: list[TokenOutput] = field(default_factory=list)
     prompt_hashes: dict[int, list[int]] = field(default_factory=dict)  # by block size
@@ -58,18 +59,6 @@ class OpenRequest(Active):
         if block_size not in self.prompt_hashes:
             self.prompt_hashes[block_size] = block_hashes(self.prompt_token_ids, block_size, root)
         return self.prompt_hashes[block_size]
-
-
-@dataclass(slots=True, kw_only=True)
-class Counters:
-    """Of this ingress replica. `finished` counts choices by reason: stop, length, abort (by the caller), error."""
-
-    num_queued: int = 0
-    num_running: int = 0
-    num_shed: int = 0
-    num_retries: int = 0
-    num_lost_workers: int = 0
-    finished: Counter[str] = field(default_factory=Counter)
 
 
 class Dispatcher:
@@ -227,14 +216,17 @@ class Dispatcher:
             num_prompt_tokens=len(request.prompt_token_ids),
             max_tokens=request.sampling.max_tokens,
             prompt_token_ids=request.prompt_token_ids,
+            arrived_s=time.monotonic(),
         )
-        self._requests.arrive(active, time.monotonic())
+        self._requests.arrive(active, active.arrived_s)
         return active
 
     # News of the workers.
 
     def _take_outputs(self, link: WorkerLink, outputs: Iterable[TokenOutput]) -> None:
-        self._requests.take_outputs(link.key, outputs, time.monotonic())
+        began_s = time.monotonic()
+        self._requests.take_outputs(link.key, outputs, began_s)
+        self._counters.step_s.observe(time.monotonic() - began_s)
 
     def _lose_worker(self, link: WorkerLink, reason: str) -> None:
         self._counters.num_lost_workers += 1
@@ -249,6 +241,8 @@ class Dispatcher:
         link = self._links.up(worker)
         assert link is not None, f"{worker.worker_id} is in a pool and not connected"
         link.send(ToWorker(submit=submit))
+        if not submit.attempt:
+            self._counters.queue_s.observe(time.monotonic() - active.arrived_s)
 
     def _abort(self, worker: WorkerKey, abort: Abort) -> None:
         link = self._links.up(worker)

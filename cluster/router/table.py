@@ -9,7 +9,7 @@ drain nor are wedged. No I/O: rows come from the controller, reports from `clust
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from baton.v1.worker_pb2 import DecodeRoute, DraftRoute, WorkerState
+from baton.v1.worker_pb2 import DecodeRoute, DraftRoute, Measures, WorkerState
 from cluster.router.load import Pools, WorkerLoad
 from cluster.router.prefix_index import PrefixIndex
 from cluster.router.workers import WorkerEntry, WorkerKey, WorkerView
@@ -28,6 +28,7 @@ class _Row:
     key: WorkerKey
     entry: WorkerEntry
     state: WorkerState | None = None
+    measures: Measures | None = None  # the last ones that it told
     reported_s: float = 0.0
     load: WorkerLoad | None = None  # while connected and reported
     num_reports: int | None = 0  # on this stream; None: one is missing, and all until the next snapshot are useless
@@ -99,6 +100,7 @@ class WorkerTable:
                 state=row.state,
                 age_s=now_s - row.reported_s if row.state is not None else 0.0,
                 up=row.load is not None,
+                measures=row.measures,
             )
             for row in self._rows.values()
         ]
@@ -130,6 +132,8 @@ class WorkerTable:
         state.ClearField("added_block_hashes")
         state.ClearField("removed_block_hashes")
         row.state, row.reported_s = state, now_s
+        if state.HasField("measures"):
+            row.measures = state.measures
         if row.load is None:
             row.load = _load(row.entry, state)
         _book(row.load, state, now_s=now_s)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from baton.v1.worker_pb2 import WorkerState
+from baton.v1.worker_pb2 import Measures, WorkerState
 from workers.spec import Role
 
 
@@ -35,3 +35,4 @@ class WorkerView:
     state: WorkerState | None  # last report; None before the first
     age_s: float  # since that report; 0 before the first
     up: bool  # this ingress has a stream to it
+    measures: Measures | None = None  # the last ones, which not every report has; None before the first

@@ -50,7 +50,7 @@ def test_a_draft_pool_changes_no_token_and_its_death_none_either(served: ServedC
     assert "draft-0" in served.baton("status").stdout
     with urllib.request.urlopen(f"{served.http}/metrics", timeout=10) as page:
         told = page.read().decode()
-    assert 'baton_worker_up{role="draft",worker="draft-0"} 1.0' in told
+    assert 'baton_worker_up{model="demo",role="draft",worker="draft-0"} 1.0' in told
     os.kill(before["draft-0"]["pid"], signal.SIGKILL)
     with urllib.request.urlopen(f"{served.http}/health", timeout=10) as page:
         assert page.status == 200

@@ -47,7 +47,7 @@ def replica_pids(served: ServedCluster) -> list[int]:
 def answered(served: ServedCluster, route: str) -> dict[str, float]:
     """Replica -> requests of `route` that it has answered, in one scrape."""
     text = httpx.get(f"{served.http}/metrics", timeout=10).text
-    pattern = rf'^baton_requests_total{{replica="(\w+)",route="{route}",status="ok"}} (\S+)$'
+    pattern = rf'^baton_requests_total{{model="demo",replica="(\w+)",route="{route}",status="ok"}} (\S+)$'
     return {replica: float(count) for replica, count in re.findall(pattern, text, re.MULTILINE)}
 
 

@@ -63,6 +63,9 @@ def add_key(path: Path, name: str, **fields: object) -> str:
     return key
 
 
+METRICS_TOKEN = "of-prometheus"
+
+
 @asynccontextmanager
 async def keyed_ingress(file: Path, *, public_metrics: bool = False) -> AsyncIterator[Keyed]:
     change_keys(file, lambda keys: keys)
@@ -93,7 +96,7 @@ async def keyed_ingress(file: Path, *, public_metrics: bool = False) -> AsyncIte
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     service.guard.start()
-    async with serving(build_app(service)) as url:
+    async with serving(build_app(service, metrics_token=METRICS_TOKEN)) as url:
         yield Keyed(file=file, service=service, fake=fake, url=url, target=f"127.0.0.1:{port}")
     await service.guard.close()
     await server.stop(None)

@@ -13,7 +13,7 @@ from baton.errors import InternalError, OverloadedError
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
 from cluster.doors.watched import Watched
-from tests.doors.keyed import Keyed, add_key, keyed_ingress, until
+from tests.doors.keyed import METRICS_TOKEN, Keyed, add_key, keyed_ingress, until
 
 BODY = {"model": "demo", "prompt": "Once", "max_tokens": 4}
 
@@ -218,6 +218,16 @@ async def test_metrics_may_be_opened(tmp_path: Path) -> None:
     async with keyed_ingress(tmp_path / "keys.yaml", public_metrics=True) as keyed, keyed.http() as http:
         assert (await http.get("/metrics")).status_code == 200
         assert (await http.get("/version")).status_code == 401
+
+
+async def test_the_metrics_token_opens_metrics_and_nothing_else(tmp_path: Path) -> None:
+    async with keyed_ingress(tmp_path / "keys.yaml") as keyed, keyed.http(METRICS_TOKEN) as http:
+        assert "baton_info" in (await http.get("/metrics")).text
+        assert (await http.get("/metrics/targets")).json()[0]["labels"]["__meta_baton_worker"] == "decode-0"
+        for path in ("/v1/models", "/version", "/metrics/other"):
+            assert (await http.get(path)).status_code == 401
+        assert (await http.post("/v1/completions", json={"prompt": "a"})).status_code == 401
+        assert (await http.get("/metrics", headers={"Authorization": "Bearer of-prometheu"})).status_code == 401
 
 
 async def test_names_are_labels_only_as_far_as_they_are_few(tmp_path: Path) -> None:

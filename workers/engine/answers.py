@@ -16,6 +16,7 @@ from workers.engine.job_trace import JobTrace
 from workers.engine.jobs import Job, Written
 from workers.engine.scheduler import ScheduledChunk
 from workers.engine.sequence import FinishReason
+from workers.engine.sequence import Sequence as Seq
 from workers.engine.serving import Serving
 from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled
 
@@ -70,8 +71,13 @@ class Answers:
             message = wire.final(seq, choice, FinishReason.LENGTH)
             message.num_cached_tokens = min(seq.num_cached_tokens, len(seq.prompt_token_ids))
             self._tell(seq.ingress_id, message)
-        self._stats.num_prefix_hit_tokens += seq.num_cached_tokens
+        self._count_prefix(seq)
         self._serving.finish(job)
+
+    def _count_prefix(self, seq: Seq) -> None:
+        self._stats.num_prefix_hit_tokens += seq.num_cached_tokens
+        if self._serving.blocks.prefix_cache:
+            self._stats.num_prefix_query_tokens += seq.num_tokens
 
     def _accept(self, job: Job, news: Sequence[tuple[int, Sequence[Sampled]]], num_drafted: int) -> None:
         """Tells the tokens of each choice, and goes on with those that are not done."""
@@ -102,7 +108,7 @@ class Answers:
         for message in messages:
             self._tell(seq.ingress_id, message)
         if not job.cached_reported:
-            self._stats.num_prefix_hit_tokens += seq.num_cached_tokens
+            self._count_prefix(seq)
             job.cached_reported = True
         self._serving.advance(job, written)
 

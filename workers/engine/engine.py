@@ -25,6 +25,7 @@ from workers.engine.following import Grammars
 from workers.engine.job_trace import JobTrace
 from workers.engine.jobs import Job
 from workers.engine.load_report import LoadReport, load_report
+from workers.engine.measures import EngineMeasures
 from workers.engine.receiving import Receiving
 from workers.engine.role_commands import RoleCommands
 from workers.engine.scheduler import Drafts, ScheduledChunk, Scheduler, StepPlan, is_decode
@@ -107,6 +108,7 @@ class Engine:
             adapters=AdapterTable(spec.worker_id, spec.adapters),
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
+        self._measures = EngineMeasures()
         self._answers = Answers(runner=runner, serving=self.serving, tell=self._tell)
         self.adapters = AdapterCommands(
             runner=runner, table=self.serving.adapters, jobs=self.jobs, command=self._command
@@ -196,6 +198,8 @@ class Engine:
         now_s = self._clock()
         has_news = self._take_in(now_s)
         plan = self.scheduler.plan(now_s, self._drafts())
+        if plan.admitted:
+            self._measures.admitted(plan.admitted, self._clock())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
             self.serving.end(job, error)
         self._trace_anew(plan.preempted)
@@ -208,6 +212,7 @@ class Engine:
             if self._speculation is not None and num_accepted is not None:
                 self._learn(self._speculation, plan.chunks, num_accepted, ended_s - now_s)
             self.stats.step_done(ended_s, now_s, plan, is_idle=not self.has_work)
+            self._measures.step(plan.chunks, ended_s - now_s)
         else:
             # What waits for blocks that transfers hold is held back, not stuck: leases bound it.
             self.stats.no_step(self._clock(), is_stuck=self.has_work and not self.serving.num_in_transfer)
@@ -281,6 +286,8 @@ class Engine:
             return None
         self._trace(chunks, jobs, now_s)
         self.serving.computed(chunks)
+        if chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
+            self._measures.computed(chunks, self._clock())
         self._answers.take(batch, chunks, jobs, owners, sampled)
         return [len(chunk.right) for chunk in chunks]
 
@@ -328,7 +335,8 @@ class Engine:
         self._outputs[ingress_id].append(message)
 
     def _load(self) -> LoadReport:
-        return load_report(self.serving, self.outbox, self.inbox, is_idle=self.is_idle)
+        measures = self._measures.message(self._clock(), self.outbox, self.inbox)
+        return load_report(self.serving, self.outbox, self.inbox, is_idle=self.is_idle, measures=measures)
 
     def _report(self) -> None:
         added, removed = self.blocks.drain_cache_events()

@@ -7,7 +7,7 @@ Invariant: a LoadReport is made by whoever owns the engine's state and never cha
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from baton.v1.worker_pb2 import WorkerState
+from baton.v1.worker_pb2 import Measures, WorkerState
 from workers.adapters.adapter import AdapterName
 from workers.engine.serving import Serving
 from workers.engine.stats import since_progress_s
@@ -56,14 +56,24 @@ class LoadReport:
     num_draft_waits: int = 0
     draft_wait_s: float = 0.0
     draft_workers_rest: bool = False
+    num_cached_blocks: int = 0
+    num_prefix_query_tokens: int = 0
+    num_drafts: int = 0
+    measures: Measures | None = None  # the same object until there are newer ones; None: nothing was measured
 
 
-_OWN = ("role", "is_idle", "waiting_since_s", "adapters")
+_OWN = ("role", "is_idle", "waiting_since_s", "adapters", "measures")
 _SAME_NAME = tuple(one.name for one in fields(LoadReport) if one.name not in _OWN)
 
 
 def load_report(
-    serving: Serving, outbox: Outbox | None, inbox: Inbox | None, *, is_idle: bool, num_in_flight: int = 0
+    serving: Serving,
+    outbox: Outbox | None,
+    inbox: Inbox | None,
+    *,
+    is_idle: bool,
+    num_in_flight: int = 0,
+    measures: Measures | None = None,
 ) -> LoadReport:
     """The load of now, for the thread that owns `serving`.
 
@@ -109,6 +119,10 @@ def load_report(
         num_draft_waits=stats.guesses.num_waits,
         draft_wait_s=stats.guesses.wait_s,
         draft_workers_rest=stats.guesses.draft_workers_rest,
+        num_cached_blocks=blocks.num_cached_blocks,
+        num_prefix_query_tokens=stats.num_prefix_query_tokens,
+        num_drafts=stats.num_drafts,
+        measures=measures,
     )
 
 
@@ -130,6 +144,7 @@ class WorkerStates:
         max_model_len: int,
         max_sequences: int,
         drafters: Sequence[str] = (),
+        served_name: str = "",
     ) -> None:
         self._constants = WorkerState(
             worker_id=worker_id,
@@ -139,6 +154,7 @@ class WorkerStates:
             num_blocks=num_blocks,
             max_model_len=max_model_len,
             max_sequences=max_sequences,
+            served_name=served_name,
         )
         self._drafters = drafters
 
@@ -146,8 +162,12 @@ class WorkerStates:
         """Of a gang: host:port of each rank, the leader's first. Before the first message."""
         self._constants.rank_addresses.extend(addresses)
 
+    def say_metrics(self, address: str) -> None:
+        """Where this worker tells them itself: host:port. Before the first message, too."""
+        self._constants.metrics_address = address
+
     def of(self, load: LoadReport, now_s: float) -> WorkerState:
-        """Without the cache's changes.
+        """Without the cache's changes and the measures.
 
         Args:
             now_s: On the clock of the engine that made the report.

@@ -43,6 +43,7 @@ class Sequence:
     params: SamplingParams
     arrived_s: float
     deadline_s: float
+    admitted_s: float = 0.0  # to the running ones, for the first time; 0: not yet
     status: Status = Status.WAITING
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[int] = field(default_factory=list)  # of full blocks, in order; may run ahead of computed ones

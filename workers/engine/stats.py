@@ -26,12 +26,14 @@ class EngineStats:
     num_steps: int = 0
     num_preemptions: int = 0
     num_prompt_tokens: int = 0
+    num_prefix_query_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_output_tokens: int = 0
     # Draft tokens computed, of the first place of a draft, the second, ...; and of them right, whether the answer went
     # so far or ended before.
     drafted_by_place: list[int] = field(default_factory=list)
     accepted_by_place: list[int] = field(default_factory=list)
+    num_drafts: int = 0  # verified, of one sequence in one step each
     num_cut_draft_tokens: int = 0  # draft tokens that a step had neither budget nor blocks for
     drafting_s: float = 0.0  # that steps waited for drafts
     verifying_s: float = 0.0  # of steps that computed draft tokens
@@ -71,6 +73,7 @@ class EngineStats:
 
     def count_draft(self, places: Sequence[int], num_accepted: int) -> None:
         """Of one sequence in a step; a tree may have several tokens at a place."""
+        self.num_drafts += bool(places)
         _count_places(self.drafted_by_place, places)
         _count_places(self.accepted_by_place, range(1, num_accepted + 1))
 

@@ -9,6 +9,7 @@ from baton.v1.worker_pb2 import DecodeRoute, Submit
 from workers.kv_transfer.lane_wire import Event, own_event, own_lane, wire_end, wire_first_tokens, wire_lane
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.measures import ByTransport
 from workers.kv_transfer.wire import wire_error, wire_key
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class FollowerLanes:
         self.bytes_received = 0
         self.num_commands = 0
         self.address = ""  # host:port of its gRPC server; "" until it has told
+        self.receiving_measures: list[ByTransport] = []  # it tells bytes alone
         self._tell = tell
 
     def take(self, payload: bytes) -> list[tuple[Lane, Event]]:

@@ -38,7 +38,7 @@ class OwningInbox(Protocol):
     lock: threading.Lock  # over the book
     book: "Incoming[FromPeer]"
 
-    def count_received(self, nbytes: int) -> None: ...
+    def count_received(self, nbytes: int, transport: str) -> None: ...
 
     def forget(self, peer: "FromPeer", error: BatonError) -> None:
         """The peer's link is over, and none of its blocks is written any more."""
@@ -181,7 +181,7 @@ class FromPeer(threading.Thread):
             if block_ids is not None:
                 store.write(range_.index, block_ids, range_.start, range_.end, payload)
                 nbytes += num_claimed  # of what was written alone: it is what the peer says
-        self._inbox.count_received(nbytes)
+        self._inbox.count_received(nbytes, self._payloads.name)
 
     def _complete(self, complete: Complete) -> None:
         key = own_key(complete.key)

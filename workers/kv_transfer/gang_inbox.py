@@ -13,6 +13,7 @@ from workers.kv_transfer.gang_incoming import Command, GangIncoming, Grant, Refu
 from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.lanes import Lane, lanes
 from workers.kv_transfer.link import InboxEvent, TransferKey
+from workers.kv_transfer.measures import OTHERS, ByTransport, LinkMeasures
 from workers.kv_transfer.rank_lanes import LanesOfRank
 
 
@@ -56,6 +57,14 @@ class GangInbox:
     @property
     def num_failed(self) -> int:
         return self._book.num_failed + (self._plain.num_failed if self._plain is not None else 0)
+
+    @property
+    def measures(self) -> Sequence[ByTransport]:
+        """As of `GangOutbox`."""
+        plain = self._plain.measures if self._plain is not None else ()
+        own, *others = self._ranks
+        told = LinkMeasures(bytes_received=sum(rank.bytes_received for rank in others))
+        return [*plain, *own.receiving_measures, *([{OTHERS: told}] if others else ())]
 
     def grant(
         self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()

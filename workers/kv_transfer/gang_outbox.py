@@ -14,6 +14,7 @@ from workers.kv_transfer.follower_lanes import FollowerLanes
 from workers.kv_transfer.gang_outgoing import GangOutgoing
 from workers.kv_transfer.lanes import Lane, lanes
 from workers.kv_transfer.link import OutboxEvent, Push, TransferKey
+from workers.kv_transfer.measures import OTHERS, ByTransport, LinkMeasures
 from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.kv_transfer.rank_lanes import LanesOfRank, RankLanes
 from workers.kv_transfer.wire import wire_key
@@ -65,6 +66,13 @@ class GangOutbox:
     @property
     def num_failed(self) -> int:
         return self._book.num_failed + (self._plain.num_failed if self._plain is not None else 0)
+
+    @property
+    def measures(self) -> Sequence[ByTransport]:
+        """Each lane of a transfer counts as one; of other ranks' lanes, only bytes are known."""
+        plain = self._plain.measures if self._plain is not None else ()
+        others = LinkMeasures(bytes_sent=sum(rank.bytes_sent for rank in self._others))
+        return [*plain, *self._own.sending_measures, *([{OTHERS: others}] if self._others else ())]
 
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
         degree = max(1, len(route.rank_addresses))

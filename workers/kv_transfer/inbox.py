@@ -17,6 +17,7 @@ from workers.kv_transfer.handoff import SHUTTING_DOWN, State
 from workers.kv_transfer.handshake import AUTO, NEXT_BEST, Identity, answer
 from workers.kv_transfer.incoming import ABORTED_HERE, Incoming
 from workers.kv_transfer.link import InboxEvent, TransferKey
+from workers.kv_transfer.measures import ByTransport, LinkMeasures
 from workers.kv_transfer.transport import PayloadsIn
 from workers.kv_transfer.wire import failed_message, ticket_message
 from workers.model.contract import KVStore
@@ -54,6 +55,7 @@ class ThreadedInbox:
         self.scope = scope
         self.notify = notify
         self.bytes_received = 0
+        self.received: ByTransport = {}
         self.lock = threading.Lock()  # over all below
         self.book: Incoming[FromPeer] = Incoming(
             payloads=store.payloads, lease_s=kv.lease_s, max_pending=kv.max_pending
@@ -69,6 +71,10 @@ class ThreadedInbox:
     @property
     def num_failed(self) -> int:
         return self.book.num_failed
+
+    @property
+    def measures(self) -> Sequence[ByTransport]:
+        return (self.received,)
 
     def accept(self, handshake: Handshake, reply: Reply) -> tuple[HandshakeReply, FromPeer | None]:
         """The answer, for the caller to send first, and the link if there is one, already running."""
@@ -128,9 +134,10 @@ class ThreadedInbox:
 
     # What the peers' threads call.
 
-    def count_received(self, nbytes: int) -> None:
+    def count_received(self, nbytes: int, transport: str) -> None:
         with self.lock:
             self.bytes_received += nbytes
+            self.received.setdefault(transport, LinkMeasures()).bytes_received += nbytes
 
     def forget(self, peer: FromPeer, error: BatonError) -> None:
         """The link is over, and writes nothing any more: its transfers end."""

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import DecodeRoute, Submit
+from workers.kv_transfer.measures import ByTransport
 
 
 class TransferKey(NamedTuple):
@@ -68,6 +69,11 @@ class Outbox(Protocol):
     @property
     def num_failed(self) -> int:
         """Transfers that ended with an error; an abort on either side is none."""
+        ...
+
+    @property
+    def measures(self) -> Sequence[ByTransport]:
+        """Of each of its links; read for figures alone."""
         ...
 
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
@@ -148,6 +154,9 @@ class Inbox(Protocol):
 
     @property
     def num_failed(self) -> int: ...
+
+    @property
+    def measures(self) -> Sequence[ByTransport]: ...
 
     def grant(
         self, key: TransferKey, block_ids: Sequence[int], num_cached_tokens: int, state_ids: Sequence[int] = ()

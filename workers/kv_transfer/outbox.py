@@ -15,6 +15,7 @@ from baton.v1.worker_pb2 import DecodeRoute, Submit
 from workers.kv_transfer.handoff import SHUTTING_DOWN, State
 from workers.kv_transfer.handshake import Identity
 from workers.kv_transfer.link import OutboxEvent, TransferKey
+from workers.kv_transfer.measures import ByTransport, SendingTimes
 from workers.kv_transfer.outgoing import Outgoing
 from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, Dial, Fence, MakePayloadsOut, ToPeer
 from workers.model.contract import KVStore
@@ -53,6 +54,7 @@ class ThreadedOutbox:
         self.notify = notify
         self.scope = scope
         self.bytes_sent = 0
+        self.times = SendingTimes()
         self.lock = threading.Lock()  # over all below
         self.book: Outgoing[ToPeer] = Outgoing(payloads=store.payloads, lease_s=kv.lease_s, bulk=kv.push == "bulk")
         self._peers: dict[tuple[str, str], ToPeer] = {}
@@ -67,12 +69,17 @@ class ThreadedOutbox:
     def num_failed(self) -> int:
         return self.book.num_failed
 
+    @property
+    def measures(self) -> Sequence[ByTransport]:
+        return (self.times.by_transport,)
+
     def offer(self, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int) -> None:
         with self.lock:
             if not self._is_closed:
                 peer = self._peer(route)
                 now_s = time.monotonic()
                 self.book.offer(key, peer, num_tokens=num_tokens, timeout_s=submit.timeout_s, now_s=now_s)
+                self.times.offered(key, now_s)
                 peer.post(peer.offer, key, submit, ingress_id)
                 return
             self.book.refuse(key, UnavailableError(SHUTTING_DOWN))
@@ -92,6 +99,7 @@ class ThreadedOutbox:
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (peer := self.book.peer_of(key)) is not None:
+            self.times.computed(key, time.monotonic())
             peer.post(peer.complete, key, num_tokens, tuple(first_tokens))
 
     def abort(self, key: TransferKey) -> None:
@@ -115,9 +123,10 @@ class ThreadedOutbox:
 
     # What the peers' threads call.
 
-    def count_sent(self, nbytes: int) -> None:
+    def count_sent(self, nbytes: int, transport: str) -> None:
         with self.lock:
             self.bytes_sent += nbytes
+            self.times.sent(transport, nbytes)
 
     def forget(self, peer: ToPeer, error: BatonError) -> None:
         """The link is over: its transfers end, and the next offer to its peer makes a new one."""
@@ -125,6 +134,7 @@ class ThreadedOutbox:
             self._peers = {name: other for name, other in self._peers.items() if other is not peer}
             for key in self.book.keys_to(peer):
                 self.book.end(key, State.FAILED, error)
+                self.times.ended(key, "", 0.0, is_acked=False)
         self.notify()
 
     def _peer(self, route: DecodeRoute) -> ToPeer:

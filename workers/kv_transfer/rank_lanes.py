@@ -16,6 +16,7 @@ from workers.kv_transfer.inbox import ThreadedInbox
 from workers.kv_transfer.lane_wire import Event, own_lane
 from workers.kv_transfer.lanes import Lane
 from workers.kv_transfer.link import Acked, Ended, TransferKey
+from workers.kv_transfer.measures import ByTransport
 from workers.kv_transfer.outbox import ThreadedOutbox
 from workers.model.contract import KVStore
 from workers.model.places import Place, undivided
@@ -32,6 +33,11 @@ class LanesOfRank(Protocol):
 
     @property
     def bytes_received(self) -> int: ...
+
+    @property
+    def receiving_measures(self) -> list[ByTransport]:
+        """As far as they are known here."""
+        ...
 
     def offer(
         self, lane: Lane, key: TransferKey, submit: Submit, ingress_id: str, route: DecodeRoute, num_tokens: int
@@ -111,6 +117,14 @@ class RankLanes:
         """Transfers on all lanes."""
         sending = sum(outbox.num_active for outbox in list(self._outboxes.values()))
         return sending + sum(inbox.num_active for inbox in list(self._inboxes.values()))
+
+    @property
+    def sending_measures(self) -> list[ByTransport]:
+        return [each for outbox in list(self._outboxes.values()) for each in outbox.measures]
+
+    @property
+    def receiving_measures(self) -> list[ByTransport]:
+        return [each for inbox in list(self._inboxes.values()) for each in inbox.measures]
 
     def poll(self) -> list[tuple[Lane, Event]]:
         with self._lock:

@@ -24,6 +24,7 @@ from workers.kv_transfer.handoff import (
 )
 from workers.kv_transfer.handshake import Identity, first_proposal, propose
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.measures import SendingTimes
 from workers.kv_transfer.outgoing import Closing, Outgoing, Span
 from workers.kv_transfer.stream import LinkDownError, Wire
 from workers.kv_transfer.transport import PayloadsOut, TransportError, nbytes_of
@@ -60,8 +61,9 @@ class OwningOutbox(Protocol):
     scope: Callable[[], AbstractContextManager[Any]]
     lock: threading.Lock  # over the book
     book: "Outgoing[ToPeer]"
+    times: SendingTimes  # too
 
-    def count_sent(self, nbytes: int) -> None: ...
+    def count_sent(self, nbytes: int, transport: str) -> None: ...
 
     def forget(self, peer: "ToPeer", error: BatonError) -> None:
         """The peer's link is over, and none of its blocks is read any more."""
@@ -222,6 +224,8 @@ class ToPeer(threading.Thread):
     def _ticket(self, key: TransferKey, num_cached_tokens: int) -> None:
         with self._lock:
             is_news = self._book.ticket(key, num_cached_tokens)
+            if is_news:
+                self._outbox.times.ticketed(key, self._payloads.name, time.monotonic())
         if is_news:
             self._ready[key] = None
             self._outbox.notify()
@@ -230,10 +234,12 @@ class ToPeer(threading.Thread):
         """One message of the oldest keys' ranges, then the closing word of those that are done."""
         with self._lock:
             spans, closings = self._take()
+            self._outbox.times.pushes((span.key for span in spans), time.monotonic())
         if spans:
             self._send(self._payloads.pack(spans))
             self._payloads.flush()
-            self._outbox.count_sent(sum(nbytes_of(self._outbox.store, span) for span in spans))
+            nbytes = sum(nbytes_of(self._outbox.store, span) for span in spans)
+            self._outbox.count_sent(nbytes, self._payloads.name)
         for key, closing in closings:
             self._send(complete_message(key, closing, self._payloads.seal(key)))
 
@@ -278,6 +284,8 @@ class ToPeer(threading.Thread):
             has_ended = self._book.end(key, state, error)
             if has_ended:
                 self._payloads.unseal(key)
+                is_acked = state is State.COMPLETE
+                self._outbox.times.ended(key, self._payloads.name, time.monotonic(), is_acked=is_acked)
         if has_ended:
             self._outbox.notify()
         return has_ended

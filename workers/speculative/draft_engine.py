@@ -18,6 +18,7 @@ from workers.engine import wire
 from workers.engine.block_manager import BlockManager
 from workers.engine.engine import StepReport
 from workers.engine.load_report import LoadReport
+from workers.engine.measures import EngineMeasures
 from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import Batch, Chunk, ModelRunner, SampleRow
 from workers.spec import Role, WorkerSpec
@@ -71,6 +72,7 @@ class DraftEngine:
         self._num_steps = 0
         self._num_drafted = 0
         self._step_s = 0.0
+        self._measures = EngineMeasures()
         self._busy_since_s: float | None = None
         self._reported_s = 0.0
         self._outputs: dict[str, list[worker_pb2.TokenOutput]] = defaultdict(list)
@@ -165,6 +167,7 @@ class DraftEngine:
             self._telling.grown(self._run(planned))
             took_s = self._clock() - began_s
             self._num_steps += 1
+            self._measures.draft_step(len(planned), sum(row.ask.num_tokens for row in planned), took_s)
             self._step_s += (took_s - self._step_s) * (SMOOTHING if self._num_steps > 1 else 1.0)
             self._busy_since_s = self._clock()
         else:
@@ -246,6 +249,8 @@ class DraftEngine:
             num_draft_peers=len(forecasts.peers),
             num_guess_hits=forecasts.counts.num_hits,
             num_guess_misses=forecasts.counts.num_misses,
+            num_cached_blocks=self.blocks.num_cached_blocks,
+            measures=self._measures.message(self._clock()),
         )
 
 

@@ -146,6 +146,12 @@ OPERATIONS: Sequence[Operation] = (
     Operation(path="/ping", methods=BOTH, summary="The same", answer=answers.Health, unhealthy=True),
     Operation(path="/", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
     Operation(path="/metrics", methods=GET, summary="Counts and times, for Prometheus", answer="text/plain"),
+    Operation(
+        path="/metrics/targets",
+        methods=GET,
+        summary="Where workers tell their own, for Prometheus's http_sd_configs",
+        answer="application/json",
+    ),
     Operation(path="/version", methods=GET, summary="Of this server", answer=answers.Version),
     Operation(path="/openapi.json", methods=GET, summary="This description", answer="application/json"),
     Operation(path="/docs", methods=GET, summary="This description, to be read", answer="text/html"),

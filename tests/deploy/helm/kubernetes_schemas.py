@@ -16,6 +16,7 @@ OWN = {
     "GRPCRoute": "grpcroute",
     "ServiceMonitor": "servicemonitor",
     "PodMonitor": "podmonitor",
+    "PrometheusRule": "prometheusrule",
 }
 
 

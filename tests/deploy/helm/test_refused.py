@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.deploy.helm.chart import CHART, refusal, render_with
+from tests.deploy.helm.chart import refusal
 
 SHA = "a" * 64
 
@@ -98,10 +98,3 @@ def test_values_that_do_not_go_together(values: str, said: str) -> None:
 )
 def test_a_file_with_a_wrong_key(text: str, said: str) -> None:
     assert said in refusal("--set-string", f"config={text.replace(',', chr(92) + ',')}")
-
-
-def test_dashboards_are_refused_while_there_are_none() -> None:
-    if list((CHART / "dashboards").glob("*.json")):
-        assert render_with("--set", "monitoring.dashboards.enabled=true")
-    else:
-        assert "monitoring.dashboards.enabled: true, but" in refusal("--set", "monitoring.dashboards.enabled=true")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from baton.v1.worker_pb2 import FromWorker, ReportWish, TokenOutput, WorkerState
+from baton.v1.worker_pb2 import FromWorker, Histogram, Measures, ReportWish, TokenOutput, WorkerState
 from workers.engine.cache_news import CacheNews
 from workers.sessions import HEARTBEAT_S, MAX_QUEUED_REPORTS, MIN_REPORT_S, IngressSession
 
@@ -81,3 +81,11 @@ def test_an_ingress_that_reads_late_gets_no_reports_on_top() -> None:
         session.tell(_state, session.due_s, is_waiting=True)
     assert session.messages.qsize() == MAX_QUEUED_REPORTS + 1
     assert session.has_changed
+
+
+def test_measures_ride_with_one_report_and_are_left_out_until_there_are_newer_ones() -> None:
+    session = _session()
+    session.measures = Measures(batch_tokens=Histogram(sum=3.0))
+    told = [session.report(_state(), float(second)) for second in range(3)]
+    assert [state.HasField("measures") for state in told] == [True, False, False]
+    assert told[0].measures.batch_tokens.sum == 3.0

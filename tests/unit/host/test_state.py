@@ -34,6 +34,16 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(home: Path) -> None:
     assert state.ray_token_path().read_text() != first
 
 
+def test_what_prometheus_shows_is_its_owners_alone_and_follows_the_secret(home: Path) -> None:
+    path = state.metrics_token_path()
+    first = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert state.cluster_secret() not in first
+    assert state.metrics_token_path().read_text() == first
+    (home / "secret").write_text("another")
+    assert state.metrics_token_path().read_text() != first
+
+
 def test_many_at_once_make_one_secret(home: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: state.cluster_secret(), range(8)))

@@ -18,6 +18,7 @@ from cluster.doors.guard import Guard
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
+from cluster.router.counters import Counters
 from cluster.router.dispatcher import DispatchRequest
 from cluster.router.table import Health
 from cluster.router.workers import WorkerEntry, WorkerView
@@ -43,6 +44,7 @@ class FakeDispatcher:
         self.failure: BatonError | None = None
         self.failure_after: int | None = None  # steps; None: at once
         self.healthy = Health(ok=True)
+        self.counters = Counters()
         self.requests: list[DispatchRequest] = []
         self.aborted_choices: list[tuple[str, int]] = []
         self.closed: list[str] = []
@@ -58,6 +60,9 @@ class FakeDispatcher:
         entry = WorkerEntry(worker_id="decode-0", incarnation="a", role=Role.DECODE, address="127.0.0.1:1")
         state = worker_pb2.WorkerState(
             worker_id="decode-0",
+            role=worker_pb2.ROLE_DECODE,
+            served_name="demo",
+            metrics_address="127.0.0.1:2",
             num_blocks=64,
             num_free_blocks=60,
             num_quarantined_blocks=1,

@@ -84,17 +84,17 @@ async def test_metrics_count_requests_tokens_and_workers(http: httpx.AsyncClient
     values = {
         (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
     }
-    assert values["baton_requests_total", "completions", "ok"] == 1
-    assert values["baton_requests_total", "completions", "invalid_request"] == 1
-    assert values["baton_requests_total", "completions", "overloaded"] == 1
-    assert values["baton_output_tokens_total",] == 4
-    assert values["baton_cached_tokens_total",] == 1
-    assert values["baton_ttft_seconds_count",] == 1
-    assert values["baton_itl_seconds_count",] == 3
+    assert values["baton_requests_total", "completions", "demo", "ok"] == 1
+    assert values["baton_requests_total", "", "completions", "invalid_request"] == 1
+    assert values["baton_requests_total", "completions", "demo", "overloaded"] == 1
+    assert values["baton_output_tokens_total", "demo"] == 4
+    assert values["baton_cached_tokens_total", "demo"] == 1
+    assert values["baton_ttft_seconds_count", "demo"] == 1
+    assert values["baton_itl_seconds_count", "demo"] == 3
     assert values["baton_requests_open",] == values["baton_requests_waiting",] == 0
-    assert values["baton_worker_blocks_free", "decode", "decode-0"] == 60
-    assert values["baton_worker_blocks_quarantined", "decode", "decode-0"] == 1
-    assert values["baton_worker_requests_waiting", "decode", "decode-0"] == 2
+    assert values["baton_worker_blocks", "decode", "decode-0", "demo", "free"] == 60
+    assert values["baton_worker_blocks", "decode", "decode-0", "demo", "quarantined"] == 1
+    assert values["baton_worker_requests_waiting", "decode", "decode-0", "demo"] == 2
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/v1/models", "/v1/models/demo", "/metrics", "/version"])

@@ -1,6 +1,14 @@
 """The worker table: which workers may be chosen, what fits, what is healthy."""
 
-from baton.v1.worker_pb2 import ROLE_DECODE, ROLE_DRAFT, ROLE_MIXED, ROLE_PREFILL, WorkerState
+from baton.v1.worker_pb2 import (
+    ROLE_DECODE,
+    ROLE_DRAFT,
+    ROLE_MIXED,
+    ROLE_PREFILL,
+    LinkMeasures,
+    Measures,
+    WorkerState,
+)
 from cluster.router.table import WorkerTable
 from cluster.router.workers import WorkerEntry, WorkerKey
 from workers.spec import Role
@@ -196,3 +204,15 @@ def test_draft_workers_are_a_pool_of_their_own_and_no_part_of_health() -> None:
     _report(table, "x0", Role.DRAFT, since_progress_s=99.0)
     assert table.pools.draft == ()
     assert table.health().ok
+
+
+def test_measures_stay_where_a_report_has_none_and_go_with_the_incarnation() -> None:
+    table = _table(_entry("d", Role.DECODE))
+    _report(table, "d", Role.DECODE, measures=Measures(links=[LinkMeasures(transport="shm", bytes_sent=7)]))
+    _report(table, "d", Role.DECODE)
+    (view,) = table.views(0.0)
+    assert view.measures is not None
+    assert view.measures.links[0].bytes_sent == 7
+    table.replace([_entry("d", Role.DECODE, incarnation="y")])
+    (view,) = table.views(0.0)
+    assert view.measures is None
