@@ -36,9 +36,14 @@ from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
 from cluster.host.ports import check_port
 from cluster.ingress.binding import bind_servers_to, host_of_servers, limit_servers
+from cluster.ingress.cluster_api.own_view import max_viewers
+from cluster.ingress.cluster_api.picture import ReplicaShare
+from cluster.ingress.cluster_api.shown_fleets import ShownFleets
+from cluster.ingress.cluster_api.view import ClusterView
 from cluster.ingress.controller_link import (
     AdapterClient,
     ControllerLink,
+    FleetClient,
     LocalLedger,
     ModelTableClient,
     SharedLedger,
@@ -138,13 +143,34 @@ class IngressReplica:
             ),
             fetch=ModelTableClient(link, ingress_id),
         )
-        when_it_stops(partial(self._models.leave, spec.drain_timeout_s))
         if spec.auth.is_on:
             draw = SharedLedger(link, spec.num_replicas) if spec.num_replicas > 1 else LocalLedger()
             self._services.guard = _guard(spec, draw, ingress_id, self._services)
             self._services.guard.start()
         self._grpc = GRPCRoutes(self._services, raises=os.environ.get(ENABLE_HAPROXY) != "1")
         await self._models.start(spec.models)
+        self._view = self._cluster_view(spec)
+        self._view.start()
+        when_it_stops(partial(self._leave, spec.drain_timeout_s))
+
+    def _cluster_view(self, spec: IngressSpec) -> ClusterView:
+        def ask(controller: str) -> FleetClient:
+            link = ControllerLink(spec.namespace, controller or spec.controller_name)
+            return FleetClient(link, has_events=controller in ("", spec.controller_name))
+
+        view = ClusterView(
+            ShownFleets(self._services, ask),
+            slo_of(spec.slo),
+            gather=self._gather_shares if spec.num_replicas > 1 else None,
+            max_viewers=max_viewers(spec.limits),
+        )
+        self._services.on_finished.append(view.window.tell)
+        return view
+
+    def _leave(self, within_s: float) -> None:
+        """Another takes its place."""
+        self._models.leave(within_s)
+        self._view.leave()
 
     def _states(self) -> Sequence[WorkerView]:
         return [view for version in self._services for view in version.service.dispatcher.states()]
@@ -161,6 +187,7 @@ class IngressReplica:
             self._limits,
             cors_origins=self._cors_origins,
             metrics_token=self._metrics_token,
+            view=self._view,
         )
 
     def Generate(
@@ -217,8 +244,17 @@ class IngressReplica:
             found |= dict(await _ask_replicas("calls", question))
         return list(found.values())
 
+    async def cluster_share(self) -> tuple[str, ReplicaShare]:
+        """This replica's name, and its part of what /cluster shows."""
+        return _replica(), self._view.share()
+
+    async def _gather_shares(self) -> list[ReplicaShare]:
+        """Of the other replicas; none while one of them does not answer."""
+        return [share for name, share in await _ask_replicas("cluster_share") if name != _replica()]
+
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica."""
+        await self._view.close()
         if self._services.guard is not None:
             await self._services.guard.close()
         await self._models.close()

@@ -7,6 +7,7 @@ from typing import Protocol
 from baton.v1 import worker_pb2
 from cluster.router.counters import Counters
 from cluster.router.dispatcher import DispatchRequest
+from cluster.router.handovers import Handovers
 from cluster.router.table import Health
 from cluster.router.workers import WorkerView
 
@@ -35,6 +36,8 @@ class Dispatch(Protocol):
     def states(self) -> Sequence[WorkerView]: ...
 
     def health(self) -> Health: ...
+
+    handovers: Handovers
 
 
 class AdapterLoading(Protocol):

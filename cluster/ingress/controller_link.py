@@ -11,6 +11,7 @@ from baton.errors import BatonError, UnavailableError
 from cluster.config.api_key import KeyLimits
 from cluster.contracts.served_model import ModelTable
 from cluster.doors.budget import Ask, Grant, Ledger
+from cluster.ingress.cluster_api.fleet_news import FleetNews, fleet_news
 from cluster.router.workers import WorkerEntry
 
 _FETCH_TIMEOUT_S = 5.0
@@ -78,6 +79,20 @@ class ModelTableClient:
         arguments = (self._ingress_id, version, dict(num_open))
         table: ModelTable | None = await self._link.ask("models", *arguments, timeout_s=_FETCH_TIMEOUT_S)
         return table
+
+
+class FleetClient:
+    """What there is to show of a fleet. `has_events`: its controller is the first, to whom others tell theirs."""
+
+    def __init__(self, link: ControllerLink, *, has_events: bool) -> None:
+        self._link = link
+        self._has_events = has_events
+
+    async def __call__(self, after: int) -> FleetNews:
+        """See `cluster.ingress.cluster_api.fleet_news.AskFleet`."""
+        status = await self._link.ask("own_status", timeout_s=_FETCH_TIMEOUT_S)
+        events = await self._link.ask("events", after, timeout_s=_FETCH_TIMEOUT_S) if self._has_events else ()
+        return await asyncio.to_thread(fleet_news, status, events)
 
 
 class AdapterClient:

@@ -17,6 +17,9 @@ from cluster.ingress.adapter_routes import add_adapter_routes
 from cluster.ingress.bodies import Bodies
 from cluster.ingress.chat.body import ChatBody
 from cluster.ingress.chat.request import ChatRequest
+from cluster.ingress.cluster_api.own_view import own_view
+from cluster.ingress.cluster_api.routes import add_cluster_routes
+from cluster.ingress.cluster_api.view import ClusterView
 from cluster.ingress.continuous_usage import ContinuousUsage
 from cluster.ingress.cross_origin import cross_origin
 from cluster.ingress.error_answers import error_answer
@@ -43,6 +46,7 @@ from cluster.ingress.tokenizer import INLINE_TOKENS
 from cluster.ingress.tracing.routes import add_request_routes
 from cluster.ingress.tracing.visit import Visits
 from cluster.ingress.truncation import num_kept, truncated
+from cluster.ingress.web_page import add_page_routes, page_response, wants_page
 
 
 def build_app(
@@ -51,12 +55,14 @@ def build_app(
     *,
     cors_origins: Collection[str] = (),
     metrics_token: str = "",
+    view: ClusterView | None = None,
 ) -> FastAPI:
     """The ASGI app of one ingress replica.
 
     Args:
         cors_origins: Of web pages that may use it.
         metrics_token: Does for a key where metrics are read; empty: nothing does.
+        view: What /cluster shows; None: what this replica knows by itself.
     """
     services, bodies = services_of(served), Bodies(limits)
     routes = HTTPRoutes(services, bodies)
@@ -73,7 +79,7 @@ def build_app(
     for path, handler in {
         "/v1/models": routes.models,
         "/v1/models/{name:path}": routes.model,
-        "/": routes.health,  # what load balancers ask where nobody has told them another path
+        "/": routes.root,  # what load balancers ask where nobody has told them another path
         "/health": routes.health,
         "/healthz": routes.health,
         "/ping": routes.health,
@@ -86,6 +92,8 @@ def build_app(
         app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
     add_adapter_routes(app, services, routes.bodies)
     add_request_routes(app, services.calls, key_of)
+    add_cluster_routes(app, view or own_view(services, limits))
+    add_page_routes(app)
     app.add_api_route("/ping", routes.health, methods=["POST"], response_model=None)  # as SageMaker's
     if services.guard is not None:
         app.add_middleware(KeyedPaths, guard=services.guard, metrics=services.metrics, metrics_token=metrics_token)
@@ -206,6 +214,14 @@ class HTTPRoutes:
             return json_response({"status": "ok", **more})
         body = {"status": "unhealthy", "reason": health.reason, **more}
         return json_response(body, 503, {"Retry-After": "1"})
+
+    async def root(self, request: Request) -> Response:
+        """The page for browsers; health for all others."""
+        if wants_page(request):
+            return page_response(request)
+        answer = await self.health(request)
+        answer.headers["Vary"] = "Accept"
+        return answer
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._services.metrics.text(), media_type=CONTENT_TYPE)

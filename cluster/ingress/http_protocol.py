@@ -27,6 +27,8 @@ from cluster.ingress.errors import error_body, error_headers
 from cluster.ingress.request_ids import HEADER, id_of_headers, stamped
 
 LINGER_S, LINGER_BYTES = 2.0, 64 << 20  # before an answer, and as long again after it; bytes: of both together
+STALL_S = 10.0  # for which a viewer of the cluster's events may read nothing
+EVENTS_PATH = "/cluster/events"
 GRACE_S = 3.0  # beyond what the application gives a body: its own refusal, and its lingering, come first
 
 
@@ -47,6 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal: BatonError | None = None
         self._num_lingering_bytes = 0
         self._last_answer: RequestResponseCycle | None = None  # after it the connection ends
+        self._stall: asyncio.TimerHandle | None = None  # while a viewer of events does not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -58,7 +61,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """What was sent is not read. Answers wait for slow readers; events go on, and are no use to them."""
+        super().pause_writing()
+        if self.cycle is not None and self.cycle.scope["path"].endswith(EVENTS_PATH):
+            self._stall = self.loop.call_later(STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or (self._last_answer is not None and self._last_answer.response_complete):
@@ -147,6 +161,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _body_is_late(self) -> None:
         if self.flow.read_paused:  # by us, while the application is at what came before

@@ -17,6 +17,7 @@ from cluster.ingress.tracing.visit import current_visit
 
 OPEN_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/openapi.json", "/docs"))
 METRICS_PATHS = frozenset(("/metrics", "/metrics/targets"))
+OPEN_FOLDER = "/web/"  # files of the page at /, which asks for a key itself
 PASS, KEY = "baton.pass", "baton.key"  # in a request's scope
 
 
@@ -34,8 +35,11 @@ class KeyedPaths:
         self._metrics_token = f"Bearer {metrics_token}".encode() if metrics_token else b""
         self._open = OPEN_PATHS | (METRICS_PATHS if guard.has_public_metrics else set())
 
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith(OPEN_FOLDER)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open:
+        if scope["type"] != "http" or self._is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         authorization = _authorization(scope)

@@ -174,7 +174,9 @@ class ModelFollower:
 
     def _show(self, hosted: Hosted) -> None:
         row = self._rows[hosted.row.entry]
-        self._services.add(Version(entry=row.entry, service=hosted.service, weight=row.weight))
+        self._services.add(
+            Version(entry=row.entry, service=hosted.service, weight=row.weight, controller=row.controller)
+        )
 
     def _drop(self, entry: str) -> None:
         hosted = self._hosted.pop(entry)

@@ -31,6 +31,7 @@ class Version:
     entry: str  # of the config's `models`; empty: there are none
     service: Service
     weight: float = 1.0
+    controller: str = ""  # name of the actor that keeps its workers; empty: nobody does
     is_up: bool = True  # its workers answer, as far as was known at the last look
 
 
@@ -104,9 +105,10 @@ class Services:
 
     def counters(self) -> dict[str, Counters]:
         """Of each model's router, by its name; of several versions, by each one's own."""
-        return {self._shown(version): version.service.dispatcher.counters for version in self}
+        return {self.shown(version): version.service.dispatcher.counters for version in self}
 
-    def _shown(self, version: Version) -> str:
+    def shown(self, version: Version) -> str:
+        """What it is called where versions are told apart."""
         model = version.service.model
         return model if self._by_name[model] == (version,) else f"{model}@{version.entry}"
 

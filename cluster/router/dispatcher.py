@@ -16,6 +16,7 @@ from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, ToWorker
 from cluster.config.schema import HealthConfig, RouterConfig
 from cluster.router.active import Active, Timer
 from cluster.router.counters import Counters
+from cluster.router.handovers import Handovers
 from cluster.router.lifecycle import Lifecycle
 from cluster.router.links import Links
 from cluster.router.requests import Requests
@@ -81,6 +82,7 @@ class Dispatcher:
     ) -> None:
         self._config = config
         self._counters = Counters()
+        self.handovers = Handovers()
         self._closed = False
         self._links = Links(
             ingress_id=ingress_id,
@@ -243,6 +245,8 @@ class Dispatcher:
         link.send(ToWorker(submit=submit))
         if not submit.attempt:
             self._counters.queue_s.observe(time.monotonic() - active.arrived_s)
+        if submit.HasField("decode"):
+            self.handovers.add(worker.worker_id, submit.decode.worker_id, len(submit.prompt_token_ids))
 
     def _abort(self, worker: WorkerKey, abort: Abort) -> None:
         link = self._links.up(worker)

@@ -97,6 +97,7 @@ FLOOR_1 = (
     "cluster/router/marks.py",
     "cluster/router/worker_story.py",
     "cluster/router/track.py",
+    "cluster/router/handovers.py",
     "cluster/router/load.py",
     "cluster/router/report_rate.py",
     "cluster/router/table.py",

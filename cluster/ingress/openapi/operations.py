@@ -144,7 +144,21 @@ OPERATIONS: Sequence[Operation] = (
     Operation(path="/health", methods=GET, summary="Whether it can answer", answer=answers.Health, unhealthy=True),
     Operation(path="/healthz", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
     Operation(path="/ping", methods=BOTH, summary="The same", answer=answers.Health, unhealthy=True),
-    Operation(path="/", methods=GET, summary="The same", answer=answers.Health, unhealthy=True),
+    Operation(
+        path="/",
+        methods=GET,
+        summary="The same; browsers, which ask for text/html, get a page",
+        answer=answers.Health,
+        unhealthy=True,
+    ),
+    Operation(path="/cluster", methods=GET, summary="Pools, workers, times and events, now", answer="application/json"),
+    Operation(
+        path="/cluster/events",
+        methods=GET,
+        summary="The same as server-sent events: a picture, then what changes in it",
+        answer="text/event-stream",
+    ),
+    Operation(path="/web/{name}", methods=GET, summary="Files of the page at /", answer="text/plain"),
     Operation(path="/metrics", methods=GET, summary="Counts and times, for Prometheus", answer="text/plain"),
     Operation(
         path="/metrics/targets",

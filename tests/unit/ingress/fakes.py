@@ -20,6 +20,7 @@ from cluster.ingress.service import Service
 from cluster.ingress.tokenizer import Tokenizer
 from cluster.router.counters import Counters
 from cluster.router.dispatcher import DispatchRequest
+from cluster.router.handovers import Handovers
 from cluster.router.table import Health
 from cluster.router.workers import WorkerEntry, WorkerView
 from workers.spec import Role
@@ -44,7 +45,9 @@ class FakeDispatcher:
         self.failure: BatonError | None = None
         self.failure_after: int | None = None  # steps; None: at once
         self.healthy = Health(ok=True)
+        self.views: list[WorkerView] | None = None  # None: one worker that decodes
         self.counters = Counters()
+        self.handovers = Handovers()
         self.requests: list[DispatchRequest] = []
         self.aborted_choices: list[tuple[str, int]] = []
         self.closed: list[str] = []
@@ -57,6 +60,8 @@ class FakeDispatcher:
         return self.healthy
 
     def states(self) -> list[WorkerView]:
+        if self.views is not None:
+            return self.views
         entry = WorkerEntry(worker_id="decode-0", incarnation="a", role=Role.DECODE, address="127.0.0.1:1")
         state = worker_pb2.WorkerState(
             worker_id="decode-0",
@@ -169,12 +174,13 @@ def demo_service(
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, tls: Callable[..., Any] | None = None) -> AsyncIterator[str]:
-    """The app's address on a port that the OS chose. `tls`: uvicorn's ssl_context_factory."""
+async def serving(app: FastAPI, tls: Callable[..., Any] | None = None, protocol: Any = "auto") -> AsyncIterator[str]:
+    """The app's address on a port that the OS chose. `tls`: uvicorn's ssl_context_factory; `protocol`: its http."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # connections queue from here on, so nobody has to wait for the server to be up
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ssl_context_factory=tls))
+    config = uvicorn.Config(app, http=protocol, log_level="warning", lifespan="off", ssl_context_factory=tls)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
