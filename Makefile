@@ -6,8 +6,9 @@ STAMP := .venv/.installed
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: help install serve test test-all check bench gpu-check demo-cluster
+.PHONY: help install serve test test-all check bench gpu-check demo-cluster soak
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -62,3 +63,6 @@ gpu-check: install ## what only a GPU can show, in under 8 minutes (docs/gpu.md)
 
 demo-cluster: install ## `ray up` onto hosts made of namespaces on this machine, a host cut off, all gone again (root; 6 min)
 	@$(BIN)/python -m tools.demo_cluster
+
+soak: install ## 30 minutes of load while every kind of process is killed, all answers checked: make soak SOAK_ARGS='--minutes 5'
+	@$(BIN)/python -m tools.soak $(if $(CONFIG),--config $(CONFIG)) $(SOAK_ARGS)

@@ -72,6 +72,7 @@ class ControllerClient:
             "num_cpus": 0,
             "max_restarts": -1,
             "max_task_retries": 3,
+            "enable_task_events": False,  # else Ray's GCS keeps a record of each poll: some MiB a minute, up to 100,000
             "resources": ON_HEAD,
         }
         actor = (

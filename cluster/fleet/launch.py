@@ -126,6 +126,7 @@ def launch(
             "num_cpus": NUM_CPUS,
             "num_gpus": rank.num_gpus,
             "max_restarts": 0,
+            "enable_task_events": False,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
             "runtime_env": {"env_vars": dict(rank.env)},
         }

@@ -2,6 +2,7 @@
 or that are lost."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -14,7 +15,9 @@ from baton.errors import (
 from cluster.config.schema import LimitsConfig
 from cluster.ingress.errors import error_body, error_headers
 
-_LOST = UnavailableError("the ingress replica that had this request was lost; try again")
+_LOST = UnavailableError("the ingress replica that had this request was lost, or none is ready yet; try again")
+# Serve's answer while it knows no route: ours has them all, so it means that a new HAProxy was told of none yet.
+_NO_ROUTE = re.compile(r"http-request return status (404|200 content-type application/grpc hdr grpc-status 5) .*")
 # What HAProxy refuses by itself. What is no HTTP at all it answers with 400 and HTML, which cannot be changed.
 _REFUSALS: Mapping[int, BatonError] = {
     408: RequestTimeoutError("the request's body did not come in time (limits.body_timeout_s)"),
@@ -41,7 +44,7 @@ _IS_GRPC = "req.hdr(content-type) -m beg application/grpc"
 
 def amended(config: str, listeners: Mapping[str, int], rules: Sequence[str]) -> str:
     """The public addresses become descriptors that HAProxy inherits, and have rules of their own (`front_rules`);
-    statistics move to loopback.
+    statistics move to loopback; what finds no route is told to try again (`response_for_a_lost_request`).
 
     Args:
         listeners: Address, as the file writes it -> descriptor of the socket that listens there.
@@ -58,7 +61,7 @@ def amended(config: str, listeners: Mapping[str, int], rules: Sequence[str]) -> 
             line = "\n    ".join([line, *rules])
         elif address.startswith((":", "*:")):
             line = line.replace(address, "127.0.0.1:" + address.rsplit(":", 1)[1], 1)
-        lines.append(line)
+        lines.append(_NO_ROUTE.sub("http-request deny deny_status 503", line))
     if sorted(found) != sorted(listeners):
         raise InternalError(
             f"this version of Ray Serve writes HAProxy's configuration in an unknown way (bound {found}, expected "

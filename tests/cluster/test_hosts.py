@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 import baton
-from tests.cluster.hosts import HEAD, HEAD_FROM_HERE, OTHER, Hosts, missing
 from tests.cluster.served import ServedCluster, all_free
+from tools.two_hosts import HEAD, HEAD_FROM_HERE, OTHER, Hosts, missing
 from workers.model.registry import BUNDLED
 
 pytestmark = [

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 START_TIMEOUT_S = 60.0
 MAX_MEMORY_BYTES = 1 << 30
+KILLED_WAIT_S = 0.2  # from the end of a process's output to its own
 ALARM_S = 5.0  # after whoever asked should have ended it
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">fI")  # of a job: seconds to the alarm, and its length
@@ -60,6 +61,13 @@ class CompileProcess:
     def has_ended(self) -> bool:
         """By itself, or killed."""
         return self._process.poll() is not None
+
+    @property
+    def was_killed(self) -> bool:
+        """By somebody else: its own limits end it with other signals."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(KILLED_WAIT_S) == -signal.SIGKILL
+        return False
 
     def end(self) -> None:
         self._process.kill()

@@ -132,14 +132,17 @@ class GrammarCompiler:
             _, oldest = self._known.popitem(last=False)
             self._known_bytes -= oldest.num_bytes
 
-    def _ask(self, job: str) -> _Known:
+    def _ask(self, job: str, *, again: bool = False) -> _Known:
         """On a thread of its own."""
         process = self._process()
         timeout_s = self._config.compile_timeout_s
         try:
             answer = process.ask(job, timeout_s)
         except (TimeoutError, EOFError) as error:
+            was_killed = process.was_killed
             process.end()
+            if was_killed and not again:
+                return self._ask(job, again=True)
             return _failed(timeout_s, is_timeout=isinstance(error, TimeoutError))
         self._idle.put(process)
         return _Known(text=answer.get("text", ""), refusal=answer.get("refusal", ""))

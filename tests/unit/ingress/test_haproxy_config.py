@@ -32,6 +32,19 @@ def test_public_ports_are_inherited_and_statistics_move_to_loopback() -> None:
     assert lines[lines.index("bind fd@8 proto h2") + 1 :][: len(RULES)] == RULES
 
 
+def test_what_finds_no_route_is_told_to_try_again_and_not_that_there_is_no_such_path() -> None:
+    """Of a HAProxy that has just started and knows no replica yet."""
+    none = [
+        """    http-request return status 404 content-type text/plain lf-string "Path '%[path]' not found." """,
+        '    http-request return status 200 content-type application/grpc hdr grpc-status 5 hdr grpc-message "No"',
+    ]
+    healthy = "    http-request return status 200 content-type application/grpc hdr grpc-status 0 if is_healthz\n"
+    changed = amended("\n".join([WRITTEN, *none, healthy]), {"10.0.0.1:8000": 7, "10.0.0.1:9000": 8}, RULES)
+    assert changed.count("    http-request deny deny_status 503\n") == 2
+    assert "grpc-status 5" not in changed
+    assert healthy in changed
+
+
 def test_limits_become_rules() -> None:
     assert {"timeout http-request 500ms", "errorfile 408 /x/408.http", "maxconn 4096"} <= set(RULES)
     actions = [rule for rule in RULES if rule.startswith("http-request ")]

@@ -75,17 +75,30 @@ async def test_a_slow_form_is_ended_while_everything_else_goes_on(make: Make) ->
     assert await compiler.text(Regex("b"))
 
 
-async def test_a_form_that_ends_its_process_is_refused(make: Make) -> None:
+async def test_a_form_that_ends_its_processes_is_refused(make: Make) -> None:
     compiler = make(compile_timeout_s=60)
-    await compiler.text(Regex("a"))
-    process = compiler._idle.get_nowait()
-    compiler._idle.put(process)
+    processes = [compile_process.CompileProcess() for _ in range(2)]
+    for process in processes:
+        compiler._idle.put(process)
     asked = asyncio.create_task(compiler.text(SLOW))
-    await asyncio.sleep(0.05)  # it may be killed before it has read the job as well
-    process._process.kill()
+    for process in processes:
+        await asyncio.sleep(0.05)  # it may be killed before it has read the job as well
+        process._process.kill()
+        await asyncio.to_thread(process._process.wait)
     with pytest.raises(InvalidRequestError, match="takes too much memory to compile; simplify it"):
         await asked
     assert await compiler.text(Regex("b"))
+
+
+async def test_a_form_whose_process_somebody_kills_is_compiled_by_another(make: Make) -> None:
+    compiler = make(compile_timeout_s=60)
+    process = compile_process.CompileProcess()
+    compiler._idle.put(process)
+    process._process.send_signal(signal.SIGSTOP)
+    asked = asyncio.create_task(compiler.text(Regex("a")))
+    await asyncio.sleep(0.05)
+    process._process.kill()
+    assert await asked == grammar_text(Regex("a"))
 
 
 def test_a_process_whose_starter_is_gone_ends_in_the_middle_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

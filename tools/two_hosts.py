@@ -1,6 +1,6 @@
 """Two hosts on one machine: network namespaces joined by a cable that can be cut, a Ray node of the user's in each.
 
-The first host holds Ray's head, and has a second cable to the namespace of the tests.
+The first host holds Ray's head, and has a second cable to the namespace of whoever made them.
 """
 
 import contextlib
@@ -85,9 +85,17 @@ class Hosts:
         command = [*self.prefix(host), sys.executable, "-c", code]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
+    def processes(self, host: str) -> list[psutil.Process]:
+        listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
+        found = []
+        for pid in map(int, listed.split()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
+
     def end(self) -> None:
         for host in (self.head, self.other):
-            while processes := _processes(host):  # one may have been forked between the look and the kill
+            while processes := self.processes(host):  # one may have been forked between the look and the kill
                 for process in processes:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
@@ -107,15 +115,6 @@ class Hosts:
             timeout=120,
             check=True,
         )
-
-
-def _processes(host: str) -> list[psutil.Process]:
-    listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
-    found = []
-    for pid in map(int, listed.split()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.append(psutil.Process(pid))
-    return found
 
 
 def _ip(*arguments: str) -> None:
