@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,6 +63,7 @@ class WorkerActor:
         self.incarnation = incarnation
         self._engine: Driving | None = None
         self._adapters: AdapterCommands | None = None
+        self._tune: Callable[[int, int], None] | None = None
         self._roles: RoleChanges | None = None
         self._service: WorkerService | None = None
         self._server: grpc.aio.Server | None = None
@@ -135,7 +137,7 @@ class WorkerActor:
             speculation=speculation,
             grammars=grammars,
         )
-        self._adapters = engine.adapters
+        self._adapters, self._tune = engine.adapters, engine.tune
         service = WorkerService(engine=engine, spec=self.spec, incarnation=self.incarnation, fail=self._end)
         self._roles = RoleChanges(
             spec=self.spec, runner=runner, engine=engine, speculation=speculation, told=lambda: service.role
@@ -242,6 +244,14 @@ class WorkerActor:
 
     async def remove_adapter(self, name: str) -> bool:
         return await asyncio.wrap_future(self.adapters.remove(name))
+
+    async def tune(self, max_batched_tokens: int | None, max_draft_tokens: int | None) -> None:
+        """Of one that takes requests; None: as in the spec."""
+        assert self._tune is not None, "start() has not returned, or this worker takes no requests"
+        self._tune(
+            max_batched_tokens or self.spec.engine.max_batched_tokens,
+            max_draft_tokens or self.spec.speculation.max_tokens,
+        )
 
     @property
     def adapters(self) -> "AdapterCommands":

@@ -93,6 +93,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
+    from cluster.commands.autopilot_lines import autopilot_lines
     from cluster.config.load import loads
 
     pools = ", ".join(f"{pool.name} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
@@ -115,11 +116,15 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
     drafts = [line for worker in status.workers for line in _drafts(worker)]
     models = [line for model in status.models for line in _model(model)]
-    return Group(Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}"), *models, table, *drafts, *trouble)
+    pilot = autopilot_lines(status.autopilot)
+    head = Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}")
+    return Group(head, *models, table, *drafts, *pilot, *trouble)
 
 
 def _model(model: "ModelStatus") -> "Iterator[Text]":
     from rich.text import Text
+
+    from cluster.commands.autopilot_lines import autopilot_lines
 
     phase = "leaving" if model.leaving else "ready" if model.ready else "not ready"
     share = "" if model.leaving else f", {model.share:.0%} of {model.served_name} (weight {model.weight:g})"
@@ -130,6 +135,7 @@ def _model(model: "ModelStatus") -> "Iterator[Text]":
             f"{model.entry}: weight {model.weight:g} was set by `baton weights`; the config says {model.file_weight:g}",
             style="yellow",
         )
+    yield from autopilot_lines(model.autopilot)
     if model.error:
         yield Text(f"{model.entry}: {model.error}", style="red")
 

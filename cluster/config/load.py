@@ -41,7 +41,7 @@ _AUTO_IS_NONE = {
     *("engine.max_model_len", "engine.state_cache_spacing", "speculation.tree_width"),
     *(f"pools.{pool}.cores" for pool in ("prefill", "decode", "mixed", "draft")),
 }
-_PATHS = {"tls.certificate", "tls.key", "tls.client_ca", "auth.keys_file"}
+_PATHS = {"tls.certificate", "tls.key", "tls.client_ca", "auth.keys_file", "planner.profile"}
 
 
 def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> BatonConfig:
@@ -230,6 +230,8 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
         return parse_resources(value, dotted)
     elif dotted.endswith(".labels"):
         return parse_labels(value, dotted)
+    if value is False and OFF in CHOICES.get(dotted, ()):
+        value = OFF  # what YAML 1.1 makes of a bare `off`
     value = _typed(hint, value, dotted)
     if dotted in CHOICES and value not in CHOICES[dotted]:
         raise ConfigError(f"{dotted}: {_shown(value)} is unknown; choose one of {', '.join(CHOICES[dotted])}")
@@ -240,6 +242,7 @@ def _value(hint: Any, value: Any, dotted: str) -> Any:
     return str(Path(value).expanduser().absolute()) if dotted in _PATHS and value else value
 
 
+OFF = "off"
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 

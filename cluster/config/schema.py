@@ -213,6 +213,8 @@ class PlannerConfig:
     min_workers: int = 1  # of each pool that has any
     max_workers: int = 0  # of all pools that serve together; 0: as many as the config has, roles alone change
     max_error: float = 0.3  # of simulated TTFT and TPOT against measured ones; above it nothing is changed
+    profile: str = ""  # what `baton profile` measured, a file of the head node; empty: see hardware
+    hardware: str = ""  # a device by its data sheet, as for `baton plan`; both empty: costs are those that are seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

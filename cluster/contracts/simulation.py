@@ -1,6 +1,6 @@
 """What a simulation is asked, and what it answers. `cluster.simulator.world.simulate` does it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -8,8 +8,10 @@ from cluster.config.schema import EngineConfig, HealthConfig, KVConfig, RouterCo
 from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import LatencyModel, TransferModel
 from cluster.contracts.overheads import ALONE, Contention
+from cluster.contracts.tuning import Tuning
 from workers.engine.drafting import Drafter
 from workers.engine.scheduler import ScheduledChunk
+from workers.engine.stats import EngineStats
 from workers.spec import Role
 
 
@@ -164,6 +166,53 @@ class TimelineSpan:
     num_sequences: int = 0
 
 
+class SteeredFleet(Protocol):
+    """A simulated fleet in the hands of a pilot."""
+
+    @property
+    def now_s(self) -> float: ...
+
+    @property
+    def records(self) -> Sequence[RequestRecord]:
+        """Of all that have arrived, in order. How long an answer will be is not the pilot's to know before its end."""
+        ...
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """By worker id; of those that are wanted."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """All that are wanted serve, and nobody else is left."""
+        ...
+
+    @property
+    def tuning(self) -> Tuning: ...
+
+    def stats(self) -> Mapping[str, EngineStats]:
+        """By worker id; of those that are up."""
+        ...
+
+    def set_role(self, worker_id: str, role: Role) -> bool:
+        """False, and nothing changes, where the controller would refuse."""
+        ...
+
+    def set_count(self, role: Role, count: int) -> None:
+        """Workers of the pool of `role`."""
+        ...
+
+    def tune(self, tuning: Tuning) -> None: ...
+
+
+class SimPilot(Protocol):
+    interval_s: float
+
+    def look(self, fleet: SteeredFleet) -> None:
+        """Every interval, from the first one's end on."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class SimResult:
     records: list[RequestRecord]
@@ -174,4 +223,5 @@ class SimResult:
     peak_blocks: dict[str, int] = field(default_factory=dict)  # worker id -> blocks in use at most
     bytes_sent: float = 0.0  # KV over links
     num_preemptions: int = 0
+    worker_s: float = 0.0  # that workers had their places, all together
     spans: list[TimelineSpan] = field(default_factory=list)  # only when asked for

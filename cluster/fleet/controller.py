@@ -16,15 +16,19 @@ from dataclasses import replace
 from baton.errors import UnavailableError
 from cluster.config.load import dump
 from cluster.config.schema import AUTO, DEFAULT_MODEL, FALLBACK_MODEL, BatonConfig
+from cluster.contracts.demand import DemandAnswer, DemandReport
 from cluster.contracts.events import Event, EventKind, EventLog
 from cluster.contracts.served_model import ModelTable, ServedModel, worker_prefix
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.fleet import node_drain, nodes, plan
 from cluster.fleet.adapter_keeper import AdapterKeeper
 from cluster.fleet.adapters_of import adapters_of
+from cluster.fleet.autopilot import FleetAutopilot, Hands
 from cluster.fleet.beside import Beside
 from cluster.fleet.crew import STOP_TIMEOUT_S, Crew
 from cluster.fleet.ingresses import Ingresses
+from cluster.fleet.known_costs import known_costs
+from cluster.fleet.lease import Lease, RayStore
 from cluster.fleet.models import Models, tell_first
 from cluster.fleet.node_drain import NodeStatus
 from cluster.fleet.owner import Owner
@@ -36,13 +40,13 @@ from cluster.fleet.rolling import Rolling
 from cluster.fleet.seating import Seating
 from cluster.fleet.shell import WORKER_CLASS
 from cluster.fleet.status import FleetStatus, PoolStatus, WorkerStatus
-from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase
+from cluster.fleet.tick import Action, Drain, FleetLimits, Replace, Start, Stop, WorkerPhase, worker_id
 from cluster.logs.setup import set_up
 from cluster.models.find import Silent, find_draft, find_model, resolve_config
 from cluster.router.workers import WorkerEntry
 from workers.adapters.adapter import AdapterSpec
 from workers.role_rules import RoleChanged
-from workers.spec import Role
+from workers.spec import SERVING_ROLES, Role
 
 TICK_S = 0.25
 
@@ -107,6 +111,19 @@ class Controller:
             spawn=self._crew.spawn,
             tell=self.tell,
         )
+        self._lease = Lease(f"{namespace}.controller", RayStore())
+        self._autopilot = FleetAutopilot(
+            Hands(
+                plan=lambda: None if self._stopping else self._plan,
+                save=self._take,
+                workers=lambda: list(self._crew.workers.values()),
+                roles=self._serving_roles,
+                set_role=self._roles.change,
+                tell=self.tell,
+            ),
+            self._lease,
+        )
+        self._crew.spawn(self._autopilot.run())
         if self._plan is not None:
             self._crew.adopt()
         else:
@@ -138,7 +155,9 @@ class Controller:
             new = replace(new, roles=kept_roles(self._plan.roles, new))
         for role in [role for role, count in new.desired.items() if count] if device == "cuda" else ():
             check_gpus(around, role.value, new.pool(role), new.gpus(role, around, self._seating.num_beside()))
+        await asyncio.to_thread(known_costs, new.config)
         self._turn_to(new, "the change of the config")
+        self._autopilot.changed_by_hand()
         self._stopping = False
         logger.info("applied desired=%s device=%s dtype=%s", new.desired, device, new.config.dtype)
         self.tell(EventKind.CONFIG, "config", "a config was applied")
@@ -170,7 +189,20 @@ class Controller:
         plan.save(self._namespace, new)
         self._wake.set()
 
+    async def finished(self, report: DemandReport) -> DemandAnswer:
+        """What an ingress replica was asked for; answered with the limits that hold."""
+        return self._autopilot.take(report)
+
+    def _serving_roles(self) -> dict[str, Role]:
+        """Wanted, of every slot that takes requests."""
+        wanted, desired = self._plan, self._desired()
+        slots = [(worker_id(pool, index), pool) for pool in SERVING_ROLES for index in range(desired.get(pool, 0))]
+        return {name: wanted.role_of(name, pool) for name, pool in slots} if wanted is not None else {}
+
     def _take(self, new: FleetPlan) -> None:
+        """Raises: UnavailableError: another controller decides what is wanted by now."""
+        if not self._lease.holds:
+            raise UnavailableError("another controller has taken over; this one changes nothing any more")
         plan.save(self._namespace, new)
         self._plan = new
 
@@ -190,6 +222,7 @@ class Controller:
     async def set_role(self, worker_id: str, role: Role | None) -> RoleChanged:
         """None: its pool's. Raises: as `RoleKeeper.change`."""
         self._check_running()
+        self._autopilot.changed_by_hand()
         return await self._roles.change(worker_id.removeprefix(self._prefix), role)
 
     async def roles(self) -> tuple[WorkerRole, ...]:
@@ -301,6 +334,7 @@ class Controller:
             refused=self._seating.refused,
             rollout=self._rolling.status(self._desired(), time.monotonic()) if self._plan else None,
             drained=self._plan.drained if self._plan else (),
+            autopilot=self._autopilot.status,
         )
 
     def _worker_status(self, worker: WorkerRecord) -> WorkerStatus:

@@ -7,6 +7,7 @@ from cluster.config.load import dump
 from cluster.config.schema import ModelEntry
 from cluster.contracts.served_model import ServedModel
 from cluster.fleet.status import FleetStatus, ModelStatus
+from cluster.planner.online.decision import NO_AUTOPILOT
 
 SILENT = "its controller does not answer; Ray starts it again"
 
@@ -38,6 +39,7 @@ def merged(
             leaving=row.leaving,
             num_open=num_open.get(entry, 0),
             error="" if entry in known else SILENT,
+            autopilot=known[entry].autopilot if entry in known else NO_AUTOPILOT,
         )
         for entry, row in rows.items()
     )

@@ -13,6 +13,7 @@ from baton.errors import ConfigError
 from cluster.config.effects import Effect, effect_of
 from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import AnyPool, BatonConfig
+from cluster.contracts.tuning import UNTUNED, Tuning
 from cluster.fleet.nodes import Node, gpu_share
 from cluster.fleet.probe import Asked
 from cluster.fleet.tick import slot_of
@@ -34,9 +35,8 @@ class FleetPlan:
     draft_path: str = ""  # of the model that drafts; empty: none does
     adapters: tuple[AdapterSpec, ...] = ()  # LoRA, that every worker has: the config's, and what was loaded since
     drained: tuple[str, ...] = ()  # ids of nodes where no worker is to be
-    roles: Mapping[str, Role] = field(
-        default_factory=dict
-    )  # by slot, e.g. "decode-1": of those that have not their pool's
+    tuning: Tuning = UNTUNED  # limits that the autopilot set
+    roles: Mapping[str, Role] = field(default_factory=dict)  # by slot, of those that have not their pool's
 
     @property
     def desired(self) -> dict[Role, int]:
@@ -119,6 +119,15 @@ def check_change(old: FleetPlan, new: FleetPlan) -> None:
         )
 
 
+def with_workers(plan: FleetPlan, counts: Mapping[Role, int]) -> FleetPlan:
+    """With so many workers in those pools; slots that there are no more have no role."""
+    pools = plan.config.pools
+    changed = {role.value: replace(getattr(pools, role.value), workers=count) for role, count in counts.items()}
+    new = replace(plan, config=replace(plan.config, pools=replace(pools, **changed)))
+    slots = {slot_id(pool, index) for pool, count in new.desired.items() for index in range(count)}
+    return replace(new, roles={name: role for name, role in plan.roles.items() if name in slots})
+
+
 def save(key: str, plan: FleetPlan) -> None:
     _internal_kv_put(key.encode(), to_text(plan).encode(), overwrite=True, namespace=_KV_NAMESPACE)
 
@@ -130,8 +139,8 @@ def load_saved(key: str) -> FleetPlan | None:
 
 def to_text(plan: FleetPlan) -> str:
     fields = {"config": dump(plan.config), "model_path": plan.model_path, "draft_path": plan.draft_path}
-    adapters = [asdict(adapter) for adapter in plan.adapters]
-    return json.dumps({**fields, "adapters": adapters, "drained": plan.drained, "roles": dict(plan.roles)})
+    adapters, tuned = [asdict(adapter) for adapter in plan.adapters], {"tuning": asdict(plan.tuning)}
+    return json.dumps({**fields, "adapters": adapters, "drained": plan.drained, "roles": dict(plan.roles), **tuned})
 
 
 def from_text(text: str) -> FleetPlan:
@@ -143,6 +152,7 @@ def from_text(text: str) -> FleetPlan:
         roles={name: Role(role) for name, role in saved["roles"].items()},
         adapters=tuple(AdapterSpec(**adapter) for adapter in saved["adapters"]),
         drained=tuple(saved["drained"]),
+        tuning=Tuning(**saved["tuning"]),
     )
 
 

@@ -156,6 +156,9 @@ class RoleKeeper:
 
     def _find(self, name: str) -> WorkerRecord:
         workers = {worker.worker_id: worker for worker in self._workers()}
+        in_slot = [one for one in workers.values() if slot_of(one.worker_id) == name]
+        if in_slot and (name not in workers or workers[name].phase is not WorkerPhase.READY):
+            return next((one for one in in_slot if one.phase is WorkerPhase.READY), in_slot[0])
         if name not in workers:
             raise InvalidRequestError(
                 f"worker: there is no {name!r}; name one of {', '.join(sorted(workers)) or 'none: none runs'}", "worker"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from baton.errors import BatonError, UnavailableError
+from cluster.contracts.tuning import Tuning
 from cluster.logs.setup import set_up
 from cluster.models.find import find_model
 from workers.adapters.adapter import AdapterSpec
@@ -112,6 +113,10 @@ class WorkerShell:
     async def remove_adapter(self, name: str) -> bool:
         removed: bool = await self._worker.remove_adapter(name)
         return removed
+
+    async def tune(self, tuning: Tuning) -> None:
+        """Of a leader that takes requests; see `Tuning`."""
+        await self._worker.tune(tuning.max_batched_tokens, tuning.max_draft_tokens)
 
     async def set_role(self, role: Role, timeout_s: float) -> RoleChanged:
         changed: RoleChanged = await self._worker.set_role(role, timeout_s)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cluster.fleet.tick import WorkerPhase
+from cluster.planner.online.decision import NO_AUTOPILOT, AutopilotStatus
 from workers.spec import SERVING_ROLES, Role
 
 
@@ -166,6 +167,7 @@ class ModelStatus:
     leaving: bool  # it takes no new requests, and ends when those that run have ended
     num_open: int  # calls that ingress replicas have open
     error: str = ""  # why nothing is known of its workers; empty: they are known
+    autopilot: AutopilotStatus = NO_AUTOPILOT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,9 @@ class FleetStatus:
     workers: tuple[WorkerStatus, ...]
     refused: tuple[str, ...] = ()  # nodes where no worker may start, and why
     models: tuple[ModelStatus, ...] = ()  # empty: a config without `models`
+    rollout: RolloutStatus | None = None
+    drained: tuple[str, ...] = ()  # ids of nodes that are to be empty
+    autopilot: AutopilotStatus = NO_AUTOPILOT
 
     def staying(self) -> "FleetStatus":
         """Without the models that are about to end."""
@@ -189,9 +194,6 @@ class FleetStatus:
             pools=tuple(pool for pool in self.pools if pool.model not in leaving),
             workers=tuple(worker for worker in self.workers if worker.model not in leaving),
         )
-
-    rollout: RolloutStatus | None = None
-    drained: tuple[str, ...] = ()  # ids of nodes that are to be empty
 
     @property
     def answers(self) -> bool:

@@ -43,6 +43,7 @@ from cluster.ingress.cluster_api.view import ClusterView
 from cluster.ingress.controller_link import (
     AdapterClient,
     ControllerLink,
+    DemandClient,
     FleetClient,
     LocalLedger,
     ModelTableClient,
@@ -285,10 +286,13 @@ def _controllers(spec: IngressSpec, ingress_id: str) -> Controllers:
     def workers(name: str) -> WorkerTableClient:
         return WorkerTableClient(ControllerLink(spec.namespace, name), ingress_id)
 
+    def demand(name: str) -> DemandClient:
+        return DemandClient(ControllerLink(spec.namespace, name))
+
     def adapters(name: str) -> AdapterClient:
         return AdapterClient(ControllerLink(spec.namespace, name))
 
-    return Controllers(workers=workers, adapters=adapters)
+    return Controllers(workers=workers, adapters=adapters, demand=demand)
 
 
 def _guard(spec: IngressSpec, draw: Draw, ingress_id: str, services: Services) -> Guard:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from baton.v1 import worker_pb2
+from cluster.contracts.tuning import Tuning
 from cluster.router.counters import Counters
 from cluster.router.dispatcher import DispatchRequest
 from cluster.router.handovers import Handovers
@@ -32,6 +33,10 @@ class Dispatch(Protocol):
         ...
 
     def abort_choice(self, request_id: str, choice: int) -> None: ...
+
+    def tune(self, tuning: Tuning) -> None:
+        """Limits from now on, the config's where it has none."""
+        ...
 
     def states(self) -> Sequence[WorkerView]: ...
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from baton.errors import BatonError, UnavailableError
 from cluster.config.api_key import KeyLimits
+from cluster.contracts.demand import DemandAnswer, DemandReport
 from cluster.contracts.served_model import ModelTable
 from cluster.doors.budget import Ask, Grant, Ledger
 from cluster.ingress.cluster_api.fleet_news import FleetNews, fleet_news
@@ -93,6 +94,18 @@ class FleetClient:
         status = await self._link.ask("own_status", timeout_s=_FETCH_TIMEOUT_S)
         events = await self._link.ask("events", after, timeout_s=_FETCH_TIMEOUT_S) if self._has_events else ()
         return await asyncio.to_thread(fleet_news, status, events)
+
+
+class DemandClient:
+    """Tells it of requests; `cluster.ingress.demand_teller` lives with its absence."""
+
+    def __init__(self, link: ControllerLink) -> None:
+        self._link = link
+
+    async def __call__(self, report: DemandReport) -> DemandAnswer:
+        """Raises: UnavailableError."""
+        answer: DemandAnswer = await self._link.ask("finished", report, timeout_s=_FETCH_TIMEOUT_S)
+        return answer
 
 
 class AdapterClient:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cluster.contracts.served_model import ServedModel
 from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.contract import AdapterLoading
+from cluster.ingress.demand_teller import DemandTeller, Send
 from cluster.ingress.generation_defaults import generation_defaults
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
@@ -28,9 +29,11 @@ class Hosted:
     row: ServedModel
     service: Service
     dispatcher: Dispatcher
+    teller: DemandTeller
 
     async def close(self) -> None:
         """What still runs fails."""
+        await self.teller.close()
         self.service.close()
         await self.dispatcher.close()
 
@@ -44,6 +47,7 @@ class Controllers:
 
     workers: Callable[[str], FetchWorkers]
     adapters: Callable[[str], AdapterLoading]
+    demand: Callable[[str], Send]
 
 
 class ModelHost:
@@ -96,7 +100,9 @@ class ModelHost:
             adapters=self._controllers.adapters(row.controller) if config.adapters_dynamic.folders else None,
         )
         await dispatcher.start()
-        return Hosted(row=row, service=service, dispatcher=dispatcher)
+        teller = DemandTeller(service, self._ingress_id, self._controllers.demand(row.controller))
+        teller.start()
+        return Hosted(row=row, service=service, dispatcher=dispatcher, teller=teller)
 
 
 def check_files(row: ServedModel) -> None:

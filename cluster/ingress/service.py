@@ -13,6 +13,7 @@ from typing import Any
 
 from baton.errors import BatonError, InternalError, UnavailableError
 from cluster.config.schema import RouterConfig, StructuredConfig
+from cluster.contracts.demand import OpenRequest
 from cluster.contracts.finished import CANCELLED, OK, FinishedRequest
 from cluster.contracts.slo import SLO
 from cluster.doors.guard import Guard, Pass
@@ -117,7 +118,6 @@ class Service:
         self.defaults = dict(defaults or {})
         self.created = int(time.time())
         self.aliases = frozenset(aliases)
-        self.num_open = 0  # calls that are being answered
         self.metrics = metrics or Metrics(
             dispatcher.states,
             counters=lambda: {model: dispatcher.counters},
@@ -129,10 +129,16 @@ class Service:
         self.ring = ring if ring is not None else Ring()
         self.visits = visits or Visits()
         self.on_finished: list[OnFinished] = []  # each is told of every call that ended
+        self.open_calls: set[OpenCall] = set()  # that wait or are being answered
         self._router = router
         self._formats = formats or ModelFormats(tokenizer)
         self._shares_grammars = grammars is not None
         self._grammars = grammars or GrammarCompiler(structured or StructuredConfig())
+
+    @property
+    def num_open(self) -> int:
+        """Calls that wait or are being answered."""
+        return len(self.open_calls)
 
     @property
     def names(self) -> list[str]:
@@ -336,6 +342,7 @@ class OpenCall:
         self._of_model = service.metrics.of(call.model)
         self._num_unfinished = call.num_choices
         self._on_finished = service.on_finished
+        self._open_calls = service.open_calls
         self._first_s = 0.0  # when its first token was sent; 0: none was
         self._last_s = [0.0] * call.num_choices
 
@@ -344,12 +351,23 @@ class OpenCall:
         """By now, of all answers."""
         return self._usage
 
+    @property
+    def seen(self) -> OpenRequest:
+        usage, started_s = self.usage, self._call.started_s
+        return OpenRequest(
+            arrived_s=started_s,
+            num_prompt_tokens=usage.prompt_tokens,
+            num_cached_tokens=usage.cached_tokens,
+            num_output_tokens=usage.completion_tokens,
+            ttft_s=self._first_s - started_s if self._first_s else None,
+        )
+
     async def deltas(self) -> AsyncGenerator[list[Delta], None]:
         """Raises: BatonError, whatever the fault was."""
         metrics = self._metrics
         if self._pass is not None:
             self._pass.use_tokens(self.usage.prompt_tokens)
-        self._service.num_open += 1
+        self._open_calls.add(self)
         metrics.open.inc()
         metrics.waiting.inc()
         has_begun = False
@@ -379,8 +397,8 @@ class OpenCall:
             if not has_begun:
                 metrics.waiting.dec()
             metrics.open.dec()
-            self._service.num_open -= 1
             self._record.end(status, fault, time.monotonic())
+            self._open_calls.discard(self)
             self._count(status)
             self._ring.end(self._record)
 

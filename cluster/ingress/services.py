@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any
 
 from baton.errors import UnavailableError
+from cluster.contracts.finished import FinishedRequest
 from cluster.doors.guard import Guard, Pass
 from cluster.ingress.errors import model_not_found
 from cluster.ingress.metrics import Metrics
@@ -69,7 +70,6 @@ class Services:
     def of_one(cls, service: Service) -> "Services":
         """A service by itself is all that there is."""
         services = cls(metrics=service.metrics, guard=service.guard, ring=service.ring, visits=service.visits)
-        services.on_finished = service.on_finished
         services.add(Version(entry="", service=service))
         return services
 
@@ -79,9 +79,13 @@ class Services:
 
     def add(self, version: Version) -> None:
         """Or puts it in the place of its entry's last one."""
-        version.service.on_finished = self.on_finished
+        version.service.on_finished.append(self._tell)
         self._versions[version.entry] = version
         self._index()
+
+    def _tell(self, finished: FinishedRequest) -> None:
+        for tell in self.on_finished:
+            tell(finished)
 
     def weigh(self, entry: str, weight: float) -> None:
         """Requests that come from now on are shared so."""

@@ -1,6 +1,7 @@
 """Who runs, who waits and who is turned away, for one ingress replica.
 
-Invariant: running <= max_running, queued <= max_queue, and nobody waits while a running slot is free.
+Invariant: running <= max_running, queued <= max_queue, and nobody waits while a running slot is free; limits that fall
+hold for those that come later.
 Holds ids and times alone; what a request is belongs to `cluster.router.lifecycle`.
 """
 
@@ -24,6 +25,11 @@ class Admission:
         self._queued: dict[str, float] = {}  # id -> deadline, in order of arrival
         self._departures: deque[float] = deque(maxlen=_NUM_DEPARTURES)  # since somebody waits
         self.num_shed = 0
+
+    def tune(self, *, max_running: int, max_queue: int) -> list[str]:
+        """Other limits from now on; returns the ids that run because of it. Who runs or waits already stays."""
+        self._max_running, self._max_queue = max_running, max_queue
+        return self._admit()
 
     @property
     def num_running(self) -> int:
@@ -64,6 +70,9 @@ class Admission:
             return []
         self._running.remove(request_id)
         self._departures.append(now_s)
+        return self._admit()
+
+    def _admit(self) -> list[str]:
         admitted = []
         while self._queued and len(self._running) < self._max_running:
             first = next(iter(self._queued))

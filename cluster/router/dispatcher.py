@@ -14,6 +14,7 @@ from baton.errors import InvalidRequestError, UnavailableError
 from baton.v1.inference_pb2 import FinishReason, SamplingParams
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, ToWorker
 from cluster.config.schema import HealthConfig, RouterConfig
+from cluster.contracts.tuning import Tuning
 from cluster.router.active import Active, Timer
 from cluster.router.counters import Counters
 from cluster.router.handovers import Handovers
@@ -148,6 +149,11 @@ class Dispatcher:
     def check(self) -> None:
         """Raises: InternalError: a bug has stopped it from following its workers; another must take its place."""
         self._links.check()
+
+    def tune(self, tuning: Tuning) -> None:
+        """Its limits from now on, the config's where it has none."""
+        for active in self._requests.tune(tuning.router(self._config)):
+            asyncio.get_running_loop().call_soon(self._launch, active)
 
     def health(self) -> Health:
         return self._links.table.health()

@@ -47,6 +47,9 @@ class Policy:
         self._disaggregate_over_tokens = disaggregate_over_tokens
         self._max_candidates = max_candidates
 
+    def tune(self, *, disaggregate_over_tokens: int) -> None:
+        self._disaggregate_over_tokens = disaggregate_over_tokens
+
     def route(
         self, request: RouteRequest, pools: Pools, prefix: PrefixIndex, now_s: float, rng: Random
     ) -> Route | None:

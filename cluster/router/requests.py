@@ -76,6 +76,14 @@ class Requests(Generic[A]):
     def get(self, request_id: str) -> A | None:
         return self._open.get(request_id)
 
+    def tune(self, config: RouterConfig) -> list[A]:
+        """Limits of `config` from now on; returns those that may run because of it, to be launched each in a turn of
+        its own.
+        """
+        self._policy.tune(disaggregate_over_tokens=config.disaggregate_over_tokens)
+        admitted = self.admission.tune(max_running=config.max_running, max_queue=config.max_queue)
+        return [self._open[request_id] for request_id in admitted]
+
     # News.
 
     def arrive(self, active: A, now_s: float) -> None:

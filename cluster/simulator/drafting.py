@@ -27,6 +27,7 @@ class Drafting:
         self._guessing: Guessing | None = None
         self._speculation: DraftedSpeculation | None = None
         self._accepts: Accepts | None = None
+        self._max_tokens = pool.drafts.max_tokens if pool.drafts is not None else MAX_TOKENS
         if pool.drafts is not None:
             guessing = self._guessing = Guessing(pool.drafts, worker=worker, max_model_len=max_model_len)
             self._speculation, self._accepts = guessing.speculation, guessing.luck.num_accepted
@@ -35,6 +36,11 @@ class Drafting:
                 pool.drafter, max_tokens=MAX_TOKENS, max_model_len=max_model_len, vocab_size=VOCAB_SIZE, clock=float
             )
             self._accepts = pool.drafter.num_accepted
+
+    def limit(self, max_tokens: int | None) -> None:
+        """None: as the pool has it."""
+        if self._speculation is not None:
+            self._speculation.limit(self._max_tokens if max_tokens is None else max_tokens)
 
     def propose(self, decodes: Sequence[Seq], seqs: Sequence[Seq]) -> Drafts | None:
         """For `seqs`, of all that decode."""

@@ -13,6 +13,7 @@ from functools import partial
 from baton.errors import BatonError
 from baton.v1.worker_pb2 import Abort, Submit
 from cluster.contracts.simulation import SimCluster, SimPool
+from cluster.contracts.tuning import Tuning
 from cluster.router.workers import WorkerKey
 from cluster.simulator.drafting import Drafting
 from cluster.simulator.events import EventQueue
@@ -137,6 +138,10 @@ class SimEngine:
     def submit(self, submit: Submit) -> None:
         self._commands.append(partial(self.serving.submit, "", submit))
         self._notify()
+
+    def tune(self, tuning: Tuning) -> None:
+        self.scheduler.set_budget(tuning.engine(self._cluster.engine).max_batched_tokens)
+        self._drafting.limit(tuning.max_draft_tokens)
 
     def abort(self, abort: Abort) -> None:
         self._commands.append(lambda: self.serving.abort(abort, self._queue.now_s))

@@ -4,10 +4,11 @@ Ticks come while something is amiss: a worker is down, drains or is stalled. Whi
 nothing; so a step longer than `health.step_timeout_s` alone does not make a worker wedged here.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.contracts.simulation import SimCluster, SimPool
+from cluster.contracts.tuning import UNTUNED, Tuning
 from cluster.fleet.tick import (
     LIVE,
     Drain,
@@ -45,6 +46,7 @@ class Slot:
     number: int  # among all slots
     phase: WorkerPhase = WorkerPhase.STARTING
     entered_s: float = 0.0
+    begun_s: float = 0.0  # when its place was taken
     incarnation: int = 0
     num_failures: int = 0
     away_until_s: float = 0.0  # no worker can start here before
@@ -80,6 +82,10 @@ class SimFleet:
         self._make_worker = make_worker
         self._connect = connect
         self._spans = spans
+        self._desired = {pool.role: pool.num_workers for pool in cluster.pools}
+        self._tuning = UNTUNED
+        self._lived_s = 0.0  # of workers that are gone
+        self.by_number: list[Slot] = []
         places = [(pool, index) for pool in cluster.pools for index in range(pool.num_workers)]
         self.slots = {
             (name := worker_id(pool.role, index)): Slot(
@@ -94,6 +100,7 @@ class SimFleet:
             silence_timeout_s=health.silence_timeout_s,
             drain_timeout_s=health.drain_timeout_s,
         )
+        self.by_number += self.slots.values()
         self._stalled_until_s = 0.0
         self._is_ticking = False
         self._slow_links: dict[str, list[float]] = {}
@@ -112,11 +119,8 @@ class SimFleet:
         for slot in self.slots.values():
             if slot.phase is WorkerPhase.DRAINING and slot.worker is not None and slot.worker.is_idle:
                 self._end(slot, WorkerPhase.STOPPED, "")
-        desired: dict[Role, int] = {}
-        for pool in self._cluster.pools:
-            desired[pool.role] = desired.get(pool.role, 0) + pool.num_workers
         observed = [self._observe(slot) for slot in self.slots.values()]
-        for action in tick(desired, observed, self._limits, now_s):
+        for action in tick(self._desired, observed, self._limits, now_s):
             match action:
                 case Start(role, index, num_failures):
                     self._start(self.slots[worker_id(role, index)], num_failures)
@@ -130,11 +134,52 @@ class SimFleet:
 
     def _watch(self) -> None:
         """Ticks until all is well again."""
-        is_well = all(slot.phase is WorkerPhase.READY for slot in self.slots.values())
-        if self._is_ticking or (is_well and self._queue.now_s > self._stalled_until_s):
+        if self._is_ticking or (self.is_whole and self._queue.now_s > self._stalled_until_s):
             return
         self._is_ticking = True
         self._queue.push(self._queue.now_s + TICK_S, FLEET, 0, self._tick, keeps_running=False)
+
+    @property
+    def is_whole(self) -> bool:
+        """All that are wanted serve, and nobody else is left."""
+        return all(
+            slot.phase is (WorkerPhase.READY if self._is_wanted(slot) else WorkerPhase.STOPPED)
+            for slot in self.slots.values()
+        )
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """By worker id; of those that are wanted."""
+        return {slot.name: slot.role for slot in self.slots.values() if self._is_wanted(slot)}
+
+    @property
+    def worker_s(self) -> float:
+        """That workers have had their places, starts and drains included."""
+        live = [slot for slot in self.slots.values() if slot.phase in LIVE]
+        return self._lived_s + sum(self._queue.now_s - slot.begun_s for slot in live)
+
+    def set_count(self, role: Role, count: int) -> None:
+        """Workers of the pool of `role`; more are started, those too many drained."""
+        pool = next(pool for pool in self._cluster.pools if pool.role is role)
+        self._desired[role] = count
+        for index in range(count):
+            name = worker_id(role, index)
+            if name not in self.slots:
+                slot = Slot(
+                    pool=pool, role=role, name=name, index=index, number=len(self.by_number), phase=WorkerPhase.STOPPED
+                )
+                self.slots[name] = slot
+                self.by_number.append(slot)
+        self._watch()
+
+    def tune(self, tuning: Tuning) -> None:
+        """Limits of all workers, of those that start later too."""
+        self._tuning = tuning
+        for worker in self.workers.values():
+            worker.engine.tune(tuning)
+
+    def _is_wanted(self, slot: Slot) -> bool:
+        return slot.index < self._desired.get(slot.pool.role, 0)
 
     def _observe(self, slot: Slot) -> Observed:
         now_s, worker = self._queue.now_s, slot.worker
@@ -157,7 +202,7 @@ class SimFleet:
         slot.num_failures = num_failures
         if self._spans is not None:
             self._spans.downtime(slot.name, "down", slot.entered_s, now_s)
-        slot.phase, slot.entered_s = WorkerPhase.STARTING, now_s
+        slot.phase, slot.entered_s, slot.begun_s = WorkerPhase.STARTING, now_s, now_s
         factors = [factor for name, factor, until_s in self._slow_starts if name in ("", slot.name) and now_s < until_s]
         ready_s = max(now_s, slot.away_until_s) + self._cluster.start_s * max(factors, default=1.0)
         self._queue.push(ready_s, FLEET, slot.number, self._is_up, (slot, slot.incarnation), keeps_running=False)
@@ -172,6 +217,7 @@ class SimFleet:
     def _bring_up(self, slot: Slot) -> SimWorker:
         self._move(slot, WorkerPhase.READY)
         slot.worker = self.workers[slot.name] = self._make_worker(slot)
+        slot.worker.engine.tune(self._tuning)
         return slot.worker
 
     def _drain(self, slot: Slot) -> None:
@@ -199,6 +245,7 @@ class SimFleet:
     def _book_end(self, slot: Slot, phase: WorkerPhase) -> None:
         ready_for_s = self._queue.now_s - slot.entered_s if slot.phase is WorkerPhase.READY else 0.0
         slot.num_failures = failures_after(phase, ready_for_s, slot.num_failures, self._limits)
+        self._lived_s += self._queue.now_s - slot.begun_s
         self._move(slot, phase)
 
     def _tell_of_end(self, worker: SimWorker, reason: str) -> None:

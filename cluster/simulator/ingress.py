@@ -12,6 +12,7 @@ from random import Random
 from baton.errors import InvalidRequestError, OverloadedError
 from baton.v1.inference_pb2 import FINISH_REASON_ERROR, SamplingParams
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput, WorkerState
+from cluster.config.schema import RouterConfig
 from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster
 from cluster.router.active import Active, Timer
 from cluster.router.admission import Admission
@@ -89,6 +90,10 @@ class SimIngress:
         """None: it has ended, and aborts are on their way."""
         active = self._requests.get(request_id)
         return active.request if active is not None else None
+
+    def tune(self, router: RouterConfig) -> None:
+        for active in self._requests.tune(router):
+            self._queue.push(self._queue.now_s, TIMER, active.record.index, self._launch, active)
 
     # Workers.
 

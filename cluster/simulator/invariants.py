@@ -81,6 +81,13 @@ class Invariants:
         self._kv = kv
         self._check_every = check_every
         self._num_events = 0
+        self._num_over = (0, 0)  # that ran, and waited, beyond limits when those fell
+
+    def tuned(self, router: RouterConfig, admission: Admission) -> None:
+        """Other limits hold from now on; who is in already stays."""
+        self._router = router
+        over = (admission.num_running - router.max_running, admission.num_queued - router.max_queue)
+        self._num_over = (max(over[0], 0), max(over[1], 0))
 
     def after_event(
         self, touched: Iterable[CheckedWorker], everyone: Callable[[], Iterable[CheckedWorker]], admission: Admission
@@ -107,9 +114,10 @@ class Invariants:
         """O(1)."""
         running, queued = admission.num_running, admission.num_queued
         max_running, max_queue = self._router.max_running, self._router.max_queue
-        _require(running <= max_running, "%d requests run, at most %d may", running, max_running)
-        _require(queued <= max_queue, "%d requests wait, at most %d may", queued, max_queue)
-        _require(not queued or running == max_running, "%d requests wait while a place is free", queued)
+        over_running, over_queue = self._num_over
+        _require(running <= max_running + over_running, "%d requests run, at most %d may", running, max_running)
+        _require(queued <= max_queue + over_queue, "%d requests wait, at most %d may", queued, max_queue)
+        _require(not queued or running >= max_running, "%d requests wait while a place is free", queued)
 
     def check_worker(self, worker: CheckedWorker) -> None:
         """In full: every block, every holder. O(blocks)."""

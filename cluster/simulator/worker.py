@@ -211,6 +211,7 @@ class SimWorker:
         self.stats.step_done(now_s, step.start_s, StepPlan(chunks=list(step.chunks)), is_idle=not self.has_work)
 
     def _note_run(self, run: DecodeRun) -> None:
+        self.stats.decoded(run.num_done, len(run.seqs), self._queue.now_s - run.start_s)
         self.occupancy.add_steps("decode", run.start_s, self._queue.now_s, len(run.seqs))
 
     # What faults and the fleet do.

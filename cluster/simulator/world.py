@@ -11,9 +11,9 @@ from typing import Any
 
 from baton.errors import ConfigError
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
-from cluster.contracts.simulation import Arrival, Fault, RequestRecord, SimCluster, SimResult
+from cluster.contracts.simulation import Arrival, Fault, RequestRecord, SimCluster, SimPilot, SimResult
 from cluster.router.workers import WorkerKey
-from cluster.simulator.events import ARRIVAL, FAULT, MESSAGE, REPORT, STEP_END, EventQueue
+from cluster.simulator.events import ARRIVAL, FAULT, FLEET, MESSAGE, REPORT, STEP_END, EventQueue
 from cluster.simulator.faults import check_targets, inject
 from cluster.simulator.fleet import SimFleet, Slot
 from cluster.simulator.ingress import SimIngress
@@ -21,6 +21,7 @@ from cluster.simulator.invariants import Invariants
 from cluster.simulator.machine import machines
 from cluster.simulator.network import Network
 from cluster.simulator.spans import Spans
+from cluster.simulator.steering import Steering
 from cluster.simulator.worker import SimWorker
 from workers.spec import Role
 
@@ -39,6 +40,7 @@ class World:
         check_every: int | None,
         spans: bool,
         max_jump: int,
+        pilot: SimPilot | None = None,
     ) -> None:
         self.cluster = cluster
         self.queue = EventQueue()
@@ -70,7 +72,16 @@ class World:
             connect=self._connect,
             spans=self._spans,
         )
-        self._slots = list(self.fleet.slots.values())
+        self._slots = self.fleet.by_number
+        self._pilot = pilot
+        self._steering = Steering(
+            cluster=cluster,
+            queue=self.queue,
+            fleet=self.fleet,
+            ingress=self.ingress,
+            invariants=self.invariants,
+            records=self.records,
+        )
         self._fault_rng = Random(f"faults {seed}")
         self._expect_faults(faults)
 
@@ -81,12 +92,22 @@ class World:
 
     def run(self) -> None:
         self._expect_arrival()
+        if self._pilot is not None:
+            self._expect_look(self._pilot)
         queue, invariants, admission = self.queue, self.invariants, self.ingress.admission
         while queue.num_pending or self.ingress.num_open:
             if not queue.run_next():
                 break
             invariants.after_event(self._touched(), self.workers.values, admission)
         invariants.check_end(self.workers.values(), admission)
+
+    def _expect_look(self, pilot: SimPilot) -> None:
+        at_s = self.queue.now_s + pilot.interval_s
+        self.queue.push(at_s, FLEET, 0, self._look, pilot, keeps_running=False)
+
+    def _look(self, pilot: SimPilot) -> None:
+        pilot.look(self._steering)
+        self._expect_look(pilot)
 
     def _touched(self) -> Sequence[SimWorker]:
         """The worker whose blocks the last event may have changed."""
@@ -112,6 +133,7 @@ class World:
             bytes_sent=self.network.bytes_sent,
             num_preemptions=sum(worker.stats.num_preemptions for worker in workers),
             spans=self._spans.spans if self._spans is not None else [],
+            worker_s=self.fleet.worker_s,
         )
 
     def _expect_faults(self, faults: Sequence[Fault]) -> None:
@@ -166,7 +188,7 @@ class World:
             tell=self._tell_ingress,
             report_soon=self._report_soon,
             report_now=self._connect,
-            machine=self._machines[slot.number],
+            machine=self._machines[slot.number] if slot.number < len(self._machines) else None,
             spans=self._spans,
             max_jump=self._max_jump,
         )
@@ -226,6 +248,7 @@ def simulate(
     check_every: int | None = None,
     spans: bool = False,
     max_jump: int = JUMP,
+    pilot: SimPilot | None = None,
 ) -> SimResult:
     """Runs a workload to its end.
 
@@ -234,11 +257,21 @@ def simulate(
         check_every: Full integrity every so many events; None: at the end alone. Counters are checked always.
         spans: Whether to note what every worker and request did when.
         max_jump: For tests: decode steps taken at once; the records are the same for any.
+        pilot: Looks at the fleet now and then, and may change it.
     Raises:
         ConfigError: an arrival, a pool or a fault that cannot be.
     """
     _check_cluster(cluster)
-    world = World(cluster, arrivals, seed=seed, faults=faults, check_every=check_every, spans=spans, max_jump=max_jump)
+    world = World(
+        cluster,
+        arrivals,
+        seed=seed,
+        faults=faults,
+        check_every=check_every,
+        spans=spans,
+        max_jump=max_jump,
+        pilot=pilot,
+    )
     world.run()
     return world.result()
 

@@ -42,6 +42,10 @@ class Speculation(Protocol):
         """Asked of the step whose drafts were proposed last; None: nothing."""
         ...
 
+    def limit(self, max_tokens: int) -> None:
+        """Of drafts in a row, of each sequence in a step, from now on."""
+        ...
+
     def drafts(self, seqs: List[Sequence], num_decodes: int) -> Drafts:
         """Before each step, for the sequences that want drafts, of `num_decodes` that decode."""
         ...

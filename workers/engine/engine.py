@@ -119,6 +119,7 @@ class Engine:
         self._emit = emit
         self._clock = clock
         self._speculation: Speculation | None = None
+        self._max_draft_tokens: int | None = None  # None: as the speculation began
         self.speculate(speculation)
         self._grammars = grammars
         self._stopped = False
@@ -134,6 +135,8 @@ class Engine:
     def speculate(self, speculation: Speculation | None) -> None:
         """From now on; None: not at all. Before the first step, or of the engine's thread."""
         self._speculation = speculation
+        if speculation is not None and self._max_draft_tokens is not None:
+            speculation.limit(self._max_draft_tokens)
         if speculation is not None and speculation.job_watch is not None:
             self.jobs.watch, self.stats.guesses = speculation.job_watch, speculation.job_watch.counts
 
@@ -159,6 +162,16 @@ class Engine:
 
     def drain(self) -> None:
         self._command(self.serving.drain)
+
+    def tune(self, max_batched_tokens: int, max_draft_tokens: int) -> None:
+        """Limits from the next step on; which tokens are written does not depend on them."""
+        self._command(partial(self._tune, max_batched_tokens, max_draft_tokens))
+
+    def _tune(self, max_batched_tokens: int, max_draft_tokens: int) -> None:
+        self.scheduler.set_budget(max_batched_tokens)
+        self._max_draft_tokens = max_draft_tokens
+        if self._speculation is not None:
+            self._speculation.limit(max_draft_tokens)
 
     def wake(self) -> None:
         self._wake.set()

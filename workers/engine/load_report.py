@@ -60,6 +60,11 @@ class LoadReport:
     num_prefix_query_tokens: int = 0
     num_drafts: int = 0
     measures: Measures | None = None  # the same object until there are newer ones; None: nothing was measured
+    num_decode_steps: int = 0
+    num_decode_step_sequences: int = 0
+    decode_steps_s: float = 0.0
+    num_prompt_step_tokens: int = 0
+    prompt_steps_s: float = 0.0
 
 
 _OWN = ("role", "is_idle", "waiting_since_s", "adapters", "measures")
@@ -123,6 +128,11 @@ def load_report(
         num_prefix_query_tokens=stats.num_prefix_query_tokens,
         num_drafts=stats.num_drafts,
         measures=measures,
+        num_decode_steps=stats.num_decode_steps,
+        num_decode_step_sequences=stats.num_decode_step_sequences,
+        decode_steps_s=stats.decode_steps_s,
+        num_prompt_step_tokens=stats.num_prompt_step_tokens,
+        prompt_steps_s=stats.prompt_steps_s,
     )
 
 

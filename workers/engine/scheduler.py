@@ -92,6 +92,10 @@ class Scheduler:
         self._state_spacing = state_spacing
         self._prompt_spacing = state_spacing if chunked_prefill else None
 
+    def set_budget(self, max_batched_tokens: int) -> None:
+        """Of the steps from now on. Which tokens are written does not depend on it."""
+        self._max_batched_tokens = max_batched_tokens
+
     @property
     def num_waiting_tokens(self) -> int:
         """Tokens of prompts still to compute, waiting and running; of preempted sequences also their outputs."""

@@ -41,6 +41,11 @@ class EngineStats:
     guesses: GuessCounts = field(default_factory=GuessCounts)
     step_s: float = 0.0
     prefill_tokens_per_s: float = 0.0
+    num_decode_steps: int = 0  # of decodes alone
+    num_decode_step_sequences: int = 0  # in them, summed
+    decode_steps_s: float = 0.0
+    num_prompt_step_tokens: int = 0  # prompt tokens that all other steps computed
+    prompt_steps_s: float = 0.0
     waiting_since_s: float | None = None  # since when work has waited for a step to finish; None while idle
 
     @property
@@ -86,7 +91,21 @@ class EngineStats:
             rate = prefill_tokens / took_s
             first = self.prefill_tokens_per_s == 0.0
             self.prefill_tokens_per_s += (rate - self.prefill_tokens_per_s) * (1.0 if first else SMOOTHING)
+            self.num_prompt_step_tokens += prefill_tokens
+            self.prompt_steps_s += took_s
+        else:
+            self._count_decodes(1, len(plan.chunks), took_s)
         self.waiting_since_s = None if is_idle else now_s
+
+    def decoded(self, num_steps: int, num_sequences: int, took_s: float) -> None:
+        """A run of steps of the same decodes, in a simulation that takes them at once."""
+        self.num_steps += num_steps
+        self._count_decodes(num_steps, num_sequences, took_s)
+
+    def _count_decodes(self, num_steps: int, num_sequences: int, took_s: float) -> None:
+        self.num_decode_steps += num_steps
+        self.num_decode_step_sequences += num_steps * num_sequences
+        self.decode_steps_s += took_s
 
     def no_step(self, now_s: float, *, is_stuck: bool) -> None:
         """Nothing could be scheduled; `is_stuck`: though there is work, and nothing else to wait for."""

@@ -65,6 +65,10 @@ class DraftedSpeculation:
         """Of a step of many sequences nothing is told."""
         return self._watch if self._num_seqs <= MOST_SEQS else None
 
+    def limit(self, max_tokens: int) -> None:
+        """Drafts in a row of each sequence, from now on."""
+        self._max_tokens = max_tokens
+
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
         self._num_seqs = len(seqs)

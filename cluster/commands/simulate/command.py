@@ -19,6 +19,7 @@ from cluster.commands.simulate.options import RunOptions, SimulateOutput
 if TYPE_CHECKING:
     from cluster.commands.simulate.inputs import SimulateInputs
     from cluster.contracts.simulation import SimResult
+    from cluster.planner.online.rehearsal import Rehearsal
     from cluster.simulator.report import Report
 
 
@@ -41,6 +42,8 @@ def command(
 
     baton simulate cluster.yaml --profile profile.json --trace t.csv --rate 10 --faults kill_decode@30s --out run.json
 
+    baton simulate cluster.yaml --hardware h100 --trace azure_conv.csv --autopilot
+
     baton simulate cluster.yaml --hardware h100 --model meta-llama/Llama-3.1-8B --trace azure_conv.csv
     """
     from cluster.commands.simulate.inputs import read_inputs
@@ -55,16 +58,34 @@ def command(
     if costs.profile is not None:
         check_unread({"--model": model}, "--profile is of its own model")
     inputs = read_inputs(load_one_model(config, overrides, entry=entry, model=model), costs, load, run)
-    result = simulate(inputs.cluster, inputs.arrivals, seed=run.seed, faults=inputs.faults, spans=timeline is not None)
+    pilot = None
+    if run.autopilot or inputs.config.planner.mode == "act":
+        from cluster.commands.simulate.pilot import rehearsal
+
+        pilot = rehearsal(inputs.config, inputs.cluster, inputs.slo, seed=run.seed)
+    result = simulate(
+        inputs.cluster,
+        inputs.arrivals,
+        seed=run.seed,
+        faults=inputs.faults,
+        spans=timeline is not None,
+        pilot=pilot,
+    )
     report = summarize(result, inputs.cluster, inputs.slo)
     baseline = None
     if inputs.faults:
         baseline = summarize(simulate(inputs.cluster, inputs.arrivals, seed=run.seed), inputs.cluster, inputs.slo)
     _print(inputs, result, report, baseline)
+    if pilot is not None:
+        _print_decisions(pilot, result)
     if out is not None:
         content = to_json(
             report, result, seed=run.seed, faults=inputs.faults, without_faults=baseline, about=inputs.about
         )
+        if pilot is not None:
+            from cluster.commands.simulate.pilot import to_json as pilot_json
+
+            content["autopilot"] = pilot_json(pilot, result)
         with writing(out, "--out"):
             out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if timeline is not None:
@@ -73,6 +94,14 @@ def command(
         with writing(timeline, "--timeline"):
             draw(result, timeline, faults=inputs.faults, title=inputs.title)
     tell_written((out, timeline))
+
+
+def _print_decisions(pilot: "Rehearsal", result: "SimResult") -> None:
+    from rich.console import Console
+
+    from cluster.commands.simulate.pilot import decisions_table
+
+    Console(highlight=False, soft_wrap=True).print(decisions_table(pilot, result))
 
 
 def _print(inputs: "SimulateInputs", result: "SimResult", report: "Report", baseline: "Report | None") -> None:

@@ -26,6 +26,7 @@ from workers.speculative.methods import NONE, SELF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateInputs:
+    config: BatonConfig
     cluster: SimCluster
     arrivals: Sequence[Arrival]
     faults: Sequence[Fault]
@@ -58,6 +59,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
         name: str(value) if isinstance(value, Path) else value for name, value in (asdict(load) | asdict(run)).items()
     }
     return SimulateInputs(
+        config=config,
         cluster=cluster,
         arrivals=requests.arrivals,
         faults=() if run.faults is None else _faults(run.faults, config, requests.arrivals),

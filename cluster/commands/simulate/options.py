@@ -34,6 +34,14 @@ class RunOptions:
             rich_help_panel=_RUN,
         ),
     ] = None
+    autopilot: Annotated[
+        bool,
+        typer.Option(
+            "--autopilot",
+            help="The autopilot acts, within the file's planner bounds; it does too where planner.mode is act.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.", rich_help_panel=_RUN)] = 0
 
     @property

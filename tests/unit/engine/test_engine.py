@@ -270,3 +270,28 @@ def test_a_draft_worker_refuses_requests_by_name() -> None:
     driver.submit("r", PROMPT)
     driver.run()
     assert driver.finals["r", 0][0].error.message == "worker draft-0 is a draft worker and takes no requests"
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 6])
+def test_limits_that_change_meanwhile_change_no_token(num_steps: int) -> None:
+    driver = mixed()
+    prompts = {f"r{number}": list(range(1, 30 + number)) for number in range(3)}
+    for name, prompt in prompts.items():
+        driver.submit(name, prompt)
+    for step in range(num_steps):
+        driver.step()
+        driver.engines[0].tune(max_batched_tokens=4 + step, max_draft_tokens=1)
+    driver.run()
+    assert {name: driver.answer(name) for name in prompts} == {name: expected(one) for name, one in prompts.items()}
+
+
+def test_steps_are_counted_by_what_they_hold() -> None:
+    driver = mixed()
+    driver.submit("r", list(range(1, 41)))
+    driver.run()
+    stats = driver.engines[0].stats
+    assert stats.num_prompt_step_tokens == 40
+    assert stats.num_decode_steps == stats.num_decode_step_sequences == 7
+    assert stats.num_steps - stats.num_decode_steps == 3  # of 16 tokens each at most
+    assert stats.prompt_steps_s > 0
+    assert stats.decode_steps_s > 0

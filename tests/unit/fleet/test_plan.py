@@ -8,7 +8,7 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.fleet.plan import FleetPlan, NeedsDownError, check_change, from_text, to_text, worker_spec
+from cluster.fleet.plan import FleetPlan, NeedsDownError, check_change, from_text, to_text, with_workers, worker_spec
 from cluster.local.draft_preflight import draft_ranks_bytes
 from cluster.models.draft_memory import draft_memory_bytes
 from cluster.models.find import Silent, draft_in_full, find_draft, resolve_config
@@ -126,3 +126,10 @@ def test_what_the_open_ports_come_from_cannot_change_and_is_named() -> None:
 def test_a_plan_is_kept_as_it_is() -> None:
     kept = replace(plan(f"{POOL}\nadapters: {{}}"), drained=("a", "b"))
     assert from_text(to_text(kept)) == kept
+
+
+def test_workers_are_counted_anew_in_one_pool_alone() -> None:
+    old = plan("model: demo\npools: {prefill: {workers: 1}, decode: {workers: 2}}")
+    new = with_workers(old, {Role.DECODE: 3})
+    assert (new.desired[Role.PREFILL], new.desired[Role.DECODE]) == (1, 3)
+    check_change(old, new)

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from baton.errors import BatonError
 from baton.v1 import inference_pb2, worker_pb2
 from cluster.config.schema import RouterConfig
+from cluster.contracts.tuning import Tuning
 from cluster.doors.guard import Guard
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
@@ -48,6 +49,7 @@ class FakeDispatcher:
         self.views: list[WorkerView] | None = None  # None: one worker that decodes
         self.counters = Counters()
         self.handovers = Handovers()
+        self.tunings: list[Tuning] = []
         self.requests: list[DispatchRequest] = []
         self.aborted_choices: list[tuple[str, int]] = []
         self.closed: list[str] = []
@@ -55,6 +57,9 @@ class FakeDispatcher:
 
     def abort_choice(self, request_id: str, choice: int) -> None:
         self.aborted_choices.append((request_id, choice))
+
+    def tune(self, tuning: Tuning) -> None:
+        self.tunings.append(tuning)
 
     def health(self) -> Health:
         return self.healthy

@@ -129,3 +129,17 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 TestAdmissionMachine = AdmissionMachine.TestCase
 TestAdmissionMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_limits_that_rise_let_in_who_waits_and_those_that_fall_throw_nobody_out() -> None:
+    admission = Admission(max_running=1, max_queue=4)
+    for name in "abcd":
+        admission.arrive(name, deadline_s=9.0, now_s=0.0)
+    assert admission.tune(max_running=3, max_queue=4) == ["b", "c"]
+    assert admission.tune(max_running=1, max_queue=0) == []
+    assert (admission.num_running, admission.num_queued) == (3, 1)
+    assert admission.leave("a", now_s=1.0) == []
+    with pytest.raises(OverloadedError, match=r"router\.max_queue: 0"):
+        admission.arrive("e", deadline_s=9.0, now_s=1.0)
+    assert admission.leave("b", now_s=1.0) == []
+    assert admission.leave("c", now_s=1.0) == ["d"]
