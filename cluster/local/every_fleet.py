@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cluster.fleet.client import ControllerClient
 from cluster.local.deploying import deploy_ingress
 from workers.spec import Role
 
 if TYPE_CHECKING:
+    from cluster.fleet.client import ControllerClient
     from cluster.fleet.node_drain import NodeStatus
     from cluster.fleet.role_keeper import WorkerRole
     from cluster.fleet.status import FleetStatus
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class EveryFleet:
     """Of a cluster whose Ray is connected. `first`: the controller that keeps the table of models."""
 
-    def __init__(self, first: ControllerClient) -> None:
+    def __init__(self, first: "ControllerClient") -> None:
+        from cluster.fleet.client import ControllerClient  # Ray reads at its import where the cluster's token is
+
         self._first = first
         rows = first.model_table().models
         others = (ControllerClient.find(name=name) for name in dict.fromkeys(row.controller for row in rows))
