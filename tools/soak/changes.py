@@ -41,7 +41,7 @@ class Changes:
         if self._knows.get("set_role") and min(self._cluster.has("prefill"), self._cluster.has("decode")) > 1:
             found.append(Kind.FLIP_ROLE)
         if self._knows.get("rolling"):
-            found.append(Kind.ROLLING_CHANGE)
+            found += [Kind.ROLLING_CHANGE, Kind.ROLLING_INGRESS]
         if self._adapter is not None:
             found.append(Kind.ADAPTER)
         if isinstance(self._cluster, HostsCluster):
@@ -55,6 +55,8 @@ class Changes:
                 return await self._flip(planned)
             case Kind.ROLLING_CHANGE:
                 return await self._roll()
+            case Kind.ROLLING_INGRESS:
+                return await self._roll_ingress()
             case Kind.SCALE:
                 return await self._scale()
             case Kind.ADAPTER:
@@ -78,6 +80,12 @@ class Changes:
         self._num_rolled += 1
         await self._cluster.up(engine={**self._cluster.config["engine"], "max_batched_tokens": tokens})
         return "all workers", f"engine.max_batched_tokens: {tokens}"
+
+    async def _roll_ingress(self) -> tuple[str, str]:
+        router = self._cluster.config.get("router", {})
+        tries = router.get("max_retries", 2) + 1
+        await self._cluster.up(router={**router, "max_retries": tries})
+        return "all ingress replicas", f"router.max_retries: {tries}"
 
     async def _scale(self) -> tuple[str, str]:
         pools: dict[str, Any] = self._cluster.config["pools"]

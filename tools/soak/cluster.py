@@ -31,6 +31,9 @@ engine: {memory: 24MiB, max_batched_tokens: 128}
 kv: {lease_s: 5}
 router: {disaggregate_over_tokens: 32, max_retries: 6, request_timeout_s: 120}
 http: {replicas: 2}
+logging: {format: json}
+metrics: {vllm_names: true}
+tracing: {otlp_endpoint: "http://127.0.0.1:9", sample_ratio: 0.5}  # where nobody listens: that is to cost nothing
 """
 COMMAND_TIMEOUT_S = 300.0
 TITLES = {  # of processes that Ray renames -> kind

@@ -66,8 +66,7 @@ class Feed:
         os._exit(0)
 
     def do_set_role(self, worker_id: str, role: str) -> None:
-        setter: Any = found_controller().set_role  # type: ignore[attr-defined]  # where this version can
-        setter(worker_id, Role(role))
+        found_controller().set_role(worker_id, Role(role))
 
     def do_knows(self, method: str) -> bool:
         """Whether the controller's client can do that."""

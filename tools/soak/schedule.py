@@ -35,6 +35,7 @@ class Kind(enum.StrEnum):
     CUT_LINK = "cut link"
     FLIP_ROLE = "flip role"
     ROLLING_CHANGE = "rolling change"
+    ROLLING_INGRESS = "rolling change of the ingress"
     SCALE = "scale"
     ADAPTER = "adapter"
     BURST = "burst of long prompts"

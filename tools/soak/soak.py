@@ -142,7 +142,7 @@ class Soak:
         can_flip = await watch.do("knows", "set_role")
         rolls = can_roll()
         if not can_flip:
-            self._result.cannot.append("role flips: this version has no `baton role`")
+            self._result.cannot.append("role flips: no `baton role` here")
         if not rolls:
             self._result.cannot.append("rolling changes: this version wants `baton down` before an engine key changes")
         if not isinstance(self._cluster, HostsCluster):
