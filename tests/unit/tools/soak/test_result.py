@@ -29,7 +29,7 @@ def outcomes() -> list[Outcome]:
     ]
 
 
-def result(leak: float = 0.0, duration_s: float = 600.0) -> Result:
+def result(leak: float = 0.0, duration_s: float = 900.0) -> Result:
     made = Result(facts={"seed": 1}, duration_s=duration_s, outcomes=outcomes())
     made.happenings.append(Happening(kind=Kind.KILL_DECODE, begin_s=10.0, over_s=14.0, victim="decode 7"))
     for at_s in range(0, int(duration_s), 10):
@@ -80,7 +80,7 @@ def test_a_report_has_a_page_data_samples_and_pictures(tmp_path: Path) -> None:
     page = write(result(), tmp_path)
     assert "kill decode" in page.read_text()
     assert json.loads((tmp_path / "report.json").read_text())["ok"] is True
-    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 61
+    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 91
     for name in ("load.png", "resources.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
