@@ -12,9 +12,7 @@ from tools.soak.samples import Samples
 from tools.soak.verdict import BAD_ONES, Verdict, judge
 
 MAX_DETAILS = 200  # failures that are told in full
-MIN_JUDGED_S = (
-    300.0  # of a load: below, processes are still young in its second half, and trends are told but not judged
-)
+MIN_JUDGED_S = 600.0  # of a load: below, rings and caches still fill in its second half; trends are told, not judged
 
 
 @dataclass(slots=True, kw_only=True)
