@@ -18,6 +18,7 @@ from tools.soak.report import write
 from tools.soak.soak import Settings, Soak
 from tools.two_hosts import missing
 
+NOT_HERE = {"models", "auth", "tls"}  # of a config: its clients ask one model, without keys, over plain connections
 AROUND_S = 90.0  # a cluster's start and end, known answers
 
 
@@ -70,9 +71,12 @@ def main(
 
 
 def _read(text: str) -> dict[str, Any]:
+    """Raises: typer.BadParameter: a config that cannot be soaked; what else is wrong with it, `baton up` says."""
     config = yaml.safe_load(text) or {}
     if not isinstance(config, dict) or not isinstance(config.get("pools", {}), dict):
         raise typer.BadParameter("it is no mapping of keys, as `baton up` takes", param_hint="--config")
+    for key in NOT_HERE & config.keys():
+        raise typer.BadParameter(f"{key} is set, which a soak does not know: leave it out", param_hint="--config")
     return {"model": "demo", "dtype": "float32", **config}
 
 
