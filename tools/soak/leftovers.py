@@ -9,8 +9,9 @@ from tools.soak.samples import blocks_of
 from tools.soak.watch import View, workers_of
 
 KEPT = {"home", "adapters"}  # of the cluster's folder, by ourselves
+SECRETS = ("secret", "ray_token", "metrics_token")  # of a home, for its next cluster too
 TORCHS = "torchinductor_"  # torch's own cache, one for each user of a machine
-KEPT_AT_HOME = {"cluster.yaml", "secret", "ray_token", "lock", ".secret.lock", ".ray_token.lock"}
+KEPT_AT_HOME = {"cluster.yaml", "lock"} | {name for secret in SECRETS for name in (secret, f".{secret}.lock")}
 
 
 def look_at_blocks(view: View) -> list[str]:
