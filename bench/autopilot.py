@@ -1,13 +1,13 @@
 """The autopilot on a day whose load shifts from long prompts to long answers, against fleets that stay as they are.
 
     python -m bench.autopilot --trace AzureLLMInferenceTrace_conv.csv --plot docs/autopilot.png
-    python -m bench.autopilot --hours 6                                   # the first hours alone
+    python -m bench.autopilot --workers 8 --keep /var/tmp/day             # twice the fleet, twice the load
 
-Eight workers, OPT-13B on one A100-80G each (DistServe's published coefficients), simulated with production's classes.
-Compared are: the best of all fixed plans for the whole day; hindsight, the best plan of each hour, as if workers went
-over at no cost between hours, each hour begun with empty queues; the autopilot, which begins with the best plan of the
-first hour and knows the costs, but neither load nor lengths; and the same with up to eight workers, fewer when fewer
-will do. `--keep FOLDER` keeps each part's result, so that the benchmark goes on where it stopped.
+Workers are OPT-13B on one A100-80G each (DistServe's published coefficients), simulated with production's classes.
+Compared are: the best of all fixed plans for the whole day; hindsight, the best plan of every two hours, as if workers
+went over at no cost, each time begun with empty queues; the autopilot, which begins with the best plan of the first
+two hours and knows the costs, but neither load nor lengths; and the same with fewer workers when they do.
+`--keep FOLDER` keeps each part's result, so that the benchmark goes on where it stopped.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,21 @@ from cluster.planner.online.twin import Twin
 from cluster.simulator.world import simulate
 from workers.spec import Role
 
-NUM_WORKERS = 8
 SLO_ = SLO(ttft_s=1.0, tpot_s=0.035, attainment=0.9)
-PLANNER = PlannerConfig(mode="act", interval_s=10.0, window_s=50.0, cooldown_s=20.0)
+PLANNER = PlannerConfig(mode="act", interval_s=12.0, window_s=36.0, cooldown_s=10.0)
+SLOT_S = 2 * HOUR_S  # hindsight changes plans so often
 BAR = 0.9  # of hindsight's requests served well
 COARSE = 4  # blocks in one: simulated alike, in less time
 
 
-def fleet(num_prefill: int) -> SimCluster:
-    counts = {Role.PREFILL: num_prefill, Role.DECODE: NUM_WORKERS - num_prefill}
+NUM_SLOTS = HOURS // 2
+
+
+Split = tuple[int, int]  # prefill and decode workers
+
+
+def fleet(split: Split) -> SimCluster:
+    counts = dict(zip((Role.PREFILL, Role.DECODE), split, strict=True))
     return SimCluster(
         pools=tuple(
             SimPool(role=role, num_workers=count, latency=LATENCY, num_blocks=NUM_BLOCKS // COARSE)
@@ -61,34 +68,34 @@ def fleet(num_prefill: int) -> SimCluster:
 
 
 def by_hour(records: Sequence[RequestRecord]) -> list[tuple[int, int]]:
-    """(served well, all) of each hour, by arrival."""
-    counts = [[0, 0] for _ in range(HOURS)]
+    """(served well, all) of every two hours, by arrival."""
+    counts = [[0, 0] for _ in range(NUM_SLOTS)]
     for one in records:
-        hour = counts[min(int(one.arrived_s / HOUR_S), HOURS - 1)]
+        hour = counts[min(int(one.arrived_s / SLOT_S), NUM_SLOTS - 1)]
         hour[0] += not one.error and SLO_.is_met(one.ttft_s, one.tpot_s)
         hour[1] += 1
     return [(good, count) for good, count in counts]
 
 
-def one_hour_each(num_prefill: int, arrivals: Sequence[Arrival]) -> dict[str, Any]:
-    """Each hour's load on a fleet that was empty before."""
+def two_hours_each(split: Split, arrivals: Sequence[Arrival]) -> dict[str, Any]:
+    """Each two hours' load on a fleet that was empty before."""
     good = []
-    for hour in range(HOURS):
-        of_it = [one for one in arrivals if hour * HOUR_S <= one.at_s < (hour + 1) * HOUR_S]
-        moved = [replace(one, at_s=one.at_s - hour * HOUR_S) for one in of_it]
-        records = simulate(fleet(num_prefill), moved).records if moved else []
+    for slot in range(NUM_SLOTS):
+        of_it = [one for one in arrivals if slot * SLOT_S <= one.at_s < (slot + 1) * SLOT_S]
+        moved = [replace(one, at_s=one.at_s - slot * SLOT_S) for one in of_it]
+        records = simulate(fleet(split), moved).records if moved else []
         good.append(sum(pair[0] for pair in by_hour(records)))
     return {"good": good}
 
 
-def whole_day(num_prefill: int, arrivals: Sequence[Arrival]) -> dict[str, Any]:
-    result = simulate(fleet(num_prefill), arrivals)
+def whole_day(split: Split, arrivals: Sequence[Arrival]) -> dict[str, Any]:
+    result = simulate(fleet(split), arrivals)
     return {"hours": by_hour(result.records), "worker_s": result.worker_s}
 
 
-def piloted(num_prefill: int, arrivals: Sequence[Arrival], config: PlannerConfig) -> dict[str, Any]:
-    cluster = fleet(num_prefill)
-    setup = Setup(prefill=num_prefill, decode=NUM_WORKERS - num_prefill)
+def piloted(split: Split, arrivals: Sequence[Arrival], config: PlannerConfig) -> dict[str, Any]:
+    cluster = fleet(split)
+    setup = Setup(prefill=split[0], decode=split[1])
     autopilot = Autopilot(
         config,
         slo=SLO_,
@@ -132,29 +139,31 @@ class Parts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path)
-    parser.add_argument("--hours", type=int, default=HOURS)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     of = kinds(args.trace)
-    arrivals = day(of, hours=args.hours)
-    print(f"{processor()}; {len(arrivals)} requests over {args.hours} hours of {HOUR_S:.0f} s each, {of.source}")
+    arrivals = day(of, args.workers)
+    about = f"{len(arrivals)} requests over a day of {DAY_S / 60:.0f} minutes, {of.source}, {args.workers} workers"
+    print(f"{processor()}; {about}", flush=True)
     parts = Parts(args.keep)
-    splits = range(1, NUM_WORKERS)
-    alone = {split: parts.get(f"hours-{split}", lambda s=split: one_hour_each(s, arrivals))["good"] for split in splits}
-    best = sorted(splits, key=lambda split: -sum(alone[split]))[:2]
-    statics = {split: parts.get(f"static-{split}", lambda s=split: whole_day(s, arrivals)) for split in best}
-    static = max(statics, key=lambda split: _good(statics[split]))
+    splits = [(num_prefill, args.workers - num_prefill) for num_prefill in range(1, args.workers)]
+    alone = {
+        split: parts.get(f"hours-{split[0]}", partial(two_hours_each, split, arrivals))["good"] for split in splits
+    }
+    best = max(splits, key=lambda split: sum(alone[split]))
+    static = parts.get(f"static-{best[0]}", partial(whole_day, best, arrivals))
     first = max(splits, key=lambda split: alone[split][0])
-    roles = parts.get("roles", lambda: piloted(first, arrivals, PLANNER))
-    elastic = replace(PLANNER, max_workers=NUM_WORKERS)
-    number = parts.get("number", lambda: piloted(first, arrivals, elastic))
-    hindsight = [max(alone[split][hour] for split in splits) for hour in range(HOURS)]
-    _tell(statics[static], static, hindsight, roles, number)
+    roles = parts.get("roles", partial(piloted, first, arrivals, PLANNER))
+    elastic = replace(PLANNER, max_workers=args.workers)
+    number = parts.get("number", partial(piloted, first, arrivals, elastic))
+    hindsight = [max(alone[split][slot] for split in splits) for slot in range(NUM_SLOTS)]
+    _tell(static, best, hindsight, roles, number)
     if args.plot is not None:
         from bench.autopilot_plot import draw
 
-        draw(args.plot, statics[static], hindsight, roles, number, title=f"{len(arrivals)} requests, {of.source}")
+        draw(args.plot, static, hindsight, roles, number, title=about)
 
 
 def _good(part: dict[str, Any]) -> int:
@@ -162,14 +171,14 @@ def _good(part: dict[str, Any]) -> int:
 
 
 def _tell(
-    static: dict[str, Any], split: int, hindsight: Sequence[int], roles: dict[str, Any], number: dict[str, Any]
+    static: dict[str, Any], split: Split, hindsight: Sequence[int], roles: dict[str, Any], number: dict[str, Any]
 ) -> None:
     total = sum(count for _, count in static["hours"])
     scale = 24 * 3600 / DAY_S / 3600  # a worker's hours of the day that was pressed together
     print(f"{'':34} attainment  of hindsight  worker-hours  changes")
     for name, good, worker_s, changes in (
-        (f"static best ({split} prefill)", _good(static), static["worker_s"], 0),
-        ("hindsight, the best plan each hour", sum(hindsight), NUM_WORKERS * DAY_S, None),
+        (f"static best, {split[0]} prefill + {split[1]} decode", _good(static), static["worker_s"], 0),
+        ("hindsight, best plan every 2 hours", sum(hindsight), sum(split) * DAY_S, None),
         ("autopilot, roles", _good(roles), roles["worker_s"], _num_changes(roles)),
         ("autopilot, roles and number", _good(number), number["worker_s"], _num_changes(number)),
     ):

@@ -1,7 +1,8 @@
 """A day's load for `bench.autopilot`: more by day than by night, long prompts in the morning, long answers later.
 
 Lengths are pairs of the Azure conversation trace where it is at hand, those with long prompts and those with long
-answers apart; else made up alike. A day is pressed into `DAY_S`: its hours are minutes, the autopilot's too.
+answers apart; else made up alike. A day is pressed into `DAY_S`: an hour is 20 s, and the autopilot looks as much
+more often.
 """
 
 import math
@@ -14,9 +15,9 @@ import numpy as np
 from cluster.contracts.simulation import Arrival
 from cluster.load.trace_file import read_trace
 
-HOURS, HOUR_S = 24, 60.0
+HOURS, HOUR_S = 24, 20.0
 DAY_S = HOURS * HOUR_S
-MEAN_RATE, SWING, NOISE = 9.0, 0.35, 0.08  # requests/s, share of it by time of day, and by chance each hour
+WORKER_RATE, SWING, NOISE = 0.75, 0.35, 0.08  # requests/s a worker, share of it by time of day, and by chance
 MAX_TOKENS = 4000
 Pairs = Sequence[tuple[int, int]]
 
@@ -53,17 +54,18 @@ def answers_share(hour: float) -> float:
 
 
 def rate(hour: float, noise: Sequence[float]) -> float:
+    """Requests/s of each worker."""
     swing = SWING * math.sin((hour - 7.0) / HOURS * 2 * math.pi)
-    return MEAN_RATE * (1 + swing) * (1 + NOISE * noise[int(hour) % HOURS])
+    return WORKER_RATE * (1 + swing) * (1 + NOISE * noise[int(hour) % HOURS])
 
 
-def day(of: Kinds, *, seed: int = 0, hours: int = HOURS) -> list[Arrival]:
+def day(of: Kinds, num_workers: int, *, seed: int = 0, hours: int = HOURS) -> list[Arrival]:
     """Poisson at the hour's rate."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(HOURS).tolist()
     arrivals: list[Arrival] = []
     at_s = 0.0
-    while (at_s := at_s + float(rng.exponential(1 / rate(at_s / HOUR_S, noise)))) < hours * HOUR_S:
+    while (at_s := at_s + float(rng.exponential(1 / (num_workers * rate(at_s / HOUR_S, noise))))) < hours * HOUR_S:
         pairs = of.long_answers if rng.random() < answers_share(at_s / HOUR_S) else of.long_prompts
         prompt, answer = pairs[int(rng.integers(len(pairs)))]
         arrivals.append(Arrival(at_s=at_s, num_prompt_tokens=prompt, num_output_tokens=answer))

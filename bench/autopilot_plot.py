@@ -23,7 +23,7 @@ def draw(
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.4, 1.2))
-    hours = [hour + 0.5 for hour in range(HOURS)]
+    hours = [2 * slot + 1.0 for slot in range(HOURS // 2)]
     counts = [max(count, 1) for _, count in static["hours"]]
     for label, good, style in (
         ("hindsight", list(hindsight), "k:"),
@@ -42,7 +42,7 @@ def draw(
     share.set_ylabel("% long answers", color="C2")
     share.set_ylim(0, 100)
     rate = middle.twinx()
-    rate.plot(hours, [count / HOUR_S for count in counts], "C3--", linewidth=1)
+    rate.plot(hours, [count / (2 * HOUR_S) for count in counts], "C3--", linewidth=1)
     rate.set_ylabel("requests/s", color="C3")
     rate.set_ylim(0, None)
     lower.set_xlabel("hour of the day")
@@ -58,6 +58,6 @@ def _steps(axes: Any, part: dict[str, Any], title: str) -> None:
     setups = [first, *part["setups"], last]
     for place, label, colour in ((1, "prefill", "#d95f02"), (2, "decode", "#1f78b4")):
         axes.step(times, [setup[place] for setup in setups], where="post", label=label, color=colour)
-    axes.set(ylabel="workers", ylim=(0, 8.4))
+    axes.set(ylabel="workers", ylim=(0, 0.4 + max(setup[1] + setup[2] for setup in setups)))
     axes.set_title(title, fontsize=8)
     axes.legend(fontsize=7, loc="upper left")

@@ -4,9 +4,10 @@ python -m bench.role_flip                            # a minute and a half of de
 python -m bench.role_flip --quick
 python -m bench.role_flip --plot docs/role_flip.png
 
-Prints of each change how long it took and how many answers went on elsewhere, and of the spans around it, beside the
-spans without any: requests that were served within the targets (goodput), tokens a second, and requests that failed.
-Afterwards requests are asked again with nothing else going on: their tokens must be the same.
+Prints of each change how long it took, how many answers were written then, went on elsewhere, and how long they paused;
+and of the spans before and after: requests that were served within the targets (goodput), tokens a second, and requests
+that failed.
+Afterwards some requests are asked again, all at once and with no change of role: their tokens must be the same.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +30,6 @@ from rich.table import Table
 
 import baton
 from bench.machine import Quick, announce
-from cluster.commands.status import find
-from cluster.fleet.client import ControllerClient
 from workers.spec import Role
 
 CONFIG = """\
@@ -119,22 +119,40 @@ class Cluster:
     def baton(self, *arguments: str) -> None:
         subprocess.run([sys.executable, "-m", "cluster.cli", *arguments], check=True, stdout=subprocess.PIPE)
 
-    def up(self) -> tuple[str, ControllerClient]:
-        """Where its gRPC API is, and its controller."""
+    def up(self) -> str:
+        """Where its gRPC API is."""
         self.baton("up", str(self._config))
         state: dict[str, str] = json.loads(self._state.read_text())
-        return state["grpc"], find()[1]
+        return state["grpc"]
 
 
-def change(controller: ControllerClient, role: Role, start_s: float) -> Change:
-    at_s = time.monotonic() - start_s
-    changed = controller.set_role(WORKER, role)
-    asked_s = time.monotonic() - start_s - at_s
-    return Change(at_s=at_s, role=role, took_s=changed.took_s, num_moved=changed.num_moved, asked_s=asked_s)
+class Controller:
+    """Of that cluster, asked by a process beside."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "bench.role_flip_side"]
+        self._side = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._ask("")
+
+    def change(self, role: Role, start_s: float) -> Change:
+        at_s = time.monotonic() - start_s
+        took_s, num_moved = self._ask(f"{WORKER} {role}\n").split()
+        asked_s = time.monotonic() - start_s - at_s
+        return Change(at_s=at_s, role=role, took_s=float(took_s), num_moved=int(num_moved), asked_s=asked_s)
+
+    def close(self) -> None:
+        self._side.communicate()
+
+    def _ask(self, line: str) -> str:
+        assert self._side.stdin is not None
+        assert self._side.stdout is not None
+        self._side.stdin.write(line)
+        self._side.stdin.flush()
+        return self._side.stdout.readline()
 
 
 async def run(
-    controller: ControllerClient, target: str, asked: Sequence[Asked], every_s: float, duration_s: float
+    controller: Controller, target: str, asked: Sequence[Asked], every_s: float, duration_s: float
 ) -> list[Change]:
     """All changes that were made while the load ran; then some requests are asked again and compared."""
     changes: list[Change] = []
@@ -143,12 +161,13 @@ async def run(
         loading = asyncio.create_task(ask_all(client, asked, start_s))
         for number in range(1, int(duration_s / every_s)):
             await asyncio.sleep(max(start_s + number * every_s - time.monotonic(), 0.0))
-            changes.append(await asyncio.to_thread(change, controller, ROLES[(number - 1) % 2], start_s))
+            changes.append(await asyncio.to_thread(controller.change, ROLES[(number - 1) % 2], start_s))
         await loading
-        for one in random.Random(1).sample(list(asked), min(NUM_AGAIN, len(asked))):
-            again = Asked(prompt=one.prompt, max_tokens=one.max_tokens, seed=one.seed, due_s=0.0)
-            await ask(client, again, time.monotonic())
-            assert one.error or again.token_ids == one.token_ids, f"other tokens the second time: {one.prompt[:40]}"
+        some = random.Random(1).sample(list(asked), min(NUM_AGAIN, len(asked)))
+        again = [Asked(prompt=one.prompt, max_tokens=one.max_tokens, seed=one.seed, due_s=0.0) for one in some]
+        await ask_all(client, again, time.monotonic())
+        for one, other in zip(some, again, strict=True):
+            assert one.error or other.token_ids == one.token_ids, f"other tokens the second time: {one.prompt[:40]}"
     return changes
 
 
@@ -157,55 +176,60 @@ class Span:
     """Requests that were due in it, per second, and tokens that came in it."""
 
     name: str
-    seconds: float
     goodput: float
     tokens: float
     num_failed: int
 
 
-def spans(asked: Sequence[Asked], changes: Sequence[Change], duration_s: float, slo: tuple[float, float]) -> list[Span]:
-    around = [(change.at_s, change.at_s + AROUND_S) for change in changes]
-    by_role = {
-        f"around a change to {role}": [span for span, one in zip(around, changes, strict=True) if one.role == role]
-        for role in ROLES
-    }
+def span(asked: Sequence[Asked], name: str, begins_s: Sequence[float], slo: tuple[float, float]) -> Span:
+    """All stretches of `AROUND_S` from the given times on, as one."""
 
-    def is_in(at_s: float, where: Sequence[tuple[float, float]]) -> bool:
-        return any(begin <= at_s < end for begin, end in where)
+    def is_in(at_s: float) -> bool:
+        return any(begin_s <= at_s < begin_s + AROUND_S for begin_s in begins_s)
 
-    def span(name: str, where: Sequence[tuple[float, float]], *, outside: bool = False) -> Span:
-        seconds = sum(end - begin for begin, end in where)
-        seconds = duration_s - seconds if outside else seconds
-        due = [one for one in asked if is_in(one.due_s, where) is not outside]
-        came = sum(is_in(at_s, where) is not outside for one in asked for at_s in one.token_s if at_s < duration_s)
-        return Span(
-            name=name,
-            seconds=seconds,
-            goodput=sum(one.is_good(*slo) for one in due) / max(seconds, 1e-9),
-            tokens=came / max(seconds, 1e-9),
-            num_failed=sum(bool(one.error) for one in due),
-        )
-
-    return [span("without", around, outside=True), *(span(name, where) for name, where in by_role.items())]
+    seconds = AROUND_S * len(begins_s)
+    due = [one for one in asked if is_in(one.due_s)]
+    return Span(
+        name=name,
+        goodput=sum(one.is_good(*slo) for one in due) / seconds,
+        tokens=sum(is_in(at_s) for one in asked for at_s in one.token_s) / seconds,
+        num_failed=sum(bool(one.error) for one in due),
+    )
 
 
-def show(changes: Sequence[Change], found: Sequence[Span], slo: tuple[float, float]) -> None:
+def spans(asked: Sequence[Asked], changes: Sequence[Change], slo: tuple[float, float]) -> Iterator[Span]:
+    for role in ROLES:
+        times_s = [one.at_s for one in changes if one.role is role]
+        if times_s:
+            yield span(asked, f"{AROUND_S:g} s before a change to {role}", [at_s - AROUND_S for at_s in times_s], slo)
+            yield span(asked, f"{AROUND_S:g} s from it on", times_s, slo)
+
+
+def pauses_s(asked: Sequence[Asked], at_s: float) -> list[float]:
+    """Of each answer that was being written at that time, the longest gap between two tokens that came after it."""
+    going = [one for one in asked if one.token_s and one.token_s[0] < at_s < one.token_s[-1]]
+    return sorted(
+        max(after - before for before, after in pairwise(one.token_s) if at_s < after and before < at_s + AROUND_S)
+        for one in going
+    )
+
+
+def show(asked: Sequence[Asked], changes: Sequence[Change], slo: tuple[float, float]) -> None:
     console = Console()
     table = Table(title=f"changes of {WORKER} under load")
-    for heading in ("at, s", "to", "worker, ms", "all, ms", "answers moved"):
+    for heading in ("at, s", "to", "worker, ms", "all, ms", "written", "moved", "longest pause p50, max, ms"):
         table.add_column(heading, justify="right")
     for one in changes:
-        table.add_row(
-            f"{one.at_s:.0f}", one.role, f"{1000 * one.took_s:.0f}", f"{1000 * one.asked_s:.0f}", str(one.num_moved)
-        )
+        found = pauses_s(asked, one.at_s) or [0.0]
+        times = (f"{1000 * one.took_s:.0f}", f"{1000 * one.asked_s:.0f}")
+        pauses = f"{1000 * found[len(found) // 2]:.0f}, {1000 * found[-1]:.0f}"
+        table.add_row(f"{one.at_s:.0f}", one.role, *times, str(len(found)), str(one.num_moved), pauses)
     console.print(table)
     table = Table(title=f"goodput: first token within {slo[0]:g} s, then {1000 * slo[1]:g} ms a token")
-    for heading in ("span", "s", "requests/s in time", "tokens/s", "failed"):
+    for heading in ("span", "requests/s in time", "tokens/s", "failed"):
         table.add_column(heading, justify="right")
-    for span in found:
-        table.add_row(
-            span.name, f"{span.seconds:.0f}", f"{span.goodput:.2f}", f"{span.tokens:.0f}", str(span.num_failed)
-        )
+    for part in spans(asked, changes, slo):
+        table.add_row(part.name, f"{part.goodput:.2f}", f"{part.tokens:.0f}", str(part.num_failed))
     console.print(table)
 
 
@@ -219,9 +243,8 @@ def draw(asked: Sequence[Asked], changes: Sequence[Change], duration_s: float, p
     above, below = figure.subplots(2, 1, sharex=True)
     above.hist([at_s for one in asked for at_s in one.token_s], bins=range(int(duration_s) + 2), color="#9dc3e6")
     above.set(ylabel="tokens in a second", title=f"{WORKER} reads prompts in the shaded spans")
-    below.plot(
-        [one.due_s for one in asked], [one.token_s[0] - one.due_s for one in asked if one.token_s], ".", color="#1f4e79"
-    )
+    begun = [one for one in asked if one.token_s]
+    below.plot([one.due_s for one in begun], [one.token_s[0] - one.due_s for one in begun], ".", color="#1f4e79")
     below.set(ylabel="s to the first token", xlabel="s", ylim=(0, None))
     for axes in (above, below):
         for change, after in zip(changes, [*changes[1:], None], strict=True):
@@ -245,11 +268,12 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bt-") as folder:
         cluster = Cluster(Path(folder), model)
         try:
-            target, controller = cluster.up()
+            target, controller = cluster.up(), Controller()
             changes = asyncio.run(run(controller, target, asked, every_s, duration_s))
+            controller.close()
         finally:
             cluster.baton("down")
-    show(changes, spans(asked, changes, duration_s, slo), slo)
+    show(asked, changes, slo)
     num_failed = sum(bool(one.error) for one in asked)
     print(f"{len(asked)} requests, {num_failed} failed; {min(NUM_AGAIN, len(asked))} asked again: the same tokens")
     if plot is not None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,12 @@ class Phase:
     begin_s: float
     end_s: float
     asked: Sequence[Asked]
+
+    @classmethod
+    def saved(cls, phase: Mapping[str, Any]) -> "Phase":
+        """Of a `--json` file."""
+        asked = [Asked(**one) for one in phase["asked"]]
+        return cls(**{name: phase[name] for name in ("cluster", "name", "begin_s", "end_s")}, asked=asked)
 
     def figures(self) -> dict[str, Any]:
         ended = [one for one in self.asked if not one.error]
@@ -149,7 +155,9 @@ async def one_machine(home: Path, load_format: str, rate: float, calm_s: float) 
             await steps.do("before", asyncio.sleep(calm_s))
             await steps.do("workers replaced", cluster.up("engine.max_batched_tokens=256"))
             await steps.do("between", asyncio.sleep(calm_s))
-            await steps.do("ingress replaced", cluster.up("engine.max_batched_tokens=256", "router.max_queue=100"))
+            await steps.do(
+                "ingress replaced", cluster.up("engine.max_batched_tokens=256", "structured.compile_timeout_s=3")
+            )
             await steps.do("after", asyncio.sleep(calm_s))
         return steps.phases()
     finally:
@@ -200,6 +208,7 @@ def main(
     only: Annotated[str, typer.Option(help="machine or nodes; empty: both.")] = "",
     json_path: Annotated[Path | None, typer.Option("--json")] = None,
     plot: Annotated[Path | None, typer.Option()] = None,
+    also: Annotated[Path | None, typer.Option(help="A --json file of an earlier run, to be drawn too.")] = None,
     quick: Quick = False,
 ) -> None:
     calm_s = 4.0 if quick else calm_s
@@ -210,15 +219,15 @@ def main(
         with tempfile.TemporaryDirectory(prefix="br", dir="/tmp") as folder:
             found = asyncio.run(scenario(Path(folder), load_format, rate, calm_s))
         Console(width=120).print(show([phase.figures() for phase in found]))
+        for phase in found:
+            for error in phase.figures()["errors"]:
+                print(f"{phase.name}: {error}", flush=True)
         phases += found
-    figures = [phase.figures() for phase in phases]
-    for one in figures:
-        for error in one["errors"]:
-            print(f"{one['phase']}: {error}")
     if json_path is not None:
-        json_path.write_text(json.dumps(figures, indent=1))
+        json_path.write_text(json.dumps([asdict(phase) | {"figures": phase.figures()} for phase in phases]))
     if plot is not None:
-        draw(phases, TTFT_S, TPOT_S, plot)
+        earlier = [Phase.saved(phase) for phase in json.loads(also.read_text())] if also is not None else []
+        draw([*earlier, *phases], TTFT_S, TPOT_S, plot)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cluster.doors import accounts
 from cluster.ingress import metrics
 from cluster.ingress.telemetry import request_metrics, router_metrics, slo_metrics
 from cluster.ingress.telemetry.vllm_names import vllm_metrics
+from cluster.ingress.tracing import observing
 from workers.telemetry.described import Described, counter, gauge
 from workers.telemetry.families import worker_metrics
 
@@ -33,6 +34,7 @@ def tables() -> Mapping[str, Sequence[Described]]:
         "fleet": router_metrics.OF_WORKERS,
         "workers": tuple(worker_metrics()),
         "keys": accounts.DESCRIBED,
+        "observing": observing.DESCRIBED,
         "process": PROCESS,
         "vllm": tuple(vllm_metrics()),
     }

@@ -71,9 +71,10 @@ def list_adapters(model: Model = None) -> None:
 def _controller(model: str | None) -> "ControllerClient":
     """Of the model's workers. Raises: ConfigError: there are several and none is named, or there is no such model."""
     from cluster.commands.status import find
-    from cluster.fleet.client import ControllerClient
 
     first = find()[1]
+    from cluster.fleet.client import ControllerClient  # Ray reads at its import where the cluster's token is
+
     rows = [row for row in first.model_table().staying() if row.entry]
     if not rows and model is None:
         return first

@@ -1,5 +1,6 @@
 """`baton keep`: a cluster as its file says, for as long as somebody runs this command."""
 
+import logging
 import os
 import signal
 import time
@@ -11,6 +12,8 @@ import typer
 from baton.errors import ConfigError
 
 LOOK_S = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 def command(
@@ -31,20 +34,32 @@ def command(
     """
     from cluster.commands.fetching import resolve_config_shown
     from cluster.config.load import loads, read_text
+    from cluster.config.schema import BatonConfig
     from cluster.host import state
     from cluster.local import ray_node as local_ray
     from cluster.local.keeper import Keeper, Marks, wait_for
     from cluster.local.kept_cluster import KeptCluster
+    from cluster.logs.setup import set_up
 
     address = local_ray.external_address()
     if address is None:
         raise ConfigError("RAY_ADDRESS: is not set; give host:port of Ray's head node, or use `baton serve`")
     said = [""]
+    log_format = ["text"]  # as the file says that was read last
 
     def say(text: str) -> None:
-        if text != said[0]:
+        if text != said[0] and log_format[0] == "json":
+            logger.info("%s", text)
+        elif text != said[0]:
             typer.echo(text, err=True)
         said[0] = text
+
+    def parse(text: str) -> BatonConfig:
+        parsed = loads(text)
+        log_format[0] = parsed.logging.format
+        if log_format[0] == "json":
+            set_up("json")
+        return parsed
 
     state.cluster_secret()  # makes the home
     marks = Marks(state.home())
@@ -66,7 +81,7 @@ def command(
         KeptCluster(resolve_config_shown, report, lambda text: say(f"warning: {text}")),
         marks,
         read=lambda: read_text(config),
-        parse=loads,
+        parse=parse,
         replace=replace,
         say=say,
     )

@@ -143,6 +143,9 @@ def _model(model: "ModelStatus") -> "Iterator[Text]":
 def _rollout(status: "FleetStatus") -> "Iterator[Text]":
     from rich.text import Text
 
+    if status.drained:
+        ids = ", ".join(node_id[:8] for node_id in status.drained)
+        yield Text(f"no worker is placed on {ids}; see `baton drain`", style="yellow")
     if status.rollout is None:
         return
     done = f"{status.rollout.why}: {status.rollout.num_replaced} of {status.rollout.num_wanted} workers are as wanted"

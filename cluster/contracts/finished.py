@@ -13,6 +13,7 @@ class FinishedRequest:
     """Times are seconds of the ingress's monotonic clock.
 
     Attributes:
+        model: As its client named it; of several versions of a model, the one that answered: chat@v2.
         status: ok, cancelled (its client went away), or the code of its error.
         ttft_s: Of its first choice to begin; None: no token was sent.
         tpot_s: Mean gap between tokens of a choice; None: none has two.

@@ -206,7 +206,8 @@ class SteeredFleet(Protocol):
 
 
 class SimPilot(Protocol):
-    interval_s: float
+    @property
+    def interval_s(self) -> float: ...
 
     def look(self, fleet: SteeredFleet) -> None:
         """Every interval, from the first one's end on."""

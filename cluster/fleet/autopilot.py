@@ -26,7 +26,8 @@ from cluster.fleet.lease import Lease
 from cluster.fleet.plan import FleetPlan, with_workers
 from cluster.fleet.record import WorkerRecord
 from cluster.fleet.tick import WorkerPhase, slot_of
-from cluster.fleet.worker_call import Call, call_worker
+from cluster.fleet.tuner import Tuner
+from cluster.fleet.worker_call import Call
 from cluster.planner.online.autopilot import Autopilot, Verdict
 from cluster.planner.online.calibration import Calibration
 from cluster.planner.online.candidates import Bounds
@@ -42,7 +43,6 @@ from workers.spec import SERVING_ROLES, Role
 OFF, ACT = "off", "act"
 TICK_S = 0.5  # between two glances at whether a look is due
 JUDGE_TIMEOUT_S = 60.0
-TUNE_TIMEOUT_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class FleetAutopilot:
         self._hands = hands
         self._lease = lease
         self._judge: Judge = judge or JudgeProcess(JUDGE_TIMEOUT_S)
-        self._call = call or call_worker
+        self._tuner = Tuner(call)
         self._demand = Demand(time.monotonic())
         self._journal = Journal()
         self._pilot: Autopilot | None = None
@@ -98,7 +98,6 @@ class FleetAutopilot:
         self._next_s = 0.0
         self._began_s = time.monotonic()
         self._look_s = self._spent_s = 0.0
-        self._tuned: dict[str, Tuning] = {}  # by incarnation
         self._waits = ""
 
     # What the controller passes on.
@@ -141,7 +140,7 @@ class FleetAutopilot:
         plan = self._hands.plan()
         if plan is None:
             return
-        await self._tune_workers()
+        await self._tuner.tune(self._hands.workers(), self._tuning)
         if self._mode == OFF or time.monotonic() < self._next_s:
             return
         self._next_s = time.monotonic() + plan.config.planner.interval_s
@@ -208,7 +207,9 @@ class FleetAutopilot:
             requests=requests,
             workers=[_seen(one, roles[slot]) for slot, one in ready.items() if slot in roles],
             setup=setup_of(roles, plan.tuning),
-            is_settled=set(ready) == set(roles) and len(serving) == len(roles),
+            is_settled=set(ready) == set(roles)
+            and len(serving) == len(roles)
+            and all(one.role_now is roles[slot] for slot, one in ready.items()),
             by_hand=self._by_hand,
         )
 
@@ -255,23 +256,6 @@ class FleetAutopilot:
             raise UnavailableError("the autopilot was switched off meanwhile")
         if not self._lease.holds:
             raise UnavailableError("another controller has taken over: this one changes nothing any more")
-
-    async def _tune_workers(self) -> None:
-        """Those that have come since, or whose limits have changed."""
-        tuning, live = self._tuning, {one.incarnation for one in self._hands.workers()}
-        self._tuned = {name: told for name, told in self._tuned.items() if name in live}
-        for worker in self._hands.workers():
-            is_ready = worker.phase is WorkerPhase.READY and worker.role in SERVING_ROLES
-            if is_ready and self._tuned.get(worker.incarnation, UNTUNED) != tuning:
-                await self._tune(worker, tuning)
-
-    async def _tune(self, worker: WorkerRecord, tuning: Tuning) -> None:
-        try:
-            await self._call(worker, "tune", tuning, timeout_s=TUNE_TIMEOUT_S)
-        except BatonError as error:
-            logger.warning("limits were not taken worker_id=%s error=%s", worker.worker_id, error.message)
-        else:
-            self._tuned[worker.incarnation] = tuning
 
     @property
     def _mode(self) -> str:

@@ -96,7 +96,12 @@ class Controller:
             beside=Beside(namespace),
         )
         self._rolling = Rolling(
-            key=namespace, plan=self._wanted, crew=self._crew, seating=self._seating, tell=self.tell
+            key=namespace,
+            plan=self._wanted,
+            crew=self._crew,
+            seating=self._seating,
+            tell=self.tell,
+            is_asked_for=lambda model: self._ingresses.all_ask_for(model, time.monotonic()),
         )
         self._adapters = AdapterKeeper(
             plan=self._wanted,
@@ -241,10 +246,10 @@ class Controller:
     async def owner(self) -> Owner:
         return self._owner
 
-    async def workers(self, ingress_id: str = "", node_id: str = "") -> list[WorkerEntry]:
+    async def workers(self, ingress_id: str = "", node_id: str = "", model: str = "") -> list[WorkerEntry]:
         """The workers that serve, those that drain included. For an ingress replica, on a node, that asks."""
         if ingress_id:
-            self._ingresses.ask(ingress_id, node_id, time.monotonic())
+            self._ingresses.ask(ingress_id, node_id, model, time.monotonic())
         entries = (worker.entry() for worker in self._crew.workers.values())
         return [replace(entry, worker_id=f"{self._prefix}{entry.worker_id}") for entry in entries if entry is not None]
 

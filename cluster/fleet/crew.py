@@ -146,7 +146,8 @@ class Crew:
             await asyncio.wait(self._stops)
 
     def forget_unwanted(self, desired: Mapping[Role, int]) -> None:
-        """Slots that are wanted no more, once their worker has ended, and workers that were stopped for another."""
+        """Slots that are wanted no more, once their worker has ended, and workers that were stopped for another, or
+        that failed and have one like them in their place; a successor's failure is kept while the old one serves on."""
         filled = {(worker.role, worker.index) for worker in self.live}
         self.workers = {
             name: worker
@@ -154,9 +155,19 @@ class Crew:
             if worker.phase in LIVE
             or (
                 worker.index < desired.get(worker.role, 0)
+                and not self._is_made_up_for(worker)
                 and (worker.phase is WorkerPhase.FAILED or (worker.role, worker.index) not in filled)
             )
         }
+
+    def _is_made_up_for(self, ended: WorkerRecord) -> bool:
+        """Whether one like it has come up in its slot since; if on the other side, its record would else stay for good."""
+        return any(
+            worker.phase is WorkerPhase.READY
+            and (worker.role, worker.index, worker.generation) == (ended.role, ended.index, ended.generation)
+            and worker.entered_s > ended.entered_s
+            for worker in self.live
+        )
 
     def forget_failures(self) -> None:
         """What is wanted from now on has not failed yet."""

@@ -16,7 +16,6 @@ def merged(
     rows: Mapping[str, ServedModel],
     fleets: Mapping[str, FleetStatus | None],
     num_open: Mapping[str, int],
-    num_ingress_replicas: int,
 ) -> FleetStatus:
     """
     Args:
@@ -47,7 +46,7 @@ def merged(
         ready=all(model.ready for model in models if not model.leaving),
         config=_config(staying),
         model_path=next((row.model_path for row in staying), ""),
-        num_ingress_replicas=num_ingress_replicas,
+        num_ingress_replicas=max((fleet.num_ingress_replicas for fleet in known.values()), default=0),
         pools=tuple(pool for fleet in known.values() for pool in fleet.pools),
         workers=tuple(worker for fleet in known.values() for worker in fleet.workers),
         refused=tuple(dict.fromkeys(line for fleet in known.values() for line in fleet.refused)),

@@ -69,7 +69,6 @@ class Models:
             rows,
             {entry: answers[row.controller] for entry, row in rows.items()},
             {entry: self.book.num_open(entry, now_s) for entry in rows},
-            own.num_ingress_replicas,
         )
 
     async def _ask(self, name: str, own: FleetStatus) -> FleetStatus | None:

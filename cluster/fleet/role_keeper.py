@@ -89,6 +89,7 @@ class RoleKeeper:
             ConfigError: See `workers.role_change`.
         """
         worker = self._find(name)
+        name = worker.worker_id
         wanted = worker.role if role is None else role
         check_role(name, worker.role, self._plan().pool(worker.role).gang, wanted)
         self._check_now(worker)

@@ -35,14 +35,25 @@ class Rolling:
         key: Of what is kept in Ray's key-value store.
         plan: What is wanted now.
         tell: Of an event.
+        is_asked_for: Whether every ingress replica looks for workers of a model.
     """
 
-    def __init__(self, *, key: str, plan: Callable[[], FleetPlan], crew: Crew, seating: Seating, tell: Tell) -> None:
+    def __init__(
+        self,
+        *,
+        key: str,
+        plan: Callable[[], FleetPlan],
+        crew: Crew,
+        seating: Seating,
+        tell: Tell,
+        is_asked_for: Callable[[str], bool],
+    ) -> None:
         self._key = key
         self._plan = plan
         self._crew = crew
         self._seating = seating
         self._tell = tell
+        self._is_asked_for = is_asked_for
         self._change = change.load_saved(key)
         self._ready_before: Mapping[Role, int] = {}
         self._generations: tuple[FleetPlan, dict[tuple[Role, int], Generation]] | None = None
@@ -109,13 +120,14 @@ class Rolling:
         if self._change is None:
             return None
         observed = self.observed(now_s)
+        is_there = rollout.is_all_new(desired, observed, now_s) and self._is_asked_for(model_key(self._plan()))
         return RolloutStatus(
             why=self._change.why,
             num_replaced=rollout.num_replaced(desired, observed),
             num_wanted=sum(desired.values()),
             halted=self._change.halted,
             holds_old=self._change.holds_old,
-            may_switch=self._change.holds_old and rollout.is_all_new(desired, observed, now_s),
+            may_switch=self._change.holds_old and is_there,
         )
 
     def serves_wanted_model(self, worker: WorkerRecord) -> bool:

@@ -97,9 +97,8 @@ class Seating:
 
         Returns: the ground as it found it.
         """
-        replaced = [other for other in self._workers() if (other.role, other.index) == (worker.role, worker.index)]
         for _ in range(MAX_SEATINGS):
-            ground = self._ground(worker, without=replaced)  # it inherits their cores
+            ground = self._ground(worker, without=self._sharing(worker))
             address = {node.node_id: node.address for node in ground.nodes}
             ranks = ground.ranks(worker.worker_id, worker.index, self._pool(worker), node_ids)
             worker.ranks = tuple(replace(rank, node=address[rank.node_id]) for rank in ranks)
@@ -154,6 +153,18 @@ class Seating:
         await self._terrain.learn(self._get_plan().asked)
         if self._beside is not None:
             self._others = self._beside.others()
+
+    def _sharing(self, worker: WorkerRecord) -> list[WorkerRecord]:
+        """Whose cores do not count: those of the worker that it replaces, which it inherits, and of pairs' one half."""
+        held: set[tuple[Role, int]] = {(worker.role, worker.index)}
+        sharing = []
+        for other in self._workers():
+            slot = (other.role, other.index)
+            if slot in held:
+                sharing.append(other)
+            elif other.phase in LIVE and other.cores:
+                held.add(slot)
+        return sharing
 
     @property
     def _drained(self) -> tuple[str, ...]:

@@ -174,7 +174,7 @@ class IngressReplica:
         self._view.leave()
 
     def _states(self) -> Sequence[WorkerView]:
-        return [view for version in self._services for view in version.service.dispatcher.states()]
+        return list(self._services.states())
 
     def check_health(self) -> None:
         """Serve asks now and then, and replaces a replica for which this raises."""
@@ -283,8 +283,8 @@ async def _ask_replicas(method: str, *arguments: Any) -> list[Any]:
 
 
 def _controllers(spec: IngressSpec, ingress_id: str) -> Controllers:
-    def workers(name: str) -> WorkerTableClient:
-        return WorkerTableClient(ControllerLink(spec.namespace, name), ingress_id)
+    def workers(name: str, model: str) -> WorkerTableClient:
+        return WorkerTableClient(ControllerLink(spec.namespace, name), ingress_id, model)
 
     def demand(name: str) -> DemandClient:
         return DemandClient(ControllerLink(spec.namespace, name))

@@ -54,16 +54,17 @@ class ControllerLink:
 class WorkerTableClient:
     """Its absence is an UnavailableError, which the dispatcher lives with."""
 
-    def __init__(self, link: ControllerLink, ingress_id: str) -> None:
+    def __init__(self, link: ControllerLink, ingress_id: str, model: str) -> None:
         import ray
 
         self._link = link
         self._ingress_id = ingress_id
+        self._model = model
         self._node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
     async def __call__(self) -> Sequence[WorkerEntry]:
         table: list[WorkerEntry] = await self._link.ask(
-            "workers", self._ingress_id, self._node_id, timeout_s=_FETCH_TIMEOUT_S
+            "workers", self._ingress_id, self._node_id, self._model, timeout_s=_FETCH_TIMEOUT_S
         )
         return table
 

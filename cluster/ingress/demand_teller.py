@@ -57,7 +57,10 @@ class DemandTeller:
 
     async def _run(self) -> None:
         while True:
-            await self.tell()
+            try:
+                await self.tell()
+            except Exception:
+                logger.exception("the controller was not told of requests")
             await asyncio.sleep(INTERVAL_S if self._wants else IDLE_INTERVAL_S)
 
     async def tell(self) -> None:

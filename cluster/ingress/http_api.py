@@ -44,7 +44,7 @@ from cluster.ingress.services import Services, Version, services_of
 from cluster.ingress.tokenize_body import TokenizeBody
 from cluster.ingress.tokenizer import INLINE_TOKENS
 from cluster.ingress.tracing.routes import add_request_routes
-from cluster.ingress.tracing.visit import Visits
+from cluster.ingress.tracing.visit import Visits, note_error
 from cluster.ingress.truncation import num_kept, truncated
 from cluster.ingress.web_page import add_page_routes, page_response, wants_page
 
@@ -240,6 +240,7 @@ class HTTPRoutes:
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, BatonError)
+        note_error(error.code)
         self._services.metrics.requests.labels(route_name(request.url.path), error.code).inc()
         body, headers = error_answer(request.scope, error)
         return json_response(body, error.http_status, headers)

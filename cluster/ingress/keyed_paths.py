@@ -13,7 +13,7 @@ from cluster.ingress.error_answers import error_answer
 from cluster.ingress.messages_errors import is_of_messages
 from cluster.ingress.metrics import Metrics
 from cluster.ingress.route_names import route_name
-from cluster.ingress.tracing.visit import current_visit
+from cluster.ingress.tracing.visit import current_visit, note_error
 
 OPEN_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/openapi.json", "/docs"))
 METRICS_PATHS = frozenset(("/metrics", "/metrics/targets"))
@@ -54,6 +54,7 @@ class KeyedPaths:
                 admitted = None
         except BatonError as error:
             self._metrics.requests.labels(route_name(scope["path"]), error.code).inc()
+            note_error(error.code)
             await _refuse(scope, send, error)
             return
         if admitted is None:

@@ -108,8 +108,13 @@ class ModelFollower:
         return table
 
     def _open_calls(self) -> dict[str, int]:
-        calls = {entry: hosted.service.num_open for entry, hosted in self._hosted.items()}
+        """By entry; of those that are to stay, such as are served as the table says."""
+        rows = self._rows
+        as_told = [one for name, one in self._hosted.items() if name not in rows or one.row.is_as(rows[name])]
+        calls = {hosted.row.entry: hosted.service.num_open for hosted in as_told}
         for hosted in self._leaving:
+            if hosted.row.entry in rows and hosted.row.entry not in calls:
+                continue
             calls[hosted.row.entry] = calls.get(hosted.row.entry, 0) + hosted.service.num_open
         return calls
 
@@ -190,7 +195,7 @@ class ModelFollower:
 
     async def _finish(self, hosted: Hosted) -> None:
         quiet_s = time.monotonic()
-        while time.monotonic() - quiet_s < QUIET_S:
+        while hosted.service.num_open or time.monotonic() - quiet_s < QUIET_S:
             if hosted.service.num_open:
                 quiet_s = time.monotonic()
             await asyncio.sleep(FOLLOW_S / 2)

@@ -43,9 +43,9 @@ FetchWorkers = Callable[[], Awaitable[Sequence[WorkerEntry]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controllers:
-    """How a replica asks the controller of a name."""
+    """How a replica asks the controller of a name; for workers of a model."""
 
-    workers: Callable[[str], FetchWorkers]
+    workers: Callable[[str, str], FetchWorkers]
     adapters: Callable[[str], AdapterLoading]
     demand: Callable[[str], Send]
 
@@ -83,7 +83,7 @@ class ModelHost:
             secret=self._secret,
             config=config.router,
             health=config.health,
-            fetch_workers=self._controllers.workers(row.controller),
+            fetch_workers=self._controllers.workers(row.controller, row.workers_model),
             model=row.workers_model,
         )
         service = Service(

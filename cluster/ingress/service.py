@@ -115,6 +115,7 @@ class Service:
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
         self.model = model
+        self.shown = model  # where versions of it are told apart: `Services` says
         self.defaults = dict(defaults or {})
         self.created = int(time.time())
         self.aliases = frozenset(aliases)
@@ -330,7 +331,8 @@ class OpenCall:
     def __init__(self, service: Service, call: Call, admitted: Pass | None = None) -> None:
         self._usage = TokenUsage()
         self._ring = service.ring
-        self._record = _record(call, service.model)
+        self._model = service.shown if call.model in (service.model, *service.aliases) else call.model
+        self._record = _record(call, service.shown)
         self._answers = [
             StreamedAnswer(service.dispatcher, service.tokenizer, job, self._usage, track)
             for job, track in zip(call.jobs, self._record.tracks, strict=True)
@@ -339,7 +341,7 @@ class OpenCall:
         self._pass = admitted
         self._service = service
         self._metrics = service.metrics
-        self._of_model = service.metrics.of(call.model)
+        self._of_model = service.metrics.of(self._model)
         self._num_unfinished = call.num_choices
         self._on_finished = service.on_finished
         self._open_calls = service.open_calls
@@ -435,7 +437,7 @@ class OpenCall:
         writing_s = max(self._last_s, default=0.0) - self._first_s
         return FinishedRequest(
             request_id=call.request_id,
-            model=call.model,
+            model=self._model,
             route=call.route,
             status=status,
             arrived_s=call.started_s,

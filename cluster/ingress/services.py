@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -21,6 +21,7 @@ from cluster.ingress.tracing.ring import Ring
 from cluster.ingress.tracing.visit import Visits
 from cluster.router.counters import Counters
 from cluster.router.table import Health
+from cluster.router.workers import WorkerView
 
 AskReplicas = Callable[[Question], Awaitable[list[list[dict[str, Any]]]]]
 
@@ -111,6 +112,13 @@ class Services:
         """Of each model's router, by its name; of several versions, by each one's own."""
         return {self.shown(version): version.service.dispatcher.counters for version in self}
 
+    def states(self) -> Iterator[WorkerView]:
+        """The workers of all models, each with what its model is called: ids of two versions' workers may be equal."""
+        for version in self:
+            model = self.shown(version)
+            for view in version.service.dispatcher.states():
+                yield replace(view, model=model)
+
     def shown(self, version: Version) -> str:
         """What it is called where versions are told apart."""
         model = version.service.model
@@ -185,6 +193,8 @@ class Services:
         for version in self._versions.values():
             found |= dict.fromkeys(version.service.aliases, (version,))
         self._by_name = found
+        for version in self._versions.values():
+            version.service.shown = self.shown(version)
 
 
 def _check(admitted: Pass, name: str, versions: Sequence[Version]) -> None:

@@ -200,7 +200,7 @@ class _Start:
                 self._warn(warning)
         for fleet in fleets.controllers():
             if fleet.own_status().rollout is not None:
-                self._roll_out(fleet, applied)
+                self._roll_out(fleet, fleets, applied)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingress") as pool:
             ingress = pool.submit(self._deploy, applied)
             with self._timed("workers"):
@@ -215,11 +215,18 @@ class _Start:
         fleets.end_leaving()
         return applied
 
-    def _roll_out(self, fleet: "ControllerClient", applied: Applied) -> None:
+    def _roll_out(self, fleet: "ControllerClient", fleets: Fleets, applied: Applied) -> None:
+        """Of one model's workers."""
+        mine = [row for row in applied.models if fleets.is_home(fleet, row)]
+
+        def deploy() -> None:
+            self._deploy(applied)
+            fleets.wait_until_served(mine)
+
         health = self._config.health
         rolling = RollOut(
             fleet=fleet,
-            deploy=lambda: self._deploy(applied),
+            deploy=deploy,
             report=self._report,
             patience_s=health.start_timeout_s + health.drain_timeout_s + PATIENCE_S,
         )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cluster.fleet.tick import BESIDE
 from cluster.local.deploying import deploy_ingress
 from workers.spec import Role
 
@@ -22,16 +23,16 @@ class EveryFleet:
 
         self._first = first
         rows = first.model_table().models
-        others = (ControllerClient.find(name=name) for name in dict.fromkeys(row.controller for row in rows))
-        self._others = [one for one in others if one is not None and one.actor != first.actor]
+        found = (ControllerClient.find(name=name) for name in dict.fromkeys(row.controller for row in rows))
+        self._fleets = [one for one in found if one is not None] or [first]  # the first may have none any more
 
     def status(self) -> "FleetStatus":
         return self._first.status()
 
     def nodes(self) -> "tuple[NodeStatus, ...]":
         """Each with the workers of all models."""
-        found = {node.node_id: node for node in self._first.nodes()}
-        for fleet in self._others:
+        found = {node.node_id: node for node in self._fleets[0].nodes()}
+        for fleet in self._fleets[1:]:
             for node in fleet.nodes():
                 if node.node_id in found:
                     known = found[node.node_id]
@@ -39,23 +40,26 @@ class EveryFleet:
         return tuple(found.values())
 
     def roles(self) -> "tuple[WorkerRole, ...]":
-        return tuple(one for fleet in (self._first, *self._others) for one in fleet.roles())
+        return tuple(one for fleet in self._fleets for one in fleet.roles())
 
     def set_role(self, worker_id: str, role: Role | None) -> "RoleChanged":
         """As of `Controller.set_role`."""
-        for fleet in self._others:
-            if any(one.worker_id == worker_id for one in fleet.roles()):
-                return fleet.set_role(worker_id, role)
-        return self._first.set_role(worker_id, role)
+        its = [fleet for fleet in self._fleets if any(_is(worker_id, one.worker_id) for one in fleet.roles())]
+        return (its or self._fleets)[0].set_role(worker_id, role)
 
     def drain_node(self, name: str, *, undo: bool) -> str:
         """As of `Controller.drain_node`."""
-        node_id = self._first.drain_node(name, undo=undo)
-        for fleet in self._others:
+        node_id = self._fleets[0].drain_node(name, undo=undo)
+        for fleet in self._fleets[1:]:
             fleet.drain_node(node_id, undo=undo)
         return node_id
 
     def move_ingress(self) -> None:
         """To nodes that are not to be empty."""
-        plan = self._first.plan()
+        plan = self._fleets[0].plan()
         deploy_ingress(plan.config, self._first.model_table().staying(), avoid=plan.drained)
+
+
+def _is(name: str, worker_id: str) -> bool:
+    """Whether a name is a worker's, or its slot's: `chat.decode-1` of `chat.decode-1b`."""
+    return worker_id == name or worker_id.removesuffix(BESIDE) == name

@@ -2,6 +2,7 @@
 beside those that run, and those that are gone end when nothing of theirs runs any more.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,9 +51,13 @@ class Fleets:
         fleets = dict(fleets_of(config))
         plans: dict[str, FleetPlan] = {}
         _announce({homes[entry]: fleet for entry, fleet in fleets.items() if entry not in running})
+        drained = self.first.status().drained
         for entry in sorted(fleets, key=lambda entry: entry not in running):  # what is refused starts nothing new
+            controller = self._controller(homes[entry])
             with named(entry):
-                plans[entry] = self._controller(homes[entry]).apply(fleets[entry])
+                plans[entry] = controller.apply(fleets[entry])
+            for node_id in set(drained) - set(plans[entry].drained):
+                controller.drain_node(node_id, undo=False)
         models = tuple(_row(config, entry, homes[entry], plans[entry]) for entry in fleets)
         self.first.serve_models(models)
         return Applied(models, tuple(plans[entry] for entry in fleets))
@@ -61,6 +66,10 @@ class Fleets:
         """Of all models that are served, the first one first."""
         names = dict.fromkeys([first_name(), *(row.controller for row in self.first.model_table().staying())])
         return [self._controller(name) for name in names]
+
+    def is_home(self, controller: "ControllerClient", row: ServedModel) -> bool:
+        """Whether it keeps the model's workers."""
+        return bool(self._controller(row.controller).actor == controller.actor)
 
     def wait_until_served(self, models: Sequence[ServedModel]) -> None:
         """By every ingress replica. Raises: UnavailableError: not within SHOWN_TIMEOUT_S."""
@@ -81,10 +90,9 @@ class Fleets:
             self.first.forget_model(row.entry)
 
     def _wait_until_quiet(self, entry: str, timeout_s: float) -> None:
-        begun_s = quiet_s = time.monotonic()
-        while time.monotonic() - quiet_s < QUIET_S and time.monotonic() - begun_s < timeout_s + QUIET_S:
-            if not self.first.is_quiet(entry):
-                quiet_s = time.monotonic()
+        deadline, quiet_s = time.monotonic() + timeout_s + QUIET_S, math.inf  # since then; not yet
+        while (now_s := time.monotonic()) < deadline and now_s - quiet_s < QUIET_S:
+            quiet_s = min(quiet_s, time.monotonic()) if self.first.is_quiet(entry) else math.inf
             time.sleep(POLL_S)
 
     def _end(self, row: ServedModel, timeout_s: float) -> None:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from cluster.fleet.status import FleetStatus
 
 POLL_S = 0.2
-TURN_S = (
-    7.0  # an ingress replica that is to go may take requests for 5 s more, and has them answered by the old workers
-)
+TURN_S = 7.0  # replicas turn to workers that are there within a second, and those that are to go take requests for 5 s
 
 
 class RolloutHaltedError(ConfigError):

@@ -188,8 +188,12 @@ class Lifecycle:
             track.attempt_ended(choice.attempt, OK, "", now_s)
         return delivered
 
-    def lose(self, worker: WorkerKey, reason: str, now_s: float) -> list[TokenOutput]:
-        """The worker or the stream to it is gone: what depends on it starts anew, elsewhere and at once."""
+    def lose(self, worker: WorkerKey, reason: str, now_s: float, *, is_meant: bool = False) -> list[TokenOutput]:
+        """The worker or the stream to it is gone: what depends on it starts anew, elsewhere and at once.
+
+        Args:
+            is_meant: It had been drained: no fault, that would count towards `max_retries`.
+        """
         self._known_to.discard(worker)
         hit = [choice for choice in self._choices if worker in choice.workers()]
         if not hit:
@@ -199,7 +203,7 @@ class Lifecycle:
         for choice in hit:
             if self.track is not None:
                 self.track.attempt_ended(choice.attempt, LOST, f"{worker.worker_id}: {reason}", now_s)
-            choice.num_losses += 1
+            choice.num_losses += not is_meant
             choice.num_fruitless = 0
             choice.not_before_s = now_s
         return self._retry(hit, f"{worker.worker_id}: {reason}")

@@ -27,26 +27,11 @@ class Mark(NamedTuple):
 class Marks:
     """`most`: an even number of marks, at least 2."""
 
-    __slots__ = (
-        "_pending",
-        "_rows",
-        "_width",
-        "first_s",
-        "last_s",
-        "num_accepted",
-        "num_drafted",
-        "num_outputs",
-        "num_tokens",
-        "outputs_per_mark",
-    )
+    __slots__ = ("_pending", "_rows", "_width", "first_s", "last_s", "outputs_per_mark")
 
     def __init__(self, most: int = MAX_MARKS) -> None:
         self.first_s: float | None = None
         self.last_s: float | None = None
-        self.num_outputs = 0
-        self.num_tokens = 0
-        self.num_drafted = 0
-        self.num_accepted = 0
         self.outputs_per_mark = 1
         self._pending = 0  # outputs of the last mark, while that may take more
         self._width = most * _WIDTH
@@ -54,26 +39,49 @@ class Marks:
 
     def add(self, now_s: float, num_tokens: int, num_drafted: int) -> None:
         """One output. Of a step that checked guesses all tokens but the last were guessed."""
-        num_accepted = num_tokens - 1 if num_drafted else 0
-        if self.first_s is None:
-            self.first_s = now_s
+        first_s = self.first_s
+        if first_s is None:
+            first_s = self.first_s = now_s
         self.last_s = now_s
-        self.num_outputs += 1
-        self.num_tokens += num_tokens
-        self.num_drafted += num_drafted
-        self.num_accepted += num_accepted
         rows = self._rows
+        if len(rows) < self._width and not self._pending:  # nearly always
+            rows.extend((now_s - first_s, num_tokens, num_drafted, num_tokens - 1 if num_drafted else 0))
+            if self.outputs_per_mark > 1:
+                self._pending = 1
+        else:
+            self._add_to_long(now_s - first_s, num_tokens, num_drafted)
+
+    def _add_to_long(self, at_s: float, num_tokens: int, num_drafted: int) -> None:
+        rows, num_accepted = self._rows, num_tokens - 1 if num_drafted else 0
         if self._pending:
-            rows[-4] = now_s - self.first_s
+            rows[-4] = at_s
             rows[-3] += num_tokens
             rows[-2] += num_drafted
             rows[-1] += num_accepted
             self._pending = (self._pending + 1) % self.outputs_per_mark
-            return
-        if len(rows) >= self._width:
+        else:
             self._thin()
-        rows.extend((now_s - self.first_s, num_tokens, num_drafted, num_accepted))
-        self._pending = 1 % self.outputs_per_mark
+            rows.extend((at_s, num_tokens, num_drafted, num_accepted))
+            self._pending = 1
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self) * self.outputs_per_mark - (self.outputs_per_mark - self._pending if self._pending else 0)
+
+    @property
+    def num_tokens(self) -> int:
+        return self._sum(1)
+
+    @property
+    def num_drafted(self) -> int:
+        return self._sum(2)
+
+    @property
+    def num_accepted(self) -> int:
+        return self._sum(3)
+
+    def _sum(self, column: int) -> int:
+        return int(sum(self._rows[column::_WIDTH]))
 
     def __iter__(self) -> Iterator[Mark]:
         rows, start_s = self._rows, self.first_s or 0.0

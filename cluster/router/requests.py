@@ -124,7 +124,7 @@ class Requests(Generic[A]):
         for request_id in self._table.dependents(worker):
             active = self._open.get(request_id)
             if active is not None:
-                ended = active.lifecycle.lose(worker, reason, now_s)
+                ended = active.lifecycle.lose(worker, reason, now_s, is_meant=self._table.was_draining(worker))
                 if ended:
                     self._deliver(active, ended)
                 self.reconcile(active, now_s)

@@ -60,6 +60,7 @@ class WorkerTable:
         self._entries: dict[WorkerKey, WorkerEntry] = {}
         self._outstanding: dict[WorkerKey, _Outstanding] = {}  # of workers with dependents
         self._pools: Pools | None = Pools()  # None: to be made anew
+        self._drained: set[WorkerKey] = set()  # told to finish what they have, and known here or needed by requests
 
     @property
     def pools(self) -> Pools:
@@ -120,6 +121,8 @@ class WorkerTable:
             self.prefix.forget(worker_id)
         self._rows = rows
         self._entries = {row.key: row.entry for row in rows.values()}
+        self._drained &= self._entries.keys() | self._outstanding.keys()
+        self._drained |= {key for key, entry in self._entries.items() if entry.draining}
         self._pools = None
 
     def report(self, key: WorkerKey, state: WorkerState, *, now_s: float) -> bool:
@@ -154,6 +157,10 @@ class WorkerTable:
         row.reported_s = now_s
         row.load.reported(now_s)
         return True
+
+    def was_draining(self, key: WorkerKey) -> bool:
+        """Whether its end was meant."""
+        return key in self._drained
 
     def lacks_cache(self, key: WorkerKey) -> bool:
         """A report is missing: its prefix cache is unknown until the next snapshot."""

@@ -35,4 +35,5 @@ class WorkerView:
     state: WorkerState | None  # last report; None before the first
     age_s: float  # since that report; 0 before the first
     up: bool  # this ingress has a stream to it
+    model: str = ""  # what its model is called where several are told apart; empty: as it says itself
     measures: Measures | None = None  # the last ones, which not every report has; None before the first

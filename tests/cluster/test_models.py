@@ -15,7 +15,7 @@ from tests.cluster.test_fleet_cli import Baton
 from workers.model.registry import resolve_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-BODY = {"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0}
+BODY = {"prompt": [5, 60, 700], "max_tokens": 30, "temperature": 0}
 SHARED = "{load_format: fake, fake_step_s: 0.002, engine: {memory: 16MiB}, http: {port: 0}, grpc: {port: 0}, "
 OLD = "model: demo, served_name: chat, pools: {mixed: {workers: 1}}"
 
@@ -117,7 +117,7 @@ def test_a_version_is_put_beside_weighed_switched_to_and_left_alone(baton: Baton
         assert load.next_texts(10) == {after}
         gone = client.post("/v1/completions", json=BODY | {"model": "chat@v1"})
         assert gone.status_code == 404
-        assert 'this server serves "chat", "tales", "chat@v2"' in gone.text
+        assert 'this server serves "chat", "tales", "chat@v2"' in gone.json()["error"]["message"]
         assert text_of(client, "tales") == before
         assert load.failures == []
         assert set(load.texts) == {before, after}

@@ -1,9 +1,11 @@
 """A cluster is changed under load: no request fails, and every answer is what it must be."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster as RayNodes
 
 from tests.cluster.open_load import OpenLoad, make_questions
 from tests.cluster.served import ServedCluster
@@ -14,7 +16,7 @@ NUM_STREAMS = 6
 CHANGES = (
     "engine: {memory: 128MiB, max_batched_tokens: 128}",  # workers
     "engine: {memory: 128MiB, max_batched_tokens: 128, block_size: 32}",  # that cannot hand over to those before
-    "router: {disaggregate_over_tokens: 64, request_timeout_s: 120}",  # workers back, and the ingress
+    "structured: {compile_timeout_s: 3}",  # workers back, and the ingress
     "served_name: demo",  # as at first
 )
 
@@ -63,5 +65,35 @@ async def test_answers_of_another_dtype_s_workers_are_not_mixed_and_none_is_lost
         status = cluster.status()
         assert status["rollout"] is None
         assert {worker["worker_id"] for worker in status["workers"]} == {"prefill-0b", "decode-0b"}
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def nodes() -> Iterator[RayNodes]:
+    """Two Ray nodes on this machine."""
+    made = RayNodes(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    made.add_node(num_cpus=2)
+    yield made
+    made.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_a_node_is_emptied_of_workers_and_has_none_until_that_is_taken_back(nodes: RayNodes) -> None:
+    cluster = ServedCluster(env={"RAY_ADDRESS": nodes.address}, extra="load_format: fake")
+    head, other = (node.node_id for node in nodes.list_all_nodes())
+    try:
+        cluster.up(prefill=1, decode=2)
+        assert {worker["node_id"] for worker in cluster.workers().values()} == {head, other}
+        said = cluster.baton("drain", other[:8]).stdout
+        assert f"({other[:8]}) is empty: safe to take down" in said
+        assert {worker["node_id"] for worker in cluster.workers().values()} == {head}
+        cluster.up(prefill=1, decode=3)
+        assert {worker["node_id"] for worker in cluster.workers().values()} == {head}
+        refused = cluster.baton("drain", head[:8], check=False)
+        assert "is the head" in refused.stdout + refused.stderr
+        assert f"{other[:8]}  {nodes.head_node.node_ip_address} [drained]  empty" in cluster.baton("drain").stdout
+        cluster.baton("drain", other[:8], "--undo")
+        cluster.up(prefill=1, decode=5)
+        assert {worker["node_id"] for worker in cluster.workers().values()} == {head, other}
     finally:
         cluster.down()

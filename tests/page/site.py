@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.contracts.finished import FinishedRequest
 from cluster.ingress.cluster_api.view import ClusterView, Fleet
 from cluster.ingress.http_api import build_app
+from cluster.router.handovers import Handed, Pair
 from cluster.router.workers import WorkerView
 from tests.background import BackgroundLoop
 from tests.doors.keyed import Keyed, keyed_ingress
@@ -44,6 +45,12 @@ class Site:
 
     def show(self, views: Sequence[WorkerView]) -> None:
         self.fake.views = list(views)
+
+    def hand_over(self, prefill: str, decode: str, num_tokens: int) -> None:
+        """Shown at the next look, and at those of the five seconds after."""
+        self.fake.handovers.add(prefill, decode, num_tokens)
+        for fleet in self.view._fleets():
+            fleet.handed = {Pair(prefill, decode): Handed(1, num_tokens)}
 
     def finish(self, *requests: FinishedRequest) -> None:
         for one in requests:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 WIDTH = 24  # of a dashboard, in Grafana's columns
 JOB = 'job=~"$job"'  # of the cluster's own scrape: those of single workers have another job
-MODEL = f'{JOB},model=~"$model"'
+MODEL = f'{JOB},model=~"($model)(@.*)?"'  # versions of a model too
 RATE = "$__rate_interval"
 
 

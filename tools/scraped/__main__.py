@@ -30,7 +30,7 @@ def config_of(cluster: ScrapedCluster) -> str:
     tree["rule_files"] = [str(RULES / name) for name in tree["rule_files"]]
     own, workers = tree["scrape_configs"]
     host = cluster.http.removeprefix("http://")
-    credential = {"credentials_file": str(cluster.token_file)}
+    credential = {"type": "Bearer", "credentials_file": str(cluster.token_file)}
     own |= {"static_configs": [{"targets": [host]}], "authorization": credential}
     (source,) = workers["http_sd_configs"]
     workers["authorization"] = credential

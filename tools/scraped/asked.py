@@ -38,7 +38,10 @@ def filled(expression: str) -> str:
 def target_answers(prometheus: Prometheus) -> list[Answer]:
     """Of everything that it scrapes."""
     found = prometheus.targets()
-    return [Answer("targets", f"{each['labels']['job']} {each['scrapeUrl']}", 1, each["lastError"]) for each in found]
+    told = [Answer("targets", f"{each['labels']['job']} {each['scrapeUrl']}", 1, each["lastError"]) for each in found]
+    jobs = {each["labels"]["job"] for each in found}
+    lacking = [job for job in (JOB, f"{JOB}-workers") if job not in jobs]
+    return [*told, *(Answer("targets", job, 0, "none was found") for job in lacking)]
 
 
 def panel_answers(prometheus: Prometheus) -> Iterator[Answer]:

@@ -107,7 +107,7 @@ class Troubles:
             await self._act(planned, happening)
             await self._recovered(happening)
         except (FeedError, CommandError, ProcessLookupError, LookupError, TimeoutError) as error:
-            happening.error = f"{type(error).__name__}: {error}"
+            happening.error = f"{type(error).__name__}: {error or 'the public ports do not answer'}"
         else:
             happening.over_s = self._clock()
         return happening
@@ -173,7 +173,7 @@ class Troubles:
             is_new = self._watch.view_s > done_at_s + 1.0 and not self._killed & pids_of(view)
             return is_new and is_whole(view, self._cluster.num_replicas)
 
-        async with asyncio.timeout(RECOVERY_S):
+        async with asyncio.timeout(RECOVERY_S + 5):  # the ports, which have no word of their own
             await self._watch.wait(what, is_so, RECOVERY_S)
             await answering(self._cluster)
 

@@ -16,19 +16,25 @@ _ROLES = {ROLE_PREFILL: "prefill", ROLE_DECODE: "decode", ROLE_MIXED: "mixed", R
 
 
 class Told(NamedTuple):
-    """By one worker. `measures`: the last ones, which a state need not have."""
+    """By one worker.
+
+    Attributes:
+        measures: The last ones, which a state need not have.
+        model: What its model is called here.
+    """
 
     worker_id: str
     state: WorkerState
     measures: Measures
+    model: str
 
     @property
     def labels(self) -> Labels:
-        return (self.worker_id, _ROLES.get(self.state.role, ""), self.state.served_name)
+        return (self.worker_id, _ROLES.get(self.state.role, ""), self.model)
 
 
 def of_itself(state: WorkerState) -> Told:
-    return Told(state.worker_id, state, state.measures)
+    return Told(state.worker_id, state, state.measures, state.served_name)
 
 
 def worker_families(told: Sequence[Told]) -> list[Metric]:

@@ -59,7 +59,7 @@ def command(
         check_unread({"--model": model}, "--profile is of its own model")
     inputs = read_inputs(load_one_model(config, overrides, entry=entry, model=model), costs, load, run)
     pilot = None
-    if run.autopilot or inputs.config.planner.mode == "act":
+    if inputs.config.planner.mode == "act":
         from cluster.commands.simulate.pilot import rehearsal
 
         pilot = rehearsal(inputs.config, inputs.cluster, inputs.slo, seed=run.seed)

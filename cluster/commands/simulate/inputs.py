@@ -45,6 +45,8 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
     load.check()
     run.check(load)
     config = _with_model(config, costs)
+    if run.autopilot:
+        config = replace(config, planner=replace(config.planner, mode="act"))
     _check_drafts(config, run)
     cluster, source = _read_cluster(config, costs, run.draft_chances)
     requests = read_requests(

@@ -1,12 +1,13 @@
 """`baton simulate` with the autopilot at the controls."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.schema import BatonConfig
 from cluster.contracts.simulation import SimCluster, SimResult
 from cluster.contracts.slo import SLO
+from cluster.contracts.tuning import UNTUNED
 from cluster.planner.online.autopilot import Autopilot
 from cluster.planner.online.calibration import Calibration
 from cluster.planner.online.candidates import Bounds
@@ -23,9 +24,10 @@ NUM_SHOWN = 40  # decisions
 
 
 def rehearsal(config: BatonConfig, cluster: SimCluster, slo: SLO, *, seed: int) -> Rehearsal:
-    """Of an autopilot that acts, whatever the file's mode, and knows the costs that are simulated."""
-    planner = replace(config.planner, mode="act")
-    setup = Setup(**{pool.role.value: pool.num_workers for pool in cluster.pools})
+    """Of an autopilot that knows the costs that are simulated."""
+    planner = config.planner
+    counts = {pool.role.value: pool.num_workers for pool in cluster.pools}
+    setup = Setup(**counts, tuning=UNTUNED)
     drafts = [pool.drafts.max_tokens for pool in cluster.pools if pool.drafts is not None]
     pools = config.pools
     bounds = Bounds.of(

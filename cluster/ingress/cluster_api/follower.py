@@ -46,18 +46,16 @@ class FleetFollower:
             await asyncio.gather(self._asking, return_exceptions=True)
 
     async def _hear(self, ask: AskFleet) -> None:
+        """The last known event is asked for again: a controller that was started anew does not know it."""
+        last = self.events[-1] if self.events else None
         try:
-            self.news = await ask(self.events[-1].number if self.events else 0)
+            news = await ask(last.number - 1 if last is not None else 0)
+            if last is not None and (not news.events or news.events[0] != last):
+                self.events.clear()
+                news = await ask(0)
         except BatonError as error:
             self.error = error.message
             return
-        self.error = ""
-        self._heard_s = time.monotonic()
-        self._take(self.news)
-
-    def _take(self, news: FleetNews) -> None:
-        """A controller that was started again counts anew; then all that it tells is news."""
-        for event in news.events:
-            if self.events and event.number <= self.events[-1].number:
-                self.events.clear()
-            self.events.append(event)
+        self.news, self.error, self._heard_s = news, "", time.monotonic()
+        known = self.events[-1].number if self.events else 0
+        self.events.extend(event for event in news.events if event.number > known)

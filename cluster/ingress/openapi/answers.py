@@ -190,9 +190,17 @@ class Text(BaseModel):
     prompt: str
 
 
+class ModelHealth(BaseModel):
+    served_name: str
+    weight: float
+    status: Literal["ok", "unhealthy"]
+    reason: str | None = None
+
+
 class Health(BaseModel):
     status: Literal["ok", "unhealthy"]
     reason: str | None = None
+    models: dict[str, ModelHealth] | None = Field(None, description="Of a server of several: by entry.")
 
 
 class Version(BaseModel):

@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import Metric
 from baton.v1.worker_pb2 import Measures
 from cluster.router.counters import Counters
 from cluster.router.workers import WorkerView
-from workers.telemetry.described import Described, counter, gauge, histogram
+from workers.telemetry.described import Described, Labels, counter, gauge, histogram
 from workers.telemetry.families import Told, worker_families
 from workers.telemetry.histogram import Histogram
 
@@ -51,6 +51,7 @@ _HISTOGRAMS: Mapping[Described, Callable[[Counters], Histogram]] = {
     QUEUE: lambda counters: counters.queue_s,
     STEP: lambda counters: counters.step_s,
 }
+_NOTHING = Measures()
 DESCRIBED: Sequence[Described] = (*_NUMBERS, *_HISTOGRAMS)
 OF_WORKERS: Sequence[Described] = (UP, AGE)
 
@@ -65,19 +66,24 @@ def router_families(by_model: Mapping[str, Counters]) -> Iterator[Metric]:
 
 def told_by(views: Sequence[WorkerView]) -> list[Told]:
     """The last words of each worker that has said anything."""
-    nothing = Measures()
-    return [
-        Told(view.entry.worker_id, view.state, view.measures or nothing) for view in views if view.state is not None
-    ]
+    return [told for view in views if (told := _told(view)) is not None]
 
 
 def fleet_families(views: Sequence[WorkerView]) -> list[Metric]:
     """Of every worker in the table, those that do not answer too."""
-    told = told_by(views)
-    labels = {one.worker_id: one.labels for one in told}
-    known = [
-        (labels.get(view.entry.worker_id, (view.entry.worker_id, view.entry.role.value, "")), view) for view in views
-    ]
+    told = [_told(view) for view in views]
+    known = [(_unheard(view) if one is None else one.labels, view) for one, view in zip(told, views, strict=True)]
     up = UP.family((own, view.up) for own, view in known)
     age = AGE.family((own, view.age_s) for own, view in known if view.state is not None)
-    return [up, age, *worker_families(told)]
+    return [up, age, *worker_families([one for one in told if one is not None])]
+
+
+def _told(view: WorkerView) -> Told | None:
+    if view.state is None:
+        return None
+    measures = view.measures or _NOTHING
+    return Told(view.entry.worker_id, view.state, measures, view.model or view.state.served_name)
+
+
+def _unheard(view: WorkerView) -> Labels:
+    return (view.entry.worker_id, view.entry.role.value, view.model)

@@ -15,7 +15,7 @@ def scrape_targets(views: Sequence[WorkerView]) -> list[dict[str, Any]]:
             "labels": {
                 "__meta_baton_worker": one.worker_id,
                 "__meta_baton_role": one.labels[1],
-                "__meta_baton_model": one.state.served_name,
+                "__meta_baton_model": one.model,
                 "__meta_baton_incarnation": one.state.incarnation,
             },
         }

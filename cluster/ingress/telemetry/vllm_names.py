@@ -107,7 +107,7 @@ def _own(described: Described) -> Described:
 
 
 def _labels(told: Told, more: Labels) -> Labels:
-    return (told.state.served_name, told.worker_id, *more)
+    return (told.model, told.worker_id, *more)
 
 
 def _bars(bars: _Bars, told: Sequence[Told]) -> Iterator[Bars]:

@@ -13,7 +13,8 @@ from cluster.ingress.tracing.visit import GRPC, Visit
 from cluster.logs.fields import log_fields
 
 MESSAGE = "request ended"
-QUIET_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/metrics"))
+QUIET_PATHS = frozenset(("/", "/health", "/healthz", "/ping", "/metrics", "/metrics/targets"))
+LOUD = frozenset(("401", "403", "500"))  # a scraper without its key, and a fault of ours, are news there too
 MAX_PATH = 200  # characters of one that nobody knows
 GONE = "499"  # what nginx calls a client that left before there was a status
 
@@ -21,7 +22,7 @@ logger = logging.getLogger("baton.access")
 
 
 def log_access(visit: Visit) -> None:
-    if visit.protocol != GRPC and visit.path in QUIET_PATHS and visit.status < "500":
+    if visit.protocol != GRPC and visit.path in QUIET_PATHS and visit.status not in LOUD:
         return
     log_fields(logger, logging.INFO, MESSAGE, _fields(visit))
 
@@ -38,6 +39,7 @@ def _fields(visit: Visit) -> Mapping[str, Any]:
         "path": _printable(visit.path),
         "route": record.route if record is not None else _route(visit),
         "status": int(visit.status) if visit.status.isdecimal() else visit.status or GONE,
+        "error": visit.error_code or None,
         "duration_s": round(visit.ended_s - visit.arrived_s, 6),
     }
     return fields if record is None else fields | _of_call(record)

@@ -7,7 +7,7 @@ from cluster.ingress.tracing.transfer import transfer_of
 from cluster.router.track import OK, Attempt, Track
 from cluster.router.worker_story import WorkerStory
 
-MAX_CHUNKS = 64  # spans of a prompt's chunks; the rest are in the count of their prefill alone
+MAX_CHUNKS = 32  # spans of a prompt's chunks; the rest are in the count of their prefill alone
 MARKS_ERROR_S = 1e-3  # of when outputs came: see `Marks`
 _WORKER = "service.instance.id"  # that the span is about: the process that sends it is the ingress
 
@@ -44,23 +44,12 @@ def _prefills(attempt: Attempt) -> Iterator[Sketch]:
 
 
 def _prefill(story: WorkerStory) -> Sketch:
-    wait = Sketch(
-        name="worker queue",
-        start_s=story.received_s,
-        end_s=story.scheduled_s,
-        attributes={_WORKER: story.worker_id},
-    )
     chunks = [
         Sketch(
             name="chunk",
             start_s=chunk.start_s,
             end_s=chunk.end_s,
-            attributes={
-                _WORKER: story.worker_id,
-                "baton.tokens": chunk.num_tokens,
-                "baton.context_tokens": chunk.num_context_tokens,
-                "baton.steps": chunk.num_steps,
-            },
+            attributes={"baton.tokens": chunk.num_tokens, "baton.context_tokens": chunk.num_context_tokens},
         )
         for chunk in story.chunks[:MAX_CHUNKS]
     ]
@@ -73,8 +62,10 @@ def _prefill(story: WorkerStory) -> Sketch:
             "baton.tokens": sum(chunk.num_tokens for chunk in story.chunks),
             "baton.chunks": sum(chunk.num_steps for chunk in story.chunks),
             "baton.preemptions": story.num_preemptions,
+            "baton.queue_s": round(story.scheduled_s - story.received_s, 6),
         },
-        children=[wait, *chunks],
+        events=[Event("scheduled", story.scheduled_s)],
+        children=chunks,
     )
 
 

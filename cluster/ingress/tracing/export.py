@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from cluster.ingress.tracing.visit import Visit
 
 MAX_WAITING = 512  # visits
-MAX_BATCH = 16  # visits: their spans are encoded in a few milliseconds, for which the loop may have to wait
+MAX_BATCH = 32  # visits: their spans are encoded in some 10 ms, a call to the collector costs as much as a few of them
 FLUSH_S = 1.0
 CLOSE_S = 2.0
 REMIND_S = 60.0

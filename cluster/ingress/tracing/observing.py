@@ -12,6 +12,11 @@ from cluster.ingress.tracing.ring import Ring
 from cluster.ingress.tracing.visit import Visits
 from cluster.logs.queued import QueuedHandler
 from cluster.logs.setup import set_up_queued
+from workers.telemetry.described import counter
+
+LINES_DROPPED = counter("baton_log_lines_dropped_total", "lines", "Of the log, that a slow disk had no room for")
+TRACES_DROPPED = counter("baton_traces_dropped_total", "requests", "Sampled, whose spans no collector has taken")
+DESCRIBED = (LINES_DROPPED, TRACES_DROPPED)
 
 
 class Observing:
@@ -36,13 +41,9 @@ class Observing:
 
     def start(self, registry: CollectorRegistry) -> None:
         """Counts what is lost in `registry`, from now on."""
-        lines = Counter(
-            "baton_log_lines_dropped", "Lines of the log that a slow disk had no room for", registry=registry
-        )
+        lines = Counter(LINES_DROPPED.name, LINES_DROPPED.text, registry=registry)
         self._log.dropped = lines.inc
-        requests = Counter(
-            "baton_traces_dropped", "Sampled requests whose spans no collector has taken", registry=registry
-        )
+        requests = Counter(TRACES_DROPPED.name, TRACES_DROPPED.text, registry=registry)
         if self._has_access_log:
             self.visits.on_left.append(log_access)
         if self._endpoint:

@@ -23,6 +23,15 @@ from cluster.ingress.tracing.visit import Visit
 SERVICE_NAME = "baton"
 PATH = "/v1/traces"
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_FINE, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
+_NO_STATE = TraceState()
+
+
+class _OneResource(Resource):
+    """There is one: the exporter, which groups spans by theirs, need not write it out to tell it from others."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 class OTLPSender:
@@ -34,7 +43,7 @@ class OTLPSender:
         )  # it has a line for each try; see `Export`
         self._exporter = exporter or OTLPSpanExporter(endpoint=address(endpoint))
         own = {"service.name": SERVICE_NAME, "service.version": version("baton-serve"), "service.instance.id": replica}
-        self._resource = Resource(own).merge(OTELResourceDetector().detect())
+        self._resource = _OneResource({**own, **OTELResourceDetector().detect().attributes})
         self._scope = InstrumentationScope("baton", own["service.version"])
 
     def send(self, visits: Sequence[Visit]) -> bool:
@@ -61,7 +70,9 @@ class OTLPSender:
         trace: TraceContext,
         epoch_s: float,
     ) -> Iterator[ReadableSpan]:
-        attributes = dict(sketch.attributes) | ({"error.type": sketch.error} if sketch.error else {})
+        attributes = sketch.attributes
+        if sketch.error:
+            attributes["error.type"] = sketch.error
         yield ReadableSpan(
             name=sketch.name,
             context=own,
@@ -72,7 +83,7 @@ class OTLPSender:
                 Event(event.name, dict(event.attributes), _nanoseconds(event.at_s + epoch_s)) for event in sketch.events
             ],
             kind=kind,
-            status=Status(StatusCode.ERROR) if sketch.error else Status(StatusCode.UNSET),
+            status=_FAILED if sketch.error else _FINE,
             start_time=_nanoseconds(sketch.start_s + epoch_s),
             end_time=_nanoseconds(sketch.end_s + epoch_s),
             instrumentation_scope=self._scope,
@@ -94,7 +105,7 @@ def _context(trace: TraceContext, span_id: str, *, is_remote: bool = False) -> S
         span_id=int(span_id, 16),
         is_remote=is_remote,
         trace_flags=_SAMPLED,
-        trace_state=TraceState.from_header([trace.state]) if trace.state else TraceState(),
+        trace_state=TraceState.from_header([trace.state]) if trace.state else _NO_STATE,
     )
 
 

@@ -1,6 +1,6 @@
 """A span as plain data, with those below it. Times are of `time.monotonic`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Value = str | bool | int | float | tuple[str, ...]
@@ -24,19 +24,16 @@ class Sketch:
     error: str = ""
     children: list["Sketch"] = field(default_factory=list)
 
-    def fitted(self) -> "Sketch":
-        """The same, with all that is below it within it: workers' times are put on this clock by estimate."""
-        end_s = max(self.end_s, self.start_s)
-        return replace(
-            self,
-            end_s=end_s,
-            events=[event._replace(at_s=_between(event.at_s, self.start_s, end_s)) for event in self.events],
-            children=[child._within(self.start_s, end_s).fitted() for child in self.children],
-        )
-
-    def _within(self, start_s: float, end_s: float) -> "Sketch":
-        start = _between(self.start_s, start_s, end_s)
-        return replace(self, start_s=start, end_s=max(_between(self.end_s, start_s, end_s), start))
+    def fit(self) -> None:
+        """Moves all that is below it within it: workers' times are put on this clock by estimate."""
+        start_s = self.start_s
+        end_s = self.end_s = max(self.end_s, start_s)
+        if self.events:
+            self.events = [event._replace(at_s=_between(event.at_s, start_s, end_s)) for event in self.events]
+        for child in self.children:
+            child.start_s = _between(child.start_s, start_s, end_s)
+            child.end_s = _between(child.end_s, start_s, end_s)
+            child.fit()
 
 
 def _between(at_s: float, start_s: float, end_s: float) -> float:

@@ -6,7 +6,6 @@ imported here: `export` makes its objects.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from cluster.ingress.tracing.attempt_spans import attempt_span
 from cluster.ingress.tracing.record import CallRecord
@@ -30,13 +29,25 @@ def visit_span(visit: Visit) -> Sketch:
         error=_error(visit, record),
         children=[],
     )
-    root.children += [Sketch(name=f"ingress.{one.name}", start_s=one.start_s, end_s=one.end_s) for one in visit.phases]
+    root.children += _of_ingress(visit)
     if record is not None:
         for number, track in enumerate(record.tracks):
             root.children += _of_prompt(track, number if len(record.tracks) > 1 else None, visit.ended_s)
         if (first_s := record.ttft_s) is not None:
             root.events.append(Event("first token", record.arrived_s + first_s))
-    return root.fitted()
+    root.fit()
+    return root
+
+
+def _of_ingress(visit: Visit) -> Iterator[Sketch]:
+    """What was done before the request was queued: one span, for each costs a tenth of what tracing a request does."""
+    if visit.phases:
+        yield Sketch(
+            name="ingress",
+            start_s=visit.phases[0].start_s,
+            end_s=visit.phases[-1].end_s,
+            attributes={f"baton.{one.name}_s": round(one.end_s - one.start_s, 6) for one in visit.phases},
+        )
 
 
 def _of_prompt(track: Track, number: int | None, ended_s: float) -> Iterator[Sketch]:
@@ -48,7 +59,8 @@ def _of_prompt(track: Track, number: int | None, ended_s: float) -> Iterator[Ske
         yield Sketch(name="queue", start_s=track.queued_s, end_s=first_s, attributes=dict(attributes), events=admitted)
     for attempt in track.attempts:
         span = attempt_span(attempt, track, ended_s)
-        yield replace(span, attributes={**attributes, **span.attributes})
+        span.attributes |= attributes
+        yield span
 
 
 def _name(visit: Visit, record: CallRecord | None) -> str:

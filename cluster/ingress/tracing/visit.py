@@ -96,6 +96,13 @@ def current_visit() -> Visit | None:
     return _VISIT.get()
 
 
+def note_error(code: str) -> None:
+    """What this task's visit is answered with."""
+    visit = _VISIT.get()
+    if visit is not None:
+        visit.error_code = code
+
+
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Notes what is done inside as a phase of the visit."""

@@ -81,11 +81,13 @@ class Asking:
             allowed: Those of some changes that are not banned.
         """
         begin_s = seen.now_s - self.config.window_s
-        recent = sorted((one for one in seen.requests if one.arrived_s >= begin_s), key=lambda one: one.arrived_s)
-        whole = with_answers(recent, np.random.default_rng(self.seed + self._num_looks))
-        past = [pair for pair in whole if pair[0].arrived_s >= settled_s and self._fits(pair)][-MAX_PAST:]
+        ordered = sorted(seen.requests, key=lambda one: one.arrived_s)
+        known = with_answers(ordered, np.random.default_rng(self.seed + self._num_looks))
+        whole = [pair for pair in known if pair[0].arrived_s >= begin_s]
+        # Those that came before the window and ended in it are there when the others come.
+        past = [pair for pair in known if pair[0].arrived_s >= settled_s and self._fits(pair)][-MAX_PAST:]
         self.past = [one for one, _ in past]
-        tries = may_change and len(recent) >= MIN_REQUESTS
+        tries = may_change and len(whole) >= MIN_REQUESTS
         setup, bounds = seen.setup, self.bounds
         return Question(
             twin=self.twin,

@@ -7,7 +7,6 @@ change, one by hand included.
 """
 
 import enum
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,13 +21,13 @@ from cluster.planner.online.choice import Choice, choose
 from cluster.planner.online.decision import AutopilotStatus, Decision, DecisionKind, DecisionState
 from cluster.planner.online.journal import Journal
 from cluster.planner.online.judge import Answer, Question
-from cluster.planner.online.observation import Observation, SeenRequest
-from cluster.planner.online.setup import Change, Setup
+from cluster.planner.online.observation import Observation
+from cluster.planner.online.setup import Change
+from cluster.planner.online.trial import Trial
 from cluster.planner.online.trust import Trust, compare
 from cluster.planner.online.twin import Twin
 
 BAN = 5  # cooldowns for which a change that was rolled back is not made again, and the last one not taken back lightly
-TOLERANCE = 0.05  # of attainment: measured may be so much below what was foreseen
 SETTLE_TIMEOUT_S = 600.0
 
 
@@ -36,21 +35,6 @@ class Phase(enum.StrEnum):
     LOOKING = "looking"
     CHANGING = "changing"  # until all workers are where they should be
     PROBATION = "on probation"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
-    """A change that was made."""
-
-    change: Change
-    before: Setup
-    begun_s: float
-    predicted: float
-    measured: float | None  # before it
-
-    @property
-    def kind(self) -> DecisionKind:
-        return DecisionKind(self.change.kind.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +83,7 @@ class Autopilot:
         self._settled_s = self._may_change_s = started_s
         self._was_settled = True
         self._by_hand = by_hand
-        self._trial: _Trial | None = None
+        self._trial: Trial | None = None
         self._last: tuple[Change, float] | None = None  # the last change, and when
         self._bans: dict[Change, float] = {}  # until when
         self._advised: Change | None = None
@@ -119,13 +103,13 @@ class Autopilot:
         self._seen, self._now_s = seen, seen.now_s
         self._bans = {change: until_s for change, until_s in self._bans.items() if until_s > seen.now_s}
         self._asking.forecast(seen)
-        self._measured = measured(seen.requests, self.slo, seen.now_s, seen.now_s - self.config.window_s)
+        self._measured = seen.attainment(self.slo, seen.now_s - self.config.window_s)
         by_hand = self._note_by_hand(seen)
         self._note_settling(seen)
         late = self._undo_late(seen)
         if late is not None:
             return Verdict(decisions=(*by_hand, *late.decisions), act=late.act)
-        self.calibration.learn(seen.workers if seen.is_settled else (), _mean_context(seen.requests))
+        self.calibration.learn(seen.workers if seen.is_settled else (), seen.mean_context)
         self._waits_for = self._wait_reason(seen)
         if self._waits_for or by_hand:
             return Verdict(decisions=by_hand)
@@ -220,17 +204,11 @@ class Autopilot:
         what = "nothing is changed until simulation and reality agree"
         return [self._say(DecisionKind.TRUST, DecisionState.REFUSED, what, why)]
 
-    def _judge_trial(self, trial: _Trial, answer: Answer, seen: Observation) -> Verdict:
-        now = measured(seen.requests, self.slo, seen.now_s, self._settled_s)
+    def _judge_trial(self, trial: Trial, answer: Answer, seen: Observation) -> Verdict:
+        now = seen.attainment(self.slo, self._settled_s)
         num_since = sum(one.arrived_s >= self._settled_s for one in seen.requests)
-        if now is not None and num_since >= MIN_REQUESTS and self._is_worse(trial, now, num_since, answer):
-            before = f"{answer.before.attainment:.0%}" if answer.before is not None else "more"
-            was = f"it was {trial.measured:.0%} before, " if trial.measured is not None else ""
-            why = (
-                f"attainment is {now:.0%}; {was}{trial.predicted:.0%} was foreseen, and under the load that came the "
-                f"fleet as it was would reach {before}"
-            )
-            return self._roll_back(trial, why, now)
+        if now is not None and num_since >= MIN_REQUESTS and trial.is_worse(now, num_since, answer, self.slo):
+            return self._roll_back(trial, trial.complaint(now, answer), now)
         if seen.now_s < self._may_change_s:
             return Verdict()
         self.phase, self._trial = Phase.LOOKING, None
@@ -238,15 +216,6 @@ class Autopilot:
         why = f"attainment {now:.0%} since, {foreseen}" if now is not None else f"no request since; {foreseen}"
         what, state = str(trial.change), DecisionState.KEPT
         return Verdict(decisions=(self._say(trial.kind, state, what, why, after=trial.predicted, measured=now),))
-
-    def _is_worse(self, trial: _Trial, now: float, num_since: int, answer: Answer) -> bool:
-        """Than before, than foreseen, and than the old setup would be under the load that came since."""
-        foreseen = [trial.predicted, 1.0 if trial.measured is None else trial.measured]
-        if answer.before is not None:
-            foreseen.append(answer.before.attainment)
-        worst = min(foreseen)
-        by_chance = math.sqrt(worst * (1 - worst) / num_since)
-        return now < worst - TOLERANCE - by_chance and now < self.slo.attainment
 
     def _recent_change(self) -> Change | None:
         """Which must not be taken back lightly."""
@@ -273,7 +242,7 @@ class Autopilot:
         )
         if is_advice:
             return Verdict(decisions=(told,))
-        self._trial = _Trial(
+        self._trial = Trial(
             change=change,
             before=seen.setup,
             begun_s=seen.now_s,
@@ -284,7 +253,7 @@ class Autopilot:
         self.phase, self._was_settled = Phase.CHANGING, False
         return Verdict(decisions=(told,), act=change)
 
-    def _roll_back(self, trial: _Trial, why: str, now: float | None = None) -> Verdict:
+    def _roll_back(self, trial: Trial, why: str, now: float | None = None) -> Verdict:
         """Afterwards the fleet is looked at as it was."""
         self.phase, self._trial, self._was_settled = Phase.LOOKING, None, False
         self._bans[trial.change] = self._now_s + BAN * self.config.cooldown_s
@@ -333,16 +302,3 @@ class Autopilot:
             attainment=self._measured,
             decisions=tuple(self.journal.decisions),
         )
-
-
-def measured(requests: Sequence[SeenRequest], slo: SLO, now_s: float, since_s: float) -> float | None:
-    """Attainment of those that arrived since: of those that ended, or wait too long already; None: of nobody."""
-    told = [
-        one for one in requests if one.arrived_s >= since_s and (one.ended_s is not None or one.is_late(slo, now_s))
-    ]
-    return sum(one.was_served(slo) for one in told) / len(told) if told else None
-
-
-def _mean_context(requests: Sequence[SeenRequest]) -> float:
-    lengths = [one.num_prompt_tokens + one.num_output_tokens / 2 for one in requests if one.is_whole]
-    return float(np.mean(lengths)) if lengths else 0.0

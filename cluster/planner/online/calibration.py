@@ -93,7 +93,7 @@ class Calibration:
     latency: Mapping[Role, LatencyModel] = field(default_factory=dict)
     drafts_apart: bool = False
     correction: Correction = Correction()
-    _before: dict[str, StepCounts] = field(default_factory=dict)
+    _before: dict[tuple[str, Role], StepCounts] = field(default_factory=dict)
     _prompts: deque[_Mean] = field(default_factory=lambda: deque(maxlen=NUM_LOOKS))
     _decodes: deque[_Mean] = field(default_factory=lambda: deque(maxlen=NUM_LOOKS))
 
@@ -117,7 +117,7 @@ class Calibration:
             mean_context: Tokens of a sequence that decodes.
         """
         news = {worker.worker_id: self._news(worker) for worker in workers if worker.is_ready}
-        self._before = {worker.worker_id: worker.counts for worker in workers if worker.is_ready}
+        self._before = {(worker.worker_id, worker.role): worker.counts for worker in workers if worker.is_ready}
         by_role: dict[Role, StepCounts] = {}
         for worker in workers:
             if (new := news.get(worker.worker_id)) is not None:
@@ -132,7 +132,7 @@ class Calibration:
         self.correction = Correction(prompts=self.correction.prompts, decodes=self.correction.decodes, extra_s=now_s)
 
     def _news(self, worker: SeenWorker) -> StepCounts | None:
-        before = self._before.get(worker.worker_id)
+        before = self._before.get((worker.worker_id, worker.role))
         return worker.counts.since(before) if before is not None else None
 
     def _learn_prompts(self, by_role: Mapping[Role, StepCounts], mean_context: float) -> None:

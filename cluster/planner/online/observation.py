@@ -101,3 +101,16 @@ class Observation:
     is_settled: bool = True
     since_s: float = -math.inf
     by_hand: int = 0
+
+    @property
+    def mean_context(self) -> float:
+        """Tokens of a sequence in the middle of its answer; 0 without any."""
+        whole = [one for one in self.requests if one.is_whole]
+        total = sum(one.num_prompt_tokens + one.num_output_tokens / 2 for one in whole)
+        return total / len(whole) if whole else 0.0
+
+    def attainment(self, slo: SLO, since_s: float) -> float | None:
+        """Of requests that arrived since: of those that ended, or wait too long already; None: of nobody."""
+        arrived = [one for one in self.requests if one.arrived_s >= since_s]
+        told = [one for one in arrived if one.ended_s is not None or one.is_late(slo, self.now_s)]
+        return sum(one.was_served(slo) for one in told) / len(told) if told else None

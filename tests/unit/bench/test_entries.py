@@ -14,6 +14,7 @@ PROCESSES = {
     "layer_parallel_rank",
     "many_workers_side",
     "rates",
+    "role_flip_side",
     "sequence_rank",
     "tensor_parallel_rank",
     "tensor_parallel_sums",

@@ -63,6 +63,7 @@ SIMULATE_OPTIONS: Values = {
     **LOAD_OPTIONS,
     "num_requests": 7,
     "faults": "kill_decode@1s",
+    "autopilot": True,
     "draft_acceptance": "0.7",
     "seed": 5,
 }

@@ -22,6 +22,7 @@ from cluster.planner.online.judge import Answer, Question
 from cluster.planner.online.setup import Change, ChangeKind, Limit, more, role_change
 from tests.unit.fleet.test_lease import Shared
 from tests.unit.planner.online.test_autopilot import answer
+from workers.engine.wire_roles import TO_WIRE
 from workers.spec import Role
 
 TO_DECODE = role_change(Role.PREFILL, Role.DECODE)
@@ -90,6 +91,7 @@ class Fleet:
             raise UnavailableError(f"worker {name} is draining")
         self.flips.append((name, role))
         self.plan = replace(self.plan, roles={**self.plan.roles, name: role})
+        next(one.state for one in self.workers if one.worker_id == name and one.state).role = TO_WIRE[role]
 
     def _tell(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None:
         assert kind is EventKind.PLAN
@@ -110,7 +112,7 @@ def _ready(role: Role, index: int) -> WorkerRecord:
         entered_s=0.0,
         heard_s=0.0,
         phase=WorkerPhase.READY,
-        state=WorkerState(num_blocks=1000, max_model_len=4096),
+        state=WorkerState(role=TO_WIRE[role], num_blocks=1000, max_model_len=4096),
     )
 
 

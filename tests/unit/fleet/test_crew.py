@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -110,6 +111,21 @@ async def test_a_worker_that_tells_why_it_ends_has_failed_for_that(monkeypatch: 
             await asyncio.sleep(0.01)
     (worker,) = made.workers.values()
     assert (worker.phase, worker.error) == (WorkerPhase.FAILED, "rank 1 is gone")
+
+
+async def test_a_failure_is_forgotten_once_one_like_it_has_come_up_in_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = crew_of(monkeypatch, NEVER)
+    async with asyncio.timeout(5):
+        while made.workers["mixed-0"].phase is not WorkerPhase.READY:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    old = made.workers["mixed-0"]
+    failed = replace(old, worker_id="mixed-0b", beside=True, phase=WorkerPhase.FAILED, entered_s=old.entered_s + 1)
+    made.workers["mixed-0b"] = failed
+    made.forget_unwanted({Role.MIXED: 1})
+    assert list(made.workers) == ["mixed-0", "mixed-0b"], "a successor's failure: the old one served before"
+    failed.entered_s = old.entered_s - 1
+    made.forget_unwanted({Role.MIXED: 1})
+    assert list(made.workers) == ["mixed-0"]
 
 
 async def test_slots_that_are_wanted_no_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

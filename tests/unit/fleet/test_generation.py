@@ -82,10 +82,10 @@ def test_blocks_of_another_size_are_another_family_and_another_dtype_another_mod
     assert (model_key(other) == model_key(plan()), of(other).family == of(plan()).family) == (False, False)
 
 
-def test_a_draft_pool_that_comes_or_goes_concerns_those_that_decode() -> None:
+def test_a_draft_pool_that_comes_or_goes_concerns_all_that_may_come_to_decode() -> None:
     drafted = plan(base=BASE.replace("{workers: 2}", "{workers: 2}, draft: {workers: 1, model: demo-draft}"))
-    assert of(drafted).build != of(plan()).build
-    assert of(drafted, Role.PREFILL) == of(plan(), Role.PREFILL)
+    for role in (Role.PREFILL, Role.DECODE):
+        assert of(drafted, role).build != of(plan(), role).build
 
 
 def test_each_key_has_an_effect_and_no_effect_is_of_a_key_that_is_not_there() -> None:

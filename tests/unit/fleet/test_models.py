@@ -134,9 +134,9 @@ def test_one_model_becomes_a_version_beside_another_and_one_again() -> None:
 
 def test_one_status_tells_of_all_models() -> None:
     pool = PoolStatus(role="decode", num_desired=1, num_ready=1, waits="pools.decode: 1 of 1 worker waits for {GPU: 1}")
-    fleet = FleetStatus(ready=True, config="", model_path="", num_ingress_replicas=0, pools=(pool,), workers=())
+    fleet = FleetStatus(ready=True, config="", model_path="", num_ingress_replicas=2, pools=(pool,), workers=())
     rows = {one.entry: one for one in (row("v1", 3), row("v2"))}
-    status = merged(rows, {"v1": fleet, "v2": None}, {"v1": 4}, 2)
+    status = merged(rows, {"v1": fleet, "v2": None}, {"v1": 4})
     v1, v2 = status.models
     assert (v1.share, v1.ready, v1.num_open, v2.share, v2.ready, v2.error) == (0.75, True, 4, 0.25, False, SILENT)
     assert (status.ready, status.num_ingress_replicas) == (False, 2)

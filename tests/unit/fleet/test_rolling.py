@@ -59,13 +59,21 @@ class Fleet:
         self.wanted = plan()
         self.crew = FakeCrew()
         self.told: list[tuple[str, bool]] = []
+        self.asked_for: set[str] = set()
         self.rolling = self.controller()
         self.start_all("mixed-0")
 
     def controller(self) -> Rolling:
         crew: Any = self.crew
         seating: Any = SimpleNamespace(fits_without=lambda worker, going: True)
-        return Rolling(key="n", plan=lambda: self.wanted, crew=crew, seating=seating, tell=self.tell)
+        return Rolling(
+            key="n",
+            plan=lambda: self.wanted,
+            crew=crew,
+            seating=seating,
+            tell=self.tell,
+            is_asked_for=lambda model: model in self.asked_for,
+        )
 
     def tell(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None:
         self.told.append((text, is_trouble))
@@ -162,7 +170,11 @@ def test_another_model_waits_for_the_ingress(fleet: Fleet) -> None:
     assert fleet.turn() == []
     status = fleet.rolling.status(fleet.wanted.desired, time.monotonic())
     assert status is not None
-    assert (status.holds_old, status.may_switch) == (True, True)
+    assert (status.holds_old, status.may_switch) == (True, False)
+    fleet.asked_for.add(fleet.crew.workers["mixed-0b"].generation.model)
+    status = fleet.rolling.status(fleet.wanted.desired, time.monotonic())
+    assert status is not None
+    assert status.may_switch
     assert not fleet.rolling.serves_wanted_model(fleet.crew.workers["mixed-0"])
     fleet.rolling.switched()
     assert fleet.turn() == [Drain("mixed-0")]

@@ -1,6 +1,7 @@
 """What `baton status` and `baton up` make of workers that failed."""
 
 import io
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from rich.console import Console
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.status import worker_table
 from cluster.config.schema import BatonConfig
-from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus, WorkerStatus
+from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus, RolloutStatus, WorkerStatus
 from cluster.fleet.tick import WorkerPhase
 from cluster.host.state import ClusterState
 from cluster.local.bring_up import MAX_FAILURES, _raise_failure, _Start
+from cluster.planner.online.decision import AutopilotStatus, Decision, DecisionKind, DecisionState
 
 
 def status(phase: WorkerPhase = WorkerPhase.READY, **changes: Any) -> FleetStatus:
@@ -210,3 +212,28 @@ def test_a_cluster_answers_when_only_places_for_more_workers_are_missing() -> No
     assert not waiting_beside(0).answers, "nobody is there"
     starting = replace(waiting_beside(1), workers=status(WorkerPhase.STARTING).workers)
     assert not starting.answers, "it will be there soon"
+
+
+def test_status_says_how_far_a_change_is_and_why_one_is_halted() -> None:
+    going = RolloutStatus(why="the change of the config", num_replaced=1, num_wanted=3)
+    (line,) = shown(replace(status(), rollout=going))[3:]
+    assert line == "the change of the config: 1 of 3 workers are as wanted"
+    halted = shown(replace(status(), rollout=replace(going, halted="decode-0b does not come up: no")), width=200)[3]
+    assert "as wanted; halted, decode-0b does not come up: no; `baton up` with a mended file" in halted
+
+
+def test_the_autopilot_says_what_it_does_and_why() -> None:
+    decision = Decision(
+        number=1,
+        at_s=time.time() - 70,
+        kind=DecisionKind.ROLE,
+        state=DecisionState.APPLIED,
+        what="1 decode worker becomes 1 prefill worker",
+        why="it pays",
+    )
+    pilot = AutopilotStatus(mode="act", doing="looking", rate=2.0, expected_rate=3.0, error=0.4, is_trusted=False)
+    lines = shown(status(), width=200)
+    assert not any("autopilot" in line for line in lines), "it is off"
+    lines = shown(replace(status(), autopilot=replace(pilot, decisions=(decision,))), width=200)
+    assert "autopilot (act): looking; 2.00 requests/s, 3.00 expected; simulation off by 40%, not trusted" in lines
+    assert "  1 min ago applied: 1 decode worker becomes 1 prefill worker: it pays" in lines

@@ -1,6 +1,7 @@
 """What a scrape says: of one replica, and of several."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -108,6 +109,15 @@ async def test_of_a_worker_that_has_said_nothing_only_that_is_told() -> None:
     text = await scraped(Metrics(lambda: [view(None, up=False)]))
     assert 'baton_worker_up{model="",role="decode",worker="decode-0"} 0.0' in text
     assert "baton_worker_blocks{" not in text
+
+
+async def test_workers_of_two_versions_of_a_model_are_told_apart() -> None:
+    state = WorkerState(worker_id="decode-0", role=ROLE_DECODE, served_name="demo")
+    views = [replace(view(state), model=f"demo@{entry}") for entry in ("old", "new")]
+    text = await scraped(Metrics(lambda: views, vllm_names=True))
+    for entry in ("old", "new"):
+        assert text.count(f'baton_worker_up{{model="demo@{entry}",role="decode",worker="decode-0"}} 1.0') == 1
+        assert f'vllm:num_requests_running{{engine="decode-0",model_name="demo@{entry}"}} 0.0' in text
 
 
 async def test_requests_count_against_the_slo_by_why_they_missed_it() -> None:

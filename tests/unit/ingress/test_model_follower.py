@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from baton.errors import ConfigError, InternalError, ModelNotFoundError, UnavailableError
-from cluster.config.schema import BatonConfig, RouterConfig
+from cluster.config.schema import BatonConfig, PoolConfig, PoolsConfig, RouterConfig
 from cluster.contracts.served_model import ModelTable, ServedModel
 from cluster.ingress import model_follower
 from cluster.ingress.metrics import Metrics
@@ -40,6 +40,10 @@ class Workers(FakeDispatcher):
         self.closed = True
 
 
+class Teller:
+    async def close(self) -> None: ...
+
+
 class Host:
     def __init__(self) -> None:
         self.workers: dict[str, Workers] = {}  # by entry, the last one's
@@ -59,7 +63,7 @@ class Host:
             aliases=aliases,
             router=RouterConfig(),
         )
-        return Hosted(row=row, service=service, dispatcher=cast(Any, workers))
+        return Hosted(row=row, service=service, dispatcher=cast(Any, workers), teller=cast(Any, Teller()))
 
 
 @dataclass
@@ -120,16 +124,26 @@ async def test_a_new_version_is_named_when_its_workers_answer(following: Followi
     await following.until(lambda: following.told == {"v1": 0, "v2": 0})
 
 
-async def test_weights_change_without_anything_else(following: Following) -> None:
-    workers = following.host.workers["v1"]
-    following.put(row("v1", weight=7.0))
+async def test_weights_and_numbers_of_workers_change_without_anything_else(following: Following) -> None:
+    workers, more = following.host.workers["v1"], row("v1", weight=7.0)
+    config = replace(more.config, pools=PoolsConfig(mixed=PoolConfig(workers=3)))
+    following.put(replace(more, config=config))
     await following.until(lambda: [version.weight for version in following.services] == [7.0])
     assert following.host.workers["v1"] is workers
 
 
+async def test_other_bounds_are_of_a_service_of_their_own(following: Following) -> None:
+    workers, changed = following.host.workers["v1"], row("v1")
+    following.put(replace(changed, config=replace(changed.config, router=RouterConfig(max_queue=1))))
+    await following.until(lambda: workers.closed)
+    assert following.host.workers["v1"] is not workers
+    assert following.names == ["chat", "chat@v1"]
+
+
 async def test_what_runs_on_a_model_that_is_gone_is_finished(following: Following) -> None:
     service, workers = following.services.of("chat"), following.host.workers["v1"]
-    service.num_open = 1
+    call = cast(Any, object())
+    service.open_calls.add(call)
     following.put(row("tales", "tales"))
     await following.until(lambda: following.names == ["tales", "tales@tales"] or following.names == ["tales"])
     with pytest.raises(ModelNotFoundError):
@@ -137,7 +151,7 @@ async def test_what_runs_on_a_model_that_is_gone_is_finished(following: Followin
     await following.until(lambda: following.told.get("v1") == 1)
     await asyncio.sleep(8 * TURN_S)
     assert not workers.closed
-    service.num_open = 0
+    service.open_calls.clear()
     await following.until(lambda: workers.closed)
     await following.until(lambda: "v1" not in following.told)
 

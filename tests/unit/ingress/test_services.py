@@ -203,6 +203,8 @@ async def test_open_calls_are_counted_until_they_end() -> None:
     service = services.of("tales")
     call = service.call([[1, 2]], options(), model="tales", route="completions")
     run = service.run(call)
+    ended: list[str] = []
+    services.on_finished.append(lambda finished: ended.append(finished.model))
     assert not service.num_open
     deltas = run.deltas()
     await anext(deltas)
@@ -210,9 +212,54 @@ async def test_open_calls_are_counted_until_they_end() -> None:
     await deltas.aclose()
     await asyncio.sleep(0)
     assert not service.num_open
+    assert ended == ["tales"]
+    version = services.of("chat@v2")
+    run = version.run(version.call([[1, 2]], options(), model="chat", route="completions"))
+    async for _ in run.deltas():
+        pass
+    assert ended == ["tales", "chat@v2"]
 
 
 def options() -> Any:
     from cluster.ingress.sampling import SamplingOptions
 
     return SamplingOptions(said={"max_tokens": 5})
+
+
+class Loading:
+    def __init__(self, fake: Dispatcher) -> None:
+        self._fake = fake
+
+    async def load(self, name: str, folder: str) -> None:
+        self._fake.adapters[name] = "h"
+
+    async def unload(self, name: str) -> None:
+        del self._fake.adapters[name]
+
+
+async def test_an_adapter_is_loaded_for_the_model_that_is_named() -> None:
+    services, fakes = several()
+    for version in services:
+        version.service.adapters = Loading(fakes[version.entry])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_app(services)), base_url="http://t") as client:
+
+        async def post(verb: str, **body: str) -> tuple[int, str]:
+            path = {"lora_path": "/x"} if verb == "load" else {}
+            answer = await client.post(f"/v1/{verb}_lora_adapter", json={"lora_name": "sql", **path, **body})
+            return answer.status_code, answer.text
+
+        status, said = await post("load")
+        assert (status, "could be chat@v1, chat@v2, tales@tales; name one" in said) == (400, True)
+        status, said = await post("load", model="chat")
+        assert (status, "has several versions; name one" in said) == (400, True)
+        assert (await post("load", model="other"))[0] == 404
+        assert (await post("load", model="chat@v2"))[0] == 200
+        assert (await post("load", model="chat@v1"))[0] == 200  # a version of the same model
+        status, said = await post("load", model="tales")
+        assert (status, "'sql' is another model's name here" in said) == (400, True)
+        assert (await post("load", model="tales", lora_name="chat"))[0] == 400
+        assert entry_of(services, services.of("sql", session="u")) in ("v1", "v2")
+        assert (await post("unload"))[0] == 400
+        assert (await post("unload", model="chat@v1"))[0] == 200
+        assert (await post("unload"))[0] == 200
+        assert not any(fake.adapters for fake in fakes.values())

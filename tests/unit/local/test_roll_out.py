@@ -38,6 +38,9 @@ class FakeFleet:
             rollout=rollout,
         )
 
+    def status(self) -> FleetStatus:
+        return self.own_status()
+
     def nodes(self) -> tuple[NodeStatus, ...]:
         return (self.places.pop(0) if len(self.places) > 1 else self.places[0],)
 

@@ -80,13 +80,12 @@ async def test_several_choices_and_all_roles_in_turn() -> None:
 async def test_what_was_written_is_read_again_from_the_workers_own_cache() -> None:
     async with running([fake_spec(Role.PREFILL, 0), fake_spec(Role.DECODE, 0)]) as workers:
         answer = asyncio.create_task(workers.ask(list(range(1, 21)), 400))
-        await until(lambda: workers.actors["decode-0"]._engine.load.num_running == 1)  # type: ignore[union-attr]
-        await asyncio.sleep(0.3)
+        await until(lambda: workers.actors["decode-0"]._engine.load.num_output_tokens > 60)  # type: ignore[union-attr]
         await workers.flip("prefill-0", Role.DECODE)
         hits = (await workers.state("decode-0")).num_prefix_hit_tokens
         changed = await workers.flip("decode-0", Role.PREFILL)
         assert changed.num_moved == 1
-        assert (workers.role("decode-0"), workers.role("prefill-0")) == (ROLE_PREFILL, ROLE_DECODE)
+        await until(lambda: (workers.role("decode-0"), workers.role("prefill-0")) == (ROLE_PREFILL, ROLE_DECODE))
         assert len((await answer)[0]) == 400
         state = await workers.state("decode-0")
         assert state.num_prefix_hit_tokens - hits > 20 + 30  # what it had written too

@@ -193,6 +193,17 @@ def test_losses_are_bounded_per_choice() -> None:
     assert lifecycle.finish_reasons() == [FINISH_REASON_ERROR]
 
 
+def test_ends_of_workers_that_were_drained_are_not_counted() -> None:
+    lifecycle = _lifecycle(max_retries=0)
+    for worker in (D0, D1, D0):
+        _dispatch(lifecycle, decode=worker)
+        lifecycle.lose(worker, "closed the stream", 0.0, is_meant=True)
+        assert not lifecycle.finished
+    _dispatch(lifecycle)
+    lifecycle.lose(D0, "gone", 0.0)
+    assert lifecycle.finished
+
+
 def test_preemptions_are_no_losses_and_wait_only_when_fruitless() -> None:
     lifecycle = _lifecycle(max_retries=0)
     _dispatch(lifecycle, prefill=None)

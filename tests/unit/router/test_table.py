@@ -216,3 +216,15 @@ def test_measures_stay_where_a_report_has_none_and_go_with_the_incarnation() -> 
     table.replace([_entry("d", Role.DECODE, incarnation="y")])
     (view,) = table.views(0.0)
     assert view.measures is None
+
+
+def test_the_end_of_a_worker_that_drained_is_known_as_meant_while_a_request_depends_on_it() -> None:
+    table, key = _table(_entry("d0", Role.DECODE)), WorkerKey("d0", "x")
+    assert not table.was_draining(key)
+    table.attach(key, "r1", 1)
+    table.replace([_entry("d0", Role.DECODE, draining=True)])
+    table.replace([])
+    assert table.was_draining(key)
+    table.detach(key, "r1")
+    table.replace([_entry("d1", Role.DECODE)])
+    assert not table.was_draining(key)

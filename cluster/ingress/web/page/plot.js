@@ -29,7 +29,7 @@ export class Plot {
       const value = h("b");
       return { value, key: h("span", { class: `key series-${place}` }, h("i"), `${name} `, value) };
     });
-    this.canvas = svg("svg", { class: "plot", tabindex: "0", role: "img", "aria-labelledby": title, height: HEIGHT });
+    this.canvas = svg("svg", { class: "plot", tabindex: "0", role: "img", "aria-label": spec.title, height: HEIGHT });
     const legend = h("figcaption", {}, h("h3", { id: title, text: spec.title }), this.note, h("div", { class: "keys" }, this.keys.map((one) => one.key)));
     root.append(h("figure", { class: "card" }, legend, this.canvas));
     this.canvas.addEventListener("keydown", (event) => this.#step(event));
@@ -118,7 +118,7 @@ export class Plot {
     this.keys.forEach(({ value }, place) => setText(value, this.#shown(this.values[place][chosen])));
     setText(this.note, this.selected === null ? "" : clock(this.points[chosen].at_s));
     const words = this.spec.lines.map(([name], place) => `${name} ${this.#shown(this.values[place][chosen])}`);
-    setAttribute(this.canvas, "aria-description", `At ${clock(this.points[chosen].at_s)}: ${words.join(", ")}. Arrow keys move in time.`);
+    setAttribute(this.canvas, "aria-label", `${this.spec.title}. At ${clock(this.points[chosen].at_s)}: ${words.join(", ")}. Arrow keys move in time.`);
     if (this.selected === null) return setAttribute(this.cursor, "visibility", "hidden");
     const x = this.#x(this.points[chosen]);
     for (const [name, value] of [["x1", x], ["x2", x], ["visibility", "visible"]]) setAttribute(this.cursor, name, String(value));

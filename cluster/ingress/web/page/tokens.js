@@ -39,7 +39,7 @@ export class Tokens {
   #item(one, place) {
     const level = one.logprob === null ? "none" : Math.min(4, Math.floor((1 - Math.exp(one.logprob)) * 5));
     const drafted = this.steps[place]?.isDraft ? " drafted" : "";
-    return h("span", { role: "option", "aria-selected": "false", id: `${this.prefix()}-${place}`, class: `token unsure-${level}${drafted}`, "data-place": place, text: visible(one.token) });
+    return h("span", { role: "option", "aria-selected": "false", id: `${this.prefix()}-${place}`, class: `token unsure-${level}${drafted}`, "data-place": place, "aria-label": one.token.trim() ? null : JSON.stringify(one.token), text: visible(one.token) });
   }
 
   prefix() {

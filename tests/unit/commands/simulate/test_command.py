@@ -348,3 +348,24 @@ def test_what_was_not_measured_is_a_dash(profile: Path) -> None:
     assert ended.code == 0, ended
     assert "nan" not in ended.out
     assert "0 of 3" in ended.out
+
+
+def test_the_autopilot_acts_when_asked_and_tells_what_it_did(profile: Path, tmp_path: Path) -> None:
+    config = tmp_path / "cluster.yaml"
+    config.write_text(
+        "model: demo\npools: {prefill: {workers: 1}, decode: {workers: 2}}\nspeculation: {method: none}\n"
+        "slo: {ttft_ms: 300}\nplanner: {interval_s: 5, window_s: 15, cooldown_s: 5}"
+    )
+    out = tmp_path / "run.json"
+    load = ("--rate", 8, "--input-len", 1500, "--output-len", 2, "--num-requests", 120)
+    words = (config, "--profile", profile, *load)
+    assert "autopilot" not in run(*words).out
+    told = run(*words, "--autopilot", "--out", out)
+    assert told.code == 0, told.err
+    assert "1 decode worker becomes 1 prefill worker" in " ".join(told.out.split())
+    pilot = json.loads(out.read_text())["autopilot"]
+    assert pilot["decisions"][0]["state"] == "applied"
+    assert pilot["setups"][0]["decode"] == 2
+    assert pilot["worker_hours"] > 0
+    in_file = run(*words, "--set", "planner.mode=act")
+    assert in_file.out.count("applied") == told.out.count("applied")

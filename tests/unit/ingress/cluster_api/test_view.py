@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from baton.errors import UnavailableError
+from cluster.contracts.events import EventLog
 from cluster.ingress.cluster_api import view as view_module
+from cluster.ingress.cluster_api.follower import FleetFollower
 from cluster.ingress.cluster_api.picture import ReplicaShare
 from cluster.ingress.cluster_api.request_window import RequestWindow
 from cluster.ingress.cluster_api.view import ClusterView, Fleet
@@ -150,14 +152,20 @@ async def test_viewers_of_a_replica_that_is_to_go_are_sent_away(view: ClusterVie
     assert len(view.viewers) == 0
 
 
-async def test_a_controller_that_was_started_again_counts_its_events_anew(
-    view: ClusterView, controller: FakeController
-) -> None:
+async def test_a_controller_that_was_started_again_counts_its_events_anew(controller: FakeController) -> None:
+    follower = FleetFollower(controller)
     for number in range(3):
         controller.tell("decode-0", f"old {number}")
-    assert len((await view.picture())["events"]) == 3
-    controller.log = type(controller.log)()
+    await heard(follower)
+    await heard(follower)
+    assert [event.text for event in follower.events] == ["old 0", "old 1", "old 2"]
+    controller.log = EventLog()
     controller.tell("decode-0", "new")
-    follower = cast(Any, view)._followers[0]
-    follower._take(await controller(0))
+    await heard(follower)
     assert [event.text for event in follower.events] == ["new"]
+
+
+async def heard(follower: FleetFollower) -> None:
+    follower.refresh()
+    assert follower._asking is not None
+    await follower._asking

@@ -156,8 +156,8 @@ async def test_errors_have_a_line_too_and_probes_have_none(
     await http.get("/metrics")
     await http.post("/v1/completions", json={"prompt": "x", "model": "other"})
     await http.get("/no%20such%0Apath")
-    told = [(line["status"], line["path"]) for line in await lines(caplog, 2)]
-    assert told == [(404, "/v1/completions"), (404, "/no?such?path")]
+    told = [(line["status"], line["path"], line.get("error")) for line in await lines(caplog, 2)]
+    assert told == [(404, "/v1/completions", "model_not_found"), (404, "/no?such?path", None)]
 
 
 async def test_grpc_calls_are_followed_alike(service: Service, caplog: pytest.LogCaptureFixture) -> None:

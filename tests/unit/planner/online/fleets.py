@@ -7,6 +7,7 @@ import numpy as np
 from cluster.config.schema import EngineConfig, PlannerConfig, RouterConfig
 from cluster.contracts.simulation import Arrival, SimCluster, SimPool, SimResult
 from cluster.contracts.slo import SLO
+from cluster.contracts.tuning import UNTUNED
 from cluster.planner.online.autopilot import Autopilot
 from cluster.planner.online.calibration import Calibration, SeenLatency
 from cluster.planner.online.candidates import Bounds
@@ -41,7 +42,8 @@ def fleet(**counts: int) -> SimCluster:
 
 
 def autopilot(cluster: SimCluster, config: PlannerConfig, *, knows: bool = True, seed: int = 0) -> Autopilot:
-    setup = Setup(**{pool.role.value: pool.num_workers for pool in cluster.pools})
+    counts = {pool.role.value: pool.num_workers for pool in cluster.pools}
+    setup = Setup(**counts, tuning=UNTUNED)
     return Autopilot(
         config,
         slo=SLO_,

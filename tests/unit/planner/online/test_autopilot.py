@@ -49,8 +49,8 @@ def test_a_flat_load_that_is_served_well_changes_nothing(lengths: Lengths, seed:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_shift_of_the_load_moves_workers_and_serves_more_of_it_well(seed: int) -> None:
     cluster = fleet(prefill=4, decode=2)
-    arrivals = load([7.0] * 8, 60.0, shift, seed=seed)
-    rehearsal, result = rehearse(cluster, arrivals, planner(), seed=seed)
+    arrivals = load([6.0] * 8, 45.0, shift, seed=seed)
+    rehearsal, result = rehearse(cluster, arrivals, planner(interval_s=25.0), seed=seed)
     static = simulate(cluster, arrivals, seed=seed)
     assert attainment(result) > attainment(static) + 0.05
     assert 1 <= len(changes(list(rehearsal.decisions))) <= 4
@@ -61,7 +61,7 @@ def test_a_shift_of_the_load_moves_workers_and_serves_more_of_it_well(seed: int)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_burst_adds_workers_once_and_no_more_than_allowed(seed: int) -> None:
     cluster = fleet(mixed=2)
-    arrivals = load([2, 2, 8, 8, 2, 2, 2], 60.0, short, seed=seed)
+    arrivals = load([2, 2, 8, 8, 2, 2, 2], 50.0, short, seed=seed)
     rehearsal, result = rehearse(cluster, arrivals, planner(max_workers=4, min_workers=2), seed=seed)
     counts = [setup.mixed for _, setup in rehearsal.setups]
     assert min(counts) == 2

@@ -1,0 +1,16 @@
+"""Ingress replicas are known by what they ask for."""
+
+from cluster.fleet.ingresses import INGRESS_TIMEOUT_S, Ingresses
+
+
+def test_replicas_that_asked_of_late_live_on_their_nodes_and_look_for_models() -> None:
+    seen = Ingresses()
+    assert seen.all_ask_for("new", 0.0), "nobody has to turn to it"
+    seen.ask("a", "n1", "old", 0.0)
+    seen.ask("b", "n2", "old", 0.0)
+    seen.ask("a", "n1", "new", 1.0)
+    assert sorted(seen.nodes(1.0)) == ["n1", "n2"]
+    assert not seen.all_ask_for("new", 1.0)
+    seen.ask("b", "n2", "new", 2.0)
+    assert seen.all_ask_for("new", 2.0)
+    assert seen.nodes(2.0 + INGRESS_TIMEOUT_S) == []
