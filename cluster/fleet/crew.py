@@ -161,7 +161,7 @@ class Crew:
         }
 
     def _is_made_up_for(self, ended: WorkerRecord) -> bool:
-        """Whether one like it has come up in its slot since, maybe on the other side: its record would stay for good."""
+        """Whether one like it has come up in its slot since, maybe on the other side: its record would stay on."""
         return any(
             worker.phase is WorkerPhase.READY
             and (worker.role, worker.index, worker.generation) == (ended.role, ended.index, ended.generation)

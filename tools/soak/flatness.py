@@ -4,8 +4,8 @@ Processes of a kind come and go, and each is young once: of each alone the slope
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 MIN_POINTS = 6
@@ -22,6 +22,7 @@ class Allowance:
     why: str
 
 
+Series = dict[tuple[str, int], list[tuple[float, float]]]  # kind and pid -> time, value
 MIB = float(1 << 20)
 ALLOWANCES: Mapping[str, Allowance] = {
     "uss": Allowance(
@@ -62,7 +63,7 @@ def trends(
     Returns:
         One trend for each kind, of its process that grew most; and kinds of which none lived long enough.
     """
-    series: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    series: Series = defaultdict(list)
     for kind, pid, at_s, value in points:
         series[kind, pid].append((at_s, value))
     found: dict[str, Trend] = {}
@@ -76,6 +77,8 @@ def trends(
         if len(seen) < MIN_POINTS or span_s < (end_s - begin_s) / 3:
             continue
         trend = _trend(kind, pid, measure, seen, end_s - begin_s)
+        if lived[0][0] > begin_s:
+            trend = _held_to(trend, seen, list(_elders(series, kind, lived[0][0])))
         if kind not in found or trend.growth - trend.allowed > found[kind].growth - found[kind].allowed:
             found[kind] = trend
     return [found[kind] for kind in sorted(found)], sorted(kinds - found.keys())
@@ -85,6 +88,21 @@ def grown_up(lived: Sequence[tuple[float, float]], begin_s: float, end_s: float)
     """What of a process's samples counts: in the half, after its youth."""
     from_s = max(begin_s, lived[0][0] + YOUTH_S)
     return [(at_s, value) for at_s, value in lived if from_s <= at_s <= end_s]
+
+
+def _elders(series: Series, kind: str, born_s: float) -> Iterator[float]:
+    """What processes of a kind held that were there before."""
+    for (found, _), lived in series.items():
+        if found == kind and lived[0][0] < born_s:
+            yield from (value for _, value in lived)
+
+
+def _held_to(trend: Trend, seen: Sequence[tuple[float, float]], elders: Sequence[float]) -> Trend:
+    """A process that is new in the half may grow to what one before it held: what it is above that counts."""
+    if not elders:
+        return trend
+    above = median(value for _, value in seen[-3:]) - max(elders)
+    return replace(trend, growth=min(trend.growth, max(0.0, above)))
 
 
 def _trend(kind: str, pid: int, measure: str, seen: Sequence[tuple[float, float]], half_s: float) -> Trend:

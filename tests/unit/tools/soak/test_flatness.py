@@ -52,3 +52,13 @@ def test_of_several_processes_of_a_kind_the_one_that_grows_most_is_told() -> Non
 def test_kinds_whose_processes_die_young_are_named() -> None:
     found, young = trends(lived(1, 900, 960, 60.0) + lived(2, 960, 1000, 60.0), "fds", 900, 1800)
     assert (found, young) == ([], ["decode"])
+
+
+def test_a_new_process_may_grow_to_what_one_before_it_held_and_no_further() -> None:
+    elder = lived(1, 0, 1000, 328 * MIB)
+    slow = [("decode", 2, float(at_s), (300 + 28 * (at_s - 1000) / 800) * MIB) for at_s in range(1000, 1800, 5)]
+    (trend,), _ = trends(elder + slow, "uss", 900, 1800)
+    assert trend.is_flat
+    further = [(kind, pid, at_s, value + (at_s - 1000) * MIB / 10) for kind, pid, at_s, value in slow]
+    (trend,), _ = trends(elder + further, "uss", 900, 1800)
+    assert not trend.is_flat
