@@ -1,11 +1,13 @@
 """What clients notice of a change: goodput before, while and after workers are replaced, ingress replicas are replaced,
-and a node is emptied; every answer held to what it was before.
+the model's type is another, a change is halted and taken back, and a node is emptied; every answer held to what it was
+before.
 
     python -m bench.rolling --json out.json --plot docs/rolling.png
-    python -m bench.rolling --quick
+    python -m bench.rolling --only machine --quick
+    python -m bench.rolling --only more --quick
 
-Two clusters, one after the other: one machine's own (HAProxy), and two Ray nodes on it, of which one is emptied. Its
-workers compute nothing (`load_format: fake`): steps take 20 ms, as a GPU's would, and all the rest is measured.
+Three clusters, one after the other: twice one machine's own (HAProxy), then two Ray nodes on it, one of them emptied.
+Their workers compute nothing (`load_format: fake`): steps take 20 ms, as a GPU's would, and all the rest is measured.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,6 +166,34 @@ async def one_machine(home: Path, load_format: str, rate: float, calm_s: float) 
         await cluster.baton("down")
 
 
+async def more_changes(home: Path, load_format: str, rate: float, calm_s: float) -> list[Phase]:
+    """Another type beside the old one; a file with which no worker comes up, and the way back; limits of the router."""
+    cluster = Cluster(home, {})
+    cluster.config.write_text(CONFIG.format(load_format=load_format, replicas=1))
+    try:
+        await cluster.up()
+        async with loaded("more changes", cluster, rate) as steps:
+            await steps.do("before", asyncio.sleep(calm_s))
+            await steps.do("another dtype", cluster.up("dtype=float32"))
+            await steps.do("halted", _refused(cluster.up("dtype=float32", "engine.memory=1KiB"), "is halted"))
+            await steps.do("taken back", cluster.up("dtype=float32"))
+            await steps.do("router limits", cluster.up("dtype=float32", "router.max_queue=77"))
+            await steps.do("after", asyncio.sleep(calm_s))
+        return steps.phases()
+    finally:
+        await cluster.baton("down")
+
+
+async def _refused(command: Awaitable[str], why: str) -> None:
+    try:
+        await command
+    except RuntimeError as error:
+        if why in str(error):
+            return
+        raise
+    raise RuntimeError(f"a change went through of which {why!r} was to be said")
+
+
 async def two_nodes(home: Path, load_format: str, rate: float, calm_s: float) -> list[Phase]:
     from ray.cluster_utils import Cluster as RayNodes
 
@@ -186,6 +216,9 @@ async def two_nodes(home: Path, load_format: str, rate: float, calm_s: float) ->
         nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
+SCENARIOS = {"machine": one_machine, "more": more_changes, "nodes": two_nodes}
+
+
 def show(figures: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     headings = ("cluster", "phase", "s", "requests", "failed", "wrong", "goodput/s", "TTFT p50 ms", "p99 ms")
@@ -205,7 +238,7 @@ def main(
     rate: Annotated[float, typer.Option(help="Requests per second.")] = 4.0,
     calm_s: Annotated[float, typer.Option(help="Seconds before, between and after changes.")] = 15.0,
     load_format: Annotated[str, typer.Option(help="fake, or auto: the demo model itself.")] = "fake",
-    only: Annotated[str, typer.Option(help="machine or nodes; empty: both.")] = "",
+    only: Annotated[str, typer.Option(help="machine, more or nodes; empty: all.")] = "",
     json_path: Annotated[Path | None, typer.Option("--json")] = None,
     plot: Annotated[Path | None, typer.Option()] = None,
     also: Annotated[Path | None, typer.Option(help="A --json file of an earlier run, to be drawn too.")] = None,
@@ -214,8 +247,10 @@ def main(
     calm_s = 4.0 if quick else calm_s
     announce("bench.rolling", about_s=8 * calm_s + 120)
     phases: list[Phase] = []
-    scenarios = {"machine": (one_machine,), "nodes": (two_nodes,)}.get(only, (one_machine, two_nodes))
-    for scenario in scenarios:
+    if only and only not in SCENARIOS:
+        raise typer.BadParameter(f"{only!r}: give one of {', '.join(SCENARIOS)}", param_hint="--only")
+    scenarios = SCENARIOS if not only else {only: SCENARIOS[only]}
+    for scenario in scenarios.values():
         with tempfile.TemporaryDirectory(prefix="br", dir="/tmp") as folder:
             found = asyncio.run(scenario(Path(folder), load_format, rate, calm_s))
         Console(width=120).print(show([phase.figures() for phase in found]))

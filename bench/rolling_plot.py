@@ -18,7 +18,7 @@ def draw(phases: "Sequence[Phase]", ttft_s: float, tpot_s: float, path: Path) ->
     from matplotlib.figure import Figure
 
     clusters = list(dict.fromkeys(phase.cluster for phase in phases))
-    figure = Figure(figsize=(9, 2.6 * len(clusters)), layout="constrained")
+    figure = Figure(figsize=(10, 2.8 * len(clusters)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, cluster in zip(figure.subplots(len(clusters), squeeze=False)[:, 0], clusters, strict=True):
         mine = [phase for phase in phases if phase.cluster == cluster]
@@ -26,15 +26,15 @@ def draw(phases: "Sequence[Phase]", ttft_s: float, tpot_s: float, path: Path) ->
         ends = [one for one in asked if one.token_s]
         axes.scatter([one.due_s for one in ends], [1e3 * one.ttft_s for one in ends], s=6, label="TTFT of a request")
         axes.set(yscale="log", ylabel="TTFT, ms", xlabel="s", title=cluster)
-        for phase in mine:
-            if phase.name not in CALM:
-                axes.axvspan(phase.begin_s, phase.end_s, alpha=0.15, color="tab:orange", label=phase.name)
+        changes = [phase for phase in mine if phase.name not in CALM]
+        for number, phase in enumerate(changes):
+            axes.axvspan(phase.begin_s, phase.end_s, alpha=0.15, color=f"C{number + 1}", label=phase.name)
         other = axes.twinx()
         seconds = range(int(mine[-1].end_s))
         good = [_share_of_second(asked, second, ttft_s, tpot_s) for second in seconds]
-        other.plot([second + 0.5 for second in seconds], good, color="tab:green", label="% good")
-        other.set(ylabel=f"% with TTFT <= {ttft_s:g} s, TPOT <= {1e3 * tpot_s:g} ms", ylim=(0, 102))
-        axes.legend(fontsize=7, loc="lower left")
+        other.plot([second + 0.5 for second in seconds], good, color="black", linewidth=1)
+        other.set(ylabel=f"% good: TTFT <= {ttft_s:g} s,\nTPOT <= {1e3 * tpot_s:g} ms (line)", ylim=(0, 102))
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.1, 1))
     figure.savefig(path, dpi=110)
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FAULT_TIMEOUT_S = 1.0
+LINGER_S = 0.3  # idle after a drain: what was sent before its sender knew is refused, and what was handed over goes on
 ADDRESSES_TIMEOUT_S = 20.0  # for the other ranks' servers: they have loaded when this is waited for
 
 
@@ -272,9 +273,11 @@ class WorkerActor:
         assert self._engine is not None, "start() has not returned"
         assert self._service is not None, "start() has not returned"
         self._engine.drain()
-        deadline = time.monotonic() + timeout_s
-        while not self._service.is_drained and time.monotonic() < deadline:  # noqa: ASYNC110, the engine is a thread
-            await asyncio.sleep(0.02)
+        begin_s = busy_s = time.monotonic()
+        while (now_s := time.monotonic()) < begin_s + timeout_s and now_s < busy_s + LINGER_S:
+            if not self._service.is_drained:
+                busy_s = now_s
+            await asyncio.sleep(0.02)  # the engine is a thread
         return self._service.is_drained
 
     async def stop(self) -> None:

@@ -108,7 +108,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         if first is None or not first.hello.ingress_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with ingress_id")
             return
-        if first.hello.ingress_id in self._sessions:  # it came back before we saw it go
+        if (before := self._sessions.get(first.hello.ingress_id)) is not None:  # it came back before we saw it go
+            before.messages.put_nowait(None)
             self._engine.disconnect(first.hello.ingress_id)
         session = IngressSession(ingress_id=first.hello.ingress_id, cache=CacheNews(self._cached))
         self._sessions[session.ingress_id] = session

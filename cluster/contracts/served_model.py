@@ -51,10 +51,19 @@ class ModelTable:
 
 
 def _of_ingress(config: BatonConfig) -> BatonConfig:
-    """The same where ingress replicas need not be told anything new."""
+    """The same where a replica that runs need not be told anything new; for what all models share, others start."""
     plain = BatonConfig()
     return replace(
         config,
+        http=plain.http,
+        grpc=plain.grpc,
+        tls=plain.tls,
+        auth=plain.auth,
+        limits=plain.limits,
+        structured=plain.structured,
+        tracing=plain.tracing,
+        logging=plain.logging,
+        metrics=plain.metrics,
         pools=plain.pools,
         engine=plain.engine,
         kv=plain.kv,

@@ -5,6 +5,7 @@ with streams to its workers.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from cluster.contracts.served_model import ServedModel
@@ -68,6 +69,7 @@ class ModelHost:
         ring: Ring,
     ) -> None:
         self._ingress_id = ingress_id
+        self._numbers = count()
         self._secret = secret
         self._controllers = controllers
         self._metrics = metrics
@@ -78,8 +80,10 @@ class ModelHost:
         """With streams to workers that open in the background. Raises: ConfigError: a file of the model is wrong."""
         config = row.config
         folder, tokenizer, formats = await asyncio.to_thread(_read, row)
+        # Two may ask the same workers for a while, and a worker has one stream for each id.
+        ingress_id = f"{self._ingress_id}.{next(self._numbers)}"
         dispatcher = Dispatcher(
-            ingress_id=self._ingress_id,
+            ingress_id=ingress_id,
             secret=self._secret,
             config=config.router,
             health=config.health,
@@ -100,7 +104,7 @@ class ModelHost:
             adapters=self._controllers.adapters(row.controller) if config.adapters_dynamic.folders else None,
         )
         await dispatcher.start()
-        teller = DemandTeller(service, self._ingress_id, self._controllers.demand(row.controller))
+        teller = DemandTeller(service, ingress_id, self._controllers.demand(row.controller))
         teller.start()
         return Hosted(row=row, service=service, dispatcher=dispatcher, teller=teller)
 

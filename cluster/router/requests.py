@@ -10,11 +10,12 @@ from random import Random
 from typing import Generic, TypeVar
 
 from baton.errors import BatonError, DeadlineExceededError, InvalidRequestError, ModelNotFoundError, UnavailableError
+from baton.v1.inference_pb2 import FINISH_REASON_ERROR
 from baton.v1.worker_pb2 import Abort, Submit, TokenOutput
 from cluster.config.schema import RouterConfig
 from cluster.router.active import Active, Alarm, Timer
 from cluster.router.admission import Admission
-from cluster.router.lifecycle import Launch
+from cluster.router.lifecycle import PREEMPTED, Launch
 from cluster.router.policy import Policy, Route, RouteRequest
 from cluster.router.table import WorkerTable
 from cluster.router.track import Attempt
@@ -112,12 +113,19 @@ class Requests(Generic[A]):
             active = open_.get(output.request_id)
             if active is None:
                 continue
+            if output.finish_reason == FINISH_REASON_ERROR:
+                self._excuse(active, output)
             delivered = active.lifecycle.accept(output, sender, now_s)
             if delivered:
                 deliver(active, delivered)
                 output = delivered[-1]
             if output.finish_reason:
                 self.reconcile(active, now_s)
+
+    def _excuse(self, active: A, output: TokenOutput) -> None:
+        """What breaks because a worker was to go, such as a hand-over to it, is nobody's fault."""
+        if output.error.retryable and any(map(self._table.was_draining, active.lifecycle.workers())):
+            output.error.code = PREEMPTED
 
     def lose_worker(self, worker: WorkerKey, reason: str, now_s: float) -> None:
         """It, or the stream to it, is gone; the table knows."""

@@ -135,6 +135,8 @@ class WorkerTable:
         state.ClearField("added_block_hashes")
         state.ClearField("removed_block_hashes")
         row.state, row.reported_s = state, now_s
+        if state.draining:  # it may have nothing left, and be gone, before the controller's table says so
+            self._drained.add(key)
         if state.HasField("measures"):
             row.measures = state.measures
         if row.load is None:

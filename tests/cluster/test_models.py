@@ -52,6 +52,7 @@ class Load:
         """Of calls that begin from now on."""
         seen = len(self.texts) + len(self._threads)
         wait_for(lambda: len(self.texts) >= seen + count or self.failures)
+        assert self.failures == []
         return set(self.texts[seen:])
 
 

@@ -237,8 +237,8 @@ class Serving:
             return self._draining()
         return None if self.role.decodes else self._duty.not_here()
 
-    def _draining(self) -> UnavailableError:
-        return UnavailableError(f"worker {self._worker_id} is draining; try another")
+    def _draining(self) -> PreemptedError:
+        return PreemptedError(f"worker {self._worker_id} is draining; try another")
 
     def end_overdue(self, now_s: float) -> None:
         for job in self.jobs:

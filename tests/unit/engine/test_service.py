@@ -173,3 +173,18 @@ async def test_a_worker_without_news_sends_an_empty_message_within_its_heartbeat
             message = await anext(worker.session)
         assert message == worker_pb2.FromWorker()
         assert time.monotonic() - began_s > HEARTBEAT_S / 2
+
+
+async def test_a_stream_in_whose_place_another_has_come_ends() -> None:
+    """It would be told nothing any more, and its reader hold the worker for silent."""
+    async with _running() as worker:
+        context: Any = None
+        later: Any = worker.service.Session(_ingress(asyncio.Queue()), context)
+        await anext(later)
+        async with asyncio.timeout(10.0):
+            assert [message async for message in worker.session if message.HasField("outputs")] == []
+        worker.submit("r")
+        worker.runner.go_on.set()
+        async with asyncio.timeout(10.0):
+            assert await anext(message async for message in later if message.HasField("outputs"))
+        await later.aclose()

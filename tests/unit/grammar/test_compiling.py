@@ -123,7 +123,7 @@ def test_a_worker_that_drains_gives_back_what_was_offered_to_it() -> None:
     driver.engines[1].drain()
     driver.run()
     [final] = driver.finals["r", 0]
-    assert (final.error.code, final.error.retryable) == ("unavailable", True)
+    assert (final.error.code, final.error.retryable) == ("preempted", True)
     grammars.release()
     driver.run()
 

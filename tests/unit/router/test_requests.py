@@ -130,6 +130,27 @@ def test_a_lost_worker_s_requests_go_to_another_at_once() -> None:
     ingress.check_empty()
 
 
+def test_what_a_worker_that_is_to_go_breaks_counts_towards_no_limit_of_retries() -> None:
+    ingress = Ingress(D0)
+    active = ingress.arrive("r")
+    for attempt in range(3):  # max_retries is 1
+        error = TokenOutput(request_id="r", choice=0, attempt=attempt, finish_reason=FINISH_REASON_ERROR)
+        error.error.code, error.error.retryable = "unavailable", True
+        ingress.table.report(D0, WorkerState(role=ROLE_DECODE, draining=True), now_s=1.0)
+        ingress.requests.take_outputs(D0, [error], 1.0)
+        ingress.ring(active, Timer.RETRY)
+        ingress.table.report(D0, WorkerState(role=ROLE_DECODE, max_model_len=200, max_sequences=8), now_s=1.0)
+        ingress.requests.launch_unrouted(2.0)
+    ingress.table.disconnect(D0)
+    ingress.requests.lose_worker(D0, "closed the stream", 3.0)  # before the controller's table said that it drains
+    ingress.connect(D1)
+    ingress.requests.launch_unrouted(3.0)
+    assert active.lifecycle.failure is None
+    ingress.requests.take_outputs(D1, [output("r", 0, attempt=4, is_last=True)], 4.0)
+    assert active.lifecycle.finished
+    ingress.check_empty()
+
+
 def test_without_a_worker_a_request_waits_and_gives_up_by_name() -> None:
     ingress = Ingress()
     waiting, served = ingress.arrive("waiting"), ingress.arrive("served", 1.0)

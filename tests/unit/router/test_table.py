@@ -228,3 +228,5 @@ def test_the_end_of_a_worker_that_drained_is_known_as_meant_while_a_request_depe
     table.detach(key, "r1")
     table.replace([_entry("d1", Role.DECODE)])
     assert not table.was_draining(key)
+    _report(table, "d1", Role.DECODE, draining=True)
+    assert table.was_draining(WorkerKey("d1", "x")), "the worker's own word comes first"
