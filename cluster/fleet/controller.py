@@ -175,7 +175,8 @@ class Controller:
             self._crew.spawn(tell_first(self._entry, kind, subject, text, is_trouble=is_trouble))
 
     def _worker_moved(self, worker: WorkerRecord) -> None:
-        why = f": {worker.error}" if worker.error else ""
+        is_well = worker.phase in (WorkerPhase.STARTING, WorkerPhase.READY)  # its error is of the time before
+        why = f": {worker.error}" if worker.error and not is_well else ""
         failed = worker.phase is WorkerPhase.FAILED
         self._seats_changed = True
         self.tell(EventKind.WORKER, f"{self._prefix}{worker.worker_id}", f"is {worker.phase}{why}", is_trouble=failed)

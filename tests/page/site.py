@@ -58,7 +58,8 @@ class Site:
 
 
 @contextmanager
-def site(prefix: str = "") -> Iterator[Site]:
+def site(prefix: str = "", second: Sequence[WorkerView] = ()) -> Iterator[Site]:
+    """`second`: workers of another model, if any."""
     background = BackgroundLoop()
     stack = AsyncExitStack()
 
@@ -67,6 +68,10 @@ def site(prefix: str = "") -> Iterator[Site]:
         stack.callback(service.close)
         controller = FakeController()
         fleets = [Fleet(model="demo", dispatcher=fake, ask=controller)]
+        if second:
+            other = FakeDispatcher(fake._tokenizer)
+            other.views = list(second)
+            fleets.append(Fleet(model="small", dispatcher=other))
         view = ClusterView(lambda: fleets, GOOD)
         service.on_finished.append(view.window.tell)
         app: ASGIApp = build_app(service, view=view)

@@ -7,6 +7,7 @@ import pytest
 from tests.page.conftest import opened, until
 from tests.page.site import Site, many_workers, site, some_requests, some_workers
 from tests.unit.ingress.cluster_api.fleets import worker
+from workers.spec import Role
 
 ROWS = ".workers tbody tr:not(.more)"
 DRAWN = "document.querySelectorAll('.plot path').length >= 8"
@@ -60,8 +61,15 @@ def test_a_worker_opens_and_columns_sort_and_pools_filter(served: Site, page: An
     assert page.locator(ROWS).count() == 3
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["cluster", "playground"])
+@pytest.mark.parametrize(
+    ("scheme", "view"),
+    [
+        ("light", "cluster"),
+        pytest.param("dark", "cluster", marks=pytest.mark.slow),
+        pytest.param("light", "playground", marks=pytest.mark.slow),
+        pytest.param("dark", "playground", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_wrong(served: Site, browser: Any, errors: list[str], scheme: str, view: str) -> None:
     page = opened(browser, errors, color_scheme=scheme)
     page.goto(f"{served.url}#{view}")
@@ -87,6 +95,7 @@ def test_nothing_is_wider_than_a_phone(served: Site, browser: Any, errors: list[
     page.close()
 
 
+@pytest.mark.slow
 def test_colours_follow_the_system_until_the_switch_says_otherwise(served: Site, browser: Any) -> None:
     page = opened(browser, [], color_scheme="dark")
     page.goto(served.url)
@@ -100,6 +109,7 @@ def test_colours_follow_the_system_until_the_switch_says_otherwise(served: Site,
     page.close()
 
 
+@pytest.mark.slow
 def test_who_wants_less_motion_has_none(served: Site, browser: Any) -> None:
     page = opened(browser, [], reduced_motion="reduce")
     served.hand_over("prefill-0", "decode-0", 900)
@@ -107,6 +117,40 @@ def test_who_wants_less_motion_has_none(served: Site, browser: Any) -> None:
     page.wait_for_selector(".stream .flow")
     assert page.evaluate("getComputedStyle(document.querySelector('.stream .flow')).animationName") == "none"
     page.close()
+
+
+def test_a_controller_that_is_silent_is_said_to_be(served: Site, page: Any) -> None:
+    page.goto(served.url)
+    page.wait_for_selector(ROWS)
+    assert page.locator("#troubles").inner_text() == ""
+    served.controller.is_away = True
+    page.wait_for_selector("#troubles >> text=the controller does not answer")
+    served.controller.is_away = False
+    until(page, "document.querySelector('#troubles').textContent === ''")
+
+
+def test_a_worker_that_does_another_pools_work_says_so(served: Site, page: Any) -> None:
+    served.show([*some_workers(), worker("v2.decode-1", Role.PREFILL)])
+    page.goto(served.url)
+    page.wait_for_selector(f"{ROWS} >> text=v2.decode-1 as prefill")
+    page.wait_for_selector(".streams >> text=v2.decode-1")
+    served.show(some_workers())
+
+
+def test_two_models_stand_side_by_side(browser: Any, errors: list[str]) -> None:
+    with site(second=[worker("small.decode-0", num_running=4), worker("small.prefill-0", Role.PREFILL)]) as made:
+        made.show(some_workers())
+        page = opened(browser, errors)
+        page.goto(made.url)
+        page.wait_for_selector(ROWS)
+        until(page, "document.querySelector('#model').textContent === 'demo, small'")
+        assert page.locator(ROWS).count() == 7
+        names = page.locator(f"{ROWS} .plain span:last-child").all_inner_texts()
+        assert names[-2:] == ["small.prefill-0", "small.decode-0"]
+        assert tile(page, "Running") == "70"
+        assert page.locator("#pools").inner_text().split("\n") == ["decode 2/2", "prefill 1/1"]
+        page.close()
+    assert errors == []
 
 
 def test_what_a_worker_is_called_stays_text(served: Site, page: Any) -> None:
@@ -119,6 +163,7 @@ def test_what_a_worker_is_called_stays_text(served: Site, page: Any) -> None:
     served.show(some_workers())
 
 
+@pytest.mark.slow
 def test_a_thousand_workers_draw_in_time(browser: Any, errors: list[str]) -> None:
     with site() as crowded:
         crowded.show(many_workers(1000))

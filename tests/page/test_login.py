@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.doors.keyed import Keyed
 from tests.page.conftest import opened, until
 from tests.page.site import keyed_site, site, some_workers
@@ -62,6 +64,7 @@ def test_the_page_works_below_any_path(browser: Any, errors: list[str]) -> None:
     assert errors == []
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_is_said_to_be_gone_and_found_again(browser: Any) -> None:
     with site() as made:
         made.show(some_workers())

@@ -44,6 +44,7 @@ def test_an_answer_comes_as_it_is_written_and_says_how_it_was_made(served: Site,
         assert fact in said
 
 
+@pytest.mark.slow
 def test_the_talk_goes_on_with_what_was_said(served: Site, chat: Any) -> None:
     ask(chat)
     ask(chat, "And then?")
@@ -51,6 +52,7 @@ def test_the_talk_goes_on_with_what_was_said(served: Site, chat: Any) -> None:
     assert chat.locator("article").count() == 0
 
 
+@pytest.mark.slow
 def test_an_answer_can_be_stopped(served: Site, chat: Any) -> None:
     served.fake.step_s = 0.2
     chat.fill("#prompt", "Once")
@@ -113,6 +115,7 @@ def test_what_the_server_refuses_is_said_at_its_field(chat: Any) -> None:
     assert chat.input_value("#prompt") == "Once upon a time"
 
 
+@pytest.mark.slow
 def test_what_is_no_json_is_said_before_anything_is_sent(served: Site, chat: Any) -> None:
     num_sent = len(served.fake.requests)
     chat.get_by_text("All else").click()

@@ -53,7 +53,7 @@ class LoadMeter:
         self._last_s: float | None = None
 
     def measure(self, views: Iterable[WorkerView], now_s: float) -> Load:
-        """`now_s`: of any clock that does not jump."""
+        """Takes some ms among 1,000 workers: not for the event loop. `now_s`: of any clock that does not jump."""
         states = [
             (WorkerKey(view.entry.worker_id, view.entry.incarnation), view.state)
             for view in views
@@ -74,7 +74,8 @@ class LoadMeter:
     def _rates(self, counts: dict[WorkerKey, _Counts], now_s: float) -> Sequence[float]:
         totals = [0] * len(_RATES)
         for key, new in counts.items():
-            for place, (now, before) in enumerate(zip(new, self._last.get(key, new), strict=True)):
-                totals[place] += max(now - before, 0)
+            old = self._last.get(key, new)
+            if old != new:
+                totals = [total + max(now - before, 0) for total, now, before in zip(totals, new, old, strict=True)]
         span_s = now_s - self._last_s if self._last_s is not None else 0.0
         return [total / span_s if span_s > 0 else 0.0 for total in totals]

@@ -64,7 +64,7 @@ def picture(number: int, at_s: float, looks: Sequence[FleetLook], slo: SLO) -> P
         "slo": {"ttft_ms": slo.ttft_s * 1000, "tpot_ms": slo.tpot_s * 1000, "attainment": slo.attainment},
         "fleets": fleets,
         "pools": [pool for look in looks for pool in _pools(look)],
-        "workers": [row for place, look in enumerate(looks) for row in _workers(look, place)],
+        "workers": _workers(looks),
         "streams": _streams(looks),
         "events": _events(looks),
     }
@@ -128,25 +128,30 @@ def _pools(look: FleetLook) -> list[dict[str, Any]]:
     ]
 
 
-def _workers(look: FleetLook, place: int) -> list[Row]:
+def _workers(looks: Sequence[FleetLook]) -> list[Row]:
+    """Fleets name their workers apart, so an id is a key; where it is not, the later one has its model before it."""
+    rows: dict[str, Row] = {}
+    for look in looks:
+        for row in _fleet_workers(look):
+            key = row["id"] if row["id"] not in rows else f"{look.model}/{row['id']}"
+            rows[key] = {"key": key, "fleet": look.model, **row}
+    return list(rows.values())
+
+
+def _fleet_workers(look: FleetLook) -> list[Row]:
     told = look.news.workers if look.news is not None else {}
     views = {view.entry.worker_id: view for view in look.views}
     ids = sorted({*told, *views}, key=_order)
-    return [
-        {
-            "key": worker_id if not place else f"{look.model}/{worker_id}",
-            "fleet": look.model,
-            **worker_row(worker_id, views.get(worker_id), told.get(worker_id)),
-        }
-        for worker_id in ids
-    ]
+    return [worker_row(one, views.get(one), told.get(one)) for one in ids]
 
 
-def _order(worker_id: str) -> tuple[int, str, int]:
-    """As requests go: prefill first; decode-2 before decode-10."""
-    pool, _, number = worker_id.rpartition("-")
-    place = POOLS.index(pool) if pool in POOLS else len(POOLS)
-    return (place, pool, int(number)) if number.isdigit() else (place, worker_id, 0)
+def _order(worker_id: str) -> tuple[int, str, int, str]:
+    """As requests go: prefill first; decode-2 before decode-10, and a slot's other side, decode-2b, behind it."""
+    pool, _, rest = worker_id.rpartition("-")
+    role = pool.rpartition(".")[2]
+    place = POOLS.index(role) if role in POOLS else len(POOLS)
+    number = rest.removesuffix("b")
+    return (place, pool, int(number), rest) if number.isdecimal() else (place, worker_id, 0, "")
 
 
 def _streams(looks: Sequence[FleetLook]) -> list[dict[str, Any]]:

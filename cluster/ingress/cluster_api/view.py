@@ -2,7 +2,7 @@
 
 What workers report is at hand; the controller and other replicas are asked once a second at most, however many look.
 Loads are measured every `request_window.STEP_S` in any case, so that the page of one who has just come has a past.
-Pictures are made on a thread: among 1,000 workers one takes longer than tokens should wait.
+Pictures and measures are made on a thread: among 1,000 workers they take longer than tokens should wait.
 """
 
 import asyncio
@@ -178,17 +178,18 @@ class ClusterView:
         }
 
     async def _measure_forever(self) -> None:
-        self._measure()
+        await self._measure()
         while True:
             await asyncio.sleep(STEP_S - time.time() % STEP_S)
-            self._measure()
+            await self._measure()
 
-    def _measure(self) -> None:
+    async def _measure(self) -> None:
         fleets = self._fleets()
-        views = [view for fleet in fleets for view in fleet.dispatcher.states()]
-        self._trend.add(number_of(time.time() + STEP_S / 2) - 1, self._meter.measure(views, time.monotonic()))
         for fleet in fleets:
             fleet.handed = fleet.dispatcher.handovers.take()
+        views = [view for fleet in fleets for view in fleet.dispatcher.states()]
+        number = number_of(time.time() + STEP_S / 2) - 1
+        self._trend.add(number, await asyncio.to_thread(self._meter.measure, views, time.monotonic()))
 
     async def _show_forever(self) -> None:
         while True:

@@ -82,6 +82,7 @@ export class Answer {
     this.panel.hidden = !opens;
     this.#open = opens ? () => this.panel.replaceChildren(...[make()].flat()) : null;
     this.#open?.();
+    if (opens) this.panel.scrollIntoView({ block: "nearest" });
   }
 
   #tokens() {

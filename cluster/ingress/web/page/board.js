@@ -7,6 +7,7 @@ import { Plots } from "./plots.js";
 import { Pools } from "./pools.js";
 import { Streams } from "./streams.js";
 import { Tiles } from "./tiles.js";
+import { Troubles } from "./troubles.js";
 import { Workers } from "./workers.js";
 
 export class ClusterBoard {
@@ -16,6 +17,7 @@ export class ClusterBoard {
     const grid = new Grid(byId("grid"), (name) => workers.find(name));
     const pools = new Pools(byId("pools"), (role) => workers.only(role));
     this.parts = [
+      new Troubles(byId("troubles")),
       new Tiles(byId("tiles")),
       new Plots(byId("plots"), byId("plots-table"), byId("plots-rows")),
       pools,

@@ -122,7 +122,7 @@ export class Fields {
       const entry = this.inputs.get(name);
       if (entry) entry.input.placeholder = String(value);
     }
-    if (model?.max_model_len) this.inputs.get("max_tokens").input.placeholder = `up to ${model.max_model_len}`;
+    if (model?.max_model_len) this.inputs.get("max_tokens").input.placeholder = `≤ ${model.max_model_len}`;
     const templates = ["", ...(model?.chat_templates ?? [])];
     this.inputs.get("chat_template").input.replaceChildren(...templates.map((one) => h("option", { value: one, text: one || "default" })));
   }

@@ -25,10 +25,16 @@ let heard = false;
 let wantsKey = false;
 
 function header() {
-  setText(byId("model"), picture.model ?? "");
+  const models = names(picture.fleets.map((fleet) => fleet.model));
+  setText(byId("model"), models);
   const trouble = picture.fleets.some((fleet) => !fleet.ready);
-  pill(heard ? (trouble ? "Not whole" : "Ready") : "Connecting", heard ? (trouble ? "warn" : "good") : "idle");
-  document.title = picture.model ? `${picture.model} · Baton` : "Baton";
+  if (wantsKey) pill("Locked", "idle");
+  else pill(heard ? (trouble ? "Not whole" : "Ready") : "Connecting", heard ? (trouble ? "warn" : "good") : "idle");
+  document.title = models ? `${models} · Baton` : "Baton";
+}
+
+function names(all) {
+  return all.length > 3 ? `${all.slice(0, 2).join(", ")} and ${all.length - 2} more` : all.join(", ");
 }
 
 function pill(text, kind) {
@@ -55,7 +61,6 @@ function wantKey(message) {
   key.forget();
   wantsKey = true;
   heard = false;
-  pill("Locked", "idle");
   setText(byId("login-error"), message);
   show();
   byId("login-key").focus();

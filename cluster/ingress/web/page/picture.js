@@ -1,6 +1,7 @@
 // The cluster as the server last told it: a whole picture, then changes of it. Rates are of two pictures.
 
-const RATES = ["num_prompt_tokens", "num_output_tokens", "kv_bytes_sent", "kv_bytes_received"];
+// What is counted, and the rate per s below which nothing is shown: a rate that falls by half at each look never ends.
+const RATES = { num_prompt_tokens: 0.5, num_output_tokens: 0.5, kv_bytes_sent: 1000, kv_bytes_received: 1000 };
 const MAX_EVENTS = 512;
 const MAX_POINTS = 120;
 const SMOOTH = 0.5; // of a new rate, what counts at once
@@ -43,12 +44,12 @@ export class Picture {
   }
 
   #measure(worker, fields, span) {
-    for (const name of RATES) {
+    for (const [name, least] of Object.entries(RATES)) {
       const gained = Math.max((fields[name] ?? worker[name]) - worker[name], 0);
       const rate = span > 0 ? gained / span : 0;
       const old = worker.rates[name] ?? rate;
       worker.rates[name] = old + SMOOTH * (rate - old);
-      if (worker.rates[name] < 0.05) worker.rates[name] = 0;
+      if (worker.rates[name] < least) worker.rates[name] = 0;
     }
   }
 

@@ -59,7 +59,9 @@ export class Plot {
     this.values = values;
     const lines = values.flatMap((line, place) => this.#line(line, place));
     this.cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-    this.canvas.replaceChildren(...this.#frame(), ...lines, ...this.#limit(), this.cursor);
+    const isEmpty = values.every((line) => line.every((value) => value === null));
+    const nothing = svg("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - BOTTOM - 16, "text-anchor": "middle", text: "no request has ended yet" });
+    this.canvas.replaceChildren(...this.#frame(), ...lines, ...(isEmpty ? [nothing] : []), ...this.#limit(), this.cursor);
     this.#tell();
   }
 

@@ -35,10 +35,10 @@ export class Pools {
       this.buttons.set(role, button);
       this.root.append(button);
     }
-    const whole = ready === desired;
+    const whole = ready >= desired; // while workers are replaced there may be more
     setText(button, `${whole ? "" : "▲ "}${role} ${ready}/${desired}`);
     setAttribute(button, "class", whole ? "pool" : "pool warn");
-    setAttribute(button, "title", waits.length ? `waits for ${waits.join("; ")}` : `workers of the pool ${role} that are ready`);
+    setAttribute(button, "title", waits.length ? waits.join("; ") : `workers of the pool ${role} that are ready`);
   }
 
   #press(role) {

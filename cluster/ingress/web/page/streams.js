@@ -6,7 +6,7 @@ import { shownName } from "./worker_row.js";
 
 const MOST = 10; // workers of each side: the busiest
 const ROW = 34;
-const NODE = 150;
+const NODE = 200;
 const HEIGHT = 26;
 
 export class Streams {
@@ -19,7 +19,8 @@ export class Streams {
     const heads = ["From", "To", "Requests", "Prompt tokens"].map((text) => h("th", { scope: "col", text }));
     const table = h("table", { class: "figures" }, caption, h("thead", {}, h("tr", {}, heads)), this.rows);
     this.table = h("details", {}, h("summary", { text: "Pairs as a table" }), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Pairs" }, table));
-    root.append(this.canvas, this.table);
+    this.empty = h("p", { class: "muted", hidden: true });
+    root.append(this.empty, this.canvas, this.table);
     new ResizeObserver(([entry]) => {
       this.width = Math.round(entry.contentRect.width);
       if (this.picture) this.draw(this.picture);
@@ -29,11 +30,15 @@ export class Streams {
   draw(picture) {
     this.picture = picture;
     if (!this.width) return;
-    const width = this.width - 24;
+    const width = this.width;
     const workers = [...picture.workers.values()];
     const left = busiest(workers.filter((one) => one.role === "prefill"), "kv_bytes_sent");
     const right = busiest(workers.filter((one) => one.role === "decode"), "kv_bytes_received");
-    if (!left.length || !right.length) return this.#nothing(workers);
+    const isIdle = !left.length || !right.length;
+    this.empty.hidden = !isIdle;
+    this.canvas.toggleAttribute("hidden", isIdle);
+    this.table.hidden = isIdle;
+    if (isIdle) return this.#nothing(workers);
     const height = Math.max(left.length, right.length) * ROW;
     const size = Math.min(NODE, width * 0.36);
     const spots = new Map([...placed(left, 0, height, size), ...placed(right, width - size, height, size)]);
@@ -47,18 +52,15 @@ export class Streams {
     this.canvas.replaceChildren(...lines, ...nodes);
     const hidden = workers.filter((one) => one.role === "prefill" || one.role === "decode").length - spots.size;
     const moving = workers.reduce((total, one) => total + (one.rates.kv_bytes_sent ?? 0), 0);
-    setText(this.note, `${bytes(moving)}/s${hidden > 0 ? `, the busiest of ${count(hidden + spots.size)} workers` : ""}`);
+    const flow = moving || known.length ? `${bytes(moving)}/s` : "nothing is handed over just now";
+    setText(this.note, `${flow}${hidden > 0 ? `, the busiest of ${count(hidden + spots.size)} workers` : ""}`);
     this.#fill(picture.streams);
   }
 
   #nothing(workers) {
-    const text = workers.length ? "Every worker reads and writes its own requests: nothing is handed over." : "";
-    this.canvas.setAttribute("width", this.width - 24);
-    this.canvas.setAttribute("height", 40);
-    this.canvas.setAttribute("aria-label", text || "no worker yet");
-    this.canvas.replaceChildren(svg("text", { x: 0, y: 24, text }));
+    const pools = "Workers that read prompts and workers that write answers are not both here: nothing is handed over.";
+    setText(this.empty, workers.length ? pools : "No worker has been heard of yet.");
     setText(this.note, "");
-    this.#fill([]);
   }
 
   #fill(pairs) {
@@ -90,17 +92,17 @@ function line(from, to, size, share) {
 
 function node({ worker, x, y }, size) {
   const sends = worker.role === "prefill";
-  const rate = worker.rates[sends ? "kv_bytes_sent" : "kv_bytes_received"];
+  const rate = size >= 130 ? worker.rates[sends ? "kv_bytes_sent" : "kv_bytes_received"] : 0;
   return svg(
     "g",
     { class: `node ${worker.role}` },
     svg("rect", { x: x + 0.5, y: y + 0.5, width: size - 1, height: HEIGHT - 1, rx: 5 }),
-    svg("text", { x: x + 8, y: y + 17, text: shortened(shownName(worker), size) }),
-    rate && size >= 130 ? svg("text", { class: "rate", x: x + size - 8, y: y + 17, "text-anchor": "end", text: `${bytes(rate)}/s` }) : null,
+    svg("text", { x: x + 8, y: y + 17, text: shortened(shownName(worker), size, rate > 0) }),
+    rate ? svg("text", { class: "rate", x: x + size - 8, y: y + 17, "text-anchor": "end", text: `${bytes(rate)}/s` }) : null,
   );
 }
 
-function shortened(text, size) {
-  const most = Math.floor((size - (size >= 130 ? 70 : 12)) / 7);
+function shortened(text, size, hasRate) {
+  const most = Math.floor((size - (hasRate ? 72 : 14)) / 6.6);
   return text.length > Math.max(most, 10) ? `${text.slice(0, Math.max(most, 10) - 1)}…` : text;
 }

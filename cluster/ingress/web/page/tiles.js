@@ -4,11 +4,11 @@ import { h, setAttribute, setText } from "./dom.js";
 import { bytes, count, ms, percent, perSecond } from "./format.js";
 
 const TILES = [
-  ["Running", (p) => count(total(p, "num_running")), (p) => `${count(p.requests.num_running)} requests`],
+  ["Running", (p) => count(total(p, "num_running")), (p) => (p.requests.num_running === 1 ? "1 request" : `${count(p.requests.num_running)} requests`)],
   ["Waiting", (p) => count(total(p, "num_waiting") + p.requests.num_queued), (p) => `${p.requests.num_queued} at the ingress`],
   ["First token, p90", (p) => ms(lately(p).ttft_ms?.[1]), (p) => `SLO ${ms(p.slo.ttft_ms)}`, (p) => over(lately(p).ttft_ms, p.slo.ttft_ms)],
   ["Per token, p90", (p) => ms(lately(p).tpot_ms?.[1]), (p) => `SLO ${ms(p.slo.tpot_ms)}`, (p) => over(lately(p).tpot_ms, p.slo.tpot_ms)],
-  ["Within the SLO", (p) => percent(lately(p).attainment), (p) => `of ${count(lately(p).num_ended)}, goal ${percent(p.slo.attainment)}`, missed],
+  ["Within the SLO", (p) => percent(lately(p).attainment), (p) => `goal ${percent(p.slo.attainment)}`, missed],
   ["Written", (p) => perSecond(p.load?.output_tokens_per_s), () => "tokens"],
   ["Read", (p) => perSecond(p.load?.prompt_tokens_per_s), (p) => `${perSecond(p.load?.cached_tokens_per_s)} cached`],
   ["KV blocks used", (p) => percent(share(total(p, "num_referenced_blocks"), total(p, "num_blocks"))), (p) => `of ${count(total(p, "num_blocks"))}`],

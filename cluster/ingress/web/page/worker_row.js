@@ -11,7 +11,7 @@ export const COLUMNS = [
   { name: "Running", kind: "wide", value: (w) => w.num_running },
   { name: "Waiting", kind: "number", value: (w) => w.num_waiting, shown: (w) => waiting(w) },
   { name: "Blocks", kind: "wide", value: (w) => share(w.num_referenced_blocks, w.num_blocks) },
-  { name: "Tokens", kind: "number", value: (w) => tokens(w), shown: (w) => perSecond(tokens(w)), title: "read and written in a second" },
+  { name: "Tokens", kind: "number", value: (w) => tokens(w), shown: (w) => perSecond(tokens(w)), title: "of prompts, cached ones too, and of answers, in a second" },
   { name: "KV out", kind: "number", value: (w) => w.rates.kv_bytes_sent ?? 0, shown: (w) => flow(w.rates.kv_bytes_sent) },
   { name: "KV in", kind: "number", value: (w) => w.rates.kv_bytes_received ?? 0, shown: (w) => flow(w.rates.kv_bytes_received) },
   { name: "Cached", kind: "number", value: (w) => cached(w), shown: (w) => percent(cached(w)), title: "of prompt tokens, those found in the prefix cache" },
@@ -22,7 +22,7 @@ export const COLUMNS = [
 const SIGNS = { ready: "●", starting: "◐", waiting: "○", draining: "◒", failed: "✕", stopped: "◌", unknown: "?" };
 
 function waiting(worker) {
-  return worker.num_waiting_tokens ? `${count(worker.num_waiting)} (${count(worker.num_waiting_tokens)} tok)` : count(worker.num_waiting);
+  return worker.num_waiting && worker.num_waiting_tokens ? `${count(worker.num_waiting)} (${count(worker.num_waiting_tokens)} tok)` : count(worker.num_waiting);
 }
 
 function tokens(worker) {
@@ -34,7 +34,7 @@ function flow(rate) {
 }
 
 function cached(worker) {
-  return share(worker.num_prefix_hit_tokens, worker.num_prefix_hit_tokens + worker.num_prompt_tokens);
+  return share(worker.num_prefix_hit_tokens, worker.num_prompt_tokens);
 }
 
 function right(worker) {
@@ -43,7 +43,7 @@ function right(worker) {
 
 // "decode-1 as prefill" where it does another pool's work now.
 export function shownName(worker) {
-  const own = worker.id.split("-")[0];
+  const own = /([a-z]+)-\d+b?$/.exec(worker.id)?.[1];
   return worker.role && own !== worker.role && ["prefill", "decode", "mixed"].includes(own) ? `${worker.key} as ${worker.role}` : worker.key;
 }
 
@@ -74,11 +74,11 @@ export class WorkerRow {
     setText(this.sign, SIGNS[now] ?? "✕");
     setAttribute(this.sign, "class", `sign ${now}`);
     setText(this.name, shownName(worker));
-    setText(this.word, [now === "ready" ? "" : now, ranks(worker), worker.phase === "failed" || worker.num_failures ? worker.error : ""].filter(Boolean).join(" · "));
-    this.running.draw([["used", share(worker.num_running, worker.max_sequences)]], `${count(worker.num_running)}/${count(worker.max_sequences)}`);
+    setText(this.word, [now === "ready" ? "" : now, ranks(worker), trouble(worker)].filter(Boolean).join(" · "));
+    this.running.draw([["used", share(worker.num_running, worker.max_sequences)]], worker.max_sequences ? `${count(worker.num_running)}/${count(worker.max_sequences)}` : "–");
     const used = share(worker.num_referenced_blocks, worker.num_blocks);
     const held = share(worker.num_quarantined_blocks, worker.num_blocks);
-    this.blocks.draw([["used", used], ["held", held]], `${percent(used)} of ${count(worker.num_blocks)}`);
+    this.blocks.draw([["used", used], ["held", held]], worker.num_blocks ? `${percent(used)} of ${count(worker.num_blocks)}` : "–");
     COLUMNS.forEach((column, place) => column.shown && setText(this.cells[place], column.shown(worker)));
     if (this.more) fillMore(this.more.firstChild, worker);
   }
@@ -111,6 +111,12 @@ export class WorkerRow {
   }
 }
 
+// A worker that is well again has its last error in what it says when it is opened.
+function trouble(worker) {
+  if (worker.phase !== "ready") return worker.error;
+  return worker.num_failures ? `failed ${worker.num_failures === 1 ? "once" : `${count(worker.num_failures)} times`} before` : "";
+}
+
 function ranks(worker) {
   return worker.ranks.length > 1 ? `${worker.ranks.length} ranks` : "";
 }
@@ -134,17 +140,18 @@ function meter() {
 function fillMore(cell, worker) {
   const places = worker.drafted_by_place.map((drafted, place) => `${place + 1}: ${percent(share(worker.accepted_by_place[place] ?? 0, drafted))}`);
   const facts = [
-    ["Phase", `${worker.phase}${worker.error ? `: ${worker.error}` : ""}`],
+    ["Phase", `${worker.phase}${worker.error && worker.phase !== "ready" ? `: ${worker.error}` : ""}`],
+    ["Model", worker.fleet],
     ["Address", worker.address || "–"],
-    ["Process", `${worker.pid || "–"}, incarnation ${worker.incarnation || "–"}`],
+    ["Process", `${worker.pid || "–"}, incarnation ${worker.incarnation.slice(0, 8) || "–"}`],
     ["Blocks", `${grouped(worker.num_referenced_blocks)} used, ${grouped(worker.num_free_blocks)} free or cached, ${grouped(worker.num_quarantined_blocks)} in quarantine`],
     ["States", worker.num_states ? `${grouped(worker.num_states - worker.num_free_states)} of ${grouped(worker.num_states)} used` : ""],
-    ["Since its start", `${grouped(worker.num_steps)} steps, ${grouped(worker.num_prompt_tokens)} tokens read, ${grouped(worker.num_output_tokens)} written, ${grouped(worker.num_preemptions)} preemptions`],
+    ["Since its start", `${grouped(worker.num_steps)} steps, ${grouped(worker.num_prompt_tokens)} tokens read (${grouped(worker.num_prefix_hit_tokens)} cached), ${grouped(worker.num_output_tokens)} written, ${grouped(worker.num_preemptions)} preemptions`],
     ["KV", `${bytes(worker.kv_bytes_sent)} sent, ${bytes(worker.kv_bytes_received)} received, ${grouped(worker.num_failed_transfers)} transfers failed`],
     ["Drafts right, by place", places.join(" · ")],
     ["Drafters", worker.drafters.join(", ") + (worker.draft_workers_rest ? " (draft workers rest)" : "")],
     ["Adapters", worker.adapters.join(", ")],
-    ["Failures of its slot", worker.num_failures ? String(worker.num_failures) : ""],
+    ["Failures of its slot", worker.num_failures ? `${grouped(worker.num_failures)}, the last one: ${worker.error || "unknown"}` : ""],
     ...worker.ranks.map((rank, place) => [`Rank ${place}`, `node ${rank.node || "–"}, process ${rank.pid || "–"}, cores ${rank.cores.join(" ") || "any"}`]),
   ];
   const shown = facts.filter(([, text]) => text);

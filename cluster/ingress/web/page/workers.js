@@ -110,5 +110,5 @@ export class Workers {
 }
 
 function text(worker) {
-  return [worker.id, worker.key, worker.role, worker.phase, worker.address, ...worker.ranks.map((rank) => rank.node)].join(" ").toLowerCase();
+  return [worker.id, worker.key, worker.fleet, worker.role, worker.phase, worker.address, ...worker.ranks.map((rank) => rank.node)].join(" ").toLowerCase();
 }
