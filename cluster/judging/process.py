@@ -19,7 +19,7 @@ from cluster.simulator.world import simulate
 
 LENGTH = struct.Struct(">I")
 HEAD = struct.Struct(">fI")  # of a question: seconds to the alarm, and its length
-NICE = 15
+NICE = 5  # far behind others where cores are scarce, and yet done within a minute
 MAX_MEMORY_BYTES = 4 << 30  # of address space, numpy's threads included
 
 

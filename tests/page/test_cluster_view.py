@@ -26,6 +26,7 @@ def test_it_shows_pools_workers_events_and_streams_and_goes_on_showing_them(serv
     names = page.locator(f"{ROWS} .plain span:last-child").all_inner_texts()
     assert names == ["prefill-0", "prefill-1", "decode-0", "decode-1", "decode-2"]
     assert tile(page, "Running") == "66"
+    assert page.locator("#autopilot").inner_text() == "autopilot (advise): looking"
     served.finish(*some_requests(20))
     served.hand_over("prefill-0", "decode-0", 900)
     served.show(some_workers(3))

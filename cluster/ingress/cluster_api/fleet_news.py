@@ -11,6 +11,7 @@ from cluster.contracts.events import Event
 
 _OF_WORKER = ("phase", "node_id", "pid", "cores", "address", "error", "error_is_final", "num_failures")
 _OF_POOL = ("role", "num_desired", "num_ready", "waits")
+_OF_AUTOPILOT = ("mode", "doing", "is_trusted")  # what it decides is among the events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class FleetNews:
     pools: Sequence[Mapping[str, Any]] = ()
     workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     refused: Sequence[str] = ()
+    autopilot: Mapping[str, Any] | None = None
     events: Sequence[Event] = ()  # new ones, the oldest first
 
 
@@ -39,6 +41,7 @@ def fleet_news(status: Any, events: Sequence[Event]) -> FleetNews:
         pools=[_plain(pool, _OF_POOL) for pool in status.pools],
         workers={one.worker_id: _worker(one) for one in status.workers},
         refused=list(status.refused),
+        autopilot=_plain(status.autopilot, _OF_AUTOPILOT),
         events=events,
     )
 

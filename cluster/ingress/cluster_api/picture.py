@@ -108,6 +108,7 @@ def _fleet(look: FleetLook) -> dict[str, Any]:
             "error": look.error,
         },
         "refused": list(news.refused) if news is not None else [],
+        "autopilot": news.autopilot if news is not None else None,
     }
 
 

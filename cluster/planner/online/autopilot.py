@@ -100,7 +100,7 @@ class Autopilot:
 
     def look(self, seen: Observation) -> Question | Verdict:
         """What must be simulated for `decide`; or what follows at once."""
-        self._seen, self._now_s = seen, seen.now_s
+        before_s, self._seen, self._now_s = self._now_s, seen, seen.now_s
         self._bans = {change: until_s for change, until_s in self._bans.items() if until_s > seen.now_s}
         self._asking.forecast(seen)
         self._measured = seen.attainment(self.slo, seen.now_s - self.config.window_s)
@@ -109,7 +109,7 @@ class Autopilot:
         late = self._undo_late(seen)
         if late is not None:
             return Verdict(decisions=(*by_hand, *late.decisions), act=late.act)
-        self.calibration.learn(seen.workers if seen.is_settled else (), seen.mean_context)
+        self.calibration.learn(seen.workers if seen.is_settled else (), seen.mean_context(before_s))
         self._waits_for = self._wait_reason(seen)
         if self._waits_for or by_hand:
             return Verdict(decisions=by_hand)

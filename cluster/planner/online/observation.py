@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from cluster.contracts.finished import CANCELLED, OK
 from cluster.contracts.slo import SLO
 from cluster.planner.online.setup import Setup
@@ -102,12 +104,23 @@ class Observation:
     since_s: float = -math.inf
     by_hand: int = 0
 
-    @property
-    def mean_context(self) -> float:
-        """Tokens of a sequence in the middle of its answer; 0 without any."""
-        whole = [one for one in self.requests if one.is_whole]
-        total = sum(one.num_prompt_tokens + one.num_output_tokens / 2 for one in whole)
-        return total / len(whole) if whole else 0.0
+    def mean_context(self, since_s: float) -> float:
+        """Tokens of a sequence in the steps of decodes from then until now; 0 without any.
+
+        Each counts for as long as it was there: steps are full of those that write long answers.
+        """
+        usual_s = [one.tpot_s for one in self.requests if one.is_whole and one.tpot_s]
+        tpot_s = float(np.median(usual_s)) if usual_s else math.inf
+        total = weight = 0.0
+        for one in self.requests:
+            if one.ttft_s is None:
+                continue
+            first_s = one.arrived_s + one.ttft_s
+            begin_s, end_s = max(first_s, since_s), self.now_s if one.ended_s is None else one.ended_s
+            there_s = max(end_s - begin_s, 0.0)
+            total += there_s * (one.num_prompt_tokens + ((begin_s + end_s) / 2 - first_s) / (one.tpot_s or tpot_s))
+            weight += there_s
+        return total / weight if weight else 0.0
 
     def attainment(self, slo: SLO, since_s: float) -> float | None:
         """Of requests that arrived since: of those that ended, or wait too long already; None: of nobody."""

@@ -39,6 +39,8 @@ def sampled(
 ) -> tuple[Arrival, ...]:
     """`num_requests` to come at `rate` on average, lengths drawn from `requests`, with replacement.
 
+    The newest is drawn most often, the oldest hardly ever: what comes next is like what came last.
+
     Args:
         requests: In order of arrival, with the lengths of their answers.
     """
@@ -46,7 +48,8 @@ def sampled(
         return ()
     rng = np.random.default_rng(seed)
     times_s = np.cumsum(_gaps(requests, num_requests, rng)) / rate
-    chosen = rng.integers(0, len(requests), num_requests).tolist()
+    newer = np.arange(1, len(requests) + 1)
+    chosen = rng.choice(len(requests), num_requests, p=newer / newer.sum()).tolist()
     return tuple(
         _arrival(at_s, requests[index][0], requests[index][1], block_size)
         for at_s, index in zip(times_s.tolist(), chosen, strict=True)

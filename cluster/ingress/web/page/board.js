@@ -1,5 +1,6 @@
 // The cluster's view: its parts, each of which draws what it shows of the picture.
 
+import { Autopilot } from "./autopilot.js";
 import { byId } from "./dom.js";
 import { Events } from "./events.js";
 import { Grid } from "./grid.js";
@@ -25,6 +26,7 @@ export class ClusterBoard {
       workers,
       new Streams(byId("streams"), byId("streams-note")),
       new Events(byId("events"), byId("events-kind")),
+      new Autopilot(byId("autopilot")),
     ];
   }
 

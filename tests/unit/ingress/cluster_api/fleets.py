@@ -59,5 +59,6 @@ class FakeController:
             num_ingress_replicas=1,
             pools=[{"role": "decode", "num_desired": 1, "num_ready": 1, "waits": ""}],
             workers={"decode-0": {"role": "decode", "incarnation": "a", "address": "", "num_failures": 0} | told},
+            autopilot={"mode": "advise", "doing": "looking", "is_trusted": True},
             events=self.log.after(after),
         )

@@ -57,6 +57,7 @@ async def test_a_picture_has_the_controllers_word_and_the_workers_own(
     (worker,) = found["workers"]
     assert (worker["key"], worker["phase"], worker["pid"], worker["num_running"]) == ("decode-0", "ready", 7, 3)
     assert found["fleets"][0]["controller"] == {"answers": True, "age_s": 0, "error": ""}
+    assert found["fleets"][0]["autopilot"] == {"mode": "advise", "doing": "looking", "is_trusted": True}
     assert found["pools"] == [{"fleet": "demo", "role": "decode", "num_desired": 1, "num_ready": 1, "waits": ""}]
     assert [event["text"] for event in found["events"]] == ["is ready"]
     assert found["requests"]["lately"]["attainment"] == 1.0

@@ -77,3 +77,9 @@ def test_no_requests_make_no_load() -> None:
 def test_what_fits_no_worker_is_left_out() -> None:
     arrivals = replayed([(whole(0, 900, 200), 200), (whole(1, 10, 10), 10)], block_size=64)
     assert [one.num_prompt_tokens for one in cut(arrivals, 1000)] == [10]
+
+
+def test_what_came_last_is_drawn_more_often_than_what_came_first() -> None:
+    seen = [(whole(i, 4000, 20), 20) for i in range(50)] + [(whole(50 + i, 100, 400), 400) for i in range(50)]
+    drawn = sampled(seen, rate=2.0, num_requests=400, block_size=64, seed=0)
+    assert 0.65 < sum(one.num_prompt_tokens == 100 for one in drawn) / 400 < 0.85
