@@ -14,6 +14,8 @@ from cluster.config.schema import (
 )
 from workers.memory_shares import check_spacing
 
+MAX_SERVED_NAME = 256  # characters
+
 
 def check(config: BatonConfig) -> None:
     """Raises: ConfigError: of the first two keys that do not go together."""
@@ -83,6 +85,12 @@ def _check_drafting(config: BatonConfig) -> None:
 def _check_model(config: BatonConfig) -> None:
     if not config.model:
         raise ConfigError("model: is empty; give `smollm2`, a folder, a GGUF file, or a Hub id, or leave it out")
+    name = config.served_name
+    if not name.isprintable() or name != name.strip() or len(name) > MAX_SERVED_NAME:
+        raise ConfigError(
+            f"served_name: {name[:60]!r} is no name that clients could send and logs could show; give up to "
+            f"{MAX_SERVED_NAME} printable characters, without spaces around them"
+        )
 
 
 def _check_lengths(config: BatonConfig) -> None:
@@ -135,6 +143,15 @@ def _check_tls(config: BatonConfig) -> None:
             )
 
 
+def _check_planner(config: BatonConfig) -> None:
+    least, most = config.planner.min_workers, config.planner.max_workers
+    if most and most < least:
+        raise ConfigError(
+            f"planner.max_workers: {most} for all pools is below planner.min_workers {least} for each of them; raise "
+            "it, or give 0 for as many as the config has"
+        )
+
+
 def _check_collector(config: BatonConfig) -> None:
     endpoint = config.tracing.otlp_endpoint
     if not endpoint:
@@ -145,8 +162,11 @@ def _check_collector(config: BatonConfig) -> None:
     except ValueError:  # its port is none
         is_fit = False
     if not is_fit or parts.query or parts.fragment or parts.username is not None:
+        shown = (
+            "its user and password" if "@" in endpoint else repr(endpoint)
+        )  # nobody's screen or log is to have those
         raise ConfigError(
-            f"tracing.otlp_endpoint: {endpoint!r} is no address of a collector; give http://host:4318 (OTLP over HTTP; "
+            f"tracing.otlp_endpoint: {shown} is no address of a collector; give http://host:4318 (OTLP over HTTP; "
             "credentials go into OTEL_EXPORTER_OTLP_HEADERS)"
         )
 
@@ -161,5 +181,6 @@ _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     _check_budget,
     _check_ports,
     _check_tls,
+    _check_planner,
     _check_collector,
 )

@@ -183,6 +183,7 @@ def _check_names(entries: Mapping[str, ModelEntry]) -> None:
                 f"{whose[served][1]}: {served!r} has an @, which stands between a served name and an entry "
                 "(chat@v2); leave it out"
             )
+    whose |= {f"{entry.config.served_name}@{name}": ("", f"models.{name}") for name, entry in entries.items()}
     for name, entry in entries.items():
         served = entry.config.served_name
         for adapter in entry.config.adapters:

@@ -42,7 +42,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {  # both ends included
     "adapters_dynamic.max_loaded": (1, MAX_ADAPTERS),
     "slo.ttft_ms": (0.001, 1e9),
     "slo.tpot_ms": (0.001, 1e9),
-    "slo.attainment": (0, 1),
+    "slo.attainment": (0.001, 1),
     "router.max_queue": (0, 1 << 20),
     "router.max_running": (1, 1 << 20),
     "router.disaggregate_over_tokens": (0, 1 << 30),

@@ -13,7 +13,7 @@ from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.contract import AdapterLoading
 from cluster.ingress.demand_teller import DemandTeller, Send
 from cluster.ingress.generation_defaults import generation_defaults
-from cluster.ingress.metrics import Metrics
+from cluster.ingress.metrics import Metrics, slo_of
 from cluster.ingress.service import Service
 from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.tokenizer import Tokenizer
@@ -101,6 +101,7 @@ class ModelHost:
             metrics=self._metrics,
             grammars=self._grammars,
             ring=self._ring,
+            slo=slo_of(config.slo),
             adapters=self._controllers.adapters(row.controller) if config.adapters_dynamic.folders else None,
         )
         await dispatcher.start()

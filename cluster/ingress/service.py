@@ -109,13 +109,14 @@ class Service:
             make_guard: None: whoever comes is let in.
             adapters: None: none is loaded or unloaded while it serves.
             structured: Bounds of the grammars that requests ask for; None: the defaults.
-            slo: That requests are measured by; None: the config's defaults.
+            slo: That requests are measured by; None: that of `metrics`.
             vllm_names: Of metrics, beside ours.
         """
         self.dispatcher = dispatcher
         self.tokenizer = tokenizer
         self.model = model
         self.shown = model  # where versions of it are told apart: `Services` says
+        self.slo = slo
         self.defaults = dict(defaults or {})
         self.created = int(time.time())
         self.aliases = frozenset(aliases)
@@ -448,6 +449,7 @@ class OpenCall:
             num_output_tokens=usage.completion_tokens,
             ttft_s=self._first_s - call.started_s if self._first_s else None,
             tpot_s=writing_s * call.num_choices / num_gaps if self._first_s and num_gaps > 0 else None,
+            slo=self._service.slo,
         )
 
 

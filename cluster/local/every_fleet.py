@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from baton.errors import InvalidRequestError
 from cluster.fleet.tick import BESIDE
 from cluster.local.deploying import deploy_ingress
 from workers.spec import Role
@@ -44,8 +45,14 @@ class EveryFleet:
 
     def set_role(self, worker_id: str, role: Role | None) -> "RoleChanged":
         """As of `Controller.set_role`."""
-        its = [fleet for fleet in self._fleets if any(_is(worker_id, one.worker_id) for one in fleet.roles())]
-        return (its or self._fleets)[0].set_role(worker_id, role)
+        known = [(fleet, one.worker_id) for fleet in self._fleets for one in fleet.roles()]
+        its = [fleet for fleet, name in known if _is(worker_id, name)]
+        if not its:
+            names = ", ".join(name for _, name in known)
+            raise InvalidRequestError(
+                f"worker: there is no {worker_id[:60]!r}; name one of {names or 'none: none runs'}", "worker"
+            )
+        return its[0].set_role(worker_id, role)
 
     def drain_node(self, name: str, *, undo: bool) -> str:
         """As of `Controller.drain_node`."""

@@ -17,7 +17,7 @@ class TextFormatter(logging.Formatter):
         super().__init__(TEXT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
+        line = _one_line(super().formatMessage(record))
         subject = current_subject()
         if subject is None:
             return line
@@ -50,6 +50,11 @@ class JSONFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         return json.dumps(line, default=str)
+
+
+def _one_line(text: str) -> str:
+    """What is logged may be a client's words: no line breaks and no control characters, which make up other lines."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def formatter(name: str) -> logging.Formatter:

@@ -89,4 +89,5 @@ class SLOMetrics:
             return MET
         if finished.ttft_s is None:
             return FAILED
-        return SLOW_FIRST_TOKEN if finished.ttft_s > self._slo.ttft_s else SLOW_TOKENS
+        slo = finished.slo or self._slo
+        return SLOW_FIRST_TOKEN if finished.ttft_s > slo.ttft_s else SLOW_TOKENS

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from baton.errors import InvalidRequestError
+from cluster.ingress.fields import shorten
 from cluster.ingress.tracing.record import CallRecord
 from cluster.ingress.tracing.ring import Ring
 from cluster.ingress.tracing.timeline_json import slowest, summary_json, timeline_json
@@ -29,7 +30,7 @@ class Question:
     def __post_init__(self) -> None:
         """Raises: InvalidRequestError."""
         if self.order not in ORDERS:
-            raise InvalidRequestError(f"order is {self.order!r}; it may be {' or '.join(ORDERS)}", "order")
+            raise InvalidRequestError(f"order is {shorten(self.order)}; it may be {' or '.join(ORDERS)}", "order")
         if not 1 <= self.limit <= MAX_LIMIT:
             raise InvalidRequestError(f"limit is {self.limit}; it may be 1 to {MAX_LIMIT}", "limit")
 
@@ -42,7 +43,7 @@ def answer(ring: Ring, question: Question, replica: str) -> list[dict[str, Any]]
         return question.key_name is None or record.key_name == question.key_name
 
     if question.request_id:
-        found = ring.find(question.request_id)
+        found = ring.find(question.request_id, question.key_name)
         return [timeline_json(found, now_s, replica)] if found is not None and may_see(found) else []
     records = [record for record in ring if may_see(record)]
     if question.order == "slowest":

@@ -18,13 +18,13 @@ class Ring:
         self._open: dict[str, CallRecord] = {}
         self._ended: deque[CallRecord] = deque()
         self._by_id: dict[str, CallRecord] = {}
-        self._by_header: dict[str, CallRecord] = {}  # the newest of each X-Request-Id: clients choose it
+        self._by_header: dict[tuple[str | None, str], CallRecord] = {}  # the newest of each key's X-Request-Id
 
     def begin(self, record: CallRecord) -> None:
         self._open[record.request_id] = record
         self._by_id[record.request_id] = record
         if record.x_request_id:
-            self._by_header[record.x_request_id] = record
+            self._by_header[record.key_name, record.x_request_id] = record
 
     def end(self, record: CallRecord) -> None:
         """Its end is noted in it."""
@@ -35,9 +35,13 @@ class Ring:
         for tell in self.on_ended:
             tell(record)
 
-    def find(self, name: str) -> CallRecord | None:
-        """By an answer's id, with the prefix of its API or without, or by `X-Request-Id`."""
-        return self._by_id.get(bare(name)) or self._by_header.get(name)
+    def find(self, name: str, key_name: str | None = None) -> CallRecord | None:
+        """By an answer's id, with the prefix of its API or without, or by `X-Request-Id`.
+
+        Args:
+            key_name: Whose call it is: clients choose `X-Request-Id`, and two may be equal; None: there are no keys.
+        """
+        return self._by_id.get(bare(name)) or self._by_header.get((key_name, name))
 
     def __iter__(self) -> Iterator[CallRecord]:
         """The newest first, those that are open before those that have ended."""
@@ -49,8 +53,9 @@ class Ring:
 
     def _forget(self, record: CallRecord) -> None:
         self._by_id.pop(record.request_id, None)
-        if self._by_header.get(record.x_request_id) is record:
-            del self._by_header[record.x_request_id]
+        name = (record.key_name, record.x_request_id)
+        if self._by_header.get(name) is record:
+            del self._by_header[name]
 
 
 def bare(name: str) -> str:

@@ -2,16 +2,24 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from rich.console import Console
 
-from baton.errors import ConfigError
+from baton.errors import ConfigError, InvalidRequestError
 from cluster.commands.options import load_one_model
 from cluster.commands.status import worker_table
-from cluster.commands.weights import parsed
+from cluster.commands.weights import all_parsed, parsed
+from cluster.fleet.role_keeper import WorkerRole
 from cluster.fleet.status import FleetStatus, ModelStatus
+from cluster.fleet.tick import WorkerPhase
 from cluster.host.state import ClusterState
+from cluster.local.every_fleet import EveryFleet
+from workers.spec import Role
+
+if TYPE_CHECKING:
+    from cluster.fleet.client import ControllerClient
 
 
 @pytest.mark.parametrize("text", ["v1", "=3", "v1=", "v1=lots"])
@@ -73,3 +81,30 @@ def test_status_tells_of_each_model_and_where_weights_depart_from_the_config() -
     assert "v1: weight 1 was set by `baton weights`; the config says 9" in text
     assert "v0: demo, leaving, 2 open requests" in text
     assert "v0: its controller does not answer" in text
+
+
+def test_a_version_has_one_weight() -> None:
+    assert all_parsed(["v1=1", "v2=2"]) == {"v1": 1.0, "v2": 2.0}
+    with pytest.raises(ConfigError, match="v1: has two weights, 1 and 3; give it one"):
+        all_parsed(["v1=1", "v1=3"])
+
+
+def test_a_worker_that_is_not_there_is_told_those_of_all_models() -> None:
+    several = EveryFleet.__new__(EveryFleet)
+    several._fleets = [cast("ControllerClient", Fleet("decode-0")), cast("ControllerClient", Fleet("v2.decode-0b"))]
+    assert str(several.set_role("v2.decode-0", None)) == "v2.decode-0b"
+    with pytest.raises(InvalidRequestError, match=f"no '{'z' * 60}'; name one of decode-0, v2.decode-0b"):
+        several.set_role("z" * 9999, None)
+
+
+class Fleet:
+    """Of one worker."""
+
+    def __init__(self, worker_id: str) -> None:
+        self._worker_id = worker_id
+
+    def roles(self) -> tuple[WorkerRole, ...]:
+        return (WorkerRole(worker_id=self._worker_id, pool=Role.DECODE, role=Role.DECODE, phase=WorkerPhase.READY),)
+
+    def set_role(self, worker_id: str, role: Role | None) -> str:
+        return self._worker_id

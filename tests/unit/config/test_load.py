@@ -106,6 +106,12 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("limits: {max_header: 1MiB}", "limits.max_header: 1048576 is out of range; give 4096 to 122880"),
         ("limits: {body_timeout_s: 0}", "limits.body_timeout_s: 0.0 is out of range; give 0.1 to 3600"),
         ("slo: {ttft_ms: .nan}", "slo.ttft_ms: nan is out of range"),
+        ("slo: {attainment: 0}", "slo.attainment: 0.0 is out of range; give 0.001 to 1"),
+        (
+            "planner: {min_workers: 3, max_workers: 2}",
+            "planner.max_workers: 2 for all pools is below planner.min_workers",
+        ),
+        ("tracing: {otlp_endpoint: 'http://me:pass@h'}", "tracing.otlp_endpoint: its user and password is no address"),
         ("dtype: fp8", "dtype: 'fp8' is unknown; choose one of auto, bfloat16, float16, float32"),
         (
             "http: {cors_origins: '*'}",

@@ -1,5 +1,7 @@
 """What counts as served well."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.contracts.finished import FinishedRequest
@@ -40,3 +42,9 @@ def request(*, status: str = "ok", ttft_s: float | None = 0.1, tpot_s: float | N
 def test_both_times_must_hold_and_an_error_is_not_served_well(one: FinishedRequest, meets: bool) -> None:
     assert one.meets(SLO_) is meets
     assert one.e2e_s == 2.0
+
+
+def test_a_model_with_an_slo_of_its_own_is_held_to_that() -> None:
+    one = replace(request(ttft_s=0.6), slo=SLO(ttft_s=1.0, tpot_s=0.05))
+    assert one.meets(SLO_)
+    assert not replace(one, slo=SLO(ttft_s=0.1, tpot_s=0.05)).meets(SLO(ttft_s=1.0, tpot_s=1.0))

@@ -193,3 +193,12 @@ def test_targets_are_where_workers_tell_their_own() -> None:
     (target,) = Metrics(lambda: [view(state, up=False), view(None)]).targets()
     assert target["targets"] == ["127.0.0.1:9"]
     assert target["labels"]["__meta_baton_worker"] == "decode-0"
+
+
+async def test_each_model_is_held_to_its_own_slo() -> None:
+    metrics = Metrics(list, slo=SLO(ttft_s=1.0, tpot_s=1.0))
+    for model, slo in (("quick", SLO(ttft_s=0.05, tpot_s=1.0)), ("other", None)):
+        metrics.take(replace(finished(model=model), slo=slo), 0)
+    text = await scraped(metrics)
+    assert 'baton_slo_requests_total{model="quick",result="slow_first_token"} 1.0' in text
+    assert 'baton_slo_requests_total{model="other",result="met"} 1.0' in text

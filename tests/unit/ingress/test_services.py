@@ -11,6 +11,7 @@ import pytest
 from baton.errors import ModelNotFoundError, UnavailableError
 from baton.v1 import inference_pb2 as pb
 from cluster.config.schema import RouterConfig
+from cluster.contracts.slo import SLO
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
 from cluster.ingress.metrics import Metrics
@@ -45,6 +46,7 @@ def several() -> tuple[Services, dict[str, Dispatcher]]:
             aliases=[f"{served}@{entry}"],
             router=RouterConfig(),
             metrics=services.metrics,
+            slo=SLO(ttft_s=2.0, tpot_s=1.0) if served == "tales" else None,
         )
         services.add(Version(entry=entry, service=service, weight=weight))
     return services, fakes
@@ -205,6 +207,8 @@ async def test_open_calls_are_counted_until_they_end() -> None:
     run = service.run(call)
     ended: list[str] = []
     services.on_finished.append(lambda finished: ended.append(finished.model))
+    slos: list[SLO | None] = []
+    services.on_finished.append(lambda finished: slos.append(finished.slo))
     assert not service.num_open
     deltas = run.deltas()
     await anext(deltas)
@@ -218,6 +222,7 @@ async def test_open_calls_are_counted_until_they_end() -> None:
     async for _ in run.deltas():
         pass
     assert ended == ["tales", "chat@v2"]
+    assert slos == [SLO(ttft_s=2.0, tpot_s=1.0), None]
 
 
 def options() -> Any:

@@ -128,3 +128,9 @@ def test_a_slow_disk_costs_lines_and_nobody_waits() -> None:
     handler.close()
     handler.close()
     assert len(disk.getvalue().splitlines()) == 20 - num_dropped
+
+
+def test_what_a_client_wrote_makes_no_line_of_its_own(subject: None) -> None:
+    line = formatter("text").format(record("answered path=%s", "/x\n2026 INFO\r\x1b[2K\u2028 é"))
+    assert line.count("\n") == 0
+    assert r"/x\n2026 INFO\r\x1b[2K\u2028 é request_id=mine" in line

@@ -140,7 +140,7 @@ async def test_lists_are_bounded_by_what_is_kept(http: httpx.AsyncClient) -> Non
 
 @pytest.mark.parametrize(
     ("query", "told"),
-    [("limit=0", "limit is 0"), ("limit=x", "limit is"), ("order=best", "order is 'best'"), ("lmit=3", "lmit is no")],
+    [("limit=0", "limit is 0"), ("limit=x", "limit is"), ("order=best", 'order is "best"'), ("lmit=3", "lmit is no")],
 )
 async def test_a_list_that_makes_no_sense_is_refused_by_name(http: httpx.AsyncClient, query: str, told: str) -> None:
     reply = await http.get(f"/cluster/requests?{query}")
