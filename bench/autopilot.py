@@ -7,7 +7,8 @@ Workers are OPT-13B on one A100-80G each (DistServe's published coefficients), s
 Compared are: the best of all fixed plans for the whole day; hindsight, the best plan of every two hours, as if workers
 went over at no cost, each time begun with empty queues; the autopilot, which begins with the best plan of the first
 two hours and knows the costs, but neither load nor lengths; and the same with fewer workers when they do.
-`--keep FOLDER` keeps each part's result, so that the benchmark goes on where it stopped.
+`--only-roles` leaves the last one out. `--keep FOLDER` keeps each part's result, so that the benchmark goes on where it
+stopped.
 """
 
 import argparse
@@ -140,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--only-roles", action="store_true")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -157,7 +159,7 @@ def main() -> None:
     first = max(splits, key=lambda split: alone[split][0])
     roles = parts.get("roles", partial(piloted, first, arrivals, PLANNER))
     elastic = replace(PLANNER, max_workers=args.workers)
-    number = parts.get("number", partial(piloted, first, arrivals, elastic))
+    number = None if args.only_roles else parts.get("number", partial(piloted, first, arrivals, elastic))
     hindsight = [max(alone[split][slot] for split in splits) for slot in range(NUM_SLOTS)]
     _tell(static, best, hindsight, roles, number)
     if args.plot is not None:
@@ -171,17 +173,23 @@ def _good(part: dict[str, Any]) -> int:
 
 
 def _tell(
-    static: dict[str, Any], split: Split, hindsight: Sequence[int], roles: dict[str, Any], number: dict[str, Any]
+    static: dict[str, Any],
+    split: Split,
+    hindsight: Sequence[int],
+    roles: dict[str, Any],
+    number: dict[str, Any] | None,
 ) -> None:
     total = sum(count for _, count in static["hours"])
     scale = 24 * 3600 / DAY_S / 3600  # a worker's hours of the day that was pressed together
     print(f"{'':34} attainment  of hindsight  worker-hours  changes")
-    for name, good, worker_s, changes in (
+    rows: list[tuple[str, int, float, int | None]] = [
         (f"static best, {split[0]} prefill + {split[1]} decode", _good(static), static["worker_s"], 0),
         ("hindsight, best plan every 2 hours", sum(hindsight), sum(split) * DAY_S, None),
         ("autopilot, roles", _good(roles), roles["worker_s"], _num_changes(roles)),
-        ("autopilot, roles and number", _good(number), number["worker_s"], _num_changes(number)),
-    ):
+    ]
+    if number is not None:
+        rows.append(("autopilot, roles and number", _good(number), number["worker_s"], _num_changes(number)))
+    for name, good, worker_s, changes in rows:
         told = "free" if changes is None else str(changes)
         print(f"{name:34} {good / total:10.1%}  {good / sum(hindsight):12.1%}  {worker_s * scale:12.1f}  {told:>7}")
     looks = roles["num_simulated"]

@@ -12,7 +12,7 @@ def draw(
     static: dict[str, Any],
     hindsight: Sequence[int],
     roles: dict[str, Any],
-    number: dict[str, Any],
+    number: dict[str, Any] | None,
     *,
     title: str,
 ) -> None:
@@ -22,22 +22,29 @@ def draw(
 
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.4, 1.2))
+    if number is None:
+        upper, middle = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1.4))
+        lower = middle
+    else:
+        upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.4, 1.2))
     hours = [2 * slot + 1.0 for slot in range(HOURS // 2)]
     counts = [max(count, 1) for _, count in static["hours"]]
-    for label, good, style in (
+    lines = [
         ("hindsight", list(hindsight), "k:"),
         ("static best", [good for good, _ in static["hours"]], "C7-"),
         ("autopilot, roles", [good for good, _ in roles["hours"]], "C0o-"),
-        ("autopilot, roles and number", [good for good, _ in number["hours"]], "C1.-"),
-    ):
+    ]
+    if number is not None:
+        lines.append(("autopilot, roles and number", [good for good, _ in number["hours"]], "C1.-"))
+    for label, good, style in lines:
         upper.plot(hours, [100 * one / count for one, count in zip(good, counts, strict=True)], style, label=label)
     upper.set(ylabel="% within both limits", ylim=(0, 102))
     upper.set_title(title, fontsize=9)
     upper.legend(fontsize=8, loc="lower left")
     _steps(middle, roles, "autopilot, roles")
-    _steps(lower, number, "autopilot, roles and number")
-    share = lower.twinx()
+    if number is not None:
+        _steps(lower, number, "autopilot, roles and number")
+    share = upper.twinx() if number is None else lower.twinx()
     share.plot(hours, [100 * answers_share(hour) for hour in hours], "C2--", linewidth=1)
     share.set_ylabel("% long answers", color="C2")
     share.set_ylim(0, 100)
@@ -47,7 +54,7 @@ def draw(
     rate.set_ylim(0, None)
     lower.set_xlabel("hour of the day")
     lower.set_xlim(0, HOURS)
-    for axes in (upper, middle, lower):
+    for axes in figure.axes[: 2 if number is None else 3]:
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
