@@ -175,7 +175,9 @@ async def more_changes(home: Path, load_format: str, rate: float, calm_s: float)
         async with loaded("more changes", cluster, rate) as steps:
             await steps.do("before", asyncio.sleep(calm_s))
             await steps.do("another dtype", cluster.up("dtype=float32"))
-            await steps.do("halted", _refused(cluster.up("dtype=float32", "engine.memory=1KiB"), "is halted"))
+            await steps.do(
+                "halted", _refused(cluster.up("dtype=float32", "engine.max_model_len=1000000000"), "is halted")
+            )
             await steps.do("taken back", cluster.up("dtype=float32"))
             await steps.do("router limits", cluster.up("dtype=float32", "router.max_queue=77"))
             await steps.do("after", asyncio.sleep(calm_s))
