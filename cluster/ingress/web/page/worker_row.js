@@ -1,7 +1,7 @@
 // One worker's row, and what it says when it is opened.
 
 import { h, setAttribute, setText } from "./dom.js";
-import { bytes, count, digits, grouped, percent, perSecond } from "./format.js";
+import { bytes, count, grouped, ms, percent, perSecond } from "./format.js";
 
 const sum = (values) => values.reduce((total, one) => total + one, 0);
 const share = (part, whole) => (whole ? part / whole : null);
@@ -16,7 +16,7 @@ export const COLUMNS = [
   { name: "KV in", kind: "number", value: (w) => w.rates.kv_bytes_received ?? 0, shown: (w) => flow(w.rates.kv_bytes_received) },
   { name: "Cached", kind: "number", value: (w) => cached(w), shown: (w) => percent(cached(w)), title: "of prompt tokens, those found in the prefix cache" },
   { name: "Drafts right", kind: "number", value: (w) => right(w), shown: (w) => percent(right(w)) },
-  { name: "Step", kind: "number", value: (w) => w.step_ms, shown: (w) => (w.step_ms ? `${digits(w.step_ms)} ms` : "–") },
+  { name: "Step", kind: "number", value: (w) => w.step_ms, shown: (w) => (w.step_ms ? ms(w.step_ms) : "–") },
 ];
 
 const SIGNS = { ready: "●", starting: "◐", waiting: "○", draining: "◒", failed: "✕", stopped: "◌", unknown: "?" };
