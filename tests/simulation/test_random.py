@@ -25,6 +25,7 @@ def run(seed: int) -> SimResult:
     result = simulate(case.cluster, case.arrivals, seed=seed, faults=case.faults, check_every=CHECK_EVERY)
     assert [record.index for record in result.records] == list(range(len(case.arrivals)))
     num_moves = 2 * sum(fault.kind.startswith("role_") for fault in case.faults)  # given back, and refused on its way
+    num_meant = 2 * sum(fault.kind == "restart" for fault in case.faults)  # ends of drained workers, of either side
     is_patient = case.cluster.router.request_timeout_s > 500.0  # all that is asked takes a small part of that
     for record, arrival in zip(result.records, case.arrivals, strict=True):
         assert record.arrived_s == arrival.at_s
@@ -33,7 +34,7 @@ def run(seed: int) -> SimResult:
             assert record.error != "deadline_exceeded" or not is_patient, f"request {record.index} hung"
         else:
             assert arrival.at_s <= record.first_token_s <= record.finished_s <= result.end_s
-        most = 1 + case.cluster.router.max_retries + result.num_preemptions + num_moves
+        most = 1 + case.cluster.router.max_retries + result.num_preemptions + num_moves + num_meant
         assert record.num_attempts <= most
     return result
 

@@ -61,7 +61,7 @@ def test_lists_are_tables_or_the_servers_json(url: str) -> None:
 
 def test_one_that_nobody_remembers_is_one_line(url: str) -> None:
     ended = typed("trace", "other", "--url", url)
-    assert (ended.code, ended.err) == (1, "error: request is not remembered\n")
+    assert (ended.code, ended.err) == (2, "error: request is not remembered\n")
 
 
 @pytest.mark.parametrize("words", [(), ("r", "--last", 1), ("--last", 1, "--slowest", 1)])

@@ -42,7 +42,6 @@ class FakeDispatcher:
         self.max_model_len = 2048
         self.max_request_tokens = 1024
         self.adapters: dict[str, str] = {}
-        self.leaving = asyncio.Event()
         self.failure: BatonError | None = None
         self.failure_after: int | None = None  # steps; None: at once
         self.healthy = Health(ok=True)

@@ -12,6 +12,7 @@ from cluster.config.schema import RouterConfig
 from cluster.ingress.openai import Prompt
 from cluster.ingress.sampling import SamplingOptions
 from cluster.ingress.service import Service
+from cluster.ingress.services import Services
 from cluster.ingress.tokenizer import Tokenizer
 from tests.unit.ingress.fakes import FakeDispatcher
 from tests.unit.ingress.tokenizers import byte_level, save
@@ -243,10 +244,10 @@ async def test_before_a_worker_has_reported_the_answer_is_503_with_retry_after(
 async def test_a_fault_of_the_server_is_an_error_in_openai_shape_too(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **named: object) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(Service, "check_model", fail)
+    monkeypatch.setattr(Services, "of", fail)
     reply = await http.post("/v1/completions", json=COMPLETION)
     assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
     assert reply.json()["error"]["message"] == "POST /v1/completions failed: RuntimeError"

@@ -12,6 +12,7 @@ from baton.v1 import inference_pb2 as pb
 from cluster.ingress import grpc_api
 from cluster.ingress.app import IngressReplica
 from cluster.ingress.grpc_api import GRPCRoutes
+from cluster.ingress.services import Services
 from cluster.router.table import Health
 from tests.unit.ingress.fakes import FakeDispatcher, demo_service, demo_tokenizer
 
@@ -158,9 +159,9 @@ async def test_one_watch_too_many_is_told_the_status_and_ends(monkeypatch: pytes
 
 
 async def test_a_watch_ends_with_its_replica() -> None:
-    service, fake = demo_service()
-    fake.leaving.set()
-    assert [response.status async for response in GRPCRoutes(service).watch(health_pb2.HealthCheckRequest())] == [1]
+    services = Services.of_one(demo_service()[0])
+    services.leaving.set()
+    assert [response.status async for response in GRPCRoutes(services).watch(health_pb2.HealthCheckRequest())] == [1]
 
 
 async def test_every_method_of_the_registered_services_is_there(channel: grpc.aio.Channel) -> None:
