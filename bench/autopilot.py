@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.autopilot_day import DAY_S, HOUR_S, HOURS, day, kinds
-from bench.machine import processor
+from bench.machine import announce
 from bench.simulator import BLOCK_SIZE, LATENCY, NUM_BLOCKS, TOKEN_BYTES
 from cluster.config.schema import EngineConfig, PlannerConfig, RouterConfig
 from cluster.contracts.simulation import Arrival, RequestRecord, SimCluster, SimPool
@@ -144,11 +144,15 @@ def main() -> None:
     parser.add_argument("--only-roles", action="store_true")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--quick", action="store_true", help="three workers, roles alone")
     args = parser.parse_args()
+    announce("bench.autopilot", about_s=60 if args.quick else 240)
+    if args.quick:
+        args.workers, args.only_roles = 3, True
     of = kinds(args.trace)
     arrivals = day(of, args.workers)
     about = f"{len(arrivals)} requests over a day of {DAY_S / 60:.0f} minutes, {of.source}, {args.workers} workers"
-    print(f"{processor()}; {about}", flush=True)
+    print(about, flush=True)
     parts = Parts(args.keep)
     splits = [(num_prefill, args.workers - num_prefill) for num_prefill in range(1, args.workers)]
     alone = {

@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from bench.machine import processor
+from bench.machine import announce
 
 TTFT_MS, TPOT_MS = 600.0, 70.0
 CONFIG = {
@@ -160,12 +160,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("static", "act"))
+    parser.add_argument("--quick", action="store_true", help="a minute of each")
     args = parser.parse_args()
+    args.minutes = min(args.minutes, 1.0) if args.quick else args.minutes
+    announce("bench.autopilot_real", about_s=120 * args.minutes + 120)
     planned = plan(args.minutes, args.seed)
-    print(
-        f"{processor()}; {len(planned)} requests in {math.ceil(60 * args.minutes)} s, "
-        f"TTFT {TTFT_MS:g} ms, TPOT {TPOT_MS:g} ms"
-    )
+    print(f"{len(planned)} requests in {math.ceil(60 * args.minutes)} s, TTFT {TTFT_MS:g} ms, TPOT {TPOT_MS:g} ms")
     runs: dict[str, dict[str, Any]] = {"static": {"mode": "off"}, "act": PLANNER}
     for name, planner in runs.items():
         if args.only in (None, name):
