@@ -3,6 +3,7 @@
 import enum
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 MAX_EVENTS = 512
 
@@ -33,6 +34,12 @@ class Event:
     subject: str
     text: str
     is_trouble: bool = False
+
+
+class TellEvent(Protocol):
+    """Who has an event told: see `Controller.tell`."""
+
+    def __call__(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None: ...
 
 
 class EventLog:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from baton.errors import ConfigError
+from cluster.config.schema import SLOConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +33,7 @@ def attainment(slo: SLO, times_s: Iterable[tuple[float, float]]) -> float:
     """Share of requests whose (TTFT, TPOT) in s meet both limits; 0 without requests."""
     met = [slo.is_met(ttft_s, tpot_s) for ttft_s, tpot_s in times_s]
     return sum(met) / len(met) if met else 0.0
+
+
+def slo_of(config: SLOConfig) -> SLO:
+    return SLO(ttft_s=config.ttft_ms / 1000, tpot_s=config.tpot_ms / 1000, attainment=config.attainment)

@@ -16,8 +16,8 @@ from ray.exceptions import RayError
 from baton.errors import BatonError, UnavailableError
 from cluster.config.schema import PlannerConfig
 from cluster.contracts.demand import DemandAnswer, DemandReport
-from cluster.contracts.events import EventKind
-from cluster.contracts.slo import SLO
+from cluster.contracts.events import EventKind, TellEvent
+from cluster.contracts.slo import slo_of
 from cluster.contracts.tuning import UNTUNED, Tuning
 from cluster.fleet.demand import Demand
 from cluster.fleet.judge_process import JudgeError, JudgeProcess
@@ -74,7 +74,7 @@ class Hands:
     workers: Callable[[], Iterable[WorkerRecord]]
     roles: Callable[[], Mapping[str, Role]]
     set_role: SetRole
-    tell: Callable[..., None]
+    tell: TellEvent
 
 
 class FleetAutopilot:
@@ -175,11 +175,11 @@ class FleetAutopilot:
         if base is None:
             self._waits = "waiting for workers to report"
             return None
-        slo, planner = plan.config.slo, plan.config.planner
+        planner = plan.config.planner
         setup = setup_of(self._hands.roles())
         self._pilot = Autopilot(
             planner,
-            slo=SLO(ttft_s=slo.ttft_ms / 1e3, tpot_s=slo.tpot_ms / 1e3, attainment=slo.attainment),
+            slo=slo_of(plan.config.slo),
             bounds=Bounds.of(
                 planner, setup, plan.config.engine, plan.config.router, roles_change=roles_change(plan.config)
             ),

@@ -13,8 +13,8 @@ from baton.errors import ConfigError
 from cluster.config.entries import check_weight
 from cluster.config.load import dump, loads
 from cluster.contracts.served_model import ModelTable, ServedModel
+from cluster.fleet.ingresses import INGRESS_TIMEOUT_S
 
-REPLICA_TIMEOUT_S = 3.0  # a replica asks for the table twice a second
 _KV_NAMESPACE = b"baton-models"
 
 
@@ -93,7 +93,7 @@ class ModelBook:
         return all(replica.version == self.table.version for replica in self._live(now_s))
 
     def _live(self, now_s: float) -> list[_Replica]:
-        self._replicas = {name: one for name, one in self._replicas.items() if now_s - one.heard_s < REPLICA_TIMEOUT_S}
+        self._replicas = {name: one for name, one in self._replicas.items() if now_s - one.heard_s < INGRESS_TIMEOUT_S}
         return list(self._replicas.values())
 
     def _take(self, models: Sequence[ServedModel]) -> None:

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from cluster.contracts.events import EventKind
+from cluster.contracts.events import EventKind, TellEvent
 from cluster.contracts.served_model import ServedModel
 from cluster.fleet.merged_status import merged
 from cluster.fleet.model_book import ModelBook
@@ -23,16 +23,10 @@ STATUS_TIMEOUT_S = 3.0
 logger = logging.getLogger(__name__)
 
 
-class Tell(Protocol):
-    """See `Controller.tell`."""
-
-    def __call__(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None: ...
-
-
 class Models:
     """For one event loop. Of a controller that is not the first the table is empty."""
 
-    def __init__(self, namespace: str, *, tell: Tell) -> None:
+    def __init__(self, namespace: str, *, tell: TellEvent) -> None:
         self.book = ModelBook(namespace)
         self._namespace = namespace
         self._tell = tell

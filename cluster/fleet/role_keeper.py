@@ -8,10 +8,10 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from baton.errors import BatonError, InvalidRequestError, UnavailableError
-from cluster.contracts.events import EventKind
+from cluster.contracts.events import EventKind, TellEvent
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.record import WorkerRecord
 from cluster.fleet.tick import WorkerPhase, slot_of
@@ -24,10 +24,6 @@ STEP_TIMEOUT_S = 5.0  # for a worker's step in flight to end
 LATE_S = 5.0  # until what a worker did not do is tried again
 
 logger = logging.getLogger(__name__)
-
-
-class Tell(Protocol):
-    def __call__(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +54,7 @@ class RoleKeeper:
         save: Callable[[FleetPlan], None],
         workers: Callable[[], Iterable[WorkerRecord]],
         spawn: Callable[[Coroutine[Any, Any, None]], Any],
-        tell: Tell,
+        tell: TellEvent,
         call: Call | None = None,
     ) -> None:
         self._plan = plan

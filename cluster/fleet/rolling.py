@@ -6,9 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
 
-from cluster.contracts.events import EventKind
+from cluster.contracts.events import EventKind, TellEvent
 from cluster.fleet import change, rollout
 from cluster.fleet.change import Change
 from cluster.fleet.crew import Crew
@@ -22,10 +21,6 @@ from cluster.fleet.tick import LIVE, Action, FleetLimits, Observed, Start, Worke
 from workers.spec import Role
 
 logger = logging.getLogger(__name__)
-
-
-class Tell(Protocol):
-    def __call__(self, kind: EventKind, subject: str, text: str, *, is_trouble: bool = False) -> None: ...
 
 
 class Rolling:
@@ -45,7 +40,7 @@ class Rolling:
         plan: Callable[[], FleetPlan],
         crew: Crew,
         seating: Seating,
-        tell: Tell,
+        tell: TellEvent,
         is_asked_for: Callable[[str], bool],
     ) -> None:
         self._key = key

@@ -31,6 +31,7 @@ from cluster.config.schema import (
     TracingConfig,
 )
 from cluster.contracts.served_model import ServedModel
+from cluster.contracts.slo import slo_of
 from cluster.doors.accounts import KeyMetrics
 from cluster.doors.guard import Guard
 from cluster.doors.share import Draw
@@ -54,7 +55,7 @@ from cluster.ingress.deployed import deployed, note_deployed, told_of
 from cluster.ingress.environment import ENABLE_HAPROXY, serve_environment
 from cluster.ingress.grpc_api import GRPCRoutes
 from cluster.ingress.http_api import build_app
-from cluster.ingress.metrics import Families, Metrics, slo_of
+from cluster.ingress.metrics import Families, Metrics
 from cluster.ingress.model_follower import ModelFollower
 from cluster.ingress.model_host import Controllers, ModelHost, check_files
 from cluster.ingress.places import actor_options, proxy_location, resources_of, surge_percent

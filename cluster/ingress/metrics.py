@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 from cluster.config.schema import SLOConfig
 from cluster.contracts.finished import FinishedRequest
-from cluster.contracts.slo import SLO
+from cluster.contracts.slo import SLO, slo_of
 from cluster.ingress.telemetry import vllm_names
 from cluster.ingress.telemetry.request_metrics import ModelMetrics, RequestMetrics
 from cluster.ingress.telemetry.router_metrics import fleet_families, router_families, told_by
@@ -30,10 +30,6 @@ Families = list[Metric]
 Gather = Callable[[], Awaitable[Mapping[str, Families]]]  # replica -> what it counted, the asking one included
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 INFO = gauge("baton_info", "1", "Of this server", "version")
-
-
-def slo_of(config: SLOConfig) -> SLO:
-    return SLO(ttft_s=config.ttft_ms / 1000, tpot_s=config.tpot_ms / 1000, attainment=config.attainment)
 
 
 class Metrics:

@@ -9,11 +9,12 @@ from itertools import count
 from pathlib import Path
 
 from cluster.contracts.served_model import ServedModel
+from cluster.contracts.slo import slo_of
 from cluster.ingress.chat.model_formats import ModelFormats
 from cluster.ingress.contract import AdapterLoading
 from cluster.ingress.demand_teller import DemandTeller, Send
 from cluster.ingress.generation_defaults import generation_defaults
-from cluster.ingress.metrics import Metrics, slo_of
+from cluster.ingress.metrics import Metrics
 from cluster.ingress.service import Service
 from cluster.ingress.structured.compiler import GrammarCompiler
 from cluster.ingress.tokenizer import Tokenizer

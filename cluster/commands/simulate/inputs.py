@@ -16,7 +16,7 @@ from cluster.config.load import to_tree
 from cluster.config.schema import AUTO, DEFAULT_MODEL, BatonConfig
 from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.simulation import Arrival, Fault, SimCluster
-from cluster.contracts.slo import SLO
+from cluster.contracts.slo import SLO, slo_of
 from cluster.planner.load import workload
 from cluster.simulator.faults import GRAMMAR, check_targets, parse_faults
 from cluster.simulator.from_config import worker_roles
@@ -65,7 +65,7 @@ def read_inputs(config: BatonConfig, costs: CostOptions, load: ArrivalOptions, r
         cluster=cluster,
         arrivals=requests.arrivals,
         faults=() if run.faults is None else _faults(run.faults, config, requests.arrivals),
-        slo=SLO(ttft_s=config.slo.ttft_ms / 1e3, tpot_s=config.slo.tpot_ms / 1e3, attainment=config.slo.attainment),
+        slo=slo_of(config.slo),
         title=f"{config.model} ({source}): {_pools(cluster)}, {_summary(requests.arrivals)}",
         notes=(*requests.notes, *_notes(config, cluster, costs)),
         about={"model": config.model, "costs": source, "config": to_tree(config), "load": given},

@@ -1,9 +1,9 @@
 """The view of an ingress replica that stands by itself: no controller, no other replicas."""
 
 from cluster.config.schema import LimitsConfig, SLOConfig
+from cluster.contracts.slo import slo_of
 from cluster.ingress.cluster_api.shown_fleets import ShownFleets
 from cluster.ingress.cluster_api.view import ClusterView
-from cluster.ingress.metrics import slo_of
 from cluster.ingress.services import Services
 
 
