@@ -4,7 +4,8 @@ python -m bench.role_flip                            # a minute and a half of de
 python -m bench.role_flip --quick
 python -m bench.role_flip --plot docs/role_flip.png
 
-Prints of each change how long it took, how many answers were written then, went on elsewhere, and how long they paused;
+Prints of each change how long it took, how many answers were written then, went on elsewhere, and how long they paused,
+and how long the machine itself stood still in those seconds (`bench.stalls`);
 and of the spans before and after: requests that were served within the targets (goodput), tokens a second, and requests
 that failed.
 Afterwards some requests are asked again, all at once and with no change of role: their tokens must be the same.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ from rich.table import Table
 
 import baton
 from bench.machine import Quick, announce
+from bench.stalls import Stalls
 from workers.spec import Role
 
 CONFIG = """\
@@ -75,6 +77,7 @@ class Change:
     took_s: float  # as the worker says: from the order to its first report in the new role
     num_moved: int
     asked_s: float  # until the controller had answered
+    stood_s: float = 0.0  # that the machine itself stood still until `AROUND_S` later
 
 
 def load(rate: float, duration_s: float, seed: int) -> list[Asked]:
@@ -158,11 +161,15 @@ async def run(
     changes: list[Change] = []
     async with baton.AsyncClient(target) as client:
         start_s = time.monotonic()
-        loading = asyncio.create_task(ask_all(client, asked, start_s))
-        for number in range(1, int(duration_s / every_s)):
-            await asyncio.sleep(max(start_s + number * every_s - time.monotonic(), 0.0))
-            changes.append(await asyncio.to_thread(controller.change, ROLES[(number - 1) % 2], start_s))
-        await loading
+        with Stalls() as stalls:
+            loading = asyncio.create_task(ask_all(client, asked, start_s))
+            for number in range(1, int(duration_s / every_s)):
+                await asyncio.sleep(max(start_s + number * every_s - time.monotonic(), 0.0))
+                changes.append(await asyncio.to_thread(controller.change, ROLES[(number - 1) % 2], start_s))
+            await loading
+        times_s = [start_s + one.at_s for one in changes]
+        stood_s = [stalls.within(at_s, at_s + AROUND_S) for at_s in times_s]
+        changes = [replace(one, stood_s=stood) for one, stood in zip(changes, stood_s, strict=True)]
         some = random.Random(1).sample(list(asked), min(NUM_AGAIN, len(asked)))
         again = [Asked(prompt=one.prompt, max_tokens=one.max_tokens, seed=one.seed, due_s=0.0) for one in some]
         await ask_all(client, again, time.monotonic())
@@ -217,13 +224,30 @@ def pauses_s(asked: Sequence[Asked], at_s: float) -> list[float]:
 def show(asked: Sequence[Asked], changes: Sequence[Change], slo: tuple[float, float]) -> None:
     console = Console()
     table = Table(title=f"changes of {WORKER} under load")
-    for heading in ("at, s", "to", "worker, ms", "all, ms", "written", "moved", "longest pause p50, max, ms"):
+    for heading in (
+        "at, s",
+        "to",
+        "worker, ms",
+        "all, ms",
+        "written",
+        "moved",
+        "longest pause p50, max, ms",
+        "stood still, ms",
+    ):
         table.add_column(heading, justify="right")
     for one in changes:
         found = pauses_s(asked, one.at_s) or [0.0]
         times = (f"{1000 * one.took_s:.0f}", f"{1000 * one.asked_s:.0f}")
         pauses = f"{1000 * found[len(found) // 2]:.0f}, {1000 * found[-1]:.0f}"
-        table.add_row(f"{one.at_s:.0f}", one.role, *times, str(len(found)), str(one.num_moved), pauses)
+        table.add_row(
+            f"{one.at_s:.0f}",
+            one.role,
+            *times,
+            str(len(found)),
+            str(one.num_moved),
+            pauses,
+            f"{1000 * one.stood_s:.0f}",
+        )
     console.print(table)
     table = Table(title=f"goodput: first token within {slo[0]:g} s, then {1000 * slo[1]:g} ms a token")
     for heading in ("span", "requests/s in time", "tokens/s", "failed"):
