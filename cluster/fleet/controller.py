@@ -305,7 +305,7 @@ class Controller:
         return node.node_id
 
     async def nodes(self) -> tuple[NodeStatus, ...]:
-        workers, ingresses = self._crew.workers.values(), self._ingresses.nodes(time.monotonic())
+        workers, ingresses = self._crew.workers.values(), self._ingresses.occupied(time.monotonic())
         return node_drain.statuses(nodes.alive(), self._wanted(), workers, ingresses, prefix=self._prefix)
 
     async def plan(self) -> FleetPlan:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from grpc_health.v1 import health_pb2
@@ -66,6 +66,9 @@ from cluster.ingress.tracing.asking import Question, answer
 from cluster.ingress.tracing.observing import Observing
 from cluster.router.workers import WorkerView
 from workers.telemetry.token import metrics_token
+
+if TYPE_CHECKING:
+    from ray.serve import Deployment
 
 __all__ = ["APP_NAME", "IngressReplica", "IngressSpec", "deploy", "serve_environment", "undeploy"]
 
@@ -344,7 +347,31 @@ def deploy(
     if not is_running:
         check_ports(config)
     location = proxy_location(config.http.host)
-    spec = IngressSpec(
+    spec = _spec_of(config, models, secret=secret, namespace=namespace, controller_name=controller_name)
+    running = status.applications.get(APP_NAME)
+    told = told_of(replace(spec, models=()), avoid)
+    if running is not None and running.status == ApplicationStatus.RUNNING and deployed(namespace) == told:
+        return False
+    deployment = _deployment_of(config, avoid)
+    try:
+        if not is_running:
+            serve.start(
+                proxy_location=location,
+                http_options=HTTPOptions(host=host_of_servers(config.http.host), port=config.http.port),
+                grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
+            )
+        note_deployed(namespace, "")
+        serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
+        note_deployed(namespace, told)
+        return True
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
+
+
+def _spec_of(
+    config: BatonConfig, models: Sequence[ServedModel], *, secret: str, namespace: str, controller_name: str
+) -> IngressSpec:
+    return IngressSpec(
         models=tuple(models),
         secret=secret,
         namespace=namespace,
@@ -361,35 +388,22 @@ def deploy(
         slo=config.slo,
         metrics=config.metrics,
     )
-    running = status.applications.get(APP_NAME)
-    told = told_of(replace(spec, models=()), avoid)
-    if running is not None and running.status == ApplicationStatus.RUNNING and deployed(namespace) == told:
-        return False
-    resources = resources_of(config)
-    deployment = serve.deployment(
+
+
+def _deployment_of(config: BatonConfig, avoid: Collection[str]) -> "Deployment":
+    from ray import serve
+
+    return serve.deployment(
         name=DEPLOYMENT_NAME,
         num_replicas=config.http.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options=actor_options(resources, avoid),
+        ray_actor_options=actor_options(resources_of(config), avoid),
         max_surge_percent=surge_percent(config),
         graceful_shutdown_timeout_s=config.http.drain_timeout_s + CLOSE_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         health_check_period_s=1,  # a dead one is found then; a new one takes 5 s more
         health_check_timeout_s=3,
     )(serve.ingress()(IngressReplica))
-    try:
-        if not is_running:
-            serve.start(
-                proxy_location=location,
-                http_options=HTTPOptions(host=host_of_servers(config.http.host), port=config.http.port),
-                grpc_options=gRPCOptions(port=config.grpc.port, grpc_servicer_functions=_GRPC_SERVICERS),
-            )
-        note_deployed(namespace, "")
-        serve.run(deployment.bind(spec), name=APP_NAME, route_prefix="/")
-        note_deployed(namespace, told)
-        return True
-    except (RayError, RuntimeError, TimeoutError) as error:
-        raise ConfigError(f"the ingress did not start: {error}; see `ray logs` for its replicas and proxies") from error
 
 
 def undeploy() -> None:
