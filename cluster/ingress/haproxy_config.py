@@ -76,15 +76,20 @@ def refusals() -> dict[int, str]:
 
 
 def response_for_a_lost_request() -> str:
-    """Whole, as HAProxy sends it; to gRPC's clients its status is UNAVAILABLE."""
-    return _response(_LOST)
+    """Whole, as HAProxy sends it; to gRPC's clients its status is UNAVAILABLE.
+
+    It ends the connection: the next request on it would come to the same HAProxy, which may be one that was told of no
+    replica and has been replaced since.
+    """
+    return _response(_LOST, "Connection: close")
 
 
-def _response(error: BatonError) -> str:
+def _response(error: BatonError, *headers: str) -> str:
     body = json.dumps(error_body(error))
     status = HTTPStatus(error.http_status)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json"]
-    lines += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in error_headers(error).items())]
+    lines += [f"Content-Length: {len(body)}", *headers]
+    lines += [f"{name}: {value}" for name, value in error_headers(error).items()]
     return "\r\n".join([*lines, "", body])
 
 

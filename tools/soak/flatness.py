@@ -25,7 +25,7 @@ class Allowance:
 Series = dict[tuple[str, int], list[tuple[float, float]]]  # kind and pid -> time, value
 MIB = float(1 << 20)
 ALLOWANCES: Mapping[str, Allowance] = {
-    "uss": Allowance(
+    "anonymous": Allowance(
         share=0.04,
         more=6 * MIB,
         why="arenas and caches of an allocator settle for some minutes, and buffers grow with what is open at once; a "

@@ -39,7 +39,7 @@ def draw_load(result: Result, path: Path) -> None:
 def draw_resources(result: Result, path: Path) -> None:
     figure, (memory, fds, threads, blocks) = _figure(4)
     processes = result.samples.processes
-    _draw_kinds(memory, processes, lambda one: one.uss / (1 << 20), "memory of its own, MiB")
+    _draw_kinds(memory, processes, lambda one: one.anonymous / (1 << 20), "memory of its own, MiB")
     _draw_kinds(fds, processes, lambda one: one.fds, "file descriptors")
     _draw_kinds(threads, processes, lambda one: one.threads, "threads")
     _draw_blocks(blocks, result)

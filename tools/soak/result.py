@@ -46,7 +46,7 @@ class Result:
     def trends(self) -> tuple[list[Trend], list[str]]:
         """Of all measures; and kinds of which nothing can be said."""
         found, young = [], set()
-        for measure in ("uss", "fds", "threads"):
+        for measure in ("anonymous", "fds", "threads"):
             points = ((one.kind, one.pid, one.at_s, float(getattr(one, measure))) for one in self.samples.processes)
             some, too_young = trends(points, measure, self.duration_s / 2, self.duration_s)
             found += some
@@ -96,8 +96,8 @@ def _told(happening: Happening) -> str:
 
 
 def told(trend: Trend) -> str:
-    unit = 1 << 20 if trend.measure == "uss" else 1
-    name = "MiB of memory" if trend.measure == "uss" else trend.measure
+    unit = 1 << 20 if trend.measure == "anonymous" else 1
+    name = "MiB of memory" if trend.measure == "anonymous" else trend.measure
     return (
         f"{trend.kind} (pid {trend.pid}): {trend.growth / unit:+.1f} {name} over the second half, "
         f"{trend.allowed / unit:.1f} allowed, median {trend.middle / unit:.0f}"

@@ -14,12 +14,17 @@ from tools.soak.watch import View, workers_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSample:
-    """Bytes; `uss`: that nobody shares with it, `pss`: with its part of what is shared."""
+    """Bytes.
+
+    Attributes:
+        anonymous: Memory of its own, without KV that others have mapped too, which is theirs as long as they live.
+        pss: All, with its part of what is shared.
+    """
 
     at_s: float
     kind: str
     pid: int
-    uss: int
+    anonymous: int
     pss: int
     fds: int
     threads: int
@@ -97,18 +102,24 @@ def measured(pid: int, kind: str, at_s: float) -> ProcessSample | None:
     """None: it is gone."""
     try:
         process = psutil.Process(pid)
-        memory = process.memory_full_info()
         return ProcessSample(
             at_s=at_s,
             kind=kind,
             pid=pid,
-            uss=memory.uss,
-            pss=memory.pss,
+            anonymous=_anonymous(pid),
+            pss=process.memory_full_info().pss,
             fds=process.num_fds(),
             threads=process.num_threads(),
         )
-    except psutil.Error:
+    except (psutil.Error, OSError, StopIteration):
         return None
+
+
+def _anonymous(pid: int) -> int:
+    """Raises: OSError, StopIteration: it is gone, or about to be."""
+    with Path(f"/proc/{pid}/status").open() as lines:
+        line = next(line for line in lines if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
 
 
 def blocks_of(worker: Mapping[str, int]) -> dict[str, int]:

@@ -233,6 +233,16 @@ async def test_a_haproxy_that_a_killed_manager_left_ends_when_the_next_one_start
         assert (await client.get("/")).status_code == 200
 
 
+async def test_who_was_told_that_no_replica_is_known_comes_to_the_haproxy_that_knows_one(proxied: Proxied) -> None:
+    async with served(Replica()) as http, httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxied.http}") as client:
+        await proxied.proxy.start()
+        assert (await client.get("/")).status_code == 503
+        proxied.route(http, [])
+        proxied.proxy.cfg.has_received_routes = True
+        await proxied.proxy.reload()
+        assert (await client.get("/")).status_code == 200
+
+
 def test_the_hook_of_serves_controller_puts_our_manager_in_its_place(tmp_path: Path) -> None:
     from ray.serve._private import controller
 

@@ -24,22 +24,22 @@ def test_a_slope_is_of_most_points_not_of_single_ones() -> None:
 
 
 def test_noise_is_flat_and_a_leak_below_it_is_seen() -> None:
-    (flat,), _ = trends(lived(1, 0, 1800, 300 * MIB, noise=3 * MIB), "uss", 900, 1800)
+    (flat,), _ = trends(lived(1, 0, 1800, 300 * MIB, noise=3 * MIB), "anonymous", 900, 1800)
     assert flat.is_flat
-    (leak,), _ = trends(lived(1, 0, 1800, 300 * MIB, per_s=0.03 * MIB, noise=3 * MIB), "uss", 900, 1800)
+    (leak,), _ = trends(lived(1, 0, 1800, 300 * MIB, per_s=0.03 * MIB, noise=3 * MIB), "anonymous", 900, 1800)
     assert leak.growth == pytest.approx(27 * MIB, rel=0.1)
     assert not leak.is_flat
 
 
 def test_growth_in_the_first_half_does_not_count() -> None:
     points = lived(1, 0, 900, 100 * MIB, per_s=0.1 * MIB) + lived(1, 900, 1800, 190 * MIB)
-    (trend,), _ = trends(points, "uss", 900, 1800)
+    (trend,), _ = trends(points, "anonymous", 900, 1800)
     assert trend.is_flat
 
 
 def test_a_process_is_young_once_and_that_is_no_leak() -> None:
     young = [("decode", 2, float(at_s), min(300.0, 20.0 * (at_s - 1000)) * MIB) for at_s in range(1000, 1800, 5)]
-    (trend,), _ = trends(young, "uss", 900, 1800)
+    (trend,), _ = trends(young, "anonymous", 900, 1800)
     assert trend.is_flat
 
 
@@ -57,8 +57,8 @@ def test_kinds_whose_processes_die_young_are_named() -> None:
 def test_a_new_process_may_grow_to_what_one_before_it_held_and_no_further() -> None:
     elder = lived(1, 0, 1000, 328 * MIB)
     slow = [("decode", 2, float(at_s), (300 + 28 * (at_s - 1000) / 800) * MIB) for at_s in range(1000, 1800, 5)]
-    (trend,), _ = trends(elder + slow, "uss", 900, 1800)
+    (trend,), _ = trends(elder + slow, "anonymous", 900, 1800)
     assert trend.is_flat
     further = [(kind, pid, at_s, value + (at_s - 1000) * MIB / 10) for kind, pid, at_s, value in slow]
-    (trend,), _ = trends(elder + further, "uss", 900, 1800)
+    (trend,), _ = trends(elder + further, "anonymous", 900, 1800)
     assert not trend.is_flat

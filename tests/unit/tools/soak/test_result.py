@@ -34,7 +34,9 @@ def result(leak: float = 0.0, duration_s: float = 900.0) -> Result:
     made.happenings.append(Happening(kind=Kind.KILL_DECODE, begin_s=10.0, over_s=14.0, victim="decode 7"))
     for at_s in range(0, int(duration_s), 10):
         made.samples.processes.append(
-            ProcessSample(at_s=at_s, kind="decode", pid=7, uss=int(300 * MIB + leak * at_s), pss=0, fds=60, threads=30)
+            ProcessSample(
+                at_s=at_s, kind="decode", pid=7, anonymous=int(300 * MIB + leak * at_s), pss=0, fds=60, threads=30
+            )
         )
         made.samples.clusters.append(
             ClusterSample(
@@ -73,7 +75,7 @@ def test_a_failure_a_leak_a_problem_and_no_recovery_are_each_told() -> None:
 def test_trends_of_a_short_run_are_told_and_not_judged() -> None:
     short = result(leak=0.5 * MIB, duration_s=200.0)
     assert short.troubles() == []
-    assert [trend.measure for trend in short.trends()[0] if not trend.is_flat] == ["uss"]
+    assert [trend.measure for trend in short.trends()[0] if not trend.is_flat] == ["anonymous"]
 
 
 def test_a_report_has_a_page_data_samples_and_pictures(tmp_path: Path) -> None:
