@@ -1,12 +1,14 @@
 """A cluster is changed under load: no request fails, and every answer is what it must be."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster as RayNodes
 
+from cluster.local.ray_node import ray_env
 from tests.cluster.open_load import OpenLoad, make_questions
 from tests.cluster.served import ServedCluster
 from workers.model.registry import resolve_model
@@ -79,7 +81,8 @@ def nodes() -> Iterator[RayNodes]:
 
 
 def test_a_node_is_emptied_of_workers_and_has_none_until_that_is_taken_back(nodes: RayNodes) -> None:
-    cluster = ServedCluster(env={"RAY_ADDRESS": nodes.address}, extra="load_format: fake")
+    env = {name: os.environ[name] for name in ray_env()} | {"RAY_ADDRESS": nodes.address}
+    cluster = ServedCluster(env=env, extra="load_format: fake")
     head, other = (node.node_id for node in nodes.list_all_nodes())
     try:
         cluster.up(prefill=1, decode=2)
