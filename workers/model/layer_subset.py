@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baton.errors import ConfigError
 from workers.model.contract import Batch, Chunk, Row, Sampled
-from workers.model.cpu.fused import Layers
+from workers.model.fused_layers import Layers
 from workers.model.runner import TorchRunner
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workers.model.attention import Scoring
 from workers.model.cpu import elementwise as cpu_elementwise
-from workers.model.cpu.fused import HEADS, NORMS, MakeLinear, Recorder, close, joined
+from workers.model.fused_layers import HEADS, NORMS, MakeLinear, Recorder, close, joined, turned_share
 from workers.model.tensor_parallel.summed import like, plain_linear
 from workers.speculative.layer_halves import Arguments, PlainHalves
 from workers.speculative.panel_halves import PanelHalf
@@ -120,6 +120,8 @@ def _fused_attention(
     attention: Any = plain.given.inner
     linears = [getattr(attention, name, None) for name in (*HEADS, "o_proj")]
     if not all(type(linear) is nn.Linear for linear in linears) or not isinstance(attention.head_dim, int):
+        return None
+    if turned_share(attention) != 1.0:
         return None
     dim, inputs = attention.head_dim, linears[3].in_features  # type: ignore[union-attr]
     angles = torch.randn(1, 3, dim, generator=generator)

@@ -18,7 +18,7 @@ from baton.errors import ConfigError
 from workers.model.contract import Chunk, ChunkKind, Row
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import packed
-from workers.model.cpu.fused import Layers
+from workers.model.fused_layers import Layers
 from workers.model.loader import LoadedModel, load_model
 from workers.model.runner import TorchRunner
 from workers.model.tensor_parallel.ranks import Ranks

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import fused, panels
 from workers.model.cpu.panels import PanelLinear
+from workers.model.fused_layers import MakeLinear
 from workers.model.tensor_parallel.summed import like, plain_linear
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype) -> None:
         fused.fuse_layers(model, dtype, maker)
 
 
-def linear_maker(model: nn.Module) -> fused.MakeLinear | None:
+def linear_maker(model: nn.Module) -> MakeLinear | None:
     """`make_linear` as it suits the model; None: some of its weights cannot be held."""
     weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
     return functools.partial(make_linear, twice=_is_small(model)) if all(map(can_hold, weights)) else None

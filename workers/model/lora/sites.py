@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from workers.model.cpu.fused import FusedLayer, PanelLayer
+from workers.model.cpu.fused import PanelLayer
 from workers.model.cpu.packed import PackedGatedMLP
+from workers.model.fused_layers import LayerParts
 from workers.model.lora.adapted import AdaptedLinear
 from workers.model.lora.mix import Mix
 from workers.model.tensor_parallel.summed import SummedLinear
@@ -36,7 +37,7 @@ def find_site(model: nn.Module, name: str, mix: Mix) -> Site:
         if isinstance(at, PanelLayer):
             at.mix = mix
             at = at.fused
-        if isinstance(at, FusedLayer):
+        if isinstance(at, LayerParts):
             return _in_layer(at, ".".join(parts[index:]))
         if isinstance(at, PackedGatedMLP):
             return _in_mlp(at, part)
@@ -46,7 +47,7 @@ def find_site(model: nn.Module, name: str, mix: Mix) -> Site:
     raise AssertionError(f"{name} is no layer of the model")
 
 
-def _in_layer(layer: FusedLayer, name: str) -> Site:
+def _in_layer(layer: LayerParts, name: str) -> Site:
     query, key = (count * layer.head_dim for count in (layer.num_heads, layer.num_kv_heads))
     places = {
         "self_attn.q_proj": ("qkv", 0),
