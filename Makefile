@@ -8,7 +8,7 @@ GPU_CHECK_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 
-.PHONY: help install serve test test-all check bench gpu-check demo-cluster soak
+.PHONY: help install kernels serve test test-all check bench gpu-check demo-cluster soak
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -23,6 +23,14 @@ $(STAMP): pyproject.toml
 	@# compat: else a script beside a checkout that is called baton would import the folder as `baton`
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
 	@$(BIN)/python -m workers.model.cpu.native
+	@touch $@
+
+KERNELS := .venv/.kernels
+kernels: $(KERNELS) ## Triton, to test and compile the kernels of a GPU without one (1 GB)
+
+$(KERNELS): $(STAMP)
+	@echo 'installing Triton (1 GB)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[kernels]'
 	@touch $@
 
 serve: install ## a cluster on this machine until Ctrl-C: make serve CONFIG=cluster.yaml
@@ -40,11 +48,11 @@ MANIFESTS ?= build/manifests
 manifests: helm ## the chart as plain YAML, a file for each of helm/baton/ci: make manifests MANIFESTS=folder
 	@$(BIN)/python -m tools.manifests $(MANIFESTS)
 
-test: helm ## all tests but the slow ones
+test: helm kernels ## all tests but the slow ones
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not cluster' $(PYTEST_ARGS) || test $$? = 5
 	$(BIN)/python -m pytest -m 'not slow and cluster' $(PYTEST_ARGS) || test $$? = 5
 
-test-all: helm ## all tests
+test-all: helm kernels ## all tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not cluster' $(PYTEST_ARGS) || test $$? = 5
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS) || test $$? = 5
 

@@ -13,6 +13,8 @@ import pytest
 # Before anything imports torch or Ray: tests share few cores, and must not see the user's own cluster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: kernels run on the CPU then
 
 
 def _new_home() -> Path:

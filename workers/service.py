@@ -64,6 +64,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             max_sequences=spec.engine.max_sequences,
             drafters=who_drafts(spec),
             served_name=spec.served_name,
+            attention=getattr(runner, "attention_name", ""),  # of runners on a GPU
         )
         self._sessions: dict[str, IngressSession] = {}
         self._cached: dict[int, None] = {}  # hashes; a dict keeps their order

@@ -85,7 +85,7 @@ def find() -> "tuple[ClusterState, ControllerClient]":
 
 def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     """A heading; a row per worker, below it one for its slots of states and one per rank where there are several; and
-    lines of the workers that verified drafts, and of those that had trouble.
+    lines of the workers on a GPU, of those that verified drafts, and of those that had trouble.
 
     A row fits 80 columns for a worker of few cores; where it does not, cells are folded, never cut.
     """
@@ -114,7 +114,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
     trouble += [Text(refused, style="red") for refused in status.refused]
     trouble += [line for worker in status.workers for line in _trouble(worker)]
     pools += f", ingress {status.num_ingress_replicas}/{loads(status.config).http.replicas}" if status.config else ""
-    drafts = [line for worker in status.workers for line in _drafts(worker)]
+    drafts = [line for worker in status.workers for line in (*_attention(worker), *_drafts(worker))]
     models = [line for model in status.models for line in _model(model)]
     pilot = autopilot_lines(status.autopilot)
     head = Text(f"{cluster.http}  gRPC {cluster.grpc}  {pools}")
@@ -154,6 +154,13 @@ def _rollout(status: "FleetStatus") -> "Iterator[Text]":
         yield Text(f"{done}; {halted}", style="red")
     else:
         yield Text(done, style="yellow")
+
+
+def _attention(worker: "WorkerStatus") -> "Iterator[Text]":
+    from rich.text import Text
+
+    if worker.attention:
+        yield Text(f"{worker.worker_id}: attends by {worker.attention}")
 
 
 def _drafts(worker: "WorkerStatus") -> "Iterator[Text]":

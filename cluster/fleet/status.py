@@ -63,6 +63,7 @@ class WorkerStatus:
     verifying_s: float = 0.0
     drafters: tuple[str, ...] = ()  # who may draft for what it decodes
     metrics_address: str = ""  # host:port of its own /metrics
+    attention: str = ""  # how its GPU attends, as was found at its start; empty: on a CPU
     num_draft_peers: int = 0  # draft workers that it is joined with; of a draft worker, those that decode
     num_guess_hits: int = 0  # of draft workers: guesses that were there in time; see worker.proto, as the next
     num_guess_misses: int = 0
@@ -115,6 +116,7 @@ COUNTS = (
     "draft_wait_s",
     "draft_workers_rest",
     "metrics_address",
+    "attention",
 )
 LISTS = ("drafted_by_place", "accepted_by_place", "drafters")
 

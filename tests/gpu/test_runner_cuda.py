@@ -9,7 +9,8 @@ from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.engine.driver import Driver as EngineDriver
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
 from tests.unit.model.prompt_scores import NUM_TOP, references
-from workers.model.cuda.attention import FlashInfer, flashinfer_available
+from workers.model.cuda.attention import flashinfer_available
+from workers.model.cuda.ways import FlashInferWay, ways
 from workers.model.runner import TorchRunner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -67,7 +68,8 @@ def test_flashinfer_in_half_precision_stays_close_to_torch(family: str) -> None:
     found = []
     for dtype in ("bfloat16", "float32"):
         runner = TorchRunner(make_spec(folder, device="cuda", dtype=dtype))
-        assert isinstance(runner.attention, FlashInfer) == (dtype == "bfloat16")
+        if dtype == "bfloat16":
+            runner.attention, runner.graphs = FlashInferWay(runner.device).eager(), None
         driver = Driver(runner, seed=3)
         for prompt in given:
             driver.add(prompt, 1)
@@ -91,3 +93,18 @@ def test_blocks_read_on_the_device_continue_on_another_runner() -> None:
     first.finish()
     second.finish()
     assert moved.tokens == stream.tokens
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_oss"])
+def test_every_way_to_attend_gives_the_tokens_of_generate(family: str) -> None:
+    given = prompts_of(random.Random(5), LENGTHS, 160)
+    for way in ways(torch.device("cuda"), {16}, torch.float32):
+        runner = TorchRunner(make_spec(tiny(family), device="cuda"))
+        runner.attention = way.eager()
+        if runner.graphs is not None:
+            runner.graphs.way = way
+        driver = Driver(runner, seed=1)
+        for prompt in given:
+            driver.add(prompt, 10)
+        driver.finish()
+        assert count_differences(driver.streams, generate(tiny(family), given, 10), tolerance=1e-3) == 0, way.name

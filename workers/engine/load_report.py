@@ -141,6 +141,7 @@ class WorkerStates:
 
     Args:
         drafters: Who may draft for it while it decodes.
+        attention: How its GPU attends; empty: on a CPU.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class WorkerStates:
         max_sequences: int,
         drafters: Sequence[str] = (),
         served_name: str = "",
+        attention: str = "",
     ) -> None:
         self._constants = WorkerState(
             worker_id=worker_id,
@@ -165,6 +167,7 @@ class WorkerStates:
             max_model_len=max_model_len,
             max_sequences=max_sequences,
             served_name=served_name,
+            attention=attention,
         )
         self._drafters = drafters
 

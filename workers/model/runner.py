@@ -4,6 +4,7 @@ Chunks are packed ragged as one row of T tokens; per layer, keys and values go i
 is told, then attention runs, so that a link may push while the layer is still attending.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,13 @@ from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
 from workers.model.cpu import packed
-from workers.model.cuda import attention as attention_cuda
+from workers.model.cuda import sampling as cuda_sampling
+from workers.model.cuda.choose import Case, Chosen, Kind, choose
+from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
+from workers.model.cuda.fused import fuse_layers, turned
 from workers.model.cuda.graphs import DecodeGraphs
+from workers.model.cuda.inputs import together
+from workers.model.cuda.ways import Way, ways
 from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.split import linear_step
@@ -85,6 +91,19 @@ class Step:
         rows = query[0].transpose(0, 1)
         return self.attention(rows, k_cache, v_cache, self.meta, scoring)[None]
 
+    def turn_and_attend(
+        self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None, scoring: Scoring
+    ) -> Tensor:
+        """The same of queries and keys that are to be turned yet, on a GPU: see `workers.model.cuda.fused`."""
+        k_rows, v_rows, k_cache, v_cache = self.caches[layer]
+        if self.write_kv is not copy_rows:
+            num_heads = qkv.shape[1] - 2 * k_rows.shape[1]
+            return self.attend(layer, *turned(qkv, cos, sin, num_heads, norms), scoring)
+        query = rotate_and_write(qkv, cos, sin, k_rows, v_rows, self.slots, norms)
+        if self.on_layer is not None:
+            self.on_layer(layer)
+        return self.attention(query, k_cache, v_cache, self.meta, scoring)[None]
+
     def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
         assert self.states is not None
         return self.states.convolve(layer, x, convolution)
@@ -119,6 +138,8 @@ class TorchRunner:
         self.kv_shares = loaded.num_shares
         self.state_nbytes = sum(shape.nbytes for shape in loaded.whole_shapes if isinstance(shape, StateShape))
         engine = spec.engine
+        if native and self.device.type == "cuda":
+            fuse_layers(self.model, loaded.dtype)  # before KV takes the memory that it needs meanwhile
         # Of the whole model, so that blocks do not depend on how many ranks share them.
         shares = plan_memory(loaded.whole_shapes, engine, loaded.dtype)
         self.num_blocks, self.num_states, self.state_spacing = shares
@@ -147,6 +168,7 @@ class TorchRunner:
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
+        self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
         self._write_kv: WriteKV = copy_rows
         self.graphs: DecodeGraphs | None = None
         if native and self.device.type == "cuda":
@@ -255,9 +277,9 @@ class TorchRunner:
         ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
         places = torch.tensor([at for end, drafts in ends for at in range(end - drafts - 1, end)], dtype=torch.int64)
         device = self.device
+        positions, slots = meta.positions[None], meta.slot_mapping
         if device.type != "cpu":
-            tokens, places = tokens.to(device), places.to(device)
-        positions, slots = meta.positions[None].to(device), meta.slot_mapping.to(device)
+            tokens, positions, slots, places = together((tokens, positions, slots, places), device)
         if states is None and self._states:
             states = linear_step(self._states, chunks, device)
         has_drafts = states is not None and any(chunk.num_drafts for chunk in chunks)
@@ -358,17 +380,61 @@ class TorchRunner:
         cpu_memory.use_huge_pages()
 
     def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
+        cuda_sampling.works(self.device, self.vocab_size)  # compiled before anybody waits
         head_dims = {shape.head_dim for shape in loaded.shapes if isinstance(shape, LayerShape)}
-        self.attention = attention_cuda.eager_path(self.device, head_dims, loaded.dtype)
+        found = ways(self.device, head_dims, loaded.dtype)
         shares_graphs = self._ranks is None or self._ranks.can_capture
-        if self._states or not shares_graphs:  # which slots a step writes is no input of a graph
-            return
-        is_flashinfer = isinstance(self.attention, attention_cuda.FlashInfer)
-        self.graphs = DecodeGraphs(
-            self._forward,
-            device=self.device,
-            block_size=engine.block_size,
-            scratch_block=self.num_blocks,
-            max_batch=engine.max_sequences,
-            workspace=attention_cuda.make_workspace(self.device) if is_flashinfer else None,
+        has_graphs = not self._states and shares_graphs  # which slots a step writes is no input of a graph
+        chosen = self._choose_way(found, engine, has_graphs=has_graphs)
+        self.attention = chosen.mixed.eager()
+        self.attention_name = chosen.text if has_graphs else chosen.mixed.name
+        if has_graphs:
+            self.graphs = DecodeGraphs(
+                self._forward,
+                way=chosen.decode,
+                device=self.device,
+                block_size=engine.block_size,
+                scratch_block=self.num_blocks,
+                max_batch=engine.max_sequences,
+            )
+
+    def _choose_way(self, found: Sequence[Way], engine: EngineSpec, *, has_graphs: bool) -> Chosen:
+        """In the blocks of layers, which nobody uses yet."""
+        kinds = self._kinds()
+        for kind in kinds:
+            kind.k_cache.normal_()
+            kind.v_cache.normal_()
+        try:
+            case = Case(
+                kinds=kinds,
+                num_layers=len(self._caches),
+                max_sequences=engine.max_sequences,
+                max_chunk=engine.max_batched_tokens,
+                max_model_len=self.max_model_len,
+                has_graphs=has_graphs,
+                is_timed=self._ranks is None,
+            )
+            return choose(found, case)
+        finally:
+            for kind in kinds:
+                kind.k_cache.zero_()
+                kind.v_cache.zero_()
+
+    @torch.inference_mode()
+    def _kinds(self) -> list[Kind]:
+        """Of layers that attend, by what one token's pass asks of attention; the commonest first."""
+        kinds: dict[Any, Kind] = {}
+        counts: Counter[Any] = Counter()
+
+        def note(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+            key = (query.shape[1], k_cache.shape[2:], scoring[:3], scoring.sinks is not None)
+            kinds.setdefault(key, Kind(k_cache, v_cache, query.shape[1], scoring))
+            counts[key] += 1
+            return torch.zeros_like(query)
+
+        self.attention = note
+        chunk = Chunk(
+            token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=0 if self.num_states else None
         )
+        self._computed([chunk], [], None)
+        return [kinds[key] for key, _ in counts.most_common()]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workers.model.contract import Sampled, SampleRow
 from workers.model.cpu import sampling as cpu_sampling
+from workers.model.cuda import sampling as cuda_sampling
 from workers.model.logit_adjustments import adjust_logits
 
 NUCLEUS_WIDTHS = (64, 1024)  # how many of the most likely tokens to sort before sorting all
@@ -39,6 +40,10 @@ def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[
 
 def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """[rows]: the most likely token (the lowest id of equals) at temperature 0, a draw above."""
+    if cuda_sampling.works(logits.device, logits.shape[1]):
+        given = [row.params for row in rows]
+        sampling = [(one.temperature, one.top_p, one.min_p, one.top_k) for one in given]
+        return cuda_sampling.choose(logits, sampling, [_key(row) for row in rows])
     drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0]
     if len(drawn) == len(rows):
         return _draw(logits, rows)

@@ -65,6 +65,7 @@ class GangRunner:
         self.max_model_len = runner.max_model_len
         self.eos_token_ids = runner.eos_token_ids
         self.fingerprint = runner.fingerprint
+        self.attention_name: str = getattr(runner, "attention_name", "")
         self.kv_shares = runner.kv_shares
         self.state_nbytes = runner.state_nbytes
 

@@ -1,4 +1,4 @@
-"""Paged attention on CUDA: FlashInfer where it is installed and knows the head's size, torch elsewhere.
+"""Paged attention on CUDA by FlashInfer, where it is installed and knows the head's size, and by torch.
 
 `gathered` has shapes that depend on the batch's size and the tables' width alone, and `FlashInfer` may be told to keep
 its plan in fixed buffers: both can be captured in a CUDA graph (see `workers.model.cuda.graphs`).
@@ -185,11 +185,13 @@ def gathered(
     return torch.matmul(weights, values.float()).to(query.dtype).reshape(batch, num_heads, head_dim)
 
 
-def eager_path(device: torch.device, head_dims: set[int], dtype: torch.dtype) -> PagedAttention:
-    """The path of steps that are not replayed from a graph."""
-    if flashinfer_available(head_dims, dtype):
-        return FlashInfer(device, make_workspace(device))
-    return attention_torch.paged_attention
+def over_tables(tables: Tensor, lengths: Tensor) -> PagedAttention:
+    """`gathered` over tables that stay where they are while their values change."""
+
+    def attend(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+        return gathered(query, k_cache, v_cache, tables, lengths, scoring)
+
+    return attend
 
 
 def make_workspace(device: torch.device) -> Tensor:
