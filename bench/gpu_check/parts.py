@@ -22,6 +22,7 @@ PARTS = (
         name="logits", limit_s=120, shows="bfloat16 logits are at most twice as far from float32 as eager attention's"
     ),
     Part(name="paths", limit_s=90, shows="FlashInfer, gathered attention and CUDA graphs against plain torch"),
+    Part(name="kernels", limit_s=120, shows="the Triton kernels against torch, and what attention and sampling take"),
     Part(
         name="linear", limit_s=120, shows="linear attention, and flash-linear-attention's kernels, are the recurrences"
     ),

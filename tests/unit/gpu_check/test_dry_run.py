@@ -1,6 +1,7 @@
 """The parts' own code on a CPU with tiny shapes: what can be run of it without a GPU is run."""
 
 import importlib
+import os
 from typing import Any
 
 import pytest
@@ -16,8 +17,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["tokens", "logits", "paths", "linear", "speed", "speed_transformers"])
+@pytest.mark.parametrize("name", ["tokens", "logits", "paths", "kernels", "linear", "speed", "speed_transformers"])
 def test_a_part_finds_nothing_wrong_on_a_cpu(name: str) -> None:
+    if name == "kernels":
+        pytest.importorskip("triton", reason="triton is not installed (make kernels)")
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            pytest.skip("TRITON_INTERPRET is not 1")
     findings: list[Finding] = []
     part: Any = importlib.import_module(f"bench.gpu_check.{name}")
     part.run(Check(device="cpu", tell=findings.append))
