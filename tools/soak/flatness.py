@@ -15,7 +15,9 @@ MAX_POINTS = 150  # of one process that pairs are made of; slopes are of all pai
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """By how much a measure may grow over the half that is looked at: `share` of its median, and `more`."""
+    """By how much a measure may grow: `share` of its median over the half that is looked at, in proportion to the time
+    that a process lived of it, and `more` whenever.
+    """
 
     share: float
     more: float
@@ -38,7 +40,7 @@ ALLOWANCES: Mapping[str, Allowance] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """Of one kind and measure; `growth` and `allowed` over the half, in the measure's unit."""
+    """Of one kind and measure; `growth` and `allowed` over `span_s`, in the measure's unit."""
 
     kind: str
     measure: str
@@ -108,13 +110,14 @@ def _held_to(trend: Trend, seen: Sequence[tuple[float, float]], elders: Sequence
 def _trend(kind: str, pid: int, measure: str, seen: Sequence[tuple[float, float]], half_s: float) -> Trend:
     middle = median(value for _, value in seen)
     allowance = ALLOWANCES[measure]
+    span_s = seen[-1][0] - seen[0][0]
     return Trend(
         kind=kind,
         measure=measure,
         middle=middle,
-        growth=slope(seen) * half_s,
-        allowed=allowance.share * middle + allowance.more,
-        span_s=seen[-1][0] - seen[0][0],
+        growth=slope(seen) * span_s,
+        allowed=allowance.share * middle * span_s / half_s + allowance.more,
+        span_s=span_s,
         pid=pid,
     )
 

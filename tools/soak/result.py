@@ -99,8 +99,8 @@ def told(trend: Trend) -> str:
     unit = 1 << 20 if trend.measure == "anonymous" else 1
     name = "MiB of memory" if trend.measure == "anonymous" else trend.measure
     return (
-        f"{trend.kind} (pid {trend.pid}): {trend.growth / unit:+.1f} {name} over the second half, "
-        f"{trend.allowed / unit:.1f} allowed, median {trend.middle / unit:.0f}"
+        f"{trend.kind} (pid {trend.pid}): {trend.growth / unit:+.1f} {name} in {trend.span_s:.0f} s of the second "
+        f"half, {trend.allowed / unit:.1f} allowed, median {trend.middle / unit:.0f}"
     )
 
 

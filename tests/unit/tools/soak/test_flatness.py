@@ -62,3 +62,15 @@ def test_a_new_process_may_grow_to_what_one_before_it_held_and_no_further() -> N
     further = [(kind, pid, at_s, value + (at_s - 1000) * MIB / 10) for kind, pid, at_s, value in slow]
     (trend,), _ = trends(elder + further, "anonymous", 900, 1800)
     assert not trend.is_flat
+
+
+def test_what_settles_in_a_short_life_is_not_drawn_out_over_the_half_and_a_leak_in_it_is_seen() -> None:
+    """Steps of a huge page each, as one that starts anew with each peer takes them."""
+    settles = lived(1, 500, 900, 306 * MIB) + [
+        ("decode", 1, float(at_s), (306 + 2 * min(4, (at_s - 900) // 60)) * MIB) for at_s in range(900, 1205, 5)
+    ]
+    (trend,), _ = trends(settles, "anonymous", 900, 1800)
+    assert trend.growth == pytest.approx(8 * MIB, rel=0.3)
+    assert trend.is_flat
+    (leak,), _ = trends(lived(1, 500, 1205, 300 * MIB, per_s=0.05 * MIB), "anonymous", 900, 1800)
+    assert not leak.is_flat
