@@ -126,6 +126,24 @@ def test_what_is_no_json_is_said_before_anything_is_sent(served: Site, chat: Any
     assert len(served.fake.requests) == num_sent
 
 
+def test_what_comes_to_be_known_later_moves_nobody_who_walks_through_tokens(served: Site, chat: Any) -> None:
+    held: list[Any] = []
+    chat.route("**/cluster/requests/*", lambda route: held.append(route))
+    answer = ask(chat)
+    answer.get_by_role("button", name="Tokens").click()
+    answer.locator(".tokens").focus()
+    for _ in range(3):
+        chat.keyboard.press("ArrowRight")
+    chosen = answer.locator(".token[aria-selected=true]").get_attribute("data-place")
+    assert chosen == "3"
+    held[0].fulfill(json={"prompts": [], "prefill": "", "decode": "decode-9"})
+    until(chat, "document.querySelector('.answer dl').textContent.includes('decode-9')")
+    assert answer.locator(".token[aria-selected=true]").get_attribute("data-place") == chosen
+    chat.keyboard.press("ArrowRight")
+    assert answer.locator(".token[aria-selected=true]").get_attribute("data-place") == "4"
+    assert "% likely" in answer.locator(".token-card").inner_text()
+
+
 def test_what_a_model_says_stays_text(served: Site, chat: Any) -> None:
     served.fake.answer = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     answer = ask(chat)

@@ -80,15 +80,22 @@ export class Answer {
     const opens = button.getAttribute("aria-expanded") === "false";
     for (const one of buttons) one.setAttribute("aria-expanded", String(opens && one === button));
     this.panel.hidden = !opens;
-    this.#open = opens ? () => this.panel.replaceChildren(...[make()].flat()) : null;
+    this.#open = opens ? () => this.#fill([make()].flat()) : null;
     this.#open?.();
     if (opens) this.panel.scrollIntoView({ block: "nearest" });
   }
 
+  // What is there already stays where it is, and keeps the focus.
+  #fill(parts) {
+    const there = [...this.panel.childNodes];
+    if (parts.length !== there.length || parts.some((part, place) => part !== there[place])) this.panel.replaceChildren(...parts);
+  }
+
   #tokens() {
     const story = this.told?.prompts?.[0]?.choices ?? [];
+    this.views ??= this.stream.choices.map(() => new Tokens());
     return this.stream.choices.map((choice, place) => {
-      const view = new Tokens();
+      const view = this.views[place];
       view.show(choice.tokens, steps(story.find((one) => one.choice === place), choice.tokens.length));
       return view.root;
     });

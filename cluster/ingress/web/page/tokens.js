@@ -27,13 +27,16 @@ export class Tokens {
     this.list.addEventListener("pointerover", (event) => this.#over(event));
   }
 
+  // Again when more is known of the same answer: who walks through it stays where they are.
   show(tokens, stepsOf) {
+    const chosen = this.chosen ?? null;
     this.tokens = tokens;
     this.steps = stepsOf;
     this.chosen = null;
     this.items = tokens.map((one, place) => this.#item(one, place));
     this.list.replaceChildren(...this.items);
     this.card.replaceChildren(h("span", { class: "muted", text: "Point at a token, or walk with the arrow keys." }));
+    if (chosen !== null && chosen < this.items.length) this.#choose(chosen);
   }
 
   #item(one, place) {
