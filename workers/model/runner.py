@@ -4,7 +4,6 @@ Chunks are packed ragged as one row of T tokens; per layer, keys and values go i
 is told, then attention runs, so that a link may push while the layer is still attending.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +20,12 @@ from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
 from workers.model.cpu import packed
 from workers.model.cuda import sampling as cuda_sampling
-from workers.model.cuda.choose import Case, Chosen, Kind, choose
+from workers.model.cuda.choose import Case, Chosen, choose
 from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
 from workers.model.cuda.fused import fuse_layers, turned
 from workers.model.cuda.graphs import DecodeGraphs
 from workers.model.cuda.inputs import together
+from workers.model.cuda.kinds import KindsNoted, filled
 from workers.model.cuda.ways import Way, ways
 from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
@@ -399,42 +399,20 @@ class TorchRunner:
             )
 
     def _choose_way(self, found: Sequence[Way], engine: EngineSpec, *, has_graphs: bool) -> Chosen:
-        """In the blocks of layers, which nobody uses yet."""
-        kinds = self._kinds()
-        for kind in kinds:
-            kind.k_cache.normal_()
-            kind.v_cache.normal_()
-        try:
-            case = Case(
-                kinds=kinds,
-                num_layers=len(self._caches),
-                max_sequences=engine.max_sequences,
-                max_chunk=engine.max_batched_tokens,
-                max_model_len=self.max_model_len,
-                has_graphs=has_graphs,
-                is_timed=self._ranks is None,
-            )
-            return choose(found, case)
-        finally:
-            for kind in kinds:
-                kind.k_cache.zero_()
-                kind.v_cache.zero_()
-
-    @torch.inference_mode()
-    def _kinds(self) -> list[Kind]:
-        """Of layers that attend, by what one token's pass asks of attention; the commonest first."""
-        kinds: dict[Any, Kind] = {}
-        counts: Counter[Any] = Counter()
-
-        def note(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
-            key = (query.shape[1], k_cache.shape[2:], scoring[:3], scoring.sinks is not None)
-            kinds.setdefault(key, Kind(k_cache, v_cache, query.shape[1], scoring))
-            counts[key] += 1
-            return torch.zeros_like(query)
-
-        self.attention = note
-        chunk = Chunk(
-            token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=0 if self.num_states else None
+        noted = KindsNoted()
+        self.attention = noted
+        slot = 0 if self.num_states else None
+        with torch.inference_mode():
+            chunk = Chunk(token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=slot)
+            self._computed([chunk], [], None)
+        case = Case(
+            kinds=noted.commonest_first(),
+            num_layers=len(self._caches),
+            max_sequences=engine.max_sequences,
+            max_chunk=engine.max_batched_tokens,
+            max_model_len=self.max_model_len,
+            has_graphs=has_graphs,
+            is_timed=self._ranks is None,
         )
-        self._computed([chunk], [], None)
-        return [kinds[key] for key, _ in counts.most_common()]
+        with filled(case.kinds):
+            return choose(found, case)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from workers.model import attention_torch
-from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
+from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Chunk
 from workers.model.cuda.capture import capture
 from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.kinds import Kind
 from workers.model.cuda.ways import Way
 
 logger = logging.getLogger(__name__)
@@ -31,25 +32,12 @@ MAX_CONTEXT, MAX_DECODES, MAX_CHUNK = 4096, 64, 2048  # of the steps that are ti
 SHORT = 7  # new tokens of a chunk, and drafts of a tree
 
 
-class Kind(NamedTuple):
-    """Of layers that are computed alike.
-
-    Args:
-        k_cache, v_cache: Of one of them, as in `workers.model.attention`; with random numbers in them.
-    """
-
-    k_cache: Tensor
-    v_cache: Tensor
-    num_heads: int
-    scoring: Scoring
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A model's layers and what they are tried with.
 
     Args:
-        kinds: The commonest first, which is timed.
+        kinds: With random numbers in their blocks; the commonest first, which is timed.
         num_layers: That attend in a step.
         has_graphs: Decodes are replayed.
         is_timed: Else the first that is right is taken: where ranks must agree.

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
-from workers.model.cuda.choose import Case, Kind, choose
+from workers.model.cuda.choose import Case, choose
 from workers.model.cuda.inputs import DecodeInputs, together
+from workers.model.cuda.kinds import Kind, filled
 from workers.model.cuda.ways import Fixed, TorchWay, ways
 
 
@@ -125,6 +126,14 @@ def test_what_is_tried_fits_any_memory(num_blocks: int, max_sequences: int, max_
         assert len(set(used)) == len(used)
         assert set(used) <= set(range(num_blocks))
     assert case.decodes.num_tokens == case.decodes.num_chunks <= max_sequences
+
+
+def test_blocks_are_empty_again_after_the_trial() -> None:
+    kind = _case().kinds[0]
+    with filled([kind]):
+        assert kind.k_cache.any()
+    assert not kind.k_cache.any()
+    assert not kind.v_cache.any()
 
 
 def test_torch_is_always_there_and_last() -> None:

@@ -7,7 +7,9 @@ import torch
 
 from tests.models import tiny
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
+from workers.model.contract import Chunk
 from workers.model.cuda.fused import GPULayer, fuse_layers
+from workers.model.cuda.kinds import KindsNoted
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.runner import TorchRunner
 
@@ -33,7 +35,12 @@ def test_tokens_and_logprobs_are_those_of_generate(family: str) -> None:
 
 @pytest.mark.parametrize(("family", "num_kinds"), [("llama", 1), ("gemma2", 2), ("qwen3_next", 1)])
 def test_the_kinds_of_layers_are_what_they_ask_of_attention(family: str, num_kinds: int) -> None:
-    kinds = TorchRunner(make_spec(tiny(family)), native=False)._kinds()
+    runner, noted = TorchRunner(make_spec(tiny(family)), native=False), KindsNoted()
+    runner.attention = noted
+    slot = 0 if runner.num_states else None
+    with torch.inference_mode():
+        runner.compute([Chunk(token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=slot)], [])
+    kinds = noted.commonest_first()
     assert len(kinds) == num_kinds
     assert {kind.scoring.window is None for kind in kinds} == ({True, False} if num_kinds == 2 else {True})
     assert all(kind.num_heads % kind.k_cache.shape[2] == 0 for kind in kinds)
