@@ -40,7 +40,7 @@ def run(check: Check) -> None:
     if not batches:
         raise SkippedError(f"{free_bytes / 1e9:.0f} GB are too few for {shape.name} in bfloat16")
     began_s = time.perf_counter()
-    runner = _load(check, shape, max(max(batches) * tokens_each, max(shape.prompts) + BLOCK_SIZE))
+    runner = load(check, shape, max(max(batches) * tokens_each, max(shape.prompts) + BLOCK_SIZE))
     runner.warm_up()
     for layer in runner.store.layers:
         layer.normal_()
@@ -50,11 +50,11 @@ def run(check: Check) -> None:
         with check.item(f"decode {batch}"):
             if batch not in batches:
                 raise SkippedError("its KV does not fit")
-            tell_decode(check, card, shape, batch, _decode(runner, check, shape, batch))
+            tell_decode(check, card, shape, batch, decode(runner, check, shape, batch))
     short, long = shape.prompts
     for num_tokens, context in ((short, 0), (long, 0), (short, long - short)):
         with check.item(f"prefill {num_tokens} after {context}"):
-            seconds = _prefill(runner, check, num_tokens, context)
+            seconds = prefill(runner, check, num_tokens, context)
             tell_prefill(check, card, shape, num_tokens, seconds, context)
     _without_graphs(check, runner, card, shape, [batch for batch in batches if batch in EAGER_BATCHES])
 
@@ -65,11 +65,11 @@ def _without_graphs(check: Check, runner: TorchRunner, card: Card, shape: Shape,
     runner.graphs = None
     for batch in batches:
         with check.item(f"decode {batch} without graphs"):
-            seconds = _decode(runner, check, shape, batch)
+            seconds = decode(runner, check, shape, batch)
             tell_decode(check, card, shape, batch, seconds, " without graphs")
 
 
-def _load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
+def load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
     num_blocks = -(-num_tokens // BLOCK_SIZE)
     engine = EngineSpec(
         block_size=BLOCK_SIZE,
@@ -92,7 +92,7 @@ def _load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
         )
 
 
-def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:
+def decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:
     """Seconds per step, the median; every sequence grows by a token a step."""
     width = -(-(shape.context + NUM_WARM_STEPS + NUM_STEPS) // BLOCK_SIZE)
     blocks = _shuffled(runner)
@@ -107,7 +107,7 @@ def _decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> floa
     return cards.seconds_of(step, check.device, runs=NUM_STEPS, warm_runs=NUM_WARM_STEPS)
 
 
-def _prefill(runner: TorchRunner, check: Check, num_tokens: int, context: int) -> float:
+def prefill(runner: TorchRunner, check: Check, num_tokens: int, context: int) -> float:
     table = _shuffled(runner)[: -(-(context + num_tokens) // BLOCK_SIZE)]
     tokens = [2 + i % 100 for i in range(num_tokens)]
     batch = _batch([tokens], [table], context)
