@@ -14,9 +14,9 @@ from bench.gpu_check.check import Check, SkippedError
 from workers.model import attention_torch, sampler
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk, SampleRow
-from workers.model.cuda import ragged
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace
 from workers.model.cuda.elementwise import HeadNorms, rms_norm, rotate_and_write, silu_mul
+from workers.model.cuda.launching import has_triton
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.cuda.sampling import choose
 from workers.model.sampling_params import SamplingParams
@@ -42,7 +42,7 @@ MAX_DIFFERING = 0.01  # of drawn tokens: where two are equal to the last bits
 
 
 def run(check: Check) -> None:
-    if not ragged.available():
+    if not has_triton():
         raise SkippedError("triton is not installed")
     torch.backends.cuda.matmul.allow_tf32 = False
     dtype = torch.float32 if check.is_dry else torch.bfloat16  # the interpreter's products in bfloat16 are wrong

@@ -22,6 +22,7 @@ from workers.model.contract import Chunk
 from workers.model.cuda.capture import capture
 from workers.model.cuda.inputs import DecodeInputs
 from workers.model.cuda.kinds import Kind
+from workers.model.cuda.launching import reason_of
 from workers.model.cuda.ways import Way
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _try(way: Way, case: Case, clock: Callable[[], float]) -> Tried:
         decode_s = _seconds(_decode(way, case), case, clock)
         mixed_s = _seconds(_steps(way.eager(), case, case.mixed), case, clock)
     except Exception as error:  # of any library or compiler: the next way is there for it
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = reason_of(error)
         logger.warning("a way to attend is left out way=%s error=%s", way.name, reason)
         return Tried(way.name, float("inf"), float("inf"), reason)
     return Tried(way.name, decode_s, mixed_s)

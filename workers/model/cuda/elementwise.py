@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from workers.model.cuda.launching import power_of_2
+
 MAX_WIDTH = 1 << 15  # of a row that one program holds
 HEADS = 8  # of a program
 
@@ -24,7 +26,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     width = weight.shape[0]
     rows = x.reshape(-1, width)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = _power_of_2(width)
+    block = power_of_2(width)
     kernels.rms_norm[(len(rows),)](
         rows, weight, out, rows.stride(0), width, eps, BLOCK=block, num_warps=max(1, min(8, block // 512))
     )
@@ -70,7 +72,7 @@ def rotate_and_write(
         num_kv_heads,
         norms.eps if norms else 0.0,
         HEAD_DIM=head_dim,
-        HALF=_power_of_2(head_dim // 2),
+        HALF=power_of_2(head_dim // 2),
         HEADS=HEADS,
         HAS_NORMS=norms is not None,
         num_warps=4,
@@ -84,10 +86,6 @@ def silu_mul(x: Tensor) -> Tensor:
 
     width = x.shape[-1] // 2
     out = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
-    block = min(1024, _power_of_2(width))
+    block = min(1024, power_of_2(width))
     kernels.silu_mul[(out.numel() // width, -(-width // block))](x, out, width, BLOCK=block, num_warps=4)
     return out
-
-
-def _power_of_2(size: int) -> int:
-    return 1 << (size - 1).bit_length()

@@ -14,6 +14,7 @@ from workers.model import fused_layers
 from workers.model.attention import Scoring
 from workers.model.cuda import ragged
 from workers.model.cuda.elementwise import MAX_WIDTH, HeadNorms, rms_norm, rotate_and_write, silu_mul
+from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.fused_layers import LayerParts, Recorder
 from workers.model.tensor_parallel.summed import plain_linear
 
@@ -89,7 +90,7 @@ def turned(
 
 def fuse_layers(model: nn.Module, dtype: torch.dtype) -> int:
     """How many layers were replaced: none without Triton, or where its kernels cannot be compiled."""
-    if not ragged.available() or dtype not in ragged.DTYPES:
+    if not has_triton() or dtype not in ragged.DTYPES:
         return 0
     num_fused = fused_layers.fuse_layers(model, dtype, _make, recorder=TurningRecorder, on_error=_tell)
     if num_fused and torch.cuda.is_available():
@@ -99,8 +100,7 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype) -> int:
 
 def _tell(error: Exception) -> None:
     """Of a compiler, say: the library's own layer is there for it."""
-    reason = str(error).splitlines()[0] if str(error) else ""
-    logger.warning("a layer is not fused error=%s: %s", type(error).__name__, reason)
+    logger.warning("a layer is not fused error=%s", reason_of(error))
 
 
 def _make(layer: Any, scoring: Scoring, index: int) -> GPULayer | None:

@@ -17,6 +17,7 @@ from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Chunk
 from workers.model.cuda.capture import capture
 from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.launching import power_of_2, reason_of
 from workers.model.cuda.ways import Fixed, Way
 
 logger = logging.getLogger(__name__)
@@ -70,15 +71,14 @@ class DecodeGraphs:
             return None
         full = [*chunks, *[self.pad] * (size - len(chunks))]
         meta = build_meta(full, self.block_size)
-        width = max(MIN_WIDTH, 1 << (meta.block_tables.shape[1] - 1).bit_length())
+        width = max(MIN_WIDTH, power_of_2(meta.block_tables.shape[1]))
         token_ids = [chunk.token_ids[0] for chunk in full]
         captured = self._graphs.get((size, width))
         if captured is None:
             try:
                 captured = self._capture(token_ids, meta, width)
             except Exception as error:  # torch's, or a compiler's
-                reason = str(error).splitlines()[0] if str(error) else ""
-                logger.warning("decode runs without CUDA graphs error=%s: %s", type(error).__name__, reason)
+                logger.warning("decode runs without CUDA graphs error=%s", reason_of(error))
                 self._is_capturable = False
                 return None
             self._graphs[size, width] = captured

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from workers.model.attention import PagedMeta
+from workers.model.cuda.launching import to_device
 
 
 def together(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """The same tensors of int64 on the device, by one copy that nobody waits for."""
     packed = torch.cat([part.reshape(-1) for part in parts])
-    if device.type == "cuda":
-        packed = packed.pin_memory()
-    there = torch.split(packed.to(device, non_blocking=True), [part.numel() for part in parts])
+    there = torch.split(to_device(packed, device), [part.numel() for part in parts])
     return [mine.view(part.shape) for mine, part in zip(there, parts, strict=True)]
 
 

@@ -3,7 +3,6 @@
 Nothing here waits for the device, and nothing but the batch's shape comes from the host: a step's numbers are one copy.
 """
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,17 +11,13 @@ import torch
 from torch import Tensor
 
 from workers.model.attention import PagedMeta, Scoring
+from workers.model.cuda.launching import power_of_2, to_device
 
 HEAD_DIMS = range(16, 257)
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
 MIN_ROWS = 16  # of a tile: the least that tensor cores take
 TILES = 256  # that a plan looks at together
 NUM_INTERPRETED = 7  # programs, where there is no device to fill
-
-
-def available() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def suits(head_dims: set[int], dtype: torch.dtype) -> bool:
@@ -143,7 +138,7 @@ class RaggedAttention:
         assert k_cache.stride()[2:] == (head_dim, 1), "heads of a token lie side by side"
         plan = self._plan(group, num_kv_heads, head_dim, query.dtype, scoring.window)
         rows, block_n = plan.tiling.rows, plan.tiling.keys
-        dim = max(16, 1 << (head_dim - 1).bit_length())
+        dim = max(16, power_of_2(head_dim))
         num_programs = len(plan.firsts)
         sums, stats = self._partials(num_programs, rows, dim)
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -261,7 +256,7 @@ class RaggedAttention:
             assert self._meta is not None
             rows = self._meta.seen_rows(window)
             assert rows is not None
-            self._seen[window] = _to(rows, self.device)
+            self._seen[window] = to_device(rows, self.device)
         return self._seen[window]
 
     def _ints(self, size: int) -> Tensor:
@@ -274,7 +269,7 @@ def put(meta: PagedMeta, device: torch.device) -> OnDevice:
     is_tree = torch.zeros(num_chunks, dtype=torch.int32)
     is_tree[list(meta.trees)] = 1
     packed = torch.cat([meta.query_start, meta.num_context, is_tree, meta.block_tables.reshape(-1)])
-    there = _to(packed, device)
+    there = to_device(packed, device)
     parts = [num_chunks + 1, num_chunks, num_chunks, meta.block_tables.numel()]
     starts, contexts, trees, tables = torch.split(there, parts)
     return OnDevice(
@@ -283,10 +278,5 @@ def put(meta: PagedMeta, device: torch.device) -> OnDevice:
         is_tree=trees,
         tables=tables.view(num_chunks, -1),
         num_tokens=meta.num_tokens,
-        positions=_to(meta.positions, device) if meta.trees else None,
+        positions=to_device(meta.positions, device) if meta.trees else None,
     )
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Without waiting: pinned memory is copied while the host goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,13 +1,14 @@
 """Tokens drawn from logits on the device by a Triton kernel of our own: nothing is sorted, nothing waits."""
 
 import functools
-import importlib.util
 import logging
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from workers.model.cuda.launching import has_triton, power_of_2, reason_of, to_device
 
 BLOCK, NARROW = 2048, 512
 
@@ -17,14 +18,14 @@ logger = logging.getLogger(__name__)
 @functools.cache
 def works(device: torch.device, vocab_size: int) -> bool:
     """Whether the kernel can be used there; compiles it on the first call, for some seconds: before anybody waits."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    if device.type != "cuda" or not has_triton():
         return False
     logits = torch.zeros(2, vocab_size, device=device)
     logits[:, vocab_size // 2] = 50.0
     try:
         found = choose(logits, [(0.0, 1.0, 0.0, 0), (1.0, 0.5, 0.0, 20)], [(0, 0), (1, 2)]).tolist()
     except Exception as error:  # of a compiler: torch is there for it
-        found = [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
+        found = [reason_of(error)]
     if found != [vocab_size // 2] * 2:
         logger.warning("tokens are drawn by torch: the kernel does not work here found=%s", found)
     return found == [vocab_size // 2] * 2
@@ -46,7 +47,9 @@ def choose(
     device = logits.device
     numbers = [(heat, top_p, math.log(min_p) if min_p > 0 else -math.inf) for heat, top_p, min_p, _ in sampling]
     ints = [(top_k, *key) for (_, _, _, top_k), key in zip(sampling, keys, strict=True)]
-    there = _to(torch.cat([torch.tensor(numbers), torch.tensor(ints, dtype=torch.int32).view(torch.float32)]), device)
+    there = to_device(
+        torch.cat([torch.tensor(numbers), torch.tensor(ints, dtype=torch.int32).view(torch.float32)]), device
+    )
     is_cut = any(heat > 0 and (top_k or top_p < 1 or min_p > 0) for heat, top_p, min_p, top_k in sampling)
     scratch = rows * vocab_size if is_cut else 1
     token_ids = torch.empty(rows, dtype=torch.int64, device=device)
@@ -59,12 +62,8 @@ def choose(
         torch.empty(scratch, dtype=torch.int32, device=device),
         logits.stride(0),
         vocab_size,
-        BLOCK=min(BLOCK, max(16, 1 << (vocab_size - 1).bit_length())),
-        NARROW=min(NARROW, max(16, 1 << (vocab_size - 1).bit_length())),
+        BLOCK=min(BLOCK, max(16, power_of_2(vocab_size))),
+        NARROW=min(NARROW, max(16, power_of_2(vocab_size))),
         num_warps=8,
     )
     return token_ids
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

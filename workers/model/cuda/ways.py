@@ -14,6 +14,7 @@ from workers.model.attention import PagedAttention, PagedMeta
 from workers.model.cuda import ragged
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace, over_tables
 from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.launching import has_triton
 
 
 class Fixed(NamedTuple):
@@ -94,7 +95,7 @@ class TritonWay:
 def ways(device: torch.device, head_dims: set[int], dtype: torch.dtype) -> Sequence[Way]:
     """That can serve every layer, the one that is thought fastest first; torch is always there, and last."""
     found: list[Way] = []
-    if ragged.available() and ragged.suits(head_dims, dtype):
+    if has_triton() and ragged.suits(head_dims, dtype):
         found.append(TritonWay(device))
     if flashinfer_available(head_dims, dtype):
         found.append(FlashInferWay(device))
