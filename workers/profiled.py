@@ -9,15 +9,15 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from workers.engine.engine import Engine
-from workers.engine.scheduler import StepPlan
+from workers.engine.scheduler import ScheduledChunk
 from workers.engine.stats import EngineStats
 from workers.follower import Follower
-from workers.model.contract import Batch, ChunkKind, ModelRunner, Sampled, Unit
+from workers.model.contract import Batch, ChunkKind, Launched, ModelRunner, Sampled, Unit
 from workers.process import rank_of, run
 from workers.spec import WorkerSpec
 from workers.spec_line import parse
@@ -39,10 +39,10 @@ class NotingStats(EngineStats):
         before, self._waited_s = self._waited_s, waited_s(self._schedstat)
         return {"steps": steps, "waited_s": self._waited_s - before}
 
-    def step_done(self, now_s: float, started_s: float, plan: StepPlan, *, is_idle: bool) -> None:
+    def step_done(self, now_s: float, started_s: float, chunks: Sequence[ScheduledChunk], *, is_idle: bool) -> None:
         if not self._schedstat:
             self._schedstat = f"/proc/self/task/{threading.get_native_id()}/schedstat"
-        super().step_done(now_s, started_s, plan, is_idle=is_idle)
+        super().step_done(now_s, started_s, chunks, is_idle=is_idle)
         if self.batch is not None:
             self.steps.append([started_s, now_s, *composition(self.batch)])
 
@@ -58,8 +58,23 @@ class NotingRunner:
         self._stats.batch = batch
         return self._runner.run(batch, on_layer)
 
+    def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> "NotingLaunched":
+        return NotingLaunched(self._runner.launch(batch, on_layer), batch, self._stats)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
+
+
+class NotingLaunched:
+    """The step, whose batch is the last one that ran when it is done."""
+
+    def __init__(self, launched: Launched, batch: Batch, stats: NotingStats) -> None:
+        self._launched, self._batch, self._stats = launched, batch, stats
+
+    def result(self) -> list[list[Sampled]]:
+        found = self._launched.result()
+        self._stats.batch = self._batch
+        return found
 
 
 def composition(batch: Batch) -> tuple[list[list[int]], int, int]:

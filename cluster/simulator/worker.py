@@ -208,7 +208,7 @@ class SimWorker:
         now_s = self._queue.now_s
         self.occupancy.add_steps(step.kind, step.start_s, now_s, len(step.chunks))
         self.engine.computed(self._steps.computed(step), step.start_s)
-        self.stats.step_done(now_s, step.start_s, StepPlan(chunks=list(step.chunks)), is_idle=not self.has_work)
+        self.stats.step_done(now_s, step.start_s, step.chunks, is_idle=not self.has_work)
 
     def _note_run(self, run: DecodeRun) -> None:
         self.stats.decoded(run.num_done, len(run.seqs), self._queue.now_s - run.start_s)

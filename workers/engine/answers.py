@@ -37,14 +37,14 @@ class Answers:
         self,
         batch: Batch,
         chunks: Sequence[ScheduledChunk],
-        jobs: Sequence[Job],
+        jobs: Sequence[Job | None],
         owners: Sequence[tuple[int, int]],
         sampled: Sequence[Sequence[Sampled]],
     ) -> None:
         """After a step, whose chunks are computed.
 
         Args:
-            chunks, jobs: Of the batch's chunks.
+            chunks, jobs: Of the batch's chunks; None: the job has ended meanwhile.
             owners: Of each row of `sampled`: (index of the job, choice).
         """
         if batch.chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
@@ -53,16 +53,17 @@ class Answers:
         for (index, choice), run in zip(owners, sampled, strict=True):
             tokens[index].append((choice, run))
         for index, news in tokens.items():
-            self._accept(jobs[index], news, num_drafted(chunks[index]))
+            if (job := jobs[index]) is not None:
+                self._accept(job, news, num_drafted(chunks[index]))
 
-    def _take_prompts(self, batch: Batch, jobs: Sequence[Job]) -> None:
+    def _take_prompts(self, batch: Batch, jobs: Sequence[Job | None]) -> None:
         """Tells what is known of prompts, and ends those that were to be read and no more."""
         for row in batch.prompts:
-            seq = jobs[row.chunk].seq
-            for message in wire.prompt_news(seq, row, batch.chunks[row.chunk].start):
-                self._tell(seq.ingress_id, message)
+            if (job := jobs[row.chunk]) is not None:
+                for message in wire.prompt_news(job.seq, row, batch.chunks[row.chunk].start):
+                    self._tell(job.seq.ingress_id, message)
         for job in jobs:
-            if writes_nothing(job.seq) and not job.seq.num_uncomputed_tokens:
+            if job is not None and writes_nothing(job.seq) and not job.seq.num_uncomputed_tokens:
                 self._end_read(job)
 
     def _end_read(self, job: Job) -> None:

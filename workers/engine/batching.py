@@ -12,6 +12,8 @@ from workers.engine.sequence import Sequence as Seq
 from workers.model.contract import Batch, Chunk, ChunkKind, ModelRunner, Sampled, SampleRow, Watch
 from workers.model.prompt_rows import PromptRow
 
+UNKNOWN = (0,)
+
 
 class End(NamedTuple):
     """How an answer ends."""
@@ -37,15 +39,16 @@ def make_batch(
     owners: list[tuple[int, int]] = []
     for index, (scheduled, job) in enumerate(zip(plan.chunks, jobs, strict=True)):
         seq, draft = scheduled.seq, scheduled.draft
-        start, num_tokens = seq.num_computed_tokens, seq.num_tokens
+        start, num_tokens = seq.num_scheduled_tokens, seq.num_coming_tokens
         end = start + scheduled.num_tokens
         is_decode = scheduled.kind is ChunkKind.DECODE
+        follows = seq.pending_row if seq.num_pending_tokens else None
         num_scored = 0 if is_decode else _num_scored(seq, start, end)
         if num_scored:
             prompts.append(_prompt_row(seq, index, start, num_scored))
         chunks.append(
             Chunk(
-                token_ids=[seq.output_token_ids[-1], *draft.token_ids] if is_decode else seq.tokens(start, end),
+                token_ids=_decoded(seq, draft.token_ids) if is_decode else seq.tokens(start, end),
                 start=start,
                 block_ids=seq.block_ids,
                 num_sequence_tokens=num_tokens + len(draft.token_ids),
@@ -54,6 +57,7 @@ def make_batch(
                 parents=draft.parents,
                 adapter_id=seq.adapter_id,
                 num_scored=num_scored,
+                follows=follows,
             )
         )
         if end < num_tokens or (not is_decode and writes_nothing(seq)):
@@ -69,11 +73,17 @@ def make_batch(
                     draft_token_ids=draft.token_ids,
                     parents=draft.parents,
                     is_masked=seq.follower is not None,
+                    follows=follows,
                 )
             )
             owners.append((index, choice))
     masks = grammars.masks(rows, [jobs[index].seq.follower for index, _ in owners]) if grammars is not None else None
     return Batch(chunks=chunks, samples=rows, watch=watch, masks=masks, prompts=prompts), owners
+
+
+def _decoded(seq: Seq, draft_token_ids: Sequence[int]) -> Sequence[int]:
+    """Its last token, or a stand-in for one that nobody knows yet, and guesses at those after it."""
+    return UNKNOWN if seq.num_pending_tokens else [seq.output_token_ids[-1], *draft_token_ids]
 
 
 def writes_nothing(seq: Seq) -> bool:
@@ -91,6 +101,26 @@ def _num_scored(seq: Seq, start: int, end: int) -> int:
 def _prompt_row(seq: Seq, chunk: int, start: int, num_scored: int) -> PromptRow:
     token_ids = seq.prompt_token_ids[start + 1 : start + 1 + num_scored]
     return PromptRow(chunk=chunk, next_token_ids=token_ids, num_top=seq.params.prompt_logprobs or 0)
+
+
+def keep_right(
+    chunks: Sequence[ScheduledChunk],
+    owners: Sequence[tuple[int, int]],
+    sampled: Sequence[Sequence[Sampled]],
+    block_size: int,
+) -> list[tuple[int, int]]:
+    """Notes in the chunks of a step which of their drafts were right; what has to be copied, by `out_of_place`.
+
+    Args:
+        owners: Of each row of `sampled`: (number of the chunk, choice).
+    """
+    moves: list[tuple[int, int]] = []
+    for (index, _), run in zip(owners, sampled, strict=True):
+        if len(run) > 1:
+            chunk = chunks[index]
+            chunk.right = chunk.draft.follow([token.token_id for token in run[:-1]])
+            moves += out_of_place(chunk, block_size)
+    return moves
 
 
 def out_of_place(chunk: ScheduledChunk, block_size: int) -> list[tuple[int, int]]:

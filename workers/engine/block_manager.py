@@ -46,6 +46,7 @@ class BlockManager:
         self._block_of: dict[int, int] = {}  # hash -> block id, its inverse
         self._lru: OrderedDict[int, None] = OrderedDict()  # cached, unreferenced; next to be evicted first
         self._quarantined: dict[Hashable, list[int]] = {}
+        self._leaving: dict[int, list[tuple[list[int], list[int]]]] = {}  # by step, blocks and slots of who was freed
         self._num_quarantined = 0
         self._num_referenced = 0
         self._changes = CacheChanges()
@@ -173,10 +174,25 @@ class BlockManager:
         return [(parent.block_ids[num_full], copy) for copy in copies]
 
     def free(self, seq: Sequence) -> None:
-        """Drops the sequence's references and sets its cursors to 0; idempotent. Known blocks stay cached."""
-        for block_id in reversed(seq.block_ids):  # so that a prefix outlives what follows it
-            self._dereference(block_id)
+        """Drops the sequence's references and sets its cursors to 0; idempotent. Known blocks stay cached.
+
+        Where a step that was launched uses them, they stay referenced until it has `landed`.
+        """
+        if seq.last_step is None:
+            self._let_go(seq.block_ids, seq.state_ids)
+        else:
+            self._leaving.setdefault(seq.last_step, []).append((seq.block_ids, seq.state_ids))
+        seq.state_ids = []
         self._forget(seq)
+
+    def landed(self, step: int) -> None:
+        """That step is done, and all before it."""
+        for block_ids, state_ids in self._leaving.pop(step, ()):
+            self._let_go(block_ids, state_ids)
+
+    def _let_go(self, block_ids: list[int], state_ids: list[int]) -> None:
+        for block_id in reversed(block_ids):  # so that a prefix outlives what follows it
+            self._dereference(block_id)
 
     def quarantine(self, seq: Sequence, key: Hashable | None = None) -> None:
         """Sets aside the blocks that a transfer may still write to: those of `seq` that are its own and not known.
@@ -234,8 +250,9 @@ class BlockManager:
         assert all(block_id in self._hash_of for block_id in self._lru), "a cached block has no hash"
         if sequences is not None:
             counts = [0] * self.num_blocks
-            for seq in sequences:
-                for block_id in seq.block_ids:
+            leaving = [block_ids for freed in self._leaving.values() for block_ids, _ in freed]
+            for block_ids in (*leaving, *(seq.block_ids for seq in sequences)):
+                for block_id in block_ids:
                     counts[block_id] += 1
             wrong = [b for b in range(self.num_blocks) if counts[b] != self._num_references[b]]
             assert not wrong, f"blocks {wrong}: {[counts[b] for b in wrong]} holders, not as many references"

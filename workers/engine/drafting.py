@@ -42,6 +42,13 @@ class Speculation(Protocol):
         """Asked of the step whose drafts were proposed last; None: nothing."""
         ...
 
+    def passes(self, num_seqs: int) -> bool:
+        """Whether nothing is drafted for the next step, of about so many sequences, whatever they write until then.
+
+        Asked before each step, in place of `drafts` where it is so.
+        """
+        ...
+
     def limit(self, max_tokens: int) -> None:
         """Of drafts in a row, of each sequence in a step, from now on."""
         ...

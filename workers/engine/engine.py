@@ -1,8 +1,9 @@
 """One worker's loop: take what came in, plan a step, run it, say what came out.
 
-`step()` is the whole of it. The engine owns its jobs and their blocks; commands and link events are queued by other
-threads and taken at the start of a step, so nothing here needs a lock. What they mean is `serving.Serving`'s to say.
-Which worker serves what is the router's business, moving KV is the links'.
+`step()` is the whole of it. Where the runner has a device of its own, a step is launched before the one before it has
+landed, as far as what it computes is known then: `workers.engine.flight`. The engine owns its jobs and their blocks;
+commands and link events are queued by other threads and taken at the start of a step, so nothing here needs a lock.
+What they mean is `serving.Serving`'s to say. Which worker serves what is the router's business, KV the links'.
 """
 
 import logging
@@ -12,18 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from baton.errors import BatonError, InternalError
+from baton.errors import BatonError
 from baton.v1 import worker_pb2
 from workers.engine import wire
 from workers.engine.adapter_commands import AdapterCommands
 from workers.engine.adapter_table import AdapterTable
 from workers.engine.answers import Answers
-from workers.engine.batching import make_batch, out_of_place, unservable
+from workers.engine.batching import keep_right, make_batch, unservable
 from workers.engine.draft import FORCED
 from workers.engine.drafting import Speculation, forced
+from workers.engine.flight import Done, Flight, must_land
 from workers.engine.following import Grammars
 from workers.engine.job_trace import JobTrace
 from workers.engine.jobs import Job
+from workers.engine.landing import Landing
 from workers.engine.load_report import LoadReport, load_report
 from workers.engine.measures import EngineMeasures
 from workers.engine.receiving import Receiving
@@ -35,7 +38,7 @@ from workers.engine.serving import Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
-from workers.model.contract import ChunkKind, ModelRunner, Sampled
+from workers.model.contract import Batch, ChunkKind, Launched, ModelRunner
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -109,7 +112,12 @@ class Engine:
         )
         self.jobs, self.stats = self.serving.jobs, self.serving.stats
         self._measures = EngineMeasures()
-        self._answers = Answers(runner=runner, serving=self.serving, tell=self._tell)
+        self._landing = Landing(
+            serving=self.serving,
+            answers=Answers(runner=runner, serving=self.serving, tell=self._tell),
+            measures=self._measures,
+            clock=clock,
+        )
         self.adapters = AdapterCommands(
             runner=runner, table=self.serving.adapters, jobs=self.jobs, command=self._command
         )
@@ -122,6 +130,8 @@ class Engine:
         self._max_draft_tokens: int | None = None  # None: as the speculation began
         self.speculate(speculation)
         self._grammars = grammars
+        self._flight: Flight | None = None
+        self._num_launched = 0  # steps
         self._stopped = False
         self._outputs: dict[str, list[worker_pb2.TokenOutput]] = defaultdict(list)
         self._housekeeping_s = 0.0
@@ -204,13 +214,18 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Nothing computed, nothing in transfer, nothing asked. For the engine's thread; others look at reports."""
-        return not (self.has_work or self._commands or len(self.jobs) or self.serving.num_in_transfer)
+        is_asked = bool(self._commands or len(self.jobs) or self.serving.num_in_transfer)
+        return not (self.has_work or is_asked or self._flight is not None)
 
     def step(self) -> bool:
         """One step; whether the next one should follow at once."""
         now_s = self._clock()
+        may_draft = not self._passes()
+        if may_draft:
+            self._land()
         has_news = self._take_in(now_s)
-        plan = self.scheduler.plan(now_s, self._drafts())
+        plan = self._plan(now_s, may_draft=may_draft)
+        is_in_flight = self._flight is not None
         if plan.admitted:
             self._measures.admitted(plan.admitted, self._clock())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
@@ -220,17 +235,27 @@ class Engine:
             self.stats.step_begins(now_s)
             if has_news or plan.admitted or plan.preempted:
                 self._report()
-            num_accepted = self._run(plan, now_s)
-            ended_s = self._clock()
-            if self._speculation is not None and num_accepted is not None:
-                self._learn(self._speculation, plan.chunks, num_accepted, ended_s - now_s)
-            self.stats.step_done(ended_s, now_s, plan, is_idle=not self.has_work)
-            self._measures.step(plan.chunks, ended_s - now_s)
+            self._launch(plan, now_s)
+        elif is_in_flight:
+            self._land()
         else:
             # What waits for blocks that transfers hold is held back, not stuck: leases bound it.
             self.stats.no_step(self._clock(), is_stuck=self.has_work and not self.serving.num_in_transfer)
         self._report()
-        return bool(plan.chunks or self._commands)
+        return bool(plan.chunks or self._commands or is_in_flight)
+
+    def _passes(self) -> bool:
+        """Whether the next step goes without guesses, so that it may be planned while one is in flight."""
+        if self._speculation is None:
+            return True
+        return self.runner.runs_ahead and self._speculation.passes(len(self.scheduler.running))
+
+    def _plan(self, now_s: float, *, may_draft: bool) -> StepPlan:
+        plan = self.scheduler.plan(now_s, self._drafts(may_draft=may_draft), is_ahead=self._flight is not None)
+        if not plan.is_short:
+            return plan
+        self._land()
+        return self.scheduler.plan(now_s, self._drafts(may_draft=may_draft))
 
     def _take_in(self, now_s: float) -> bool:
         """Whether anything was there."""
@@ -255,54 +280,93 @@ class Engine:
             self.serving.end(job, error)
         return num_choices
 
-    def _drafts(self) -> Drafts | None:
-        """For all that go on decoding here: of a hand-over, this worker writes one token."""
-        if self._speculation is None and not self.jobs.num_with_grammar:
+    def _drafts(self, *, may_draft: bool) -> Drafts | None:
+        """For all that go on decoding here: of a hand-over, this worker writes one token.
+
+        Args:
+            may_draft: Guesses too; else what grammars force alone.
+        """
+        speculation = self._speculation if may_draft else None
+        if speculation is None and not self.jobs.num_with_grammar:
             return None
         decodes = [seq for seq in self.scheduler.running if is_decode(seq)]
         seqs = [seq for seq in decodes if self.jobs.of(seq).handover is None]
         drafts: Drafts = {}
-        if self._speculation is not None:
-            drafts = self._speculation.drafts([seq for seq in seqs if seq.params.speculation], len(decodes))
+        if speculation is not None:
+            drafts = speculation.drafts([seq for seq in seqs if seq.params.speculation], len(decodes))
         if self.jobs.num_with_grammar:
             drafts = {**drafts, **forced(seqs, self.runner.max_model_len)}
         return drafts
 
-    def _learn(
-        self, speculation: Speculation, chunks: list[ScheduledChunk], num_accepted: list[int], took_s: float
-    ) -> None:
-        speculation.learn(chunks, num_accepted, took_s)
+    def _learn(self, speculation: Speculation, chunks: list[ScheduledChunk], took_s: float) -> None:
+        num_right = [len(chunk.right) for chunk in chunks]
+        speculation.learn(chunks, num_right, took_s)
         drafted = [
             (chunk.draft.depths, right)
-            for chunk, right in zip(chunks, num_accepted, strict=True)
+            for chunk, right in zip(chunks, num_right, strict=True)
             if chunk.draft.kind != FORCED  # what a grammar forces is no guess
         ]
         num_decodes = sum(chunk.kind is ChunkKind.DECODE for chunk in chunks)
         self.stats.drafted(drafted, num_decodes, took_s, speculation.drafting_s)
         self.stats.num_cut_draft_tokens = self.scheduler.num_cut_draft_tokens
 
-    def _run(self, plan: StepPlan, now_s: float) -> list[int] | None:
-        """How many draft tokens of each chunk were right; None: the step failed."""
+    def _launch(self, plan: StepPlan, now_s: float) -> None:
+        """Launches a step, and then lands the one before it; itself, where nothing may be launched before that."""
         chunks = plan.chunks
         jobs = [self.jobs.of(chunk.seq) for chunk in chunks]
         self.serving.offer(jobs)
         on_layer = self.sending.on_layer(chunks, jobs) if self.sending is not None else None
         watch = self._speculation.watch if self._speculation else None
         batch, owners = make_batch(plan, jobs, watch, self._grammars if self.jobs.num_with_grammar else None)
+        runs_ahead = self.runner.runs_ahead
         try:
-            sampled = self.runner.run(batch, on_layer)
-            self._keep_right(chunks, owners, sampled)
+            launch = self.runner.launch if runs_ahead else self._run
+            launched = launch(batch, on_layer)
         except Exception as error:
-            logger.exception("step failed sequences=%d", len(chunks))
-            for job in jobs:
-                self.serving.end(job, InternalError(f"the step failed: {error}"))
-            return None
-        self._trace(chunks, jobs, now_s)
-        self.serving.computed(chunks)
-        if chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
-            self._measures.computed(chunks, self._clock())
-        self._answers.take(batch, chunks, jobs, owners, sampled)
-        return [len(chunk.right) for chunk in chunks]
+            self._landing.fail(jobs, error)
+            self._land()
+            return
+        self._num_launched += 1
+        flight = Flight(
+            number=self._num_launched,
+            chunks=chunks,
+            jobs=jobs,
+            batch=batch,
+            owners=owners,
+            launched=launched,
+            began_s=now_s,
+        )
+        is_last = not runs_ahead or must_land(batch, chunks, self.runner.state_spacing)
+        flight.takes_off(self.runner.max_model_len)
+        self._land()
+        self._flight = flight
+        if is_last:
+            self._land()
+
+    def _run(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Launched:
+        return Done(self.runner.run(batch, on_layer))
+
+    def _land(self) -> None:
+        """Waits for the step in flight, if there is one, and says what it gave."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        chunks = flight.chunks
+        try:
+            sampled = flight.launched.result()
+            if moves := keep_right(chunks, flight.owners, sampled, self.blocks.block_size):
+                self.runner.copy_tokens(moves)
+        except Exception as error:
+            flight.lands()
+            self._landing.fail(flight.jobs, error)
+        else:
+            flight.lands()
+            began_s, ended_s = self._landing.take(flight, sampled)
+            if self._speculation is not None:
+                self._learn(self._speculation, chunks, ended_s - began_s)
+            self.stats.step_done(ended_s, began_s, chunks, is_idle=not self.has_work)
+            self._measures.step(chunks, ended_s - began_s)
+        self.blocks.landed(flight.number)
 
     def _trace_anew(self, preempted: list[Seq]) -> None:
         for seq in preempted:
@@ -310,27 +374,6 @@ class Engine:
             if job is not None:
                 job.num_preemptions += 1
                 job.trace = JobTrace(num_preemptions=job.num_preemptions)
-
-    def _trace(self, chunks: list[ScheduledChunk], jobs: list[Job], started_s: float) -> None:
-        """Of a decode that has told its first output there is nothing to note."""
-        ended_s = 0.0
-        for chunk, job in zip(chunks, jobs, strict=True):
-            if job.trace is not None:
-                ended_s = ended_s or self._clock()
-                job.trace.computed(chunk, started_s, ended_s, is_offered=job.offered)
-
-    def _keep_right(
-        self, chunks: list[ScheduledChunk], owners: list[tuple[int, int]], sampled: list[list[Sampled]]
-    ) -> None:
-        """Says which drafts were right, and brings the KV of those of trees to where their positions are."""
-        moves: list[tuple[int, int]] = []
-        for (index, _), run in zip(owners, sampled, strict=True):
-            chunk = chunks[index]
-            if len(run) > 1:
-                chunk.right = chunk.draft.follow([token.token_id for token in run[:-1]])
-                moves += out_of_place(chunk, self.blocks.block_size)
-        if moves:
-            self.runner.copy_tokens(moves)
 
     # What serving asks.
 

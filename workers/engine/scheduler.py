@@ -52,11 +52,13 @@ class StepPlan:
     chunks: Decodes first. A sequence is here at most once.
     preempted: Lost their blocks and wait again; disjoint from `chunks`.
     admitted: Entered the running set with this step.
+    is_short: Planned ahead, it would have had to preempt: of no use, to be made again when the steps before are done.
     """
 
     chunks: list[ScheduledChunk] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
+    is_short: bool = False
 
 
 class Scheduler:
@@ -83,6 +85,7 @@ class Scheduler:
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._is_ahead = False  # of the plan that is being made
         self._has_spare = False  # blocks that were taken for drafts may be with sequences that do not need them yet
         self.num_cut_draft_tokens = 0  # draft tokens for which a step had neither budget nor blocks
         self._blocks = blocks
@@ -140,18 +143,20 @@ class Scheduler:
             num_blocks += 1
         return self._are_free(num_blocks + (len(self.running) if num_busy else 0))
 
-    def plan(self, now_s: float, drafts: Drafts | None = None) -> StepPlan:
+    def plan(self, now_s: float, drafts: Drafts | None = None, *, is_ahead: bool = False) -> StepPlan:
         """Chooses the step's chunks, takes the blocks they need and sets statuses; may be empty.
 
         Args:
             now_s: Waiting sequences whose deadline has passed are passed over; the engine ends them.
             drafts: For sequences that decode; at most as many as can be of use (`drafting.proposed`). Those of others
                 are passed over.
+            is_ahead: A step is still running, so that no blocks can be taken from anybody.
         """
         plan = StepPlan()
+        self._is_ahead = is_ahead
         if self._chunked_prefill:
             left = self._continue(plan, self._max_batched_tokens)
-            if not plan.preempted:
+            if not plan.preempted and not plan.is_short:
                 self._admit(plan, now_s, left)
         else:
             self._admit(plan, now_s, self._max_batched_tokens)
@@ -164,7 +169,7 @@ class Scheduler:
     def _continue(self, plan: StepPlan, budget: int) -> int:
         """Schedules what runs, oldest first: each decode, and prompts within `budget`; returns the budget left."""
         running = self.running
-        are_decodes = [is_decode(seq) for seq in running]
+        are_decodes = [is_decode(seq) and not seq.is_held for seq in running]
         budget = max(budget - sum(are_decodes), 0)
         decodes: list[ScheduledChunk] = []
         prompts: list[ScheduledChunk] = []
@@ -172,11 +177,13 @@ class Scheduler:
         index = -1
         while (index := index + 1) < len(running):  # preemption takes from the end
             seq = running[index]
+            if seq.is_held:
+                continue
             num_tokens = 1 if are_decodes[index] else self._num_next(seq, budget)
             if num_tokens <= 0:
                 continue
             num_held = len(seq.block_ids) * block_size
-            if seq.num_computed_tokens + num_tokens > num_held and not self._make_room(plan, index, num_tokens):
+            if seq.num_scheduled_tokens + num_tokens > num_held and not self._make_room(plan, index, num_tokens):
                 continue
             if are_decodes[index]:
                 decodes.append(ScheduledChunk(seq, 1, ChunkKind.DECODE))
@@ -193,9 +200,12 @@ class Scheduler:
         transfers, which end).
         """
         seq = self.running[index]
-        end = seq.num_computed_tokens + num_tokens
+        end = seq.num_scheduled_tokens + num_tokens
         num_missing = self._blocks.num_missing_blocks(seq, end)
         while not self._are_free(num_missing):
+            if self._is_ahead:
+                plan.is_short = True
+                return False
             if len(self.running) == 1:
                 return False
             victim = self.running[-1]
@@ -210,7 +220,7 @@ class Scheduler:
         if num_blocks > self._blocks.num_free_blocks and self._has_spare:
             self._has_spare = False
             for seq in self.running:
-                self._blocks.shrink(seq, seq.num_tokens)
+                self._blocks.shrink(seq, seq.num_coming_tokens)
         return num_blocks <= self._blocks.num_free_blocks
 
     def _preempt(self, plan: StepPlan, victim: Sequence) -> None:
@@ -259,10 +269,11 @@ class Scheduler:
 
     def _num_next(self, seq: Sequence, budget: int) -> int:
         """Tokens of the next chunk of a prompt."""
-        num_tokens = min(seq.num_uncomputed_tokens, budget)
+        start = seq.num_scheduled_tokens
+        num_tokens = min(seq.num_coming_tokens - start, budget)
         if self._prompt_spacing is None:
             return num_tokens
-        return min(num_tokens, self._prompt_spacing - seq.num_computed_tokens % self._prompt_spacing)
+        return min(num_tokens, self._prompt_spacing - start % self._prompt_spacing)
 
     def _lengthen(self, plan: StepPlan, drafts: Drafts) -> None:
         """Adds draft tokens to decodes, oldest first, while budget and blocks last: of a draft its first, so that of a
@@ -295,8 +306,8 @@ class Scheduler:
 
 def is_decode(seq: Sequence) -> bool:
     """The prompt is read and the last token alone has no KV: the next chunk is a decode, with drafts or without."""
-    num_computed, num_prompt = seq.num_computed_tokens, len(seq.prompt_token_ids)
-    return num_computed >= num_prompt and num_prompt + len(seq.output_token_ids) - num_computed == 1
+    num_scheduled, num_prompt = seq.num_scheduled_tokens, len(seq.prompt_token_ids)
+    return num_scheduled >= num_prompt and seq.num_coming_tokens - num_scheduled == 1
 
 
 def _arrival(seq: Sequence) -> float:

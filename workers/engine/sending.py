@@ -43,7 +43,7 @@ class Sending:
         going = [
             Going(
                 job.handover,
-                chunk.seq.num_computed_tokens + chunk.num_tokens,
+                chunk.seq.num_scheduled_tokens + chunk.num_tokens,
                 tuple(chunk.seq.block_ids),
                 tuple(chunk.seq.state_ids),
             )

@@ -57,6 +57,12 @@ class Sequence:
     root_hash: int = ROOT  # what the hash of its first block chains on
     num_scored_tokens: int = 0  # leading ones of the prompt whose log probabilities are out, the first one counted
     siblings: tuple[int, ...] = ()  # choices to fork off when the prompt is read; empty: none
+    # Of steps that were launched and are not known to be done: see `workers.engine.flight`.
+    num_launched_tokens: int = 0  # that they compute, after the computed ones
+    num_pending_tokens: int = 0  # that they write: how many is known, which is not
+    last_step: int | None = None  # the number of the last of them; None: there is none
+    pending_row: int | None = None  # of that step's samples: where its token comes from
+    is_held: bool = False  # what becomes of it depends on them
     grammar: str = ""  # that the output tokens follow, as llguidance reads it; empty: none
     follower: Follower | None = None  # of the grammar, from when it is compiled
 
@@ -71,6 +77,16 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Leading ones that are computed, or will be by steps that were launched."""
+        return self.num_computed_tokens + self.num_launched_tokens
+
+    @property
+    def num_coming_tokens(self) -> int:
+        """With those that such steps write."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids) + self.num_pending_tokens
 
     @property
     def num_unscored_tokens(self) -> int:

@@ -101,11 +101,10 @@ class StatefulBlocks(BlockManager):
         self._copy_states([(parent.state_ids[0], child.state_ids[0])])
         return pairs
 
-    def free(self, seq: Sequence) -> None:
-        super().free(seq)
-        for slot in seq.state_ids:
+    def _let_go(self, block_ids: list[int], state_ids: list[int]) -> None:
+        super()._let_go(block_ids, state_ids)
+        for slot in state_ids:
             self.slots.release(slot)
-        seq.state_ids = []
 
     def quarantine(self, seq: Sequence, key: Hashable | None = None) -> None:
         super().quarantine(seq, key)

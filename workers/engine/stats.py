@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from workers.engine.scheduler import StepPlan
+from workers.engine.scheduler import ScheduledChunk
 from workers.model.contract import ChunkKind
 
 SMOOTHING = 0.1  # weight of the newest step in the moving averages
@@ -82,11 +82,11 @@ class EngineStats:
         _count_places(self.drafted_by_place, places)
         _count_places(self.accepted_by_place, range(1, num_accepted + 1))
 
-    def step_done(self, now_s: float, started_s: float, plan: StepPlan, *, is_idle: bool) -> None:
+    def step_done(self, now_s: float, started_s: float, chunks: Sequence[ScheduledChunk], *, is_idle: bool) -> None:
         took_s = max(now_s - started_s, 1e-9)
         self.num_steps += 1
         self.step_s += (took_s - self.step_s) * (SMOOTHING if self.num_steps > 1 else 1.0)
-        prefill_tokens = sum(chunk.num_tokens for chunk in plan.chunks if chunk.kind is ChunkKind.PREFILL)
+        prefill_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.kind is ChunkKind.PREFILL)
         if prefill_tokens:
             rate = prefill_tokens / took_s
             first = self.prefill_tokens_per_s == 0.0
@@ -94,7 +94,7 @@ class EngineStats:
             self.num_prompt_step_tokens += prefill_tokens
             self.prompt_steps_s += took_s
         else:
-            self._count_decodes(1, len(plan.chunks), took_s)
+            self._count_decodes(1, len(chunks), took_s)
         self.waiting_since_s = None if is_idle else now_s
 
     def decoded(self, num_steps: int, num_sequences: int, took_s: float) -> None:

@@ -43,6 +43,8 @@ class Chunk:
             at most `trees.MAX_TOKENS`. The position of a token is then that of its parent + 1, and it sees the tokens
             on the way to it alone; keys and values lie in the order of `token_ids` all the same.
         adapter_id: Which LoRA adapter its tokens are computed with, of those that were loaded; 0: none.
+        follows: Its only token is what this row of the samples of the step before gives, and `token_ids` a stand-in for
+            it: see `ModelRunner.launch`. None: the tokens are known.
     """
 
     token_ids: Sequence[int]
@@ -54,6 +56,7 @@ class Chunk:
     parents: Sequence[int] = ()
     adapter_id: int = 0
     num_scored: int = 0
+    follows: int | None = None
 
     @property
     def num_drafts(self) -> int:
@@ -73,6 +76,7 @@ class SampleRow:
         draft_token_ids: The chunk's last tokens, if they are guesses at what will be sampled.
         parents: The chunk's. Of the draft tokens after one, or after the root, no two are equal.
         is_masked: The batch's masks say where the answer may end, `min_tokens` and `ignore_eos` included.
+        follows: The chunk's: what that row gives is one more output token, after `output_token_ids`.
     """
 
     chunk: int
@@ -83,6 +87,17 @@ class SampleRow:
     draft_token_ids: Sequence[int] = ()
     parents: Sequence[int] = ()
     is_masked: bool = False
+    follows: int | None = None
+
+    @property
+    def num_pending(self) -> int:
+        """Output tokens that are not known yet: 0 or 1."""
+        return int(self.follows is not None)
+
+    @property
+    def num_outputs(self) -> int:
+        """Output tokens before the one to sample, if no draft counts."""
+        return len(self.output_token_ids) + self.num_pending
 
 
 class Row(NamedTuple):
@@ -287,8 +302,18 @@ class Share(Protocol):
         ...
 
 
+class Launched(Protocol):
+    """A step that a device was given."""
+
+    def result(self) -> list[list[Sampled]]:
+        """As `ModelRunner.run` returns it, once: waits until the step is done. Raises: what the step raised."""
+        ...
+
+
 class ModelRunner(Protocol):
     """Not thread-safe: one engine thread calls `run` and the copies."""
+
+    runs_ahead: bool  # a step may be launched while the one before it runs: `launch`
 
     @property
     def store(self) -> KVStore: ...
@@ -313,6 +338,14 @@ class ModelRunner(Protocol):
         `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i; on a GPU that
         is when the caller's stream gets there. Nothing is left to do when this returns, on a GPU neither.
         Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
+        """
+        ...
+
+    def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> Launched:
+        """`run`, without waiting for the device: where `runs_ahead`, and nowhere else.
+
+        Steps, and copies asked for between them, are done in the order in which they were asked for. A chunk may
+        follow a row of the step before (`Chunk.follows`), which then has no drafts.
         """
         ...
 

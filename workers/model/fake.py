@@ -18,7 +18,7 @@ import numpy as np
 
 from baton.errors import ConfigError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow, TokenMasks, Watch
+from workers.model.contract import Batch, Chunk, Launched, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.prompt_rows import MAX_ROWS, PromptRow, PromptScores
@@ -37,6 +37,7 @@ FORCED = 100.0  # of `logit_bias`
 class FakeRunner:
     """A ModelRunner. Vocabulary, EOS and length are those of `spec.model`/config.json where that file exists."""
 
+    runs_ahead = False
     num_states = 0
     state_spacing: int | None = None
 
@@ -70,6 +71,9 @@ class FakeRunner:
         if batch.watch is not None:
             self._tell(batch.watch, singles)
         return accept(batch.samples, self._sample_all(singles, _forbidden(batch.masks)))
+
+    def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> Launched:
+        raise NotImplementedError("steps of a fake are run")
 
     def compute(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None

@@ -41,7 +41,7 @@ def _asks(row: SampleRow) -> bool:
         or params.repetition_penalty != 1.0
         or params.frequency_penalty
         or params.presence_penalty
-        or len(row.output_token_ids) < params.min_tokens
+        or row.num_outputs < params.min_tokens
     )
 
 
@@ -95,7 +95,7 @@ def _hold_back_stops(logits: Tensor, asking: Sequence[tuple[int, SampleRow]], eo
     vocab_size = logits.shape[1]
     for index, row in asking:
         params = row.params
-        if len(row.output_token_ids) < params.min_tokens and not row.is_masked:
+        if row.num_outputs < params.min_tokens and not row.is_masked:
             held_back = sorted(token for token in params.stops(eos_token_ids) if token < vocab_size)
             logits[index, _ids(held_back, logits)] = -torch.inf
 

@@ -22,9 +22,10 @@ from workers.model.cpu import packed
 from workers.model.cuda import sampling as cuda_sampling
 from workers.model.cuda.choose import Case, Chosen, choose
 from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
+from workers.model.cuda.fetching import Fetched
 from workers.model.cuda.fused import fuse_layers, turned
 from workers.model.cuda.graphs import DecodeGraphs
-from workers.model.cuda.inputs import together
+from workers.model.cuda.inputs import following, together
 from workers.model.cuda.kinds import KindsNoted, filled
 from workers.model.cuda.ways import Way, ways
 from workers.model.drafts import accept, num_accepted, single_rows
@@ -38,7 +39,7 @@ from workers.model.masking import apply_masks
 from workers.model.memory_plan import plan_memory
 from workers.model.prompt_rows import PromptRow
 from workers.model.prompt_scores import KeptOutputs, has_scored, score_prompts
-from workers.model.sampler import sample
+from workers.model.sampler import Drawn, draw
 from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.ranks import Ranks
@@ -116,6 +117,25 @@ class Step:
         return out
 
 
+class LaunchedStep:
+    """Implements `workers.model.contract.Launched`."""
+
+    def __init__(self, runner: "TorchRunner", batch: Batch, drawn: Drawn | None) -> None:
+        self._runner = runner
+        self._batch = batch
+        self._drawn = drawn
+        self._done = Fetched((), runner.device)
+
+    def result(self) -> list[list[Sampled]]:
+        self._done.wait()
+        if self._drawn is None:
+            return []
+        found = accept(self._batch.samples, self._drawn.result())
+        if self._runner.has_unsettled:
+            self._runner.settle_states(num_accepted(self._batch, found))
+        return found
+
+
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
@@ -166,6 +186,8 @@ class TorchRunner:
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
+        self.runs_ahead = self.device.type == "cuda" and ranks is None
+        self._drawn_ids: Tensor | None = None  # [rows of samples] of the last step, on the device
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
@@ -185,24 +207,31 @@ class TorchRunner:
     def unload_adapter(self, adapter_id: int) -> None:
         self._adapters.unload(adapter_id)
 
-    @torch.inference_mode()
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
-        rows = batch.rows
+        return self.launch(batch, on_layer).result()
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> "LaunchedStep":
+        """As `workers.model.contract.ModelRunner` has it; on a CPU the step is done when this returns."""
         try:
-            logits = self._read(batch.chunks, rows, on_layer, batch.prompts)
-            if not rows or logits is None:
-                return []
-            if batch.watch is not None:
-                tell(batch.watch, batch, logits)
-            logits = logits.float()
-            if batch.masks is not None:
-                apply_masks(logits, batch.masks)
-            found = accept(batch.samples, sample(logits, single_rows(batch.samples), self.eos_token_ids))
-            if self._unsettled is not None:
-                self.settle_states(num_accepted(batch, found))
-            return found
-        finally:
+            drawn = self._drawn(batch, on_layer)
+        except BaseException:
             self._synchronize()
+            raise
+        self._drawn_ids = drawn.token_ids if drawn is not None else None
+        return LaunchedStep(self, batch, drawn)
+
+    def _drawn(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Drawn | None:
+        rows = batch.rows
+        logits = self._read(batch.chunks, rows, on_layer, batch.prompts)
+        if not rows or logits is None:
+            return None
+        if batch.watch is not None:
+            tell(batch.watch, batch, logits)
+        logits = logits.float()
+        if batch.masks is not None:
+            apply_masks(logits, batch.masks)
+        return draw(logits, single_rows(batch.samples), self.eos_token_ids)
 
     @torch.inference_mode()
     def compute(
@@ -274,17 +303,25 @@ class TorchRunner:
         meta = build_meta(chunks, self.store.block_size)
         assert not (meta.trees and self._states), "a state goes through one path alone"
         tokens = torch.tensor([[token for chunk in chunks for token in chunk.token_ids]])
+        followed = following(chunks)
         ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
         places = torch.tensor([at for end, drafts in ends for at in range(end - drafts - 1, end)], dtype=torch.int64)
         device = self.device
         positions, slots = meta.positions[None], meta.slot_mapping
         if device.type != "cpu":
-            tokens, positions, slots, places = together((tokens, positions, slots, places), device)
+            tokens, positions, slots, places, followed = together((tokens, positions, slots, places, followed), device)
+        self._follow(tokens[0], followed)
         if states is None and self._states:
             states = linear_step(self._states, chunks, device)
         has_drafts = states is not None and any(chunk.num_drafts for chunk in chunks)
         self._unsettled = states if has_drafts else None
         return self._forward(tokens, positions, slots, meta, self.attention, on_layer, places, write_kv, states)
+
+    def _follow(self, tokens: Tensor, followed: Tensor) -> None:
+        """Puts into `tokens` [T] what the last step drew: see `workers.model.cuda.inputs.following`."""
+        if followed.shape[1]:
+            assert self._drawn_ids is not None, "a chunk follows a step that sampled nothing"
+            tokens.index_copy_(0, followed[0], self._drawn_ids[followed[1]].to(tokens.dtype))
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -334,6 +371,11 @@ class TorchRunner:
         if pairs:
             self.store.copy_states(pairs)
             self._synchronize()
+
+    @property
+    def has_unsettled(self) -> bool:
+        """The last step had drafts, and states wait for what came of them."""
+        return self._unsettled is not None
 
     @torch.inference_mode()
     def settle_states(self, num_tokens: Mapping[int, int]) -> None:

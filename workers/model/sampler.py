@@ -15,27 +15,54 @@ from torch import Tensor
 from workers.model.contract import Sampled, SampleRow
 from workers.model.cpu import sampling as cpu_sampling
 from workers.model.cuda import sampling as cuda_sampling
+from workers.model.cuda.fetching import Fetched
+from workers.model.cuda.launching import to_device
 from workers.model.logit_adjustments import adjust_logits
 
 NUCLEUS_WIDTHS = (64, 1024)  # how many of the most likely tokens to sort before sorting all
 MASK_64 = (1 << 64) - 1
 
 
-def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> list[Sampled]:
-    """One token per row.
+class Drawn:
+    """A token for each row, and what is asked of how likely it was: on the device, and on its way to the host.
+
+    Attributes:
+        token_ids: [rows] int64, on the device.
+    """
+
+    def __init__(self, logits: Tensor, rows: Sequence[SampleRow], token_ids: Tensor) -> None:
+        self.token_ids = token_ids
+        self._rows = rows
+        self._asking = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
+        likely = _logprobs(logits, token_ids, rows, self._asking) if self._asking else ()
+        self._fetched = Fetched([token_ids, *likely], token_ids.device)
+
+    def result(self) -> list[Sampled]:
+        """Waits for the device."""
+        token_ids, *likely = (tensor.tolist() for tensor in self._fetched.wait())
+        sampled = [Sampled(token_id=token_id) for token_id in token_ids]
+        for at, own, values, ids in zip(self._asking, *likely, strict=True) if likely else ():
+            pairs = [pair for pair in zip(ids, values, strict=True) if pair[1] > -math.inf]
+            top = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[: self._rows[at].params.logprobs]
+            sampled[at] = Sampled(token_id=token_ids[at], logprob=own, top=tuple(top))
+        return sampled
+
+
+def draw(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> Drawn:
+    """One token per row, >= 1 of them; on a GPU without waiting for it, but where torch's own ops must do.
 
     Args:
         logits: [rows, vocab], float32, on any device; row i belongs to rows[i]. Not changed.
         eos_token_ids: Not sampled before `min_tokens`.
     """
     assert logits.shape[0] == len(rows), f"{logits.shape[0]} rows of logits for {len(rows)} samples"
-    if not rows:
-        return []
     logits = adjust_logits(logits, rows, eos_token_ids)
-    token_ids = _choose(logits, rows)
-    if all(row.params.logprobs is None for row in rows):
-        return [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
-    return _with_logprobs(logits, token_ids, rows)
+    return Drawn(logits, rows, _choose(logits, rows))
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> list[Sampled]:
+    """`draw`, and waits for it; [] of no rows."""
+    return draw(logits, rows, eos_token_ids).result() if rows else []
 
 
 def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -136,7 +163,7 @@ def _key(row: SampleRow) -> tuple[int, int]:
     """64 hashed bits of (seed, choice, position) as two int32."""
     key = _splitmix(row.params.seed & MASK_64)
     key = _splitmix(key ^ row.choice)
-    key = _splitmix(key ^ len(row.output_token_ids))
+    key = _splitmix(key ^ row.num_outputs)
     return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
 
 
@@ -152,23 +179,20 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def _with_logprobs(logits: Tensor, token_ids: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-    asking = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
+def _logprobs(
+    logits: Tensor, token_ids: Tensor, rows: Sequence[SampleRow], asking: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the rows that ask: [n] of the token; [n, most asked for] of the likeliest ones, and their ids."""
     logprobs = torch.log_softmax(_of(logits, asking), dim=-1)
-    own = logprobs.gather(1, token_ids[asking][:, None])[:, 0].tolist()
+    own = logprobs.gather(1, _of(token_ids, asking)[:, None])[:, 0]
     num_top = min(max(rows[index].params.logprobs or 0 for index in asking), logits.shape[1])
-    values, ids = logprobs.topk(num_top, dim=-1)
-    sampled = [Sampled(token_id=token_id) for token_id in token_ids.tolist()]
-    for at, (index, top_values, top_ids) in enumerate(zip(asking, values.tolist(), ids.tolist(), strict=True)):
-        pairs = [pair for pair in zip(top_ids, top_values, strict=True) if pair[1] > -math.inf]
-        top = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-        num_asked = rows[index].params.logprobs
-        sampled[index] = Sampled(token_id=sampled[index].token_id, logprob=own[at], top=tuple(top[:num_asked]))
-    return sampled
+    return own, *logprobs.topk(num_top, dim=-1)
 
 
 def _of(rows: Tensor, indices: Sequence[int]) -> Tensor:
-    return rows if len(indices) == len(rows) else rows[list(indices)]
+    if len(indices) == len(rows):
+        return rows
+    return rows.index_select(0, to_device(torch.tensor(indices), rows.device))
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

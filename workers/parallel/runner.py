@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from baton.errors import BatonError, ConfigError, InternalError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, KVStore, ModelRunner, Sampled, Share
+from workers.model.contract import Batch, KVStore, Launched, ModelRunner, Sampled, Share
 from workers.model.drafts import num_accepted
 from workers.parallel.gang import Gang
 from workers.parallel.steps import Compute, Copied, Copy, Load, Settle, Step, Unload, decode, encode
@@ -43,6 +43,8 @@ class NoteReader(Protocol):
 class GangRunner:
     """Implements `workers.model.contract.ModelRunner` on rank 0. Not thread-safe.
 
+    Steps are not launched ahead: the other ranks are told the tokens of a step with it.
+
     Args:
         runner: This rank's share.
         fail: Ends this rank's process. Called when a step fails here: where the others are in it is not known then.
@@ -61,6 +63,7 @@ class GangRunner:
             runner.num_states,
             runner.state_spacing,
         )
+        self.runs_ahead = False
         self.vocab_size = runner.vocab_size
         self.max_model_len = runner.max_model_len
         self.eos_token_ids = runner.eos_token_ids
@@ -82,6 +85,9 @@ class GangRunner:
         if counts:
             self._together(Settle(num_tokens=counts), lambda: None)  # this rank's runner has done so itself
         return found
+
+    def launch(self, batch: Batch, on_layer: OnLayer | None = None) -> Launched:
+        raise NotImplementedError("steps of a gang are run")
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:

@@ -17,6 +17,7 @@ from workers.speculative.rest import Rest
 
 QUIET_STEPS = 16  # in which nothing was worth verifying; then, of many sequences, nobody is asked in most steps
 ASK_EVERY = 4  # steps
+ASK_AHEAD_EVERY = 8  # steps, where asking means that the next step waits for this one's tokens
 
 
 class DraftedSpeculation:
@@ -55,6 +56,7 @@ class DraftedSpeculation:
         self.drafting_s = 0.0
         self._watch = watch
         self._num_seqs = 0  # of the step
+        self._is_passed = False  # the step has no drafts, and nobody was asked
         self._num_quiet = 0  # steps since something was worth verifying
         self._propose = partial(
             proposed, drafter, max_model_len=max_model_len, vocab_size=vocab_size, paths_only=paths_only
@@ -63,7 +65,22 @@ class DraftedSpeculation:
     @property
     def watch(self) -> Watch | None:
         """Of a step of many sequences nothing is told."""
-        return self._watch if self._num_seqs <= MOST_SEQS else None
+        return self._watch if self._num_seqs <= MOST_SEQS and not self._is_passed else None
+
+    def passes(self, num_seqs: int) -> bool:
+        """Where nothing was worth verifying for a while, in most steps: then one need not wait for another's tokens.
+
+        Draft workers are heard in each step, and one that drafts here has its own pace.
+        """
+        self._is_passed = (
+            self._num_quiet >= QUIET_STEPS
+            and (self._num_quiet + 1) % ASK_AHEAD_EVERY != 0
+            and self._goodput is not None
+            and self._pace is None
+            and self.job_watch is None
+        )
+        self._num_quiet += self._is_passed
+        return self._is_passed
 
     def limit(self, max_tokens: int) -> None:
         """Drafts in a row of each sequence, from now on."""
@@ -71,6 +88,7 @@ class DraftedSpeculation:
 
     def drafts(self, seqs: Sequence[Seq], num_decodes: int) -> Drafts:
         began_s = self._clock()
+        self._is_passed = False
         self._num_seqs = len(seqs)
         if self._pace is not None:
             self._pace.begin(num_decodes)

@@ -20,6 +20,16 @@ INGRESS = "ingress-0"
 OPEN: "list[Driver]" = []  # with links whose threads a test must end
 
 
+class Runners:
+    """How the runners of drivers are made others, in tests of steps that are launched ahead."""
+
+    def __init__(self) -> None:
+        self.wrap: Callable[[ModelRunner], ModelRunner] = lambda runner: runner
+
+
+RUNNERS = Runners()
+
+
 class Clock:
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -87,7 +97,7 @@ class Driver:
                 speculation=speculating(drafter, runner),
                 grammars=make_grammars(spec, runner),
             )
-            for spec, runner in ((spec, make_runner(spec)) for spec in specs)
+            for spec, runner in ((spec, RUNNERS.wrap(make_runner(spec))) for spec in specs)
         ]
         self.links: list[Outbox | Inbox] = []
         self.route = worker_pb2.DecodeRoute(worker_id="decode-0")

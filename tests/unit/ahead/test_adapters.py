@@ -1,0 +1,1 @@
+from tests.unit.engine.test_adapters import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.engine.test_drafts import *  # noqa: F403

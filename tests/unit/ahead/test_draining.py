@@ -1,0 +1,1 @@
+from tests.unit.engine.test_draining import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.grammar.test_engine import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.engine.test_trees import *  # noqa: F403
