@@ -33,6 +33,7 @@ class EngineSpec:
     prefix_cache: bool = True
     state_cache_spacing: int | None = None  # tokens between the states that it keeps of linear attention; YAML: auto
     chunked_prefill: bool = True
+    async_scheduling: bool = True  # on a GPU: the next step is planned and launched while one runs
     sequence_parallel_over_tokens: int = 512  # of a gang whose ranks read prompts together: shorter chunks are not cut
 
 

@@ -186,7 +186,7 @@ class TorchRunner:
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
-        self.runs_ahead = self.device.type == "cuda" and ranks is None
+        self.runs_ahead = self.device.type == "cuda" and ranks is None and engine.async_scheduling
         self._drawn_ids: Tensor | None = None  # [rows of samples] of the last step, on the device
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
