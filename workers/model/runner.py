@@ -429,6 +429,7 @@ class TorchRunner:
         has_graphs = not self._states and shares_graphs  # which slots a step writes is no input of a graph
         chosen = self._choose_way(found, engine, has_graphs=has_graphs)
         self.attention = chosen.mixed.eager()
+        self.runs_ahead = self.runs_ahead and chosen.mixed.runs_ahead and chosen.decode.runs_ahead
         self.attention_name = chosen.text if has_graphs else chosen.mixed.name
         if has_graphs:
             self.graphs = DecodeGraphs(

@@ -28,6 +28,11 @@ class Way(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step may be launched while the one before it runs: no memory of the host is read by both."""
+        ...
+
     def eager(self) -> PagedAttention:
         """For steps that are not replayed."""
         ...
@@ -37,6 +42,7 @@ class Way(Protocol):
 
 class TorchWay:
     name = "torch"
+    runs_ahead = True
 
     def eager(self) -> PagedAttention:
         return attention_torch.paged_attention
@@ -49,6 +55,7 @@ class FlashInferWay:
     """Plans on the host, before every step."""
 
     name = "flashinfer"
+    runs_ahead = False  # each plan is written to the same pinned memory
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -67,6 +74,7 @@ class TritonWay:
     """Plans on the device: a replay does it anew."""
 
     name = "triton"
+    runs_ahead = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
