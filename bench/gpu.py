@@ -5,9 +5,9 @@ python -m bench.gpu                  # Qwen3-8B's config, random weights, bfloat
 python -m bench.gpu --quick
 python -m bench.gpu --device cpu     # a dry run of the same code with a tiny model
 
-A step is `TorchRunner.run`, from the host, sampling included. Shares are of what the card does in the same process
-just before: a copy of 4 GiB and a product of 8,192 x 8,192 x 8,192 in bfloat16. The host's part is the time of a step
-in which the profiler saw the device idle. Bars: decode 70 %, prompts 65 %, host 5 %.
+A step is what an engine makes of `TorchRunner`, sampling included: decodes are launched one ahead. Shares are of what
+the card does in the same process just before: a copy of 4 GiB and a product of 8,192 x 8,192 x 8,192 in bfloat16. The
+host's part is the time of a step in which the profiler saw the device idle. Bars: decode 70 %, prompts 65 %, host 5 %.
 """
 
 import os

@@ -5,6 +5,7 @@ are random; a prompt is one chunk, and the last point is the last chunk of a lon
 """
 
 import random
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.gpu_check.card import Card
 from bench.gpu_check.check import Check, SkippedError
 from bench.gpu_check.points import batches_that_fit, shape_of, tell_card, tell_decode, tell_prefill
 from bench.gpu_check.shape import Shape
-from workers.model.contract import Batch, Chunk, SampleRow
+from workers.model.contract import Batch, Chunk, Launched, SampleRow
 from workers.model.device_memory import available_bytes
 from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
@@ -93,25 +94,67 @@ def load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
 
 
 def decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:
-    """Seconds per step, the median; every sequence grows by a token a step."""
-    width = -(-(shape.context + NUM_WARM_STEPS + NUM_STEPS) // BLOCK_SIZE)
+    """Seconds per step, the median; see `decode_steps`."""
+    return statistics.median(decode_steps(runner, check, shape, batch, NUM_STEPS))
+
+
+def decode_steps(runner: TorchRunner, check: Check, shape: Shape, batch: int, num_steps: int) -> list[float]:
+    """Seconds of each step; every sequence grows by a token a step.
+
+    Where the runner runs ahead, each step is launched before the one before has landed, as an engine does it.
+    """
+    width = -(-(shape.context + NUM_WARM_STEPS + num_steps) // BLOCK_SIZE)
     blocks = _shuffled(runner)
     tables = [blocks[i * width : (i + 1) * width] for i in range(batch)]
     position = shape.context - 1
+    tokens = [[7 + i] for i in range(batch)]
+    flying: Launched | None = None
 
     def step() -> None:
-        nonlocal position
-        runner.run(_batch([[7 + i] for i in range(batch)], tables, position))
+        nonlocal position, flying
+        if runner.runs_ahead:
+            before, flying = flying, runner.launch(_batch(tokens, tables, position, follows=flying is not None))
+            if before is not None:
+                before.result()
+        else:
+            runner.run(_batch(tokens, tables, position))
         position += 1
 
-    return cards.seconds_of(step, check.device, runs=NUM_STEPS, warm_runs=NUM_WARM_STEPS)
+    took_s: list[float] = []
+    cards.synchronize(check.device)
+    for _ in range(NUM_WARM_STEPS + num_steps):
+        began_s = time.perf_counter()
+        step()
+        took_s.append(time.perf_counter() - began_s)
+    if flying is not None:
+        flying.result()
+    return took_s[NUM_WARM_STEPS:]
 
 
 def prefill(runner: TorchRunner, check: Check, num_tokens: int, context: int) -> float:
-    table = _shuffled(runner)[: -(-(context + num_tokens) // BLOCK_SIZE)]
-    tokens = [2 + i % 100 for i in range(num_tokens)]
-    batch = _batch([tokens], [table], context)
+    batch = prompt_batch(runner, num_tokens, context)
     return cards.seconds_of(lambda: runner.run(batch), check.device, runs=NUM_PREFILLS, warm_runs=1)
+
+
+def prompt_batch(runner: TorchRunner, num_tokens: int, context: int) -> Batch:
+    """One chunk, after `context` tokens."""
+    table = _shuffled(runner)[: -(-(context + num_tokens) // BLOCK_SIZE)]
+    return _batch([_words(num_tokens)], [table], context)
+
+
+def mixed_batch(runner: TorchRunner, batch: int, context: int, num_tokens: int) -> Batch:
+    """A decode of `batch` sequences of `context` tokens, and the first chunk of a prompt."""
+    width = -(-context // BLOCK_SIZE)
+    blocks = _shuffled(runner)
+    tables = [blocks[i * width : (i + 1) * width] for i in range(batch)]
+    decodes = _batch([[7 + i] for i in range(batch)], tables, context - 1)
+    table = blocks[batch * width :][: -(-num_tokens // BLOCK_SIZE)]
+    prompt = Chunk(token_ids=_words(num_tokens), start=0, block_ids=table, num_sequence_tokens=num_tokens)
+    return Batch(chunks=[*decodes.chunks, prompt], samples=decodes.samples)
+
+
+def _words(num_tokens: int) -> list[int]:
+    return [2 + i % 100 for i in range(num_tokens)]
 
 
 def _shuffled(runner: TorchRunner) -> list[int]:
@@ -121,14 +164,15 @@ def _shuffled(runner: TorchRunner) -> list[int]:
     return blocks
 
 
-def _batch(tokens: list[list[int]], tables: list[list[int]], start: int) -> Batch:
-    """The same chunk of every sequence, and a token after each."""
+def _batch(tokens: list[list[int]], tables: list[list[int]], start: int, *, follows: bool = False) -> Batch:
+    """The same chunk of every sequence, and a token after each. `follows`: the chunk is what the step before drew."""
+    rows = [index if follows else None for index in range(len(tokens))]
     chunks = [
-        Chunk(token_ids=mine, start=start, block_ids=table, num_sequence_tokens=start + len(mine))
-        for mine, table in zip(tokens, tables, strict=True)
+        Chunk(token_ids=mine, start=start, block_ids=table, num_sequence_tokens=start + len(mine), follows=row)
+        for mine, table, row in zip(tokens, tables, rows, strict=True)
     ]
     samples = [
-        SampleRow(chunk=i, choice=0, params=GREEDY, prompt_token_ids=(0,), output_token_ids=())
+        SampleRow(chunk=i, choice=0, params=GREEDY, prompt_token_ids=(0,), output_token_ids=(), follows=rows[i])
         for i in range(len(chunks))
     ]
     return Batch(chunks=chunks, samples=samples)
