@@ -7,6 +7,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from bench.gpu_check import card as cards
 from bench.gpu_check.card import Card
@@ -16,7 +18,7 @@ from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk, SampleRow
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace
 from workers.model.cuda.elementwise import HeadNorms, rms_norm, rotate_and_write, silu_mul
-from workers.model.cuda.launching import has_triton
+from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.cuda.sampling import choose
 from workers.model.sampling_params import SamplingParams
@@ -141,12 +143,18 @@ def _attention(check: Check, card: Card, name: str, spans: Sequence[tuple[int, i
     read = sum(context + count for context, count in spans) * 2 * keys.shape[2] * keys.shape[3] * dtype.itemsize
     pairs = sum(count * context + count * (count + 1) // 2 for context, count in spans)
     flops = 4 * pairs * query.shape[1] * query.shape[2]
-    for way, attend in ways.items():
-        attend(query, keys, values, meta, scoring)  # plans and compiles
-
-        def step(attend: RaggedAttention = attend) -> None:
-            attend(query, keys, values, meta, scoring)
-
+    steps: dict[str, Callable[[], object]] = {
+        way: partial(attend, query, keys, values, meta, scoring) for way, attend in ways.items()
+    }
+    steps["torch's FlashAttention-2, without blocks"] = _flash(check, spans, dtype)
+    for way, step in steps.items():
+        try:
+            step()  # plans and compiles
+        except RuntimeError as error:
+            if way in ways:
+                raise
+            check.figure(f"attention, {name}, {way}", f"does not go with it: {reason_of(error)}")
+            continue
         seconds = cards.seconds_of(step if check.is_dry else _replayed(step), check.device, *_runs(check))
         figures = {
             "us": 1e6 * seconds,
@@ -155,6 +163,23 @@ def _attention(check: Check, card: Card, name: str, spans: Sequence[tuple[int, i
         }
         shares = f"{figures['bytes']:.0%} of the card's bandwidth, {figures['flops']:.0%} of its products"
         check.figure(f"attention, {name}, {way}", f"{1e6 * seconds:.0f} us, {shares}", **figures)
+
+
+def _flash(check: Check, spans: Sequence[tuple[int, int]], dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The same sizes, of chunks that are all alike, over keys and values that lie side by side."""
+    num_heads, num_kv_heads, dim = SHAPES[check.device][:3]
+    context, count = spans[0]
+    total = context + count
+    query = _random(check, len(spans), num_heads, count, dim, dtype=dtype)
+    keys, values = (_random(check, len(spans), num_kv_heads, total, dim, dtype=dtype, seed=seed) for seed in (1, 2))
+    bias = causal_lower_right(count, total) if count > 1 and context else None
+
+    def attend() -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            is_causal = count > 1 and not context
+            return F.scaled_dot_product_attention(query, keys, values, bias, is_causal=is_causal, enable_gqa=True)
+
+    return attend
 
 
 def _runs(check: Check) -> tuple[int, int]:
