@@ -273,6 +273,16 @@ class SharedKVStore(KVStore, Protocol):
         ...
 
 
+class Begun(Protocol):
+    """A step that a rank's device was given."""
+
+    def is_past(self) -> bool:
+        """Whether it is done."""
+        ...
+
+    def wait(self) -> Any: ...
+
+
 class Share(Protocol):
     """A rank's part of a runner: what the leader's engine asks of its own runner, each follower is asked as well."""
 
@@ -280,6 +290,12 @@ class Share(Protocol):
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
     ) -> Any:
         """The chunks' KV into their blocks; logits of `rows` on rank 0, as [their tokens, vocab_size]."""
+        ...
+
+    def begin(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> Begun:
+        """On a rank that does not lead: `compute`, without waiting for the device, of a step that is launched there."""
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None: ...

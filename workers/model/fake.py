@@ -18,7 +18,7 @@ import numpy as np
 
 from baton.errors import ConfigError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, Chunk, Launched, Row, Sampled, SampleRow, TokenMasks, Watch
+from workers.model.contract import Batch, Begun, Chunk, Launched, Row, Sampled, SampleRow, TokenMasks, Watch
 from workers.model.drafts import accept, single_rows
 from workers.model.fake_store import TOKEN_NBYTES, FakeStore
 from workers.model.prompt_rows import MAX_ROWS, PromptRow, PromptScores
@@ -87,6 +87,11 @@ class FakeRunner:
                 time.sleep(self._layer_s)
             if on_layer is not None:
                 on_layer(layer)
+
+    def begin(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> Begun:
+        raise NotImplementedError("steps of a fake are run")
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:

@@ -186,8 +186,10 @@ class TorchRunner:
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
-        self.runs_ahead = self.device.type == "cuda" and ranks is None and engine.async_scheduling
-        self._drawn_ids: Tensor | None = None  # [rows of samples] of the last step, on the device
+        shares_stream = ranks is None or ranks.can_capture  # what ranks tell each other is in order with the rest
+        self.runs_ahead = self.device.type == "cuda" and shares_stream and engine.async_scheduling
+        self._num_drawn = 0  # tokens that the last step gave
+        self._drawn_ids: Tensor | None = None  # [_num_drawn], on the device; None on a rank that does not lead
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
@@ -219,6 +221,7 @@ class TorchRunner:
             self._synchronize()
             raise
         self._drawn_ids = drawn.token_ids if drawn is not None else None
+        self._num_drawn = 0 if drawn is None else len(drawn.token_ids)
         return LaunchedStep(self, batch, drawn)
 
     def _drawn(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Drawn | None:
@@ -232,6 +235,19 @@ class TorchRunner:
         if batch.masks is not None:
             apply_masks(logits, batch.masks)
         return draw(logits, single_rows(batch.samples), self.eos_token_ids)
+
+    @torch.inference_mode()
+    def begin(
+        self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
+    ) -> Fetched:
+        """Implements `workers.model.contract.Share`."""
+        try:
+            self._read(chunks, rows, on_layer)
+        except BaseException:
+            self._synchronize()
+            raise
+        self._num_drawn = sum(1 + row.num_drafts for row in rows)
+        return Fetched((), self.device)
 
     @torch.inference_mode()
     def compute(
@@ -320,8 +336,20 @@ class TorchRunner:
     def _follow(self, tokens: Tensor, followed: Tensor) -> None:
         """Puts into `tokens` [T] what the last step drew: see `workers.model.cuda.inputs.following`."""
         if followed.shape[1]:
-            assert self._drawn_ids is not None, "a chunk follows a step that sampled nothing"
-            tokens.index_copy_(0, followed[0], self._drawn_ids[followed[1]].to(tokens.dtype))
+            assert self._num_drawn, "a chunk follows a step that sampled nothing"
+            tokens.index_copy_(0, followed[0], self._known_ids()[followed[1]].to(tokens.dtype))
+
+    def _known_ids(self) -> Tensor:
+        """[_num_drawn] on every rank: what the leader drew, as a sum to which the others add nothing."""
+        if self._ranks is None:
+            assert self._drawn_ids is not None
+            return self._drawn_ids
+        if self._drawn_ids is None:
+            ids = torch.zeros(self._num_drawn, dtype=torch.float32, device=self.device)
+        else:
+            ids = self._drawn_ids.float()  # exact below 2^24
+        self._ranks.all_reduce(ids)
+        return ids.long()
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None

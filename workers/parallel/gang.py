@@ -113,6 +113,10 @@ class Gang:
             except ConnectionLost as error:
                 raise self._lost(other, error) from error
 
+    def has_step(self) -> bool:
+        """Whether `wait_step` would return, or raise, at once."""
+        return frames.is_readable(self._steps[LEADER])
+
     def wait_step(self) -> bytearray | None:
         """The leader's next step, however long it takes; None: it has ended as wanted.
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from baton.errors import BatonError, ConfigError, InternalError
 from workers.adapters.adapter import AdapterSpec
-from workers.model.contract import Batch, KVStore, Launched, ModelRunner, Sampled, Share
+from workers.model.contract import Batch, Begun, KVStore, Launched, ModelRunner, Sampled, Share
 from workers.model.drafts import num_accepted
 from workers.parallel.gang import Gang
 from workers.parallel.steps import Compute, Copied, Copy, Load, Settle, Step, Unload, decode, encode
@@ -43,7 +43,7 @@ class NoteReader(Protocol):
 class GangRunner:
     """Implements `workers.model.contract.ModelRunner` on rank 0. Not thread-safe.
 
-    Steps are not launched ahead: the other ranks are told the tokens of a step with it.
+    Where its runner runs ahead so does the gang: tokens that the leader drew go from device to device.
 
     Args:
         runner: This rank's share.
@@ -63,7 +63,7 @@ class GangRunner:
             runner.num_states,
             runner.state_spacing,
         )
-        self.runs_ahead = False
+        self.runs_ahead = runner.runs_ahead
         self.vocab_size = runner.vocab_size
         self.max_model_len = runner.max_model_len
         self.eos_token_ids = runner.eos_token_ids
@@ -87,7 +87,13 @@ class GangRunner:
         return found
 
     def launch(self, batch: Batch, on_layer: OnLayer | None = None) -> Launched:
-        raise NotImplementedError("steps of a gang are run")
+        note = self.notes.note(on_layer) if self.notes is not None else b""
+        step = Compute(chunks=batch.chunks, rows=batch.rows, note=note, is_ahead=True)
+        return GangLaunched(self._together(step, lambda: self._runner.launch(batch, on_layer)), self)
+
+    def landed(self, result: Callable[[], T]) -> T:
+        """What `result` of a launched step gives; one that fails ends this rank."""
+        return self._or_end(result)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -117,28 +123,64 @@ class GangRunner:
         """Nothing: each rank warms its own runner up before the gang takes steps."""
 
     def _together(self, step: Step, mine: Callable[[], T]) -> T:
-        try:
+        def told() -> T:
             self.num_steps += 1
             self._gang.send_step(encode(step, self.store.block_size))
             return mine()
+
+        return self._or_end(told)
+
+    def _or_end(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
         except Exception as error:
             logger.exception("a step of the gang failed")
             self._fail(error if isinstance(error, BatonError) else InternalError(f"a step of the gang failed: {error}"))
             raise
 
 
+class GangLaunched:
+    """Implements `workers.model.contract.Launched`."""
+
+    def __init__(self, launched: Launched, runner: GangRunner) -> None:
+        self._launched, self._runner = launched, runner
+
+    def result(self) -> list[list[Sampled]]:
+        return self._runner.landed(self._launched.result)
+
+
 def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
     """A follower's life: computes the leader's steps until the leader ends.
 
+    Steps that are launched ahead are begun when they come, so that the device has the next one before one is done.
+
     Raises: what a step raises; the gang is of no use then.
     """
+    begun: list[Begun] = []  # steps of which `notes` was not told that they are done, the oldest first
+
+    def finish(most: int) -> None:
+        """Until `most` are left."""
+        while len(begun) > most:
+            begun.pop(0).wait()
+            if notes is not None:
+                notes.step_done()
+
     copies = {
         Copied.BLOCKS: share.copy_blocks,
         Copied.STATES: share.copy_states,
         Copied.TOKENS: share.copy_tokens,
     }
-    while (message := gang.wait_step()) is not None:
+    while True:
+        if not gang.has_step():
+            finish(0)
+        if (message := gang.wait_step()) is None:
+            return
         step = decode(message)
+        if isinstance(step, Compute) and step.is_ahead:
+            begun.append(share.begin(step.chunks, step.rows, _on_layer(step, notes)))
+            finish(1)
+            continue
+        finish(0)
         if isinstance(step, Copy):
             copies[step.what](step.pairs)
         elif isinstance(step, Settle):
@@ -148,9 +190,13 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
         elif isinstance(step, Unload):
             share.unload_adapter(step.adapter_id)
         else:
-            share.compute(step.chunks, step.rows, notes.on_layer(step.note) if notes is not None else None)
+            share.compute(step.chunks, step.rows, _on_layer(step, notes))
         if notes is not None:
             notes.step_done()
+
+
+def _on_layer(step: Compute, notes: NoteReader | None) -> OnLayer | None:
+    return notes.on_layer(step.note) if notes is not None else None
 
 
 def _loaded(share: Share, step: Load) -> str:

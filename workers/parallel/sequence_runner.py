@@ -33,6 +33,7 @@ class SequenceRunner(TorchRunner):
     def __init__(self, spec: WorkerSpec, sequence: SequenceRanks, *, ranks: Ranks | None = None) -> None:
         super().__init__(spec, ranks=ranks)
         self.sequence = sequence
+        self.runs_ahead = False  # pieces are cut, and what ranks tell each other is waited for
         self._over_tokens = spec.engine.sequence_parallel_over_tokens
         self._costs = token_costs(self.model.config, mixers_of(self.model), self.store.dtype)
         self._num_logits = -(-self.vocab_size // (ranks.size if ranks is not None else 1))  # of a token, on one rank

@@ -13,9 +13,9 @@ from workers.adapters.adapter import AdapterSpec
 from workers.model.contract import Chunk, ChunkKind, Row
 
 HEADER = struct.Struct("=BIIII")  # kind, chunks, rows or pairs, numbers, bytes of the note
-COMPUTE, SETTLE, LOAD, UNLOAD = 0, 4, 5, 6
+COMPUTE, SETTLE, LOAD, UNLOAD, COMPUTE_AHEAD = 0, 4, 5, 6, 7
 NUMBER_BYTES = 4
-CHUNK_HEAD = 9  # numbers before its tokens
+CHUNK_HEAD = 10  # numbers before its tokens
 KINDS = (ChunkKind.PREFILL, ChunkKind.DECODE, ChunkKind.DRAFT)
 
 
@@ -24,11 +24,13 @@ class Compute:
     """
     Attributes:
         note: Of whoever gives it to the leader's runner, for its counterparts beside the followers' runners.
+        is_ahead: The leader does not wait for it either: the next may come before it is done.
     """
 
     chunks: Sequence[Chunk]
     rows: Sequence[Row]
     note: bytes = b""
+    is_ahead: bool = False
 
 
 class Copied(enum.IntEnum):
@@ -89,16 +91,17 @@ def encode(step: Step, block_size: int) -> bytes:
         num_tokens = len(chunk.token_ids)
         num_blocks = -(-(chunk.start + num_tokens) // block_size)
         slot = 0 if chunk.state_id is None else chunk.state_id + 1
-        kind = KINDS.index(chunk.kind)
+        kind_number = KINDS.index(chunk.kind)
         num_sequence_tokens, num_parents = chunk.num_sequence_tokens, len(chunk.parents)
-        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents)
-        numbers += (chunk.adapter_id, chunk.num_scored)
+        numbers += (chunk.start, num_tokens, num_blocks, num_sequence_tokens, kind_number, slot, num_parents)
+        numbers += (chunk.adapter_id, chunk.num_scored, 0 if chunk.follows is None else chunk.follows + 1)
         numbers += chunk.token_ids
         numbers += chunk.block_ids[:num_blocks]
         numbers += chunk.parents
     for row in step.rows:
         numbers += row
-    head = HEADER.pack(COMPUTE, len(step.chunks), len(step.rows), len(numbers), len(step.note))
+    kind = COMPUTE_AHEAD if step.is_ahead else COMPUTE
+    head = HEADER.pack(kind, len(step.chunks), len(step.rows), len(numbers), len(step.note))
     return head + _packed(numbers) + step.note
 
 
@@ -112,13 +115,13 @@ def decode(message: bytes | bytearray) -> Step:
         return Load(adapter_id=numbers[0], adapter=adapter)
     if kind == UNLOAD:
         return Unload(adapter_id=numbers[0])
-    if kind != COMPUTE:
+    if kind not in (COMPUTE, COMPUTE_AHEAD):
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         return Settle(num_tokens=dict(pairs)) if kind == SETTLE else Copy(pairs=pairs, what=Copied(kind))
     chunks = list(_chunks(numbers, num_chunks))
     tail = numbers[len(numbers) - 2 * num_rows :]
     rows = [Row(chunk, drafts) for chunk, drafts in zip(tail[::2], tail[1::2], strict=True)]
-    return Compute(chunks=chunks, rows=rows, note=bytes(message[end : end + num_note]))
+    return Compute(chunks=chunks, rows=rows, note=bytes(message[end : end + num_note]), is_ahead=kind == COMPUTE_AHEAD)
 
 
 def _encoded_pairs(kind: int, pairs: Sequence[tuple[int, int]]) -> bytes:
@@ -141,7 +144,8 @@ def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
     at = 0
     for _ in range(count):
         head = numbers[at : at + CHUNK_HEAD]
-        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents, adapter_id, num_scored = head
+        start, num_tokens, num_blocks, num_sequence_tokens, kind, slot, num_parents = head[:7]
+        adapter_id, num_scored, follows = head[7:]
         tokens_end = at + CHUNK_HEAD + num_tokens
         end = tokens_end + num_blocks + num_parents
         yield Chunk(
@@ -154,5 +158,6 @@ def _chunks(numbers: Sequence[int], count: int) -> Iterator[Chunk]:
             parents=numbers[end - num_parents : end],
             adapter_id=adapter_id,
             num_scored=num_scored,
+            follows=follows - 1 if follows else None,
         )
         at = end

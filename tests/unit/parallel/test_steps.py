@@ -24,6 +24,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         state_id=draw(st.none() | st.integers(0, 2**30)),
         num_scored=draw(st.integers(0, len(tokens))),
         parents=tuple(range(-1, len(tokens) - 2)) if draw(st.booleans()) else (),
+        follows=draw(st.none() | st.integers(0, 2**30)),
     )
 
 
@@ -31,9 +32,12 @@ def chunks(draw: st.DrawFn) -> Chunk:
     st.lists(chunks(), min_size=1, max_size=5),
     st.lists(st.tuples(number, st.integers(0, 8)), max_size=4),
     st.binary(max_size=9),
+    st.booleans(),
 )
-def test_what_is_decoded_is_what_was_encoded(batch: list[Chunk], rows: list[tuple[int, int]], note: bytes) -> None:
-    step = Compute(chunks=batch, rows=[Row(*row) for row in rows], note=note)
+def test_what_is_decoded_is_what_was_encoded(
+    batch: list[Chunk], rows: list[tuple[int, int]], note: bytes, is_ahead: bool
+) -> None:
+    step = Compute(chunks=batch, rows=[Row(*row) for row in rows], note=note, is_ahead=is_ahead)
     assert decode(encode(step, BLOCK)) == step
 
 

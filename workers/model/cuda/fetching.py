@@ -26,6 +26,9 @@ class Fetched:
             self._event = cuda.Event(blocking=True)  # waits without a busy core
             self._event.record()
 
+    def is_past(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
     def wait(self) -> list[Tensor]:
         if self._event is not None:
             self._event.synchronize()
