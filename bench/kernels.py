@@ -117,8 +117,9 @@ def ragged_variants() -> Iterator[Variant]:
 
     common = {"units": INTS, "tiles": INTS, "max_tiles": INT, "num_kv_heads": INT, "output_stride": INT}
     partial = {"partial_sums": FLOATS, "partial_stats": FLOATS}
-    rest = {"tables": INTS, "seen": LONGS, "positions": LONGS, "k_scales": FLOATS, "v_scales": FLOATS, "firsts": INTS}
-    numbers = {"width": INT, "scale": FLOAT, "softcap": FLOAT, "window": INT}
+    rest = {"seen": LONGS, "positions": LONGS, "k_scales": FLOATS, "v_scales": FLOATS}
+    rest |= dict.fromkeys(("tables", "table_start", "firsts"), INTS)
+    numbers = {"scale": FLOAT, "softcap": FLOAT, "window": INT}
     strides = dict.fromkeys(("query_stride", "key_block_stride", "key_stride"), INT)
     bare = dict.fromkeys(("HAS_CAP", "HAS_WINDOW", "HAS_TREES", "HAS_SCALES", "HAS_SINKS"), False)
     everything = {**bare, "HAS_CAP": True, "HAS_WINDOW": True, "HAS_TREES": True, "HAS_SINKS": True}

@@ -24,9 +24,10 @@ from workers.model.cuda.choose import Case, Chosen, choose
 from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
 from workers.model.cuda.fetching import Fetched
 from workers.model.cuda.fused import fuse_layers, turned
-from workers.model.cuda.graphs import DecodeGraphs
-from workers.model.cuda.inputs import following, together
-from workers.model.cuda.kinds import KindsNoted, filled
+from workers.model.cuda.graph_sizes import GraphSizes
+from workers.model.cuda.graphs import StepGraphs
+from workers.model.cuda.inputs import Taken, following, take_tokens, together
+from workers.model.cuda.kinds import Kind, KindsNoted, filled
 from workers.model.cuda.ways import Way, ways
 from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
@@ -44,6 +45,8 @@ from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.spec import EngineSpec, WorkerSpec
+
+MAX_TOLD_LATE = 64  # new tokens of a step that is replayed though it is handed over: see docs/gpu.md
 
 # (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`
 WriteKV = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
@@ -194,9 +197,9 @@ class TorchRunner:
         self.attention: PagedAttention = attention_torch.paged_attention
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
         self._write_kv: WriteKV = copy_rows
-        self.graphs: DecodeGraphs | None = None
+        self.graphs: StepGraphs | None = None
         if native and self.device.type == "cuda":
-            self._prepare_cuda(loaded, engine)
+            self._prepare_cuda(loaded, spec)
         elif native:
             self._prepare_cpu(loaded)
         loaded.begin()
@@ -337,7 +340,7 @@ class TorchRunner:
         """Puts into `tokens` [T] what the last step drew: see `workers.model.cuda.inputs.following`."""
         if followed.shape[1]:
             assert self._num_drawn, "a chunk follows a step that sampled nothing"
-            tokens.index_copy_(0, followed[0], self._known_ids()[followed[1]].to(tokens.dtype))
+            take_tokens(tokens, self._known_ids(), *followed)
 
     def _known_ids(self) -> Tensor:
         """[_num_drawn] on every rank: what the leader drew, as a sum to which the others add nothing."""
@@ -354,15 +357,24 @@ class TorchRunner:
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
     ) -> Tensor | None:
-        """The same from a CUDA graph; None when there is none for such a step."""
+        """The same from a CUDA graph; None when there is none for such a step.
+
+        Layers are told of when all are launched, and so are sent when all are computed: larger chunks are not replayed.
+        """
         assert self.graphs is not None
-        logits = self.graphs.run(chunks) if rows else None
+        num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        if not rows or (on_layer is not None and num_tokens > max(len(chunks), MAX_TOLD_LATE)):
+            return None
+        followed = following(chunks)
+        taken = None
+        if followed.shape[1]:
+            assert self._drawn_ids is not None, "a chunk follows a step that sampled nothing"
+            taken = Taken(self._drawn_ids, where=followed[0], rows=followed[1])
+        logits = self.graphs.run(chunks, rows, taken)
         if logits is not None and on_layer is not None:
             for layer in range(len(self._caches)):
                 on_layer(layer)
-        if logits is None or [row.chunk for row in rows] == list(range(len(chunks))):
-            return logits
-        return logits[torch.tensor([row.chunk for row in rows], device=self.device)]
+        return logits
 
     def _forward(
         self,
@@ -415,6 +427,8 @@ class TorchRunner:
 
     def warm_up(self) -> None:
         """A prompt and a decode, in blocks and a slot that are free by contract: called before the engine runs."""
+        if self.graphs is not None:
+            self.graphs.capture_usual(most_of_all=self._most_of_all)
         size = self.store.block_size
         length = min(2 * size, self.max_model_len) - 1
         blocks = list(range(-(-(length + 1) // size)))
@@ -449,35 +463,70 @@ class TorchRunner:
         packed.pack_linears(loaded.model)
         cpu_memory.use_huge_pages()
 
-    def _prepare_cuda(self, loaded: LoadedModel, engine: EngineSpec) -> None:
+    def _prepare_cuda(self, loaded: LoadedModel, spec: WorkerSpec) -> None:
+        engine = spec.engine
         cuda_sampling.works(self.device, self.vocab_size)  # compiled before anybody waits
         head_dims = {shape.head_dim for shape in loaded.shapes if isinstance(shape, LayerShape)}
         found = ways(self.device, head_dims, loaded.dtype)
         shares_graphs = self._ranks is None or self._ranks.can_capture
         has_graphs = not self._states and shares_graphs  # which slots a step writes is no input of a graph
-        chosen = self._choose_way(found, engine, has_graphs=has_graphs)
+        kinds = self._kinds()
+        chosen = self._choose_way(found, kinds, engine, has_graphs=has_graphs)
         self.attention = chosen.mixed.eager()
         self.runs_ahead = self.runs_ahead and chosen.mixed.runs_ahead and chosen.decode.runs_ahead
         self.attention_name = chosen.text if has_graphs else chosen.mixed.name
         if has_graphs:
-            self.graphs = DecodeGraphs(
-                self._forward,
-                way=chosen.decode,
-                device=self.device,
-                block_size=engine.block_size,
-                scratch_block=self.num_blocks,
-                max_batch=engine.max_sequences,
-            )
+            self.graphs = self._make_graphs(chosen, kinds, spec)
 
-    def _choose_way(self, found: Sequence[Way], engine: EngineSpec, *, has_graphs: bool) -> Chosen:
+    def _make_graphs(self, chosen: Chosen, kinds: Sequence[Kind], spec: WorkerSpec) -> StepGraphs:
+        engine = spec.engine
+        # Ranks that read a prompt together cut its chunks.
+        mixed = chosen.ragged if spec.gang.sequence_parallel == 1 else None
+        sizes = GraphSizes(
+            max_sequences=engine.max_sequences,
+            max_tokens=engine.max_batched_tokens,
+            max_blocks=-(-self.max_model_len // engine.block_size),
+            block_size=engine.block_size,
+            has_width=not chosen.decode.is_ragged,
+            has_mixed=mixed is not None,
+            has_trees=spec.role.decodes and (spec.speculation.tree_width or 1) > 1,
+        )
+        return StepGraphs(
+            self._replayable,
+            sizes=sizes,
+            decode=chosen.decode,
+            mixed=mixed,
+            device=self.device,
+            scratch_block=self.num_blocks,
+            windows=sorted({kind.scoring.window for kind in kinds}, key=lambda window: window or 0),
+            is_lazy=self._ranks is None,
+        )
+
+    def _replayable(
+        self, tokens: Tensor, positions: Tensor, slots: Tensor, meta: PagedMeta, attention: PagedAttention, rows: Tensor
+    ) -> Tensor:
+        return self._forward(tokens, positions, slots, meta, attention, rows=rows)
+
+    def _most_of_all(self, number: float) -> float:
+        """The largest of all ranks'."""
+        if self._ranks is None:
+            return number
+        return float(self._ranks.all_gather(torch.tensor([number], device=self.device)).max())
+
+    def _kinds(self) -> Sequence[Kind]:
         noted = KindsNoted()
         self.attention = noted
         slot = 0 if self.num_states else None
         with torch.inference_mode():
             chunk = Chunk(token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=slot)
             self._computed([chunk], [], None)
+        return noted.commonest_first()
+
+    def _choose_way(
+        self, found: Sequence[Way], kinds: Sequence[Kind], engine: EngineSpec, *, has_graphs: bool
+    ) -> Chosen:
         case = Case(
-            kinds=noted.commonest_first(),
+            kinds=kinds,
             num_layers=len(self._caches),
             max_sequences=engine.max_sequences,
             max_chunk=engine.max_batched_tokens,

@@ -11,7 +11,6 @@ from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
 from workers.model.cuda.attention import gathered
-from workers.model.cuda.graphs import padded
 
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 16, 4
 FEATURES = [
@@ -102,11 +101,6 @@ def test_blocks_that_lie_in_a_row_give_what_scattered_ones_give() -> None:
     scattered = attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring)
     in_a_row = attention_torch.paged_attention(query, moved_k, moved_v, build_meta([row], BLOCK), scoring)
     assert in_a_row.equal(scattered)
-
-
-@pytest.mark.parametrize(("number", "size"), [(1, 1), (3, 4), (17, 24), (64, 64), (65, None)])
-def test_decodes_are_padded_to_the_next_captured_size(number: int, size: int | None) -> None:
-    assert padded(number, max_batch=64) == size
 
 
 def test_the_meta_says_where_each_token_lies() -> None:

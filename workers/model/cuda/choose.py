@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from torch import Tensor
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta, build_meta
 from workers.model.contract import Chunk
-from workers.model.cuda.capture import capture
-from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.capture import CUDACapture
+from workers.model.cuda.graph_sizes import GraphSize
+from workers.model.cuda.inputs import Buffers, StepInputs, nbytes_of
 from workers.model.cuda.kinds import Kind
 from workers.model.cuda.launching import reason_of
 from workers.model.cuda.ways import Way
@@ -125,6 +126,11 @@ class Chosen:
     tried: tuple[Tried, ...] = ()
 
     @property
+    def ragged(self) -> Way | None:
+        """That serves mixed steps from graphs, which gains more than the fastest way without them."""
+        return next((way for way in (self.mixed, self.decode) if way.is_ragged), None)
+
+    @property
     def text(self) -> str:
         """As `triton`, or `flashinfer, triton for decodes`."""
         return self.mixed.name if self.decode is self.mixed else f"{self.mixed.name}, {self.decode.name} for decodes"
@@ -199,7 +205,7 @@ def _decode(way: Way, case: Case) -> Callable[[], None]:
     if not case.has_graphs:
         return _steps(way.eager(), case, meta)
     query = _query(kind, meta)
-    inputs = DecodeInputs(meta.num_chunks, meta.block_tables.shape[1], device)
+    inputs = _inputs(way, meta, device)
     token_ids = [0] * meta.num_chunks
     inputs.fill(token_ids, meta)
     fixed = way.fixed(inputs)
@@ -210,14 +216,20 @@ def _decode(way: Way, case: Case) -> Callable[[], None]:
         for _ in range(case.num_layers):
             attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring)
 
-    graph: Any = capture(compute, device)[0]
+    launch = CUDACapture(device)(compute)
 
     def replay() -> None:
         inputs.fill(token_ids, meta)
         fixed.renew(meta)
-        graph.replay()
+        launch()
 
     return replay
+
+
+def _inputs(way: Way, meta: PagedMeta, device: torch.device) -> StepInputs:
+    number, width = meta.block_tables.shape
+    size = GraphSize(number, number, number, number * width, None if way.is_ragged else width)
+    return StepInputs(size, Buffers(nbytes_of(size, 0), device))
 
 
 def _seconds(step: Callable[[], None], case: Case, clock: Callable[[], float]) -> float:

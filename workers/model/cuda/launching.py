@@ -1,6 +1,7 @@
 """What those who launch kernels share."""
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,3 +25,21 @@ def reason_of(error: Exception) -> str:
     """Its class and the first line of what it says: compilers say much."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+class StreamMark:
+    """A place in the current stream's work, for who must not go on before the device is past it."""
+
+    def __init__(self, device: torch.device) -> None:
+        cuda: Any = torch.cuda
+        self._event: Any = cuda.Event(blocking=True) if device.type == "cuda" else None
+
+    def set(self) -> None:
+        """After all that was launched so far."""
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> None:
+        """Returns at once where it was never set, and on a CPU, which is done when a call returns."""
+        if self._event is not None:
+            self._event.synchronize()

@@ -4,6 +4,7 @@ Nothing here waits for the device, and nothing but the batch's shape comes from 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.model.attention import PagedMeta, Scoring
+from workers.model.cuda.inputs import side_by_side
 from workers.model.cuda.launching import power_of_2, to_device
 
 HEAD_DIMS = range(16, 257)
@@ -68,9 +70,12 @@ class OnDevice:
     query_start: Tensor  # [num_chunks + 1]
     num_context: Tensor  # [num_chunks]
     is_tree: Tensor  # [num_chunks]
-    tables: Tensor  # [num_chunks, width]
+    tables: Tensor  # [blocks of all chunks]
+    table_start: Tensor  # [num_chunks]: where each one's begin
     num_tokens: int
+    usual_chunk: float | None = None  # new tokens of a chunk, by which tiles are chosen; None: as many as on average
     positions: Tensor | None = None  # [T] int64, with trees alone
+    seen: Mapping[int | None, Tensor] | None = None  # by window, as `PagedMeta.seen_rows`; None: not there yet
 
 
 class Plan(NamedTuple):
@@ -143,6 +148,7 @@ class RaggedAttention:
         sums, stats = self._partials(num_programs, rows, dim)
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         nothing = plan.firsts  # a pointer that is not read
+        has_trees = bool(meta.trees) or step.seen is not None
         common = {"GROUP": group, "HEAD_DIM": head_dim, "DIM": dim, "BLOCK_M": rows}
         kernels.attend[(num_programs,)](
             query,
@@ -150,7 +156,8 @@ class RaggedAttention:
             k_cache,
             v_cache,
             step.tables,
-            self._seen_rows(scoring.window) if meta.trees else nothing,
+            step.table_start,
+            self._seen_rows(scoring.window) if has_trees else nothing,
             step.positions if step.positions is not None else nothing,
             scales[0] if scales else nothing,
             scales[1] if scales else nothing,
@@ -162,7 +169,6 @@ class RaggedAttention:
             stats,
             plan.max_tiles,
             num_kv_heads,
-            step.tables.shape[1],
             scoring.scale,
             scoring.softcap or 0.0,
             scoring.window or 0,
@@ -175,7 +181,7 @@ class RaggedAttention:
             BLOCK_SIZE=k_cache.shape[1],
             HAS_CAP=scoring.softcap is not None,
             HAS_WINDOW=scoring.window is not None,
-            HAS_TREES=bool(meta.trees),
+            HAS_TREES=has_trees,
             HAS_SCALES=scales is not None,
             HAS_SINKS=scoring.sinks is not None,
             PRECISION="ieee",
@@ -207,7 +213,7 @@ class RaggedAttention:
         step = self._step
         assert step is not None
         num_chunks = len(step.num_context)
-        chosen = tiling(step.num_tokens / num_chunks, group, head_dim, dtype)
+        chosen = tiling(step.usual_chunk or step.num_tokens / num_chunks, group, head_dim, dtype)
         if chosen.rows < group:
             raise ValueError(f"{group} heads share a KV head, which tiles of {chosen.rows} rows cannot hold")
         block_q = chosen.rows // group
@@ -252,6 +258,9 @@ class RaggedAttention:
         return self._partial[key]
 
     def _seen_rows(self, window: int | None) -> Tensor:
+        assert self._step is not None
+        if self._step.seen is not None:
+            return self._step.seen[window]
         if window not in self._seen:
             assert self._meta is not None
             rows = self._meta.seen_rows(window)
@@ -268,15 +277,15 @@ def put(meta: PagedMeta, device: torch.device) -> OnDevice:
     num_chunks = meta.num_chunks
     is_tree = torch.zeros(num_chunks, dtype=torch.int32)
     is_tree[list(meta.trees)] = 1
-    packed = torch.cat([meta.query_start, meta.num_context, is_tree, meta.block_tables.reshape(-1)])
-    there = to_device(packed, device)
-    parts = [num_chunks + 1, num_chunks, num_chunks, meta.block_tables.numel()]
-    starts, contexts, trees, tables = torch.split(there, parts)
+    table_start, tables = side_by_side(meta)
+    parts = [meta.query_start, meta.num_context, is_tree, torch.from_numpy(table_start), torch.from_numpy(tables)]
+    there = torch.split(to_device(torch.cat(parts), device), [len(part) for part in parts])
     return OnDevice(
-        query_start=starts,
-        num_context=contexts,
-        is_tree=trees,
-        tables=tables.view(num_chunks, -1),
+        query_start=there[0],
+        num_context=there[1],
+        is_tree=there[2],
+        table_start=there[3],
+        tables=there[4],
         num_tokens=meta.num_tokens,
         positions=to_device(meta.positions, device) if meta.trees else None,
     )

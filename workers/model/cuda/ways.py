@@ -1,7 +1,8 @@
 """The ways to attend on a GPU: Triton's kernels of our own, FlashInfer where it is installed, torch.
 
 Each serves steps of any shape, and decode steps whose numbers lie in fixed buffers, so that a CUDA graph may replay
-them. Which is used is found at start by measurement (see `choose`).
+them; Triton's kernels, which plan on the device, serve any step so. Which is used is found at start by measurement (see
+`choose`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +14,10 @@ from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta
 from workers.model.cuda import ragged
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace, over_tables
-from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.inputs import StepInputs
 from workers.model.cuda.launching import has_triton
+
+USUAL_CHUNK = 8  # new tokens: some have one, others hundreds
 
 
 class Fixed(NamedTuple):
@@ -33,22 +36,31 @@ class Way(Protocol):
         """Whether a step may be launched while the one before it runs: no memory of the host is read by both."""
         ...
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether `fixed` serves mixed steps too, and tables that lie one after the other.
+
+        Else it serves one token of each sequence, over tables of one width.
+        """
+        ...
+
     def eager(self) -> PagedAttention:
         """For steps that are not replayed."""
         ...
 
-    def fixed(self, inputs: DecodeInputs) -> Fixed: ...
+    def fixed(self, inputs: StepInputs) -> Fixed: ...
 
 
 class TorchWay:
     name = "torch"
     runs_ahead = True
+    is_ragged = False
 
     def eager(self) -> PagedAttention:
         return attention_torch.paged_attention
 
-    def fixed(self, inputs: DecodeInputs) -> Fixed:
-        return Fixed(lambda _: over_tables(inputs.tables, inputs.positions.long() + 1), _nothing)
+    def fixed(self, inputs: StepInputs) -> Fixed:
+        return Fixed(lambda _: over_tables(inputs.tables, inputs.positions + 1), _nothing)
 
 
 class FlashInferWay:
@@ -56,6 +68,7 @@ class FlashInferWay:
 
     name = "flashinfer"
     runs_ahead = False  # each plan is written to the same pinned memory
+    is_ragged = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -64,9 +77,9 @@ class FlashInferWay:
     def eager(self) -> PagedAttention:
         return FlashInfer(self._device, make_workspace(self._device))
 
-    def fixed(self, inputs: DecodeInputs) -> Fixed:
-        size = inputs.batch * inputs.width
-        attention = FlashInfer(self._device, self._replayed, fixed_batch=inputs.batch, max_blocks=size)
+    def fixed(self, inputs: StepInputs) -> Fixed:
+        size = inputs.size
+        attention = FlashInfer(self._device, self._replayed, fixed_batch=size.num_chunks, max_blocks=size.num_entries)
         return Fixed(lambda _: attention, attention.begin)
 
 
@@ -75,6 +88,7 @@ class TritonWay:
 
     name = "triton"
     runs_ahead = True
+    is_ragged = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -83,14 +97,19 @@ class TritonWay:
     def eager(self) -> PagedAttention:
         return ragged.RaggedAttention(self._device, partials=self._partials)
 
-    def fixed(self, inputs: DecodeInputs) -> Fixed:
+    def fixed(self, inputs: StepInputs) -> Fixed:
+        size = inputs.size
         attention = ragged.RaggedAttention(self._device, partials=self._partials)
         step = ragged.OnDevice(
             query_start=inputs.query_start,
-            num_context=inputs.positions,
-            is_tree=torch.zeros_like(inputs.positions),
-            tables=inputs.tables,
-            num_tokens=inputs.batch,
+            num_context=inputs.num_context,
+            is_tree=inputs.is_tree,
+            tables=inputs.tables.flatten(),
+            table_start=inputs.table_start,
+            num_tokens=size.num_tokens,
+            usual_chunk=USUAL_CHUNK if size.is_mixed else None,
+            positions=inputs.positions,
+            seen=inputs.seen if size.has_trees else None,
         )
 
         def begun(meta: PagedMeta) -> PagedAttention:

@@ -9,7 +9,7 @@ from torch import Tensor
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
 from workers.model.cuda.choose import Case, choose
-from workers.model.cuda.inputs import DecodeInputs, together
+from workers.model.cuda.inputs import StepInputs
 from workers.model.cuda.kinds import Kind, filled
 from workers.model.cuda.ways import Fixed, TorchWay, ways
 
@@ -30,6 +30,7 @@ class Fake:
     clock: Clock
     decode_s: float = 1.0
     prompt_s: float = 1.0
+    is_ragged: bool = False
     off_by: float = 0.0
     error: Exception | None = None
     seen: list[PagedMeta] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Fake:
 
         return attend
 
-    def fixed(self, inputs: DecodeInputs) -> Fixed:
+    def fixed(self, inputs: StepInputs) -> Fixed:
         raise NotImplementedError
 
 
@@ -67,6 +68,13 @@ def test_the_fastest_is_taken_for_decodes_and_for_other_steps() -> None:
     assert (chosen.decode, chosen.mixed) == (decodes, prompts)
     assert chosen.text == "prompts, decodes for decodes"
     assert [(one.decode_s, one.mixed_s) for one in chosen.tried] == [(9, 9), (6, 3), (3, 6)], "of three layers"
+
+
+def test_mixed_steps_have_graphs_wherever_a_way_can_replay_them() -> None:
+    clock = Clock()
+    plain, ragged = Fake("plain", clock, 2, 1), Fake("ragged", clock, 1, 2, is_ragged=True)
+    assert choose([plain, ragged], _case(), clock).ragged is ragged
+    assert choose([plain], _case(), clock).ragged is None
 
 
 def test_every_kind_of_layer_is_tried_with_steps_of_every_shape_and_each_timed_step_is_a_new_one() -> None:
@@ -139,26 +147,3 @@ def test_blocks_are_empty_again_after_the_trial() -> None:
 def test_torch_is_always_there_and_last() -> None:
     assert isinstance(ways(torch.device("cpu"), {7, 300}, torch.float64)[-1], TorchWay)
     assert [way.name for way in ways(torch.device("cpu"), {300}, torch.float32)] == ["torch"]
-
-
-def test_numbers_go_together_and_come_apart_again() -> None:
-    parts = [torch.arange(6).view(1, 6), torch.tensor([9, 8]), torch.zeros(0, dtype=torch.int64)]
-    for found, part in zip(together(parts, torch.device("cpu")), parts, strict=True):
-        assert torch.equal(found, part)
-
-
-def test_numbers_of_a_step_are_where_a_graph_reads_them() -> None:
-    from workers.model.attention import build_meta
-    from workers.model.contract import Chunk
-
-    inputs = DecodeInputs(2, 4, torch.device("cpu"))
-    chunks = [
-        Chunk(token_ids=[7], start=17, block_ids=[5, 3], num_sequence_tokens=18),
-        Chunk(token_ids=[9], start=0, block_ids=[2], num_sequence_tokens=1),
-    ]
-    inputs.fill([7, 9], build_meta(chunks, 16))
-    assert inputs.tokens.tolist() == [7, 9]
-    assert inputs.positions.tolist() == [17, 0]
-    assert inputs.slots.tolist() == [3 * 16 + 1, 2 * 16]
-    assert inputs.tables.tolist() == [[5, 3, 0, 0], [2, 0, 0, 0]]
-    assert inputs.query_start.tolist() == [0, 1, 2]

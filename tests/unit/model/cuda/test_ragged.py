@@ -12,6 +12,7 @@ from tests.unit.model.test_tree_attention import BLOCK, NUM_BLOCKS, chunks_of
 from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
+from workers.model.cuda.inputs import side_by_side
 from workers.model.cuda.ragged import RaggedAttention, put, tiling
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
@@ -105,8 +106,10 @@ def test_numbers_that_stay_where_they_are_may_change() -> None:
     for contexts in ((150, 2, 77), (4, 130, 0)):
         now = _meta([(context, 1) for context in contexts], block_size=16)
         step.num_context.copy_(now.num_context)
+        starts, tables = (torch.from_numpy(part) for part in side_by_side(now))
+        step.table_start.copy_(starts)
         step.tables.zero_()
-        step.tables[:, : now.block_tables.shape[1]].copy_(now.block_tables[:, : step.tables.shape[1]])
+        step.tables[: len(tables)].copy_(tables)
         keys, values = caches_of(now, 2, 16, torch.float32)
         query = query_of(now, 4, 16, torch.float32)
         attention.begin(meta, step)

@@ -100,13 +100,17 @@ def _last_at_most(query_start, tile, num_chunks, num_halvings, BLOCK_Q: tl.const
     return low
 
 
-@triton.jit(do_not_specialize=["max_tiles", "width", "window"], do_not_specialize_on_alignment=["tables"])
+@triton.jit(
+    do_not_specialize=["max_tiles", "window"],
+    do_not_specialize_on_alignment=["tables", "table_start", "seen", "positions"],
+)
 def attend(
     query,  # [T, num_heads, head_dim]
     output,
     keys,  # [num_blocks, block_size, num_kv_heads, head_dim]
     values,
-    tables,  # [num_chunks, width]
+    tables,  # of all chunks, one after the other
+    table_start,  # [num_chunks]
     seen,  # [T] int64, see `PagedMeta.seen_rows`; with trees alone
     positions,  # [T] int64; the same
     k_scales,  # [num_kv_heads] float32: of what FP8 keys are to be multiplied by; with FP8 alone
@@ -119,7 +123,6 @@ def attend(
     partial_stats,  # [2 * num_programs, 2, BLOCK_M] float32: largest score, sum of weights
     max_tiles,
     num_kv_heads,
-    width,
     scale,
     softcap,
     window,
@@ -164,6 +167,7 @@ def attend(
         record = tiles + tile * RECORD
         row, num_rows, position = tl.load(record), tl.load(record + 1), tl.load(record + 2)
         context, chunk, low = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
+        table = tables + tl.load(table_start + chunk)
 
         rows = m // GROUP
         is_row = rows < num_rows
@@ -192,14 +196,14 @@ def attend(
             clear = tl.minimum(last, tl.maximum(first, (position + 1) // BLOCK_N - low))
         for block in range(first, clear):
             largest, weight, sums = _block(
-                q, largest, weight, sums, keys, values, tables + chunk * width, (low + block) * BLOCK_N,
+                q, largest, weight, sums, keys, values, table, (low + block) * BLOCK_N,
                 position + num_rows, head, own, depth, bits, context, factor, softcap, window,
                 key_block_stride, key_stride, d, is_dim,
                 False, HEAD_DIM, BLOCK_N, BLOCK_SIZE, HAS_CAP, HAS_WINDOW, HAS_TREES, PRECISION,
             )  # fmt: skip
         for block in range(clear, last):
             largest, weight, sums = _block(
-                q, largest, weight, sums, keys, values, tables + chunk * width, (low + block) * BLOCK_N,
+                q, largest, weight, sums, keys, values, table, (low + block) * BLOCK_N,
                 position + num_rows, head, own, depth, bits, context, factor, softcap, window,
                 key_block_stride, key_stride, d, is_dim,
                 True, HEAD_DIM, BLOCK_N, BLOCK_SIZE, HAS_CAP, HAS_WINDOW, HAS_TREES, PRECISION,
