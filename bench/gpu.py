@@ -30,6 +30,7 @@ from workers.model.device_memory import available_bytes
 from workers.model.runner import TorchRunner
 
 DECODE_BAR, PROMPT_BAR, HOST_BAR = 0.70, 0.65, 0.05
+SMALL = ((8, 16), (8, 64), (8, 128), (32, 256), (32, 384), (32, 512))  # decodes, and tokens in all
 BATCHES, CONTEXTS, PROMPTS = (1, 16, 64, 256), (1024, 8192), (512, 2048, 8192, 16384)
 
 
@@ -63,6 +64,26 @@ def prompts(runner: TorchRunner, check: Check, shape: Shape, card: cards.Card, l
         share = shape.prefill_flops(length) / seconds / card.flops
         times = (f"{1e3 * seconds:.1f}", f"{length / seconds:,.0f}")
         table.add_row(f"{length:,}", *times, _marked(share, PROMPT_BAR))
+    return table
+
+
+def small_steps(runner: TorchRunner, check: Check, shape: Shape, sizes: Sequence[tuple[int, int]]) -> Table:
+    """What graphs are worth where a step is short."""
+    table = Table(title="decodes beside a prompt's chunk")
+    for heading in ("decodes", "tokens in all", "ms", "ms without graphs"):
+        table.add_column(heading, justify="right")
+    graphs = runner.graphs
+    for num_decodes, num_tokens in sizes:
+        batch = speed.mixed_batch(runner, num_decodes, shape.context, num_tokens - num_decodes)
+        times = []
+        for used in (graphs, None):
+            runner.graphs = used
+            seconds = cards.seconds_of(
+                lambda: runner.run(batch), check.device, runs=speed.NUM_STEPS, warm_runs=speed.NUM_WARM_STEPS
+            )
+            times.append(f"{1e3 * seconds:.2f}")
+        table.add_row(str(num_decodes), str(num_tokens), *times)
+    runner.graphs = graphs
     return table
 
 
@@ -115,9 +136,13 @@ def main(
     for layer in runner.store.layers:
         layer.normal_()
     print(f"attends by {runner.attention_name or 'the CPU'}")
+    if runner.graphs is not None:
+        print(f"captured {runner.graphs.at_start}")
+    print(f"memory: {runner.memory}")
     console = Console(width=110)
     console.print(decodes(runner, check, shape, card, batches, contexts))
     console.print(prompts(runner, check, shape, card, lengths))
+    console.print(small_steps(runner, check, shape, [(2, 20)] if check.is_dry else SMALL))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ BLOCK_SIZE = 16
 NUM_STEPS = 12
 NUM_WARM_STEPS = 4
 NUM_PREFILLS = 3
+MAX_CAPTURE_S = 10.0
 EAGER_BATCHES = (1, 64)  # also without graphs
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
@@ -61,8 +62,14 @@ def run(check: Check) -> None:
 
 
 def _without_graphs(check: Check, runner: TorchRunner, card: Card, shape: Shape, batches: list[int]) -> None:
-    num_graphs = runner.graphs.num_captured if runner.graphs is not None else 0
+    num_graphs, at_start = (
+        (runner.graphs.num_captured, runner.graphs.at_start) if runner.graphs is not None else (0, None)
+    )
     check.judge("graphs", num_graphs > 0 or check.is_dry, f"{num_graphs} were captured", graphs=num_graphs)
+    if at_start is not None:
+        is_quick = at_start.seconds < MAX_CAPTURE_S
+        check.judge("graphs at start", is_quick, str(at_start), seconds=at_start.seconds, nbytes=at_start.nbytes)
+    check.figure("memory", str(runner.memory), **{part.name.lower(): n for part, n in runner.memory.nbytes.items()})
     runner.graphs = None
     for batch in batches:
         with check.item(f"decode {batch} without graphs"):

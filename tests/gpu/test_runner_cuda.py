@@ -7,10 +7,15 @@ import torch
 
 from tests.models import FAMILIES, HYBRIDS, tiny
 from tests.unit.engine.driver import Driver as EngineDriver
+from tests.unit.model.cuda.steps import BLOCK, assert_replayed, eagerly, fill_blocks, random_step
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
 from tests.unit.model.prompt_scores import NUM_TOP, references
+from workers.model.contract import Chunk, Row
 from workers.model.cuda.attention import flashinfer_available
+from workers.model.cuda.choose import Chosen
+from workers.model.cuda.inputs import Taken
 from workers.model.cuda.ways import FlashInferWay, ways
+from workers.model.memory_account import Part
 from workers.model.runner import TorchRunner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -54,9 +59,53 @@ def test_a_replayed_step_gives_what_an_eager_one_gives() -> None:
         for prompt in given:
             driver.add(prompt, 20)
         driver.finish()
-        assert runner.graphs is None or runner.graphs.num_captured > 0
         drivers.append(driver)
     assert [s.tokens for s in drivers[0].streams] == [s.tokens for s in drivers[1].streams]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_steps_of_all_kinds_have_the_logits_and_blocks_of_eager_ones(family: str) -> None:
+    runner = TorchRunner(make_spec(tiny(family), block_size=BLOCK, device="cuda"))
+    if runner.graphs is None or not runner.graphs.sizes.has_mixed:
+        pytest.skip("Triton is not installed")
+    runner.warm_up()
+    num_usual = runner.graphs.num_captured
+    assert num_usual == len(list(runner.graphs.sizes.usual()))
+    fill_blocks(runner)
+    rng = random.Random(4)
+    for _ in range(40):
+        assert_replayed(runner, *random_step(rng, 60), tolerance=1e-3)
+    assert runner.graphs.num_captured > num_usual, "trees are captured when they come"
+
+
+def test_a_token_that_only_the_device_knows_is_replayed_after() -> None:
+    runner = TorchRunner(make_spec(tiny("llama"), block_size=BLOCK, device="cuda"))
+    graphs = runner.graphs
+    assert graphs is not None
+    runner.warm_up()
+    first = Chunk(token_ids=[9], start=3, block_ids=[7, 8], num_sequence_tokens=4)
+    for _ in range(4):  # the host does not wait in between
+        fill_blocks(runner)
+        logits = graphs.run([first], [Row(0, 0)])
+        assert logits is not None
+        drawn = logits.argmax(-1)
+        unknown = Chunk(token_ids=[0], start=4, block_ids=[7, 8], num_sequence_tokens=5)
+        found = graphs.run([unknown], [Row(0, 0)], Taken(source=drawn, where=[0], rows=[0]))
+        assert found is not None
+        found = found.clone()
+        known = Chunk(token_ids=drawn.tolist(), start=4, block_ids=[7, 8], num_sequence_tokens=5)
+        want, _ = eagerly(runner, [known], [Row(0, 0)])
+        torch.testing.assert_close(found, want, atol=1e-3, rtol=0)
+
+
+def test_the_account_of_memory_has_every_part() -> None:
+    runner = TorchRunner(make_spec(tiny("llama"), device="cuda"))
+    runner.warm_up()
+    nbytes = runner.memory.nbytes
+    assert nbytes[Part.WEIGHTS] > 0
+    assert nbytes[Part.KV] >= 4 << 20
+    assert runner.graphs is None or nbytes[Part.GRAPHS] >= 0
+    assert runner.graphs is None or runner.graphs.nbytes > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
@@ -99,10 +148,11 @@ def test_blocks_read_on_the_device_continue_on_another_runner() -> None:
 def test_every_way_to_attend_gives_the_tokens_of_generate(family: str) -> None:
     given = prompts_of(random.Random(5), LENGTHS, 160)
     for way in ways(torch.device("cuda"), {16}, torch.float32):
-        runner = TorchRunner(make_spec(tiny(family), device="cuda"))
+        spec = make_spec(tiny(family), device="cuda")
+        runner = TorchRunner(spec)
+        kinds = runner._kinds()
         runner.attention = way.eager()
-        if runner.graphs is not None:
-            runner.graphs.way = way
+        runner.graphs = runner._make_graphs(Chosen(decode=way, mixed=way), kinds, spec)
         driver = Driver(runner, seed=1)
         for prompt in given:
             driver.add(prompt, 10)

@@ -4,6 +4,7 @@ Chunks are packed ragged as one row of T tokens; per layer, keys and values go i
 is told, then attention runs, so that a link may push while the layer is still attending.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,10 +34,12 @@ from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.split import linear_step
 from workers.model.kv_store import LayerShape, TorchKVStore
+from workers.model.largest_step import largest_batch
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
 from workers.model.lora.adapters import Adapters
 from workers.model.masking import apply_masks
+from workers.model.memory_account import Part, account_of, names_parts, peak_of
 from workers.model.memory_plan import plan_memory
 from workers.model.prompt_rows import PromptRow
 from workers.model.prompt_scores import KeptOutputs, has_scored, score_prompts
@@ -45,6 +48,8 @@ from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.spec import EngineSpec, WorkerSpec
+
+logger = logging.getLogger(__name__)
 
 MAX_TOLD_LATE = 64  # new tokens of a step that is replayed though it is handed over: see docs/gpu.md
 
@@ -142,6 +147,7 @@ class LaunchedStep:
 class TorchRunner:
     """Implements `workers.model.contract.ModelRunner`. Not thread-safe."""
 
+    @names_parts
     def __init__(
         self, spec: WorkerSpec, *, native: bool = True, ranks: Ranks | None = None, loaded: LoadedModel | None = None
     ) -> None:
@@ -151,6 +157,7 @@ class TorchRunner:
             ranks: Beside which this one holds a share of the model; None: it holds all of it.
             loaded: What to run; None: what `load_model` gives.
         """
+        self.memory = account_of(spec.device)
         loaded = loaded or load_model(spec, ranks)
         self._ranks = ranks
         self.model: Any = loaded.model
@@ -160,9 +167,10 @@ class TorchRunner:
         self.fingerprint = loaded.fingerprint
         self.kv_shares = loaded.num_shares
         self.state_nbytes = sum(shape.nbytes for shape in loaded.whole_shapes if isinstance(shape, StateShape))
-        engine = spec.engine
+        self._engine = engine = spec.engine
         if native and self.device.type == "cuda":
             fuse_layers(self.model, loaded.dtype)  # before KV takes the memory that it needs meanwhile
+        self.memory.begin(Part.KV)
         # Of the whole model, so that blocks do not depend on how many ranks share them.
         shares = plan_memory(loaded.whole_shapes, engine, loaded.dtype)
         self.num_blocks, self.num_states, self.state_spacing = shares
@@ -198,6 +206,7 @@ class TorchRunner:
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
         self._write_kv: WriteKV = copy_rows
         self.graphs: StepGraphs | None = None
+        self.memory.begin(Part.WORKSPACE)
         if native and self.device.type == "cuda":
             self._prepare_cuda(loaded, spec)
         elif native:
@@ -425,10 +434,19 @@ class TorchRunner:
             self._unsettled = None
             self._synchronize()
 
+    @names_parts
     def warm_up(self) -> None:
-        """A prompt and a decode, in blocks and a slot that are free by contract: called before the engine runs."""
+        """A prompt and a decode, in blocks and slots that are free by contract: called before the engine runs.
+
+        On a GPU graphs and the largest step too, so that none runs out of memory later.
+        """
+        self.memory.begin(Part.GRAPHS)
         if self.graphs is not None:
             self.graphs.capture_usual(most_of_all=self._most_of_all)
+        self.memory.begin(Part.WORKSPACE)
+        if self.device.type == "cuda":
+            self._run_largest()
+            logger.info("memory of the device %s", self.memory)
         size = self.store.block_size
         length = min(2 * size, self.max_model_len) - 1
         blocks = list(range(-(-(length + 1) // size)))
@@ -451,6 +469,24 @@ class TorchRunner:
                 self.run(Batch(chunks=[chunk], samples=[row]))
         for layer in self.store.layers:
             layer[:, blocks] = 0
+
+    def _run_largest(self) -> None:
+        """Without graphs, as some steps are run; adds what it takes to the account."""
+        batch = largest_batch(
+            self._engine,
+            num_blocks=self.num_blocks,
+            max_model_len=self.max_model_len,
+            has_states=bool(self.num_states),
+        )
+        graphs, self.graphs = self.graphs, None
+        try:
+            with peak_of(self.device) as peak:
+                self.run(batch)
+        finally:
+            self.graphs = graphs
+        self.memory.add(peak.nbytes)
+        for layer in self.store.layers:
+            layer[:, batch.chunks[-1].block_ids] = 0
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
         cpu_memory.keep_freed_memory()

@@ -22,10 +22,12 @@ from workers.model.cuda.graph_sizes import GraphSize, GraphSizes
 from workers.model.cuda.inputs import Buffers, StepInputs, Taken, nbytes_of
 from workers.model.cuda.launching import reason_of
 from workers.model.cuda.ways import Fixed, Way
+from workers.model.device_memory import mib
 
 logger = logging.getLogger(__name__)
 
-USUAL_S = 10.0  # that capturing at start may take
+NONE, OTHER, FULL = 0.0, 1.0, 2.0  # what ranks tell each other of a capture
+USUAL_S = 9.0  # after which no capture begins at start: one takes a fraction of a second
 
 # (input ids [1, T], positions [1, T], slots [T], meta, attention, rows [R]) -> logits [R, vocab_size]
 Forward = Callable[[Tensor, Tensor, Tensor, PagedMeta, PagedAttention, Tensor], Tensor]
@@ -34,9 +36,13 @@ Kind = tuple[bool, bool]  # of sizes that can or cannot be captured: mixed, with
 
 class Captured(NamedTuple):
     num_graphs: int
-    num_left: int  # for the first step that needs them
+    num_left: int  # of the usual sizes: for the first step that needs them
     seconds: float
     nbytes: int
+
+    def __str__(self) -> str:
+        left = f", {self.num_left} are left" if self.num_left else ""
+        return f"{self.num_graphs} graphs in {self.seconds:.1f} s, {mib(self.nbytes)}{left}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +92,7 @@ class StepGraphs:
         self._graphs: dict[GraphSize, StepGraph] = {}
         self._eager: set[Kind] = set()  # what cannot be captured
         self._is_full = False  # there is no memory for more
+        self.at_start: Captured | None = None  # None: `capture_usual` was not called
         self._logits: Tensor | None = None  # [sizes.max_rows, vocab_size], of the last replay
 
     @property
@@ -139,12 +146,14 @@ class StepGraphs:
             if most_of_all(clock() - began_s) >= budget_s:
                 break
             is_captured = self._is_open(size) and self._replay(size, (), ())
-            if most_of_all(float(not is_captured)):
+            trouble = most_of_all(NONE if is_captured else FULL if self._is_full else OTHER)
+            if trouble != NONE:
                 self._graphs.pop(size, None)
                 self._eager.add(_kind(size))
+                self._is_full |= trouble == FULL
         num_left = sum(size not in self._graphs for size in usual)
-        found = Captured(self.num_captured, num_left, clock() - began_s, self.nbytes)
-        logger.info("captured graphs num_graphs=%d num_left=%d seconds=%.1f nbytes=%d", *found)
+        self.at_start = found = Captured(self.num_captured, num_left, clock() - began_s, self.nbytes)
+        logger.info("captured graphs num_graphs=%d num_left=%d seconds=%.1f nbytes=%d", *found[:])
         return found
 
     def _is_open(self, size: GraphSize) -> bool:

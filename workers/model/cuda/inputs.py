@@ -37,8 +37,6 @@ def following(chunks: Sequence[Chunk]) -> Tensor:
     return torch.tensor([places, rows], dtype=torch.int64)
 
 
-class DecodeInputs:
-    """Of `batch` sequences of one new token each, whose tables have `width` blocks.
 def side_by_side(meta: PagedMeta) -> tuple[Any, Any]:
     """Where each chunk's table begins, [num_chunks], and all tables one after the other: int32 arrays."""
     counts = np.array([len(blocks) for blocks in meta.block_ids], dtype=np.int32)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tests.models import tiny
+from tests.unit.model.cuda.steps import BLOCK, assert_replayed, fill_blocks, random_step
 from tests.unit.model.driver import Driver, make_spec, prompts_of
 from workers.model.attention import PagedAttention, PagedMeta
-from workers.model.contract import Chunk, ChunkKind, Row
+from workers.model.contract import Chunk, Row
 from workers.model.cuda.graph_sizes import GraphSizes
 from workers.model.cuda.graphs import Forward, StepGraphs
 from workers.model.cuda.inputs import Taken
@@ -24,8 +25,6 @@ from workers.model.runner import TorchRunner
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 CPU = torch.device("cpu")
-BLOCK = 4
-TOLERANCE = 2e-5
 
 
 @pytest.fixture(autouse=True)
@@ -61,66 +60,6 @@ def with_graphs(family: str, way: Way, windows: Sequence[int | None] = (None,)) 
     max_blocks = -(-runner.max_model_len // BLOCK)
     runner.graphs = _graphs(runner._replayable, max_blocks, runner.num_blocks, way, windows=windows)
     return runner
-
-
-def random_step(rng: random.Random, num_blocks: int) -> tuple[list[Chunk], list[Row]]:
-    """Up to 5 chunks, which share no blocks: single tokens, drafts one after the other or as trees, and prompts."""
-    free = list(range(num_blocks))
-    rng.shuffle(free)
-    chunks: list[Chunk] = []
-    rows: list[Row] = []
-    chosen = (
-        rng.choices(["token", "drafts", "prompt", "tree"], k=rng.randint(1, 5))
-        if rng.random() < 0.8
-        else ["token"] * rng.randint(1, 5)
-    )
-    for kind in chosen:
-        count = 1 if kind == "token" else rng.randint(2, 6)
-        start = rng.choice([0, 1, BLOCK, rng.randint(0, 30)])
-        parents = [rng.randint(-1, place - 1) for place in range(count - 1)] if kind == "tree" else ()
-        blocks = [free.pop() for _ in range(-(-(start + count) // BLOCK))]
-        if kind != "prompt" or rng.random() < 0.5:
-            rows.append(Row(len(chunks), 0 if kind == "prompt" else count - 1))
-        chunks.append(
-            Chunk(
-                token_ids=[rng.randrange(2, 160) for _ in range(count)],
-                start=start,
-                block_ids=blocks,
-                num_sequence_tokens=start + count,
-                kind=ChunkKind.PREFILL if kind == "prompt" else ChunkKind.DECODE,
-                parents=parents,
-            )
-        )
-    return chunks, rows or [Row(0, 0)]
-
-
-def fill_blocks(runner: TorchRunner) -> None:
-    generator = torch.Generator().manual_seed(3)
-    for layer in runner.store.layers:
-        layer.copy_(torch.randn(layer.shape, generator=generator))
-
-
-def eagerly(runner: TorchRunner, chunks: Sequence[Chunk], rows: Sequence[Row]) -> tuple[Tensor, list[Tensor]]:
-    """Logits and blocks after the step, by plain torch; the runner's own blocks are as they were."""
-    kept = [layer.clone() for layer in runner.store.layers]
-    with torch.inference_mode():
-        found = runner._computed(chunks, rows, None)
-    after = [layer.clone() for layer in runner.store.layers]
-    for layer, before in zip(runner.store.layers, kept, strict=True):
-        layer.copy_(before)
-    assert found is not None
-    return found, after
-
-
-def assert_replayed(runner: TorchRunner, chunks: Sequence[Chunk], rows: Sequence[Row]) -> None:
-    """The same logits and blocks from a graph; the scratch block alone may be any."""
-    assert runner.graphs is not None
-    want, blocks = eagerly(runner, chunks, rows)
-    found = runner.graphs.run(chunks, rows)
-    assert found is not None
-    torch.testing.assert_close(found, want, atol=TOLERANCE, rtol=0)
-    for layer, after in zip(runner.store.layers, blocks, strict=True):
-        torch.testing.assert_close(layer[:, :-1], after[:, :-1], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +177,15 @@ def test_ranks_capture_the_same() -> None:
     assert found.num_graphs == 1, "the largest failed there, one decode did not, and then the time was over"
     assert graphs.run(*_step([[5, 6, 7]])) is None
     assert graphs.run(*_step([[5]])) is not None
+
+
+def test_where_one_rank_has_no_memory_none_captures_more() -> None:
+    graphs = numbers(max_sequences=2, is_lazy=False)
+    others = iter([0.0, 0.0, 0.0, 2.0])
+    found = graphs.capture_usual(clock=lambda: 0.0, most_of_all=lambda mine: max(mine, next(others, 0.0)))
+    assert found.num_graphs == 1
+    assert graphs.run(*_step([[5], [6]])) is None
+    assert graphs.run(*_step([[5, 6, 7]])) is not None, "the largest was there before"
 
 
 def test_where_ranks_may_meet_different_steps_mixed_ones_are_not_captured_later() -> None:
