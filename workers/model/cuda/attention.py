@@ -14,7 +14,6 @@ from torch import Tensor
 
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
-from workers.model.cuda.launching import StreamMark, to_device
 
 FLASHINFER_HEAD_DIMS = frozenset({64, 128, 256})
 FLASHINFER_DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -57,7 +56,6 @@ class FlashInfer:
         self.fixed_batch = fixed_batch
         self.max_blocks = max_blocks
         self._wrappers: dict[PlanKey, Any] = {}
-        self._marks: dict[PlanKey, StreamMark] = {}  # its plan has left the memory on the host that the next one takes
         self._planned: set[PlanKey] = set()
         self._meta: PagedMeta | None = None
 
@@ -97,16 +95,13 @@ class FlashInfer:
     def _plan(self, kind: PlanKey, meta: PagedMeta) -> None:
         if kind not in self._wrappers:
             self._wrappers[kind] = self._make()
-            self._marks[kind] = StreamMark(self.device)
         ends = [context + b - a for context, a, b in _rows(meta)]
         counts = [len(blocks) for blocks in meta.block_ids]
         indptr = torch.tensor([0, *counts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        blocks = torch.tensor([block for blocks in meta.block_ids for block in blocks], dtype=torch.int32)
-        self._marks[kind].wait()
         self._wrappers[kind].plan(
             meta.query_start,
             indptr,
-            to_device(blocks, self.device),
+            torch.tensor([block for blocks in meta.block_ids for block in blocks], dtype=torch.int32).to(self.device),
             torch.tensor([(end - 1) % meta.block_size + 1 for end in ends], dtype=torch.int32),
             kind.num_heads,
             kind.num_kv_heads,
@@ -119,7 +114,6 @@ class FlashInfer:
             q_data_type=kind.dtype,
             kv_data_type=kind.dtype,
         )
-        self._marks[kind].set()
         self._planned.add(kind)
 
     def _make(self) -> Any:
