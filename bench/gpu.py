@@ -13,6 +13,7 @@ host's part is the time of a step in which the profiler saw the device idle. Bar
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -78,9 +79,8 @@ def small_steps(runner: TorchRunner, check: Check, shape: Shape, sizes: Sequence
         times = []
         for used in (graphs, None):
             runner.graphs = used
-            seconds = cards.seconds_of(
-                lambda: runner.run(batch), check.device, runs=speed.NUM_STEPS, warm_runs=speed.NUM_WARM_STEPS
-            )
+            step = partial(runner.run, batch)
+            seconds = cards.seconds_of(step, check.device, runs=speed.NUM_STEPS, warm_runs=speed.NUM_WARM_STEPS)
             times.append(f"{1e3 * seconds:.2f}")
         table.add_row(str(num_decodes), str(num_tokens), *times)
     runner.graphs = graphs

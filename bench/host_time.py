@@ -19,13 +19,17 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from baton.v1 import inference_pb2, worker_pb2
 from bench.machine import Quick, announce
 from workers.engine.engine import Engine, StepReport
 from workers.model.attention import build_meta
 from workers.model.contract import Batch, Sampled
-from workers.model.cuda.inputs import DecodeInputs
+from workers.model.cuda.graph_sizes import GraphSizes
+from workers.model.cuda.graphs import StepGraphs
+from workers.model.cuda.inputs import Taken, following
+from workers.model.cuda.ways import TritonWay
 from workers.model.fake import FakeRunner
 from workers.spec import EngineSpec, Role, WorkerSpec
 
@@ -64,15 +68,16 @@ class Step:
 class ClockRunner:
     def __init__(self, runner: FakeRunner, device: Device, batch: int, *, runs_ahead: bool) -> None:
         self._runner, self._device = runner, device
-        self._inputs = DecodeInputs(batch, WIDTH, torch.device("cpu"))
-        self._batch = batch
+        self._graphs = graphs_of(batch)
+        self._drawn = torch.zeros(batch, dtype=torch.int64)
         self._rng = random.Random(1)
         self.runs_ahead = runs_ahead
 
     def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> Step:
-        meta = build_meta(batch.chunks, BLOCK_SIZE)
-        if meta.num_chunks == self._batch and len(meta.positions) == self._batch:
-            self._inputs.fill([chunk.token_ids[0] for chunk in batch.chunks], meta)
+        followed = following(batch.chunks)
+        taken = Taken(self._drawn, *followed) if followed.shape[1] else None
+        if self._graphs.run(batch.chunks, batch.rows, taken) is None:  # no decode
+            build_meta(batch.chunks, BLOCK_SIZE)
         return Step(self._device.launch(), [[Sampled(token_id=self._rng.randrange(1, 500))] for _ in batch.samples])
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
@@ -80,6 +85,28 @@ class ClockRunner:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
+
+
+class Nothing:
+    """Implements `workers.model.cuda.capture.Capture`: replays launch nothing."""
+
+    nbytes = 0
+
+    def __call__(self, compute: Callable[[], None]) -> Callable[[], None]:
+        compute()
+        return lambda: None
+
+
+def graphs_of(batch: int) -> StepGraphs:
+    """Of decodes, up to what the device is told."""
+
+    def forward(*numbers: Any) -> Tensor:
+        return torch.zeros(len(numbers[-1]), 1)
+
+    device = torch.device("cpu")
+    sizes = GraphSizes(max_sequences=batch, max_tokens=batch, max_blocks=WIDTH, block_size=BLOCK_SIZE, has_mixed=False)
+    way = TritonWay(device)
+    return StepGraphs(forward, sizes=sizes, decode=way, mixed=None, device=device, scratch_block=0, capture=Nothing())
 
 
 class Side:

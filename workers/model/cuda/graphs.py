@@ -118,14 +118,10 @@ class StepGraphs:
             return None
         if size not in self._graphs and not (self._is_open(size) and (self._is_lazy or not size.is_mixed)):
             return None
-        ends = [0]
-        for chunk in chunks:
-            ends.append(ends[-1] + len(chunk.token_ids))
-        places = [at for row in rows for at in range(ends[row.chunk + 1] - row.num_drafts - 1, ends[row.chunk + 1])]
-        if not self._replay(size, chunks, places, taken):
+        if not self._replay(size, chunks, rows, taken):
             return None
         assert self._logits is not None
-        return self._logits[: len(places)]
+        return self._logits[: sum(1 + row.num_drafts for row in rows)]
 
     @torch.inference_mode()
     def capture_usual(
@@ -160,13 +156,14 @@ class StepGraphs:
         return not self._is_full and _kind(size) not in self._eager
 
     def _replay(
-        self, size: GraphSize, chunks: Sequence[Chunk], places: Sequence[int], taken: Taken | None = None
+        self, size: GraphSize, chunks: Sequence[Chunk], rows: Sequence[Row], taken: Taken | None = None
     ) -> bool:
         """Whether it was: of a size without a graph it is captured first."""
         padded = [*chunks, *self._padding(size, chunks)]
-        num_padded = size.num_tokens - sum(len(chunk.token_ids) for chunk in chunks)
         meta = build_meta(padded, self.sizes.block_size)
-        meta.positions[size.num_tokens - num_padded :] = 0  # within what the model knows
+        meta.positions[meta.query_starts[len(chunks)] :] = 0  # of padding: within what the model knows
+        ends = [(meta.query_starts[row.chunk + 1], row.num_drafts) for row in rows]
+        places = [at for end, drafts in ends for at in range(end - drafts - 1, end)]
         graph = self._graphs.get(size)
         try:
             if graph is None:

@@ -77,10 +77,13 @@ class Buffers:
     def __init__(self, nbytes: int, device: torch.device, make_mark: Callable[[], Mark] | None = None) -> None:
         make_mark = make_mark or (lambda: StreamMark(device))
         is_cuda = device.type == "cuda"
+        nbytes = -(-nbytes // LONG_NBYTES) * LONG_NBYTES
         self.nbytes = nbytes
         self.device = device
         self.there = torch.zeros(nbytes, dtype=torch.uint8, device=device)
         self.here = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(NUM_TURNS)]
+        self._longs = self.there.view(torch.int64)  # fewer elements to copy
+        self._long_turns = [one.view(torch.int64) for one in self.here]
         self._marks = [make_mark() for _ in range(NUM_TURNS)]
         self._turn = 0
 
@@ -92,7 +95,8 @@ class Buffers:
 
     def send(self, nbytes: int) -> None:
         """Copies the first bytes of that one to `there`, without waiting."""
-        self.there[:nbytes].copy_(self.here[self._turn][:nbytes], non_blocking=True)
+        number = -(-nbytes // LONG_NBYTES)
+        self._longs[:number].copy_(self._long_turns[self._turn][:number], non_blocking=True)
         self._marks[self._turn].set()
 
 

@@ -16,12 +16,13 @@ from tests.models import tiny
 from tests.unit.model.cuda.steps import BLOCK, assert_replayed, fill_blocks, random_step
 from tests.unit.model.driver import Driver, make_spec, prompts_of
 from workers.model.attention import PagedAttention, PagedMeta
-from workers.model.contract import Chunk, Row
+from workers.model.contract import Batch, Chunk, Row, SampleRow
 from workers.model.cuda.graph_sizes import GraphSizes
 from workers.model.cuda.graphs import Forward, StepGraphs
 from workers.model.cuda.inputs import Taken
 from workers.model.cuda.ways import TorchWay, TritonWay, Way
 from workers.model.runner import TorchRunner
+from workers.model.sampling_params import SamplingParams
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 CPU = torch.device("cpu")
@@ -109,6 +110,23 @@ def test_requests_get_the_tokens_of_eager_steps() -> None:
         driver.finish()
         streams.append([stream.tokens for stream in driver.streams])
     assert streams[0] == streams[1]
+
+
+def test_a_step_that_follows_one_in_flight_writes_what_it_would_have_written_later() -> None:
+    runner = with_graphs("llama", TritonWay(CPU))
+    fill_blocks(runner)
+    first = runner.launch(_batch([[9]], 3))
+    second = runner.launch(_batch([[0]], 4, follows=[0]))
+    third = runner.launch(_batch([[0], [7, 8, 9]], 5, follows=[0, None]))
+    assert runner.graphs is not None
+    assert runner.graphs.num_captured == 2, "one token, and a mixed step"
+    tokens = [[one.token_id for (one,) in step.result()] for step in (first, second, third)]
+    fill_blocks(runner)
+    runner.graphs = None
+    (known,) = runner.run(_batch([[9]], 3))
+    (next_known,) = runner.run(_batch([[known[0].token_id]], 4))
+    last = runner.run(_batch([[next_known[0].token_id], [7, 8, 9]], 5))
+    assert tokens == [[known[0].token_id], [next_known[0].token_id], [one.token_id for (one,) in last]]
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])
@@ -249,3 +267,23 @@ def _step(tokens: Sequence[Sequence[int]]) -> tuple[list[Chunk], list[Row]]:
         for at, mine in enumerate(tokens)
     ]
     return chunks, [Row(at, 0) for at in range(len(chunks))]
+
+
+def _batch(tokens: Sequence[Sequence[int]], start: int, follows: Sequence[int | None] = ()) -> Batch:
+    """Greedy, a token after each chunk; of each the sequence that it has in `_step`."""
+    chunks = [
+        Chunk(
+            token_ids=mine,
+            start=start,
+            block_ids=list(range(10 * at, 10 * at + 10)),
+            num_sequence_tokens=start + len(mine),
+            follows=row,
+        )
+        for at, (mine, row) in enumerate(zip(tokens, follows or [None] * len(tokens), strict=True))
+    ]
+    params = SamplingParams(max_tokens=1, temperature=0.0)
+    samples = [
+        SampleRow(chunk=at, choice=0, params=params, prompt_token_ids=(0,), output_token_ids=(), follows=chunk.follows)
+        for at, chunk in enumerate(chunks)
+    ]
+    return Batch(chunks=chunks, samples=samples)
