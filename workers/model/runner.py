@@ -525,7 +525,7 @@ class TorchRunner:
             block_size=engine.block_size,
             has_width=not chosen.decode.is_ragged,
             has_mixed=mixed is not None,
-            has_trees=spec.role.decodes and (spec.speculation.tree_width or 1) > 1,
+            has_trees=(spec.speculation.tree_width or 1) > 1,
         )
         return StepGraphs(
             self._replayable,
@@ -555,7 +555,7 @@ class TorchRunner:
         slot = 0 if self.num_states else None
         with torch.inference_mode():
             chunk = Chunk(token_ids=[0], start=0, block_ids=[0], num_sequence_tokens=1, state_id=slot)
-            self._computed([chunk], [], None)
+            TorchRunner._computed(self, [chunk], [], None)  # of this rank alone
         return noted.commonest_first()
 
     def _choose_way(
