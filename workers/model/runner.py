@@ -21,6 +21,7 @@ from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
 from workers.model.cpu import packed
 from workers.model.cuda import sampling as cuda_sampling
+from workers.model.cuda.capture import Capture
 from workers.model.cuda.choose import Case, Chosen, choose
 from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
 from workers.model.cuda.fetching import Fetched
@@ -514,7 +515,9 @@ class TorchRunner:
         if has_graphs:
             self.graphs = self._make_graphs(chosen, kinds, spec)
 
-    def _make_graphs(self, chosen: Chosen, kinds: Sequence[Kind], spec: WorkerSpec) -> StepGraphs:
+    def _make_graphs(
+        self, chosen: Chosen, kinds: Sequence[Kind], spec: WorkerSpec, capture: Capture | None = None
+    ) -> StepGraphs:
         engine = spec.engine
         # Ranks that read a prompt together cut its chunks.
         mixed = chosen.ragged if spec.gang.sequence_parallel == 1 else None
@@ -535,6 +538,7 @@ class TorchRunner:
             device=self.device,
             scratch_block=self.num_blocks,
             windows=sorted({kind.scoring.window for kind in kinds}, key=lambda window: window or 0),
+            capture=capture,
             is_lazy=self._ranks is None,
         )
 

@@ -17,12 +17,14 @@ from tests.unit.model.cuda.steps import BLOCK, assert_replayed, fill_blocks, ran
 from tests.unit.model.driver import Driver, make_spec, prompts_of
 from workers.model.attention import PagedAttention, PagedMeta
 from workers.model.contract import Batch, Chunk, Row, SampleRow
+from workers.model.cuda.choose import Chosen
 from workers.model.cuda.graph_sizes import GraphSizes
-from workers.model.cuda.graphs import Forward, StepGraphs
+from workers.model.cuda.graphs import StepGraphs
 from workers.model.cuda.inputs import Taken
 from workers.model.cuda.ways import TorchWay, TritonWay, Way
 from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
+from workers.spec import EngineSpec
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 CPU = torch.device("cpu")
@@ -54,21 +56,23 @@ class Again:
         return compute
 
 
-def with_graphs(family: str, way: Way, windows: Sequence[int | None] = (None,)) -> TorchRunner:
+def with_graphs(family: str, way: Way) -> TorchRunner:
     """A runner on the CPU whose last block is scratch."""
-    runner = TorchRunner(make_spec(tiny(family), block_size=BLOCK), native=False)
+    engine = EngineSpec(
+        block_size=BLOCK, memory_bytes=4 << 20, max_model_len=96, max_sequences=8, max_batched_tokens=32
+    )
+    spec = make_spec(tiny(family), engine=engine)
+    runner = TorchRunner(spec, native=False)
     runner.num_blocks -= 1
-    max_blocks = -(-runner.max_model_len // BLOCK)
-    runner.graphs = _graphs(runner._replayable, max_blocks, runner.num_blocks, way, windows=windows)
+    attention, kinds = runner.attention, runner._kinds()
+    runner.attention = attention
+    runner.graphs = runner._make_graphs(Chosen(decode=way, mixed=way), kinds, spec, Again())
     return runner
 
 
-@pytest.mark.parametrize(
-    ("family", "windows", "num_steps"),
-    [("llama", (None,), 7), pytest.param("gemma2", (None, 7), 12, marks=pytest.mark.slow)],
-)
-def test_steps_of_all_kinds_in_any_order(family: str, windows: tuple[int | None, ...], num_steps: int) -> None:
-    runner = with_graphs(family, TritonWay(CPU), windows)
+@pytest.mark.parametrize(("family", "num_steps"), [("llama", 7), pytest.param("gemma2", 12, marks=pytest.mark.slow)])
+def test_steps_of_all_kinds_in_any_order(family: str, num_steps: int) -> None:
+    runner = with_graphs(family, TritonWay(CPU))
     fill_blocks(runner)
     rng = random.Random(4)
     for _ in range(num_steps):
@@ -220,36 +224,15 @@ def numbers(capture: Again | None = None, *, max_sequences: int = 8, is_lazy: bo
     ) -> Tensor:
         return torch.stack([tokens[0], slots], dim=1)[rows].float()
 
-    return _graphs(forward, 24, 99, TritonWay(CPU), capture, max_sequences=max_sequences, is_lazy=is_lazy)
-
-
-def _graphs(
-    forward: Forward,
-    max_blocks: int,
-    scratch_block: int,
-    way: Way,
-    capture: Again | None = None,
-    *,
-    windows: Sequence[int | None] = (None,),
-    max_sequences: int = 8,
-    is_lazy: bool = True,
-) -> StepGraphs:
-    sizes = GraphSizes(
-        max_sequences=max_sequences,
-        max_tokens=32,
-        max_blocks=max_blocks,
-        block_size=BLOCK,
-        has_width=not way.is_ragged,
-        has_mixed=way.is_ragged,
-    )
+    sizes = GraphSizes(max_sequences=max_sequences, max_tokens=32, max_blocks=24, block_size=BLOCK)
+    way = TritonWay(CPU)
     return StepGraphs(
         forward,
         sizes=sizes,
         decode=way,
-        mixed=way if way.is_ragged else None,
+        mixed=way,
         device=CPU,
-        scratch_block=scratch_block,
-        windows=windows,
+        scratch_block=99,
         capture=capture or Again(),
         is_lazy=is_lazy,
     )
