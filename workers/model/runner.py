@@ -200,8 +200,10 @@ class TorchRunner:
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
         shares_stream = ranks is None or ranks.can_capture  # what ranks tell each other is in order with the rest
         self.runs_ahead = self.device.type == "cuda" and shares_stream and engine.async_scheduling
-        self._num_drawn = 0  # tokens that the last step gave
-        self._drawn_ids: Tensor | None = None  # [_num_drawn], on the device; None on a rank that does not lead
+        # What the last step drew, on the device; None on ranks that do not lead, until they are told.
+        self._drawn_ids: Tensor | None = None
+        self._num_drawn = 0
+        self._is_known = False  # to every rank
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
@@ -233,8 +235,7 @@ class TorchRunner:
         except BaseException:
             self._synchronize()
             raise
-        self._drawn_ids = drawn.token_ids if drawn is not None else None
-        self._num_drawn = 0 if drawn is None else len(drawn.token_ids)
+        self._drew(None if drawn is None else drawn.token_ids, 0 if drawn is None else len(drawn.token_ids))
         return LaunchedStep(self, batch, drawn)
 
     def _drawn(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Drawn | None:
@@ -259,7 +260,7 @@ class TorchRunner:
         except BaseException:
             self._synchronize()
             raise
-        self._num_drawn = sum(1 + row.num_drafts for row in rows)
+        self._drew(None, sum(1 + row.num_drafts for row in rows))
         return Fetched((), self.device)
 
     @torch.inference_mode()
@@ -349,20 +350,23 @@ class TorchRunner:
     def _follow(self, tokens: Tensor, followed: Tensor) -> None:
         """Puts into `tokens` [T] what the last step drew: see `workers.model.cuda.inputs.following`."""
         if followed.shape[1]:
-            assert self._num_drawn, "a chunk follows a step that sampled nothing"
             take_tokens(tokens, self._known_ids(), *followed)
 
     def _known_ids(self) -> Tensor:
-        """[_num_drawn] on every rank: what the leader drew, as a sum to which the others add nothing."""
-        if self._ranks is None:
-            assert self._drawn_ids is not None
-            return self._drawn_ids
-        if self._drawn_ids is None:
-            ids = torch.zeros(self._num_drawn, dtype=torch.float32, device=self.device)
-        else:
-            ids = self._drawn_ids.float()  # exact below 2^24
-        self._ranks.all_reduce(ids)
-        return ids.long()
+        """[tokens] that the last step drew. The leader's reach the other ranks as a sum to which they add nothing."""
+        assert self._num_drawn, "a chunk follows a step that sampled nothing"
+        if self._ranks is not None and not self._is_known:
+            if self._drawn_ids is None:
+                ids = torch.zeros(self._num_drawn, dtype=torch.float32, device=self.device)
+            else:
+                ids = self._drawn_ids.float()  # exact below 2^24
+            self._ranks.all_reduce(ids)
+            self._drawn_ids, self._is_known = ids.long(), True
+        assert self._drawn_ids is not None
+        return self._drawn_ids
+
+    def _drew(self, token_ids: Tensor | None, num_tokens: int) -> None:
+        self._drawn_ids, self._num_drawn, self._is_known = token_ids, num_tokens, False
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -378,8 +382,7 @@ class TorchRunner:
         followed = following(chunks)
         taken = None
         if followed.shape[1]:
-            assert self._drawn_ids is not None, "a chunk follows a step that sampled nothing"
-            taken = Taken(self._drawn_ids, where=followed[0], rows=followed[1])
+            taken = Taken(self._known_ids(), where=followed[0], rows=followed[1])
         logits = self.graphs.run(chunks, rows, taken)
         if logits is not None and on_layer is not None:
             for layer in range(len(self._caches)):
