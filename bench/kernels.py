@@ -100,12 +100,13 @@ def elementwise_variants() -> Iterator[Variant]:
     )
     pointers = dict.fromkeys(("qkv", "cos", "sin", "query", "keys", "values"), half)
     norms = dict.fromkeys(("query_norm", "key_norm"), FLOATS)
-    for has_norms in (False, True):
+    rest = {"slots": LONGS, "inverses": FLOATS, "num_heads": INT, "num_kv_heads": INT, "eps": FLOAT}
+    for name, has_norms, kept in (("", False, half), (", norms of heads", True, half), (", FP8", True, "*u8")):
         yield Variant(
-            name=f"rotate_and_write{', norms of heads' if has_norms else ''}",
+            name=f"rotate_and_write{name}",
             kernel=kernels.rotate_and_write,
-            types={**pointers, **norms, "slots": LONGS, "num_heads": INT, "num_kv_heads": INT, "eps": FLOAT},
-            constants={"HEAD_DIM": 128, "HALF": 64, "HEADS": 8, "HAS_NORMS": has_norms},
+            types={**pointers, **norms, **rest, "keys": kept, "values": kept},
+            constants={"HEAD_DIM": 128, "HALF": 64, "HEADS": 8, "HAS_NORMS": has_norms, "HAS_SCALES": kept == "*u8"},
         )
 
 
@@ -127,6 +128,7 @@ def ragged_variants() -> Iterator[Variant]:
         *((f"decode, heads of {dim}", 1, dim, "bf16", "bf16", bare) for dim in HEAD_DIMS),
         *((f"prompt, heads of {dim}", 512, dim, "bf16", "bf16", bare) for dim in HEAD_DIMS),
         ("decode, FP8", 1, 128, "bf16", "fp8e4nv", {**bare, "HAS_SCALES": True}),
+        ("prompt, FP8", 512, 128, "bf16", "fp8e4nv", {**bare, "HAS_SCALES": True}),
         ("decode, all options", 1, 128, "bf16", "bf16", everything),
         ("prompt, all options", 512, 128, "bf16", "bf16", everything),
         ("decode, float32", 1, 128, "fp32", "fp32", bare),

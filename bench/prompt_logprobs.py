@@ -62,7 +62,7 @@ class Reader:
     def head(self, num_tokens: int) -> float:
         """Seconds of the output head alone, 64 tokens at a time."""
         model: Any = self.runner.model
-        hidden = torch.randn(64, model.config.hidden_size, dtype=self.runner.store.dtype)
+        hidden = torch.randn(64, model.config.hidden_size, dtype=self.runner.dtype)
         began_s = time.perf_counter()
         for _ in range(num_tokens // 64):
             model.lm_head(hidden)

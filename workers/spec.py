@@ -37,8 +37,12 @@ class EngineSpec:
     sequence_parallel_over_tokens: int = 512  # of a gang whose ranks read prompts together: shorter chunks are not cut
 
 
+KV_DTYPES = ("auto", "fp8")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVSpec:
+    dtype: str = "auto"  # of keys and values in blocks: auto (the model's) | fp8 (e4m3, on GPUs; half the memory)
     transport: str = "auto"  # auto | shm | nccl | gloo | grpc | cuda_ipc
     lease_s: float = 30.0
     max_pending: int = 256  # offers that wait on the decode side for blocks

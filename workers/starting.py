@@ -45,9 +45,15 @@ def build_runner(spec: WorkerSpec) -> "RankRunner":
 
 
 def load(spec: WorkerSpec, make: "Callable[[], TorchRunner]") -> "TorchRunner":
-    """Torch's runner, loaded and warmed up, which every rank of a gang does at once."""
+    """Torch's runner, loaded and warmed up, which every rank of a gang does at once.
+
+    Raises: ConfigError: the device cannot keep keys and values as `kv.dtype` says; and what the loader raises.
+    """
     import torch
 
+    from workers.model.cuda.fp8_support import check_fp8
+
+    check_fp8(spec)
     num_threads = spec.num_threads or len(spec.cores) or None
     if num_threads:
         torch.set_num_threads(num_threads)

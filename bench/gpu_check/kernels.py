@@ -13,7 +13,7 @@ from torch.nn.attention.bias import causal_lower_right
 from bench.gpu_check import card as cards
 from bench.gpu_check.card import Card
 from bench.gpu_check.check import Check, SkippedError
-from workers.model import attention_torch, sampler
+from workers.model import attention_torch, fp8, sampler
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk, SampleRow
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace
@@ -21,6 +21,7 @@ from workers.model.cuda.elementwise import HeadNorms, rms_norm, rotate_and_write
 from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.cuda.sampling import choose
+from workers.model.fp8 import KVScales
 from workers.model.sampling_params import SamplingParams
 from workers.model.trees import MAX_TOKENS
 
@@ -40,6 +41,7 @@ DECODES = {
 PROMPTS = {"cuda": {"4k": [(0, 4096)], "2k after 14k": [(14336, 2048)]}, "cpu": {"20": [(0, 20)]}}
 RAGGED = {"cuda": [(0, 300), (1000, 1), (17, 40), (4000, 1), (250, 63), (0, 1)], "cpu": [(0, 9), (30, 1), (7, 5)]}
 BFLOAT16_ERROR = 2e-2  # of values around 1
+SAME_BYTES = 0.9  # of FP8 numbers: torch's are rounded to bfloat16 before
 MAX_DIFFERING = 0.01  # of drawn tokens: where two are equal to the last bits
 
 
@@ -75,11 +77,11 @@ def _mix(check: Check, dtype: torch.dtype) -> None:
         _judge(check, f"prompts, tokens and trees of one step, {name}", found, want)
     if check.is_dry or torch.cuda.get_device_capability() < (8, 9):
         return
-    scales = torch.full((2, keys.shape[2]), 0.5, device=query.device).unbind()
+    scales = KVScales.of(torch.full((2, keys.shape[2]), 0.5, device=query.device))
     small = [(cache / 0.5).to(torch.float8_e4m3fn) for cache in (keys, values)]
     read = [cache.float() * 0.5 for cache in small]
     want = attention_torch.paged_attention(query.float(), read[0], read[1], meta, Scoring(0.1))
-    found = RaggedAttention(query.device)(query, small[0], small[1], meta, Scoring(0.1), (scales[0], scales[1]))
+    found = RaggedAttention(query.device)(query, small[0], small[1], meta, Scoring(0.1), scales)
     _judge(check, "prompts, tokens and trees of one step, FP8", found, want)
 
 
@@ -105,6 +107,13 @@ def _elementwise(check: Check, dtype: torch.dtype) -> None:
         turned = normed * cos.float()[:, None] + torch.cat([-second, first], -1) * sin.float()[:, None]
         _judge(check, f"rotate_and_write, {name}", found, turned)
     _judge(check, "rotate_and_write, values", v_rows[slots], v)
+    scales = KVScales.of(torch.linspace(0.1, 3.0, 2 * num_kv_heads, device=check.device).view(2, num_kv_heads))
+    kept = torch.zeros(2, *k_rows.shape, dtype=torch.uint8, device=check.device)
+    rotate_and_write(qkv, cos, sin, kept[0], kept[1], slots, norms, scales)
+    for name, found, rows, inverse in zip(("keys", "values"), kept, (k_rows, v_rows), scales.inverses, strict=True):
+        nearest = fp8.to_bytes(rows[slots].transpose(0, 1), inverse).transpose(0, 1)
+        same = float((found[slots] == nearest).float().mean())
+        check.judge(f"rotate_and_write, {name} in FP8", same >= SAME_BYTES, f"{same:.2%} of bytes are torch's")
 
 
 def _sampling(check: Check) -> None:

@@ -113,6 +113,28 @@ def _check_lengths(config: BatonConfig) -> None:
         check_spacing(config.engine, length)
 
 
+def check_kv_dtype(config: BatonConfig, device: str) -> None:
+    """Raises: ConfigError: `kv.dtype` is not for workers of `device`, or for no model at all.
+
+    Args:
+        device: What `config.device` means; auto: not known yet.
+    """
+    if config.kv.dtype == AUTO:
+        return
+    if config.load_format == "fake":
+        raise ConfigError(
+            f"kv.dtype: {config.kv.dtype} is of the keys and values of a model, and load_format: fake has none; leave "
+            "one of them out"
+        )
+    if device == "cpu":
+        found = "device is cpu" if config.device == "cpu" else f"device: {config.device} is cpu here"
+        raise ConfigError(f"kv.dtype: {config.kv.dtype} is read by a GPU's kernels, and {found}; set kv.dtype: auto")
+
+
+def _check_kv_dtype(config: BatonConfig) -> None:
+    check_kv_dtype(config, config.device)
+
+
 def _check_budget(config: BatonConfig) -> None:
     budget, sequences = config.engine.max_batched_tokens, config.engine.max_sequences
     if budget <= sequences:
@@ -179,6 +201,7 @@ _CHECKS: Sequence[Callable[[BatonConfig], None]] = (
     check_draft_model,
     _check_lengths,
     _check_budget,
+    _check_kv_dtype,
     _check_ports,
     _check_tls,
     _check_planner,

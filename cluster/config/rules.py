@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster.config.adapter_names import MAX_ADAPTERS
 from cluster.config.schema import MAX_RANKS
+from workers.spec import KV_DTYPES
 
 SERVING = ("prefill", "decode", "mixed")
 
@@ -13,6 +14,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "load_format": ("auto", "dummy", "fake"),
     "generation_defaults": ("model", "neutral"),
+    "kv.dtype": KV_DTYPES,
     "kv.transport": ("auto", "shm", "nccl", "gloo", "grpc", "cuda_ipc"),
     "kv.push": ("layer", "bulk"),
     "planner.mode": ("off", "advise", "act"),

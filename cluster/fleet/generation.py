@@ -33,7 +33,8 @@ class Generation:
     def of(cls, plan: FleetPlan, role: Role, index: int) -> "Generation":
         model = model_key(plan)
         config = plan.config
-        family = _digest([model, config.device, config.engine.block_size, config.kv.transport], _FAMILY)
+        handed_over = [config.engine.block_size, config.kv.transport, config.kv.dtype]
+        family = _digest([model, config.device, *handed_over], _FAMILY)
         return cls(model=model, family=family, build=_digest([model, *_told(plan, role, index)], _BUILD))
 
     @classmethod

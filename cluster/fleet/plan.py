@@ -10,6 +10,7 @@ from pathlib import Path
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from baton.errors import ConfigError
+from cluster.config.checks import check_kv_dtype
 from cluster.config.effects import Effect, effect_of
 from cluster.config.load import dump, flatten, loads
 from cluster.config.schema import AnyPool, BatonConfig
@@ -170,6 +171,7 @@ def resolve(
     adapters: tuple[AdapterSpec, ...] = (),
     drained: tuple[str, ...] = (),
 ) -> FleetPlan:
+    check_kv_dtype(config, device)
     resolved = replace(config, device=device, dtype=dtype, served_name=config.shown_name)
     return FleetPlan(config=resolved, model_path=model_path, draft_path=draft_path, adapters=adapters, drained=drained)
 

@@ -138,8 +138,14 @@ def _payload_difference(theirs: Sequence[Payload], ours: Sequence[Payload]) -> s
         for field in Payload.DESCRIPTOR.fields:
             sent, wanted = getattr(a, field.name), getattr(b, field.name)
             if sent != wanted:
+                if field.name == "layout" and _is_fp8(sent) != _is_fp8(wanted):
+                    fix = "set the same kv.dtype on both"
                 return f"payloads[{index}].{field.name}: {sent!r} on the sender, {wanted!r} on the receiver; {fix}"
     return ""
+
+
+def _is_fp8(layout: str) -> bool:
+    return "/float8" in layout
 
 
 def _wire_payload(spec: PayloadSpec) -> Payload:

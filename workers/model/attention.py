@@ -1,12 +1,13 @@
 """What every attention path is told about a step, and the one signature they share.
 
-A path is a function `paged_attention(query, k_cache, v_cache, meta, scoring) -> output`:
+A path is a function `paged_attention(query, k_cache, v_cache, meta, scoring, scales) -> output`:
 
     query, output: [T, num_heads, head_dim], chunks one after the other
     k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], views of one layer's blocks; the last two
         dimensions are contiguous, and the chunks' own keys and values are in them already
 
-Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query, cache and output is the same.
+Query head h reads KV head h // (num_heads // num_kv_heads). The dtype of query, cache and output is the same; where
+there are scales, the cache is in FP8 instead, see `workers.model.fp8`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from workers.model import trees
 from workers.model.contract import Chunk
+from workers.model.fp8 import KVScales
 
 
 class Scoring(NamedTuple):
@@ -88,6 +90,7 @@ class PagedAttention(Protocol):
         v_cache: Tensor,
         meta: PagedMeta,
         scoring: Scoring,
+        scales: KVScales | None = None,
     ) -> Tensor: ...
 
 

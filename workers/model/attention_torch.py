@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.model import trees
+from workers.model import fp8, trees
 from workers.model.attention import PagedMeta, Scoring
+from workers.model.fp8 import KVScales
 
 
 def paged_attention(
@@ -20,6 +21,7 @@ def paged_attention(
     v_cache: Tensor,
     meta: PagedMeta,
     scoring: Scoring,
+    scales: KVScales | None = None,
 ) -> Tensor:
     """See `workers.model.attention`."""
     window = scoring.window
@@ -31,6 +33,9 @@ def paged_attention(
         oldest = 0 if window is None else max(0, context + 1 - window)
         length = context + end - begin
         keys, values = (_tokens(cache, meta, i, oldest, length) for cache in (k_cache, v_cache))
+        if scales is not None:
+            keys = fp8.read(keys, scales.key, query.dtype)
+            values = fp8.read(values, scales.value, query.dtype)
         mine, out = query[begin:end], output[begin:end]
         is_written_out = scoring.softcap is not None or scoring.sinks is not None
         is_causal = context == 0 and i not in meta.trees and (window is None or length <= window)
@@ -52,7 +57,12 @@ def _tokens(cache: Tensor, meta: PagedMeta, chunk: int, first: int, end: int) ->
     if key not in meta.gathers:
         meta.gathers[key] = _index(meta.block_ids[chunk][key[1] : key[2]], cache.device)
     index = meta.gathers[key]
-    found = cache[index] if isinstance(index, slice) else cache.index_select(0, index)
+    if isinstance(index, slice):
+        found = cache[index]
+    elif cache.dtype == fp8.DTYPE:  # few operations know it: bytes are bytes
+        found = cache.view(torch.uint8).index_select(0, index).view(fp8.DTYPE)
+    else:
+        found = cache.index_select(0, index)
     return found.flatten(0, 1)[first % size : first % size + end - first]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baton.errors import ConfigError
-from workers.model import shared_memory
+from workers.model import fp8, shared_memory
 from workers.model.contract import Unit
 from workers.model.cpu import kv_copy
 from workers.model.kv_rows import HeldHeads, KVRows, lay_out
@@ -49,6 +49,8 @@ class TorchKVStore(KVRows):
         place: The rank's, whose store this is.
         whole: Of what all ranks of the gang hold together; None: this one holds all.
         num_states: Slots for states.
+        dtype: Of keys and values; `layers` hold bytes where it is FP8.
+        names: Of each layer, what its layout says of the elements; empty, or none at all: the dtype's name.
     Attributes:
         layers: Of the layers that attend, in order: [2, num_blocks, block_size, num_kv_heads, head_dim].
         states: Of the other layers, in order, their parts: [num_states, heads, ...] each.
@@ -65,9 +67,12 @@ class TorchKVStore(KVRows):
         place: Place = PLAIN,
         whole: Sequence[Shape] | None = None,
         num_states: int = 0,
+        names: Sequence[str] = (),
     ) -> None:
         self.shapes = tuple(shapes)
         self.dtype = dtype
+        stored = torch.uint8 if dtype == fp8.DTYPE else dtype
+        told = [name or str(dtype).removeprefix("torch.") for name in names or [""] * len(self.shapes)]
         pools: list[_Pool] = []
         for layer, (shape, all_of_it) in enumerate(zip(self.shapes, whole or self.shapes, strict=True)):
             if isinstance(shape, StateShape):
@@ -76,8 +81,8 @@ class TorchKVStore(KVRows):
                 pools += [_state_pool(layer, part, there.num_heads, place, num_states) for part, there in parts]
             else:
                 assert isinstance(all_of_it, LayerShape), f"layer {layer} keeps KV on this rank alone"
-                held = _held(layer, shape, all_of_it.num_kv_heads, block_size, dtype, place)
-                pools.append(_Pool(held, (PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim), dtype))
+                held = _held(layer, shape, all_of_it.num_kv_heads, block_size, stored, told[layer], place)
+                pools.append(_Pool(held, (PLANES, num_blocks, block_size, shape.num_kv_heads, shape.head_dim), stored))
         has_kernel = device.type == "cpu" and kv_copy.available()
         caches, nbytes = lay_out([pool.held for pool in pools], num_blocks, num_states, 0)
         memory = _share(nbytes) if has_kernel and shared_memory.is_available() else None
@@ -138,10 +143,9 @@ class _Pool:
 
 
 def _held(
-    layer: int, shape: LayerShape, num_heads: int, block_size: int, dtype: torch.dtype, place: Place
+    layer: int, shape: LayerShape, num_heads: int, block_size: int, dtype: torch.dtype, name: str, place: Place
 ) -> HeldHeads:
     heads = _heads_of(layer, place, num_heads, shape.num_kv_heads)
-    name = str(dtype).removeprefix("torch.")
     return HeldHeads(
         layer=layer,
         num_heads=num_heads,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from workers.adapters.adapter import AdapterSpec
 from workers.memory_shares import check_spacing
-from workers.model import attention_torch, specs
+from workers.model import attention_torch, fp8, specs
 from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
 from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
 from workers.model.cpu import attention as cpu_attention
@@ -34,8 +34,10 @@ from workers.model.cuda.ways import Way, ways
 from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.split import linear_step
+from workers.model.kv_scales import kv_format
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.largest_step import largest_batch
+from workers.model.layer_cache import LayerCache, WriteKV, copy_rows
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
 from workers.model.lora.adapters import Adapters
@@ -54,14 +56,6 @@ logger = logging.getLogger(__name__)
 
 MAX_TOLD_LATE = 64  # new tokens of a step that is replayed though it is handed over: see docs/gpu.md
 
-# (key, value [1, heads, T, dim], k_rows, v_rows [num_slots, heads, dim], slots [T]): writes the rows at `slots`
-WriteKV = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
-
-
-def copy_rows(key: Tensor, value: Tensor, k_rows: Tensor, v_rows: Tensor, slots: Tensor) -> None:
-    k_rows.index_copy_(0, slots, key[0].transpose(0, 1))
-    v_rows.index_copy_(0, slots, value[0].transpose(0, 1))
-
 
 class Step:
     """One forward pass: what `workers.model.binding` hands to each layer."""
@@ -71,7 +65,7 @@ class Step:
     def __init__(
         self,
         slots: Tensor,
-        caches: Mapping[int, tuple[Tensor, Tensor, Tensor, Tensor]],
+        caches: Mapping[int, LayerCache],
         meta: PagedMeta,
         attention: PagedAttention,
         write_kv: WriteKV,
@@ -94,25 +88,25 @@ class Step:
         value: Tensor,
         scoring: Scoring,
     ) -> Tensor:
-        k_rows, v_rows, k_cache, v_cache = self.caches[layer]
-        self.write_kv(key, value, k_rows, v_rows, self.slots)
+        cache = self.caches[layer]
+        cache.write(self.write_kv, key, value, self.slots)
         if self.on_layer is not None:
             self.on_layer(layer)
         rows = query[0].transpose(0, 1)
-        return self.attention(rows, k_cache, v_cache, self.meta, scoring)[None]
+        return self.attention(rows, cache.k_cache, cache.v_cache, self.meta, scoring, cache.scales)[None]
 
     def turn_and_attend(
         self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None, scoring: Scoring
     ) -> Tensor:
         """The same of queries and keys that are to be turned yet, on a GPU: see `workers.model.cuda.fused`."""
-        k_rows, v_rows, k_cache, v_cache = self.caches[layer]
+        cache = self.caches[layer]
         if self.write_kv is not copy_rows:
-            num_heads = qkv.shape[1] - 2 * k_rows.shape[1]
+            num_heads = qkv.shape[1] - 2 * cache.k_rows.shape[1]
             return self.attend(layer, *turned(qkv, cos, sin, num_heads, norms), scoring)
-        query = rotate_and_write(qkv, cos, sin, k_rows, v_rows, self.slots, norms)
+        query = rotate_and_write(qkv, cos, sin, cache.k_rows, cache.v_rows, self.slots, norms, cache.scales)
         if self.on_layer is not None:
             self.on_layer(layer)
-        return self.attention(query, k_cache, v_cache, self.meta, scoring)[None]
+        return self.attention(query, cache.k_cache, cache.v_cache, self.meta, scoring, cache.scales)[None]
 
     def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
         assert self.states is not None
@@ -162,7 +156,7 @@ class TorchRunner:
         loaded = loaded or load_model(spec, ranks)
         self._ranks = ranks
         self.model: Any = loaded.model
-        self.device = loaded.device
+        self.device, self.dtype = loaded.device, loaded.dtype
         self.vocab_size: int = int(loaded.config.vocab_size)
         self.eos_token_ids = loaded.eos_token_ids
         self.fingerprint = loaded.fingerprint
@@ -172,8 +166,9 @@ class TorchRunner:
         if native and self.device.type == "cuda":
             fuse_layers(self.model, loaded.dtype)  # before KV takes the memory that it needs meanwhile
         self.memory.begin(Part.KV)
+        kv = kv_format(spec, loaded.whole_shapes, loaded.place, loaded.dtype, loaded.device)
         # Of the whole model, so that blocks do not depend on how many ranks share them.
-        shares = plan_memory(loaded.whole_shapes, engine, loaded.dtype)
+        shares = plan_memory(loaded.whole_shapes, engine, kv.dtype)
         self.num_blocks, self.num_states, self.state_spacing = shares
         self.max_model_len = engine.max_model_len or min(
             specs.max_positions(loaded.config), self.num_blocks * engine.block_size
@@ -184,16 +179,17 @@ class TorchRunner:
             list(held.values()),
             num_blocks=self.num_blocks + (self.device.type == "cuda"),  # the last is scratch for padded decodes
             block_size=engine.block_size,
-            dtype=loaded.dtype,
+            dtype=kv.dtype,
             device=self.device,
             place=loaded.place,
             whole=[loaded.whole_shapes[layer] for layer in held],
+            names=[kv.names.get(layer, "") for layer in held],
             num_states=self.num_states,
         )
         attending = [index for index, shape in held.items() if isinstance(shape, LayerShape)]
         recurring = [index for index, shape in held.items() if isinstance(shape, StateShape)]
         self._caches = {
-            index: (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1])
+            index: LayerCache.of(layer, kv.scales.get(index))
             for index, layer in zip(attending, self.store.layers, strict=True)
         }
         self._states = dict(zip(recurring, self.store.states, strict=True))
@@ -494,7 +490,7 @@ class TorchRunner:
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
         cpu_memory.keep_freed_memory()
-        if loaded.dtype in cpu_attention.DTYPES and cpu_attention.available():
+        if self.store.dtype in cpu_attention.DTYPES and cpu_attention.available():
             self.attention = cpu_attention.paged_attention
         if loaded.dtype in cpu_elementwise.DTYPES and cpu_elementwise.available():
             packed.fuse_layers(loaded.model, loaded.dtype)
@@ -507,14 +503,15 @@ class TorchRunner:
         engine = spec.engine
         cuda_sampling.works(self.device, self.vocab_size)  # compiled before anybody waits
         head_dims = {shape.head_dim for shape in loaded.shapes if isinstance(shape, LayerShape)}
-        found = ways(self.device, head_dims, loaded.dtype)
+        is_fp8 = self.store.dtype == fp8.DTYPE
+        found = ways(self.device, head_dims, loaded.dtype, is_fp8=is_fp8)
         shares_graphs = self._ranks is None or self._ranks.can_capture
         has_graphs = not self._states and shares_graphs  # which slots a step writes is no input of a graph
         kinds = self._kinds()
         chosen = self._choose_way(found, kinds, engine, has_graphs=has_graphs)
         self.attention = chosen.mixed.eager()
         self.runs_ahead = self.runs_ahead and chosen.mixed.runs_ahead and chosen.decode.runs_ahead
-        self.attention_name = chosen.text if has_graphs else chosen.mixed.name
+        self.attention_name = f"{chosen.text if has_graphs else chosen.mixed.name}{', FP8 KV' if is_fp8 else ''}"
         if has_graphs:
             self.graphs = self._make_graphs(chosen, kinds, spec)
 

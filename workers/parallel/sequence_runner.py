@@ -14,9 +14,10 @@ from torch import Tensor
 
 from workers.model.contract import Chunk, Row
 from workers.model.hybrid.mixer import LinearStep, mixers_of
+from workers.model.layer_cache import WriteKV
 from workers.model.prompt_rows import PromptRow
 from workers.model.prompt_scores import KeptOutputs, num_pieces
-from workers.model.runner import TorchRunner, WriteKV
+from workers.model.runner import TorchRunner
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.parallel.division import Division, divide
 from workers.parallel.gathering import LEADER, SequenceRanks
@@ -35,7 +36,7 @@ class SequenceRunner(TorchRunner):
         self.sequence = sequence
         self.runs_ahead = False  # pieces are cut, and what ranks tell each other is waited for
         self._over_tokens = spec.engine.sequence_parallel_over_tokens
-        self._costs = token_costs(self.model.config, mixers_of(self.model), self.store.dtype)
+        self._costs = token_costs(self.model.config, mixers_of(self.model), self.dtype)
         self._num_logits = -(-self.vocab_size // (ranks.size if ranks is not None else 1))  # of a token, on one rank
 
     def _computed(

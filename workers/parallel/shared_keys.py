@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from workers.model.runner import WriteKV
+from workers.model.layer_cache import WriteKV
 from workers.parallel.division import Division
 from workers.parallel.gathering import SequenceRanks
 from workers.parallel.later import Later
 
 
 class SharedKeys:
-    """Of one step; implements `workers.model.runner.WriteKV`.
+    """Of one step; implements `workers.model.layer_cache.WriteKV`.
 
     Args:
         write: Into this rank's blocks.

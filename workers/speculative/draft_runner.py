@@ -64,6 +64,7 @@ def _name(spec: WorkerSpec) -> str:
 
 def _engine(spec: WorkerSpec, config: Any, target: ModelRunner) -> EngineSpec:
     """With blocks for the tokens that the target's hold, or for `max_sequences` of the longest, if that is less."""
+    from workers.model.kv_scales import kv_dtype
     from workers.model.loader import DTYPES
     from workers.model.specs import max_positions
     from workers.model.tensor_parallel.share import num_kv_heads
@@ -72,6 +73,7 @@ def _engine(spec: WorkerSpec, config: Any, target: ModelRunner) -> EngineSpec:
     length = min(target.max_model_len, max_positions(config))
     num_blocks = min(target.num_blocks, engine.max_sequences * -(-length // engine.block_size))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_nbytes = 2 * config.num_hidden_layers * num_kv_heads(config) * head_dim * DTYPES[spec.dtype].itemsize
+    itemsize = kv_dtype(spec, DTYPES[spec.dtype]).itemsize
+    token_nbytes = 2 * config.num_hidden_layers * num_kv_heads(config) * head_dim * itemsize
     memory_bytes = num_blocks * engine.block_size * token_nbytes
     return replace(engine, memory_bytes=memory_bytes, max_model_len=None, state_cache_spacing=None)

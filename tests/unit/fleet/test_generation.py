@@ -6,7 +6,7 @@ import pytest
 
 from cluster.config.effects import EFFECTS, Effect, effect_of
 from cluster.config.load import flatten, loads
-from cluster.config.schema import BatonConfig
+from cluster.config.schema import BatonConfig, KVConfig
 from cluster.fleet.generation import Generation, model_key
 from cluster.fleet.plan import FleetPlan
 from workers.spec import Role
@@ -78,6 +78,8 @@ def test_only_the_worker_whose_cores_change_is_outdated() -> None:
 
 def test_blocks_of_another_size_are_another_family_and_another_dtype_another_model() -> None:
     assert of(plan("engine: {block_size: 32}")).family != of(plan()).family
+    in_fp8 = replace(plan(), config=replace(plan().config, kv=KVConfig(dtype="fp8")))
+    assert (of(in_fp8).model, of(in_fp8).family == of(plan()).family) == (of(plan()).model, False)
     other = replace(plan(), config=replace(plan().config, dtype="bfloat16"))
     assert (model_key(other) == model_key(plan()), of(other).family == of(plan()).family) == (False, False)
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.model import attention_torch
+from workers.model import attention_torch, fp8
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
-from workers.model.cuda.attention import gathered
+from workers.model.cuda.attention import FlashInfer, gathered
+from workers.model.fp8 import KVScales
 
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 16, 4
 FEATURES = [
@@ -88,6 +89,55 @@ def test_the_gathered_path_attends_to_decodes_and_to_padding(features: dict[str,
     found = gathered(query, k_cache, v_cache, tables, meta.positions + 1, _scoring(features))
     want = plain(query, k_cache, v_cache, meta, _scoring(features))
     assert found == pytest.approx(want, abs=2e-6)
+
+
+def in_fp8(cache: Tensor, factor: Tensor) -> Tensor:
+    return fp8.to_bytes(cache.transpose(1, 2), factor.reciprocal()).transpose(1, 2).contiguous().view(fp8.DTYPE)
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+def test_the_gathered_path_reads_fp8(features: dict[str, object]) -> None:
+    query, k_cache, v_cache, meta = make_case([(0, 1), (8, 9), (3, 4), (12, 13)], seed=2)
+    tables = torch.zeros(4, 8, dtype=torch.int32)
+    tables[:, : meta.block_tables.shape[1]] = meta.block_tables
+    scales = KVScales.of(torch.tensor([[0.5, 0.01], [2.0, 0.3]]))
+    keys, values = in_fp8(k_cache, scales.key), in_fp8(v_cache, scales.value)
+    found = gathered(query, keys, values, tables, meta.positions + 1, _scoring(features), scales)
+    want = attention_torch.paged_attention(query, keys, values, meta, _scoring(features), scales)
+    torch.testing.assert_close(found, want, atol=2e-6, rtol=0)
+    read = [fp8.read(kept, factor, torch.float32) for kept, factor in zip((keys, values), scales.factors, strict=True)]
+    torch.testing.assert_close(want, plain(query, *read, meta, _scoring(features)), atol=2e-6, rtol=0)
+
+
+class OneScale:
+    """In place of FlashInfer's wrapper: of FP8 it knows the numbers alone."""
+
+    def __init__(self, meta: PagedMeta) -> None:
+        self.meta = meta
+
+    def plan(self, *args: object, q_data_type: torch.dtype, kv_data_type: torch.dtype, **_: object) -> None:
+        self.planned = q_data_type, kv_data_type
+
+    def run(self, query: Tensor, caches: tuple[Tensor, Tensor]) -> Tensor:
+        assert self.planned == (query.dtype, caches[0].dtype)
+        keys, values = (cache.float() for cache in caches)
+        return attention_torch.paged_attention(query, keys, values, self.meta, Scoring(0.3))
+
+
+class WithOneScale(FlashInfer):
+    def _make(self) -> OneScale:
+        assert self._meta is not None
+        return OneScale(self._meta)
+
+
+def test_a_factor_for_each_head_goes_around_what_knows_none() -> None:
+    query, k_cache, v_cache, meta = make_case([(0, 1), (8, 9), (3, 7)], seed=5)
+    scales = KVScales.of(torch.tensor([[0.5, 0.01], [2.0, 0.3]]))
+    keys, values = in_fp8(k_cache, scales.key), in_fp8(v_cache, scales.value)
+    attention = WithOneScale(torch.device("cpu"), torch.empty(0))
+    found = attention(query, keys, values, meta, Scoring(0.3), scales)
+    want = attention_torch.paged_attention(query, keys, values, meta, Scoring(0.3), scales)
+    torch.testing.assert_close(found, want, atol=2e-6, rtol=0)
 
 
 def test_blocks_that_lie_in_a_row_give_what_scattered_ones_give() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.models import tiny
 from tests.unit.model.driver import Driver, Expected, count_differences, generate, make_spec, prompts_of
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
+from workers.model.fp8 import KVScales
 from workers.model.runner import TorchRunner
 
 NUM_OUTPUTS = 6
@@ -34,8 +35,15 @@ def expected(family: str) -> list[Expected]:
 def forgetting(attention: PagedAttention, **forgotten: Any) -> PagedAttention:
     """`attention` with some of its arguments replaced."""
 
-    def attend(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
-        return attention(query, k_cache, v_cache, meta, scoring._replace(**forgotten))
+    def attend(
+        query: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: PagedMeta,
+        scoring: Scoring,
+        scales: KVScales | None = None,
+    ) -> Tensor:
+        return attention(query, k_cache, v_cache, meta, scoring._replace(**forgotten), scales)
 
     return attend
 
@@ -63,11 +71,18 @@ def test_a_window_wider_by_one_token_is_seen(family: str) -> None:
     runner = TorchRunner(make_spec(tiny(family)))
     attention = runner.attention
 
-    def widened(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+    def widened(
+        query: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: PagedMeta,
+        scoring: Scoring,
+        scales: KVScales | None = None,
+    ) -> Tensor:
         if scoring.window is not None:
             assert scoring.window == right
             scoring = scoring._replace(window=scoring.window + 1)
-        return attention(query, k_cache, v_cache, meta, scoring)
+        return attention(query, k_cache, v_cache, meta, scoring, scales)
 
     runner.attention = widened
     driver = Driver(runner, seed=2)

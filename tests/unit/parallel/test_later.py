@@ -16,7 +16,7 @@ from workers.model.cpu import exchange
 from workers.model.cpu.exchange import Exchange, segment_bytes
 from workers.model.hybrid.mixer import Recurrence
 from workers.model.hybrid.states import States, rows_of
-from workers.model.runner import copy_rows
+from workers.model.layer_cache import copy_rows
 from workers.parallel.division import Division, divide
 from workers.parallel.gathering import SequenceRanks
 from workers.parallel.later import Later

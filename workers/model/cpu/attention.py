@@ -17,6 +17,7 @@ from torch import Tensor
 from workers.model import attention_torch
 from workers.model.attention import PagedMeta, Scoring
 from workers.model.cpu import native
+from workers.model.fp8 import KVScales
 
 DTYPES = (torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
@@ -83,14 +84,22 @@ def available() -> bool:
     return _kernel() is not None
 
 
-def paged_attention(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
-    """See `workers.model.attention`; only where `available()`.
+def paged_attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: PagedMeta,
+    scoring: Scoring,
+    scales: KVScales | None = None,
+) -> Tensor:
+    """See `workers.model.attention`; only where `available()`, and not of FP8.
 
     Args:
         query: bfloat16 or float32 as the caches; any strides but for the last, which must be 1.
     """
     kernel = _kernel()
     assert kernel is not None, "paged_attention without its kernel: ask available() first"
+    assert scales is None, "the kernel reads what has the queries' dtype"
     assert query.dtype in DTYPES
     assert query.dtype == k_cache.dtype == v_cache.dtype
     if query.stride(2) != 1:

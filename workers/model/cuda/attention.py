@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.model import attention_torch
+from workers.model import attention_torch, fp8
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
+from workers.model.fp8 import KVScales
 
 FLASHINFER_HEAD_DIMS = frozenset({64, 128, 256})
 FLASHINFER_DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -36,6 +37,7 @@ class PlanKey(NamedTuple):
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    kv_dtype: torch.dtype
     scale: float
     window: int | None
     softcap: float | None
@@ -74,15 +76,26 @@ class FlashInfer:
         v_cache: Tensor,
         meta: PagedMeta,
         scoring: Scoring,
+        scales: KVScales | None = None,
     ) -> Tensor:
-        """See `workers.model.attention`. Steps with trees attend by torch: plans here are causal."""
+        """See `workers.model.attention`. Steps with trees attend by torch: plans here are causal.
+
+        It takes one scale for all heads, we may have one for each: so queries carry those of keys, and those of values
+        come after it.
+        """
         if meta.trees:
-            return attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring)
+            return attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring, scales)
         if meta is not self._meta:
             self.begin(meta)
-        kind = PlanKey(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, *scoring[:3])
+        kind = PlanKey(query.shape[1], k_cache.shape[2], query.shape[2], query.dtype, k_cache.dtype, *scoring[:3])
         if kind not in self._planned:
             self._plan(kind, meta)
+        if scales is None:
+            return self._attend(kind, query, k_cache, v_cache, scoring)
+        found = self._attend(kind, _by_kv_head(query, scales.key), k_cache, v_cache, scoring)
+        return _by_kv_head(found, scales.value)
+
+    def _attend(self, kind: PlanKey, query: Tensor, k_cache: Tensor, v_cache: Tensor, scoring: Scoring) -> Tensor:
         wrapper = self._wrappers[kind]
         if scoring.sinks is None:
             found: Tensor = wrapper.run(query.contiguous(), (k_cache, v_cache))
@@ -112,7 +125,7 @@ class FlashInfer:
             window_left=-1 if kind.window is None else kind.window - 1,
             logits_soft_cap=kind.softcap,
             q_data_type=kind.dtype,
-            kv_data_type=kind.dtype,
+            kv_data_type=kind.kv_dtype,
         )
         self._planned.add(kind)
 
@@ -137,6 +150,12 @@ class FlashInfer:
         )
 
 
+def _by_kv_head(x: Tensor, factor: Tensor) -> Tensor:
+    """x: [T, num_heads, head_dim], times the factor of each head's KV head."""
+    grouped = x.reshape(len(x), len(factor), -1, x.shape[2])
+    return (grouped * factor[:, None, None]).to(x.dtype).view(x.shape)
+
+
 def _rows(meta: PagedMeta) -> list[tuple[int, int, int]]:
     """(num_context, first row, end row) of each chunk."""
     return list(zip(meta.num_contexts, meta.query_starts[:-1], meta.query_starts[1:], strict=True))
@@ -149,6 +168,7 @@ def gathered(
     tables: Tensor,
     lengths: Tensor,
     scoring: Scoring,
+    scales: KVScales | None = None,
 ) -> Tensor:
     """Attention of one token per sequence over gathered blocks; no shape depends on a value, nothing synchronizes.
 
@@ -161,9 +181,14 @@ def gathered(
     batch, num_heads, head_dim = query.shape
     num_kv_heads = k_cache.shape[2]
     flat = tables.reshape(-1)
+    if scales is None:
+        keys, values = k_cache.index_select(0, flat), v_cache.index_select(0, flat)
+    else:
+        bytes_of = (cache.view(torch.uint8).index_select(0, flat).view(fp8.DTYPE) for cache in (k_cache, v_cache))
+        keys, values = (fp8.read(kept, one, query.dtype) for kept, one in zip(bytes_of, scales.factors, strict=True))
     # [batch, num_kv_heads, width * block_size, head_dim]
-    keys = k_cache.index_select(0, flat).view(batch, -1, num_kv_heads, head_dim).transpose(1, 2)
-    values = v_cache.index_select(0, flat).view(batch, -1, num_kv_heads, head_dim).transpose(1, 2)
+    keys = keys.view(batch, -1, num_kv_heads, head_dim).transpose(1, 2)
+    values = values.view(batch, -1, num_kv_heads, head_dim).transpose(1, 2)
     positions = torch.arange(keys.shape[2], device=query.device)
     mask = positions < lengths[:, None]
     if window is not None:
@@ -188,8 +213,15 @@ def gathered(
 def over_tables(tables: Tensor, lengths: Tensor) -> PagedAttention:
     """`gathered` over tables that stay where they are while their values change."""
 
-    def attend(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
-        return gathered(query, k_cache, v_cache, tables, lengths, scoring)
+    def attend(
+        query: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: PagedMeta,
+        scoring: Scoring,
+        scales: KVScales | None = None,
+    ) -> Tensor:
+        return gathered(query, k_cache, v_cache, tables, lengths, scoring, scales)
 
     return attend
 

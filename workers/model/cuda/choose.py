@@ -172,14 +172,14 @@ def _try(way: Way, case: Case, clock: Callable[[], float]) -> Tried:
 def _query(kind: Kind, meta: PagedMeta) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(meta.num_tokens, kind.num_heads, kind.k_cache.shape[-1], generator=generator)
-    return query.to(kind.k_cache.device, kind.k_cache.dtype)
+    return query.to(kind.k_cache.device, kind.dtype)
 
 
 def _check(attention: PagedAttention, kind: Kind, meta: PagedMeta) -> None:
     """Raises: ArithmeticError: it is wrong."""
     query = _query(kind, meta)
-    found = attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring)
-    want = attention_torch.paged_attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring)
+    found = attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring, kind.scales)
+    want = attention_torch.paged_attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring, kind.scales)
     error = float((found.float() - want.float()).abs().max())
     if not error <= MAX_ERROR.get(query.dtype, MAX_ERROR[torch.bfloat16]):  # NaN too
         raise ArithmeticError(f"it is off by {error:.1e}")
@@ -193,7 +193,7 @@ def _steps(attention: PagedAttention, case: Case, meta: PagedMeta) -> Callable[[
     def step() -> None:
         again = _again(meta)
         for _ in range(case.num_layers):
-            attention(query, kind.k_cache, kind.v_cache, again, kind.scoring)
+            attention(query, kind.k_cache, kind.v_cache, again, kind.scoring, kind.scales)
 
     return step
 
@@ -214,7 +214,7 @@ def _decode(way: Way, case: Case) -> Callable[[], None]:
     def compute() -> None:
         attention = fixed.attention(meta)
         for _ in range(case.num_layers):
-            attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring)
+            attention(query, kind.k_cache, kind.v_cache, meta, kind.scoring, kind.scales)
 
     launch = CUDACapture(device)(compute)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.model.cuda.launching import power_of_2
+from workers.model.fp8 import KVScales
 
 MAX_WIDTH = 1 << 15  # of a row that one program holds
 HEADS = 8  # of a program
@@ -41,13 +42,14 @@ def rotate_and_write(
     v_rows: Tensor,
     slots: Tensor,
     norms: HeadNorms | None = None,
+    scales: KVScales | None = None,
 ) -> Tensor:
     """The turned queries; keys, turned, and values are written at `slots`.
 
     Args:
         qkv: [T, num_heads + 2 * num_kv_heads, head_dim], contiguous.
         cos, sin: [T, head_dim], contiguous.
-        k_rows, v_rows: [num_slots, num_kv_heads, head_dim], contiguous.
+        k_rows, v_rows: [num_slots, num_kv_heads, head_dim], contiguous; with `scales` bytes, of FP8 numbers.
         slots: [T] int64.
     Returns:
         [T, num_heads, head_dim].
@@ -68,6 +70,7 @@ def rotate_and_write(
         slots,
         norms.query if norms else cos,
         norms.key if norms else cos,
+        scales.inverses if scales else cos,
         num_heads,
         num_kv_heads,
         norms.eps if norms else 0.0,
@@ -75,6 +78,7 @@ def rotate_and_write(
         HALF=power_of_2(head_dim // 2),
         HEADS=HEADS,
         HAS_NORMS=norms is not None,
+        HAS_SCALES=scales is not None,
         num_warps=4,
     )
     return query

@@ -9,19 +9,23 @@ import torch
 from torch import Tensor
 
 from workers.model.attention import PagedMeta, Scoring
+from workers.model.fp8 import KVScales, fill_normal
 
 
 class Kind(NamedTuple):
     """Of layers that are computed alike.
 
     Args:
-        k_cache, v_cache: Of one of them, as in `workers.model.attention`.
+        k_cache, v_cache, scales: Of one of them, as in `workers.model.attention`.
+        dtype: Of queries.
     """
 
     k_cache: Tensor
     v_cache: Tensor
     num_heads: int
     scoring: Scoring
+    dtype: torch.dtype
+    scales: KVScales | None = None
 
 
 class KindsNoted:
@@ -31,9 +35,17 @@ class KindsNoted:
         self._kinds: dict[Any, Kind] = {}
         self._counts: Counter[Any] = Counter()
 
-    def __call__(self, query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: PagedMeta,
+        scoring: Scoring,
+        scales: KVScales | None = None,
+    ) -> Tensor:
         key = (query.shape[1], k_cache.shape[2:], scoring[:3], scoring.sinks is not None)
-        self._kinds.setdefault(key, Kind(k_cache, v_cache, query.shape[1], scoring))
+        self._kinds.setdefault(key, Kind(k_cache, v_cache, query.shape[1], scoring, query.dtype, scales))
         self._counts[key] += 1
         return torch.zeros_like(query)
 
@@ -45,8 +57,8 @@ class KindsNoted:
 def filled(kinds: Sequence[Kind]) -> Iterator[None]:
     """With random numbers in their blocks, which nobody uses yet; zeros again after it."""
     for kind in kinds:
-        kind.k_cache.normal_()
-        kind.v_cache.normal_()
+        fill_normal(kind.k_cache, kind.scales.key if kind.scales else None)
+        fill_normal(kind.v_cache, kind.scales.value if kind.scales else None)
     try:
         yield
     finally:

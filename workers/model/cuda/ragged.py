@@ -14,6 +14,7 @@ from torch import Tensor
 from workers.model.attention import PagedMeta, Scoring
 from workers.model.cuda.inputs import side_by_side
 from workers.model.cuda.launching import power_of_2, to_device
+from workers.model.fp8 import KVScales
 
 HEAD_DIMS = range(16, 257)
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
@@ -122,13 +123,9 @@ class RaggedAttention:
         v_cache: Tensor,
         meta: PagedMeta,
         scoring: Scoring,
-        scales: tuple[Tensor, Tensor] | None = None,
+        scales: KVScales | None = None,
     ) -> Tensor:
-        """See `workers.model.attention`.
-
-        Args:
-            scales: [num_kv_heads] float32 each: what keys and values in FP8 are to be multiplied by.
-        """
+        """See `workers.model.attention`."""
         from workers.model.cuda.kernels import ragged as kernels
 
         if meta is not self._meta:
@@ -159,8 +156,8 @@ class RaggedAttention:
             step.table_start,
             self._seen_rows(scoring.window) if has_trees else nothing,
             step.positions if step.positions is not None else nothing,
-            scales[0] if scales else nothing,
-            scales[1] if scales else nothing,
+            scales.key if scales else nothing,
+            scales.value if scales else nothing,
             scoring.sinks if scoring.sinks is not None else nothing,
             plan.units,
             plan.tiles,

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from baton.errors import ConfigError
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta
 from workers.model.cuda import ragged
@@ -119,11 +120,23 @@ class TritonWay:
         return Fixed(begun, _nothing)
 
 
-def ways(device: torch.device, head_dims: set[int], dtype: torch.dtype) -> Sequence[Way]:
-    """That can serve every layer, the one that is thought fastest first; torch is always there, and last."""
+def ways(device: torch.device, head_dims: set[int], dtype: torch.dtype, *, is_fp8: bool = False) -> Sequence[Way]:
+    """That can serve every layer, the one that is thought fastest first; torch is always there, and last.
+
+    Args:
+        dtype: Of queries, and of keys and values but where `is_fp8`.
+    Raises:
+        ConfigError: Nothing but torch would read FP8.
+    """
     found: list[Way] = []
     if has_triton() and ragged.suits(head_dims, dtype):
         found.append(TritonWay(device))
+    elif is_fp8:
+        sizes = ", ".join(map(str, sorted(head_dims)))
+        raise ConfigError(
+            f"kv.dtype: fp8 is read by Triton's kernels alone, which want triton and heads of {ragged.HEAD_DIMS[0]} to "
+            f"{ragged.HEAD_DIMS[-1]} dimensions; this model's have {sizes}; set kv.dtype: auto"
+        )
     if flashinfer_available(head_dims, dtype):
         found.append(FlashInferWay(device))
     return [*found, TorchWay()]

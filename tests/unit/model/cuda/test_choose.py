@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from baton.errors import ConfigError
 from workers.model import attention_torch
 from workers.model.attention import PagedAttention, PagedMeta, Scoring
 from workers.model.cuda.choose import Case, choose
 from workers.model.cuda.inputs import StepInputs
 from workers.model.cuda.kinds import Kind, filled
 from workers.model.cuda.ways import Fixed, TorchWay, ways
+from workers.model.fp8 import DTYPE, KVScales, read
 
 
 @dataclass
@@ -33,16 +35,26 @@ class Fake:
     is_ragged: bool = False
     off_by: float = 0.0
     error: Exception | None = None
+    forgets_scales: bool = False
     seen: list[PagedMeta] = field(default_factory=list)
 
     def eager(self) -> PagedAttention:
-        def attend(query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: PagedMeta, scoring: Scoring) -> Tensor:
+        def attend(
+            query: Tensor,
+            k_cache: Tensor,
+            v_cache: Tensor,
+            meta: PagedMeta,
+            scoring: Scoring,
+            scales: KVScales | None = None,
+        ) -> Tensor:
             if self.error is not None:
                 raise self.error
             self.seen.append(meta)
             is_decode = meta.num_tokens == meta.num_chunks
             self.clock.now_s += self.decode_s if is_decode else self.prompt_s
-            return attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring) + self.off_by
+            if scales is not None and self.forgets_scales:
+                scales = KVScales.of(torch.ones_like(scales.factors))
+            return attention_torch.paged_attention(query, k_cache, v_cache, meta, scoring, scales) + self.off_by
 
         return attend
 
@@ -53,7 +65,10 @@ class Fake:
 def _case(num_blocks: int = 40, max_sequences: int = 8, max_model_len: int = 200) -> Case:
     k_cache, v_cache = torch.randn(2, num_blocks, 16, 2, 16, generator=torch.Generator().manual_seed(1))
     return Case(
-        kinds=[Kind(k_cache, v_cache, 4, Scoring(0.25)), Kind(k_cache, v_cache, 4, Scoring(0.25, window=5))],
+        kinds=[
+            Kind(k_cache, v_cache, 4, Scoring(0.25), torch.float32),
+            Kind(k_cache, v_cache, 4, Scoring(0.25, window=5), torch.float32),
+        ],
         num_layers=3,
         max_sequences=max_sequences,
         max_chunk=64,
@@ -123,6 +138,20 @@ def test_one_alone_is_not_tried() -> None:
     assert choose([only], _case(), clock).mixed is only
 
 
+def test_in_fp8_a_way_that_forgets_the_factors_is_left_out_and_queries_are_of_the_models_dtype() -> None:
+    scales = KVScales.of(torch.tensor([[0.5, 2.0], [3.0, 0.1]]))
+    caches = torch.zeros(2, 40, 16, 2, 16, dtype=torch.uint8).view(DTYPE)
+    kind = Kind(caches[0], caches[1], 4, Scoring(0.25), torch.float32, scales)
+    right, forgetful = TorchWay(), Fake("forgetful", Clock(), forgets_scales=True)
+    with filled([kind]):
+        assert read(kind.v_cache, scales.value, torch.float32).std() == pytest.approx(1.0, abs=0.1)
+        chosen = choose([forgetful, right], replace(_case(), kinds=[kind]))
+    assert (chosen.decode, chosen.mixed) == (right, right)
+    assert "off by" in chosen.tried[0].reason
+    assert chosen.tried[1].reason == ""
+    assert not caches.view(torch.uint8).any()
+
+
 @pytest.mark.parametrize(
     ("num_blocks", "max_sequences", "max_model_len"), [(1, 1, 1), (2, 64, 16), (3, 4, 1000), (500, 256, 4096)]
 )
@@ -147,3 +176,8 @@ def test_blocks_are_empty_again_after_the_trial() -> None:
 def test_torch_is_always_there_and_last() -> None:
     assert isinstance(ways(torch.device("cpu"), {7, 300}, torch.float64)[-1], TorchWay)
     assert [way.name for way in ways(torch.device("cpu"), {300}, torch.float32)] == ["torch"]
+
+
+def test_fp8_that_torch_alone_would_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"heads of 16 to 256 dimensions; this model's have 300; set kv\.dtype: auto"):
+        ways(torch.device("cpu"), {300}, torch.bfloat16, is_fp8=True)

@@ -13,7 +13,8 @@ from workers.model.contract import Chunk
 from workers.model.cuda.fused import GPULayer, fuse_layers
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.fused_layers import Layers
-from workers.model.runner import Step, copy_rows
+from workers.model.layer_cache import LayerCache, copy_rows
+from workers.model.runner import Step
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 KINDS = [
@@ -53,7 +54,7 @@ def test_keys_that_are_kept_elsewhere_are_written_there() -> None:
 def _logits(model: nn.Module, write_kv: Any = copy_rows) -> list[torch.Tensor]:
     """Of seven tokens, and of one after them."""
     kv = torch.zeros(2, 2, 2, 16, 2, 8)  # layers, keys and values, blocks, tokens of one, heads, dimensions
-    caches = {i: (layer[0].flatten(0, 1), layer[1].flatten(0, 1), layer[0], layer[1]) for i, layer in enumerate(kv)}
+    caches = {i: LayerCache.of(layer) for i, layer in enumerate(kv)}
     attention = RaggedAttention(torch.device("cpu"))
     found = []
     for start, ids in ((0, [1, 5, 9, 2, 0, 7, 3]), (7, [11])):

@@ -14,6 +14,7 @@ from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk
 from workers.model.cuda.inputs import side_by_side
 from workers.model.cuda.ragged import RaggedAttention, put, tiling
+from workers.model.fp8 import KVScales
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 
@@ -89,13 +90,25 @@ def test_keys_and_values_in_fp8_are_scaled_by_head() -> None:
     meta = build_meta(chunks_of(random.Random(4)), BLOCK)
     keys, values = caches_of(meta, 2, 16, torch.float32)
     query = query_of(meta, 6, 16, torch.float32)
-    scales = torch.tensor([0.5, 1.5]), torch.tensor([2.0, 0.25])
+    scales = KVScales.of(torch.tensor([[0.5, 1.5], [2.0, 0.25]]))
     small = [
-        (cache / scale[:, None]).to(torch.float8_e4m3fn) for cache, scale in zip((keys, values), scales, strict=True)
+        (cache / scale[:, None]).to(torch.float8_e4m3fn)
+        for cache, scale in zip((keys, values), scales.factors, strict=True)
     ]
     found = RaggedAttention(CPU)(query, *small, meta, Scoring(0.2), scales)
-    read = [cache.float() * scale[:, None] for cache, scale in zip(small, scales, strict=True)]
+    read = [cache.float() * scale[:, None] for cache, scale in zip(small, scales.factors, strict=True)]
     assert_right(found, query, *read, meta, Scoring(0.2))
+
+
+def test_every_number_in_fp8_is_read_as_it_is() -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = numbers[~numbers.isnan()][:240].view(15, 1, 16)
+    values = torch.zeros(16, 1, 1, 16, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    values[:15, 0] = numbers.to(torch.float8_e4m3fn)
+    alone = build_meta([Chunk(token_ids=[0], start=0, block_ids=[i], num_sequence_tokens=1) for i in range(15)], 1)
+    query, keys = torch.zeros(15, 1, 16), torch.zeros_like(values)
+    found = RaggedAttention(CPU)(query, keys, values, alone, Scoring(1.0), KVScales.of(torch.ones(2, 1)))
+    assert found.equal(numbers)
 
 
 def test_numbers_that_stay_where_they_are_may_change() -> None:

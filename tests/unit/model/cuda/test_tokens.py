@@ -1,17 +1,21 @@
 """Whole requests by the kernels of a GPU, interpreted: tokens and logprobs are those of transformers' generate."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.models import tiny
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
+from tests.unit.model.scaled import scaled
 from workers.model.contract import Chunk
 from workers.model.cuda.fused import GPULayer, fuse_layers
 from workers.model.cuda.kinds import KindsNoted
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.runner import TorchRunner
+from workers.spec import KVSpec
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 FAMILIES = {"llama": True, "qwen3": True, "gemma2": False, "gpt_oss": False}  # whether layers are fused
@@ -31,6 +35,27 @@ def test_tokens_and_logprobs_are_those_of_generate(family: str) -> None:
         driver.add(prompt, 6)
     driver.finish()
     assert count_differences(driver.streams, generate(tiny(family), given, 6), tolerance=1e-3) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
+def test_tokens_in_fp8_are_those_of_the_portable_path(tmp_path: Path, family: str) -> None:
+    """Fused layers round keys and values themselves; of others torch does."""
+    torch.set_num_threads(1)
+    spec = replace(make_spec(scaled(tiny(family), tmp_path)), kv=KVSpec(dtype="fp8"))
+    found = []
+    for is_fused in (False, True):
+        runner = TorchRunner(spec, native=False)
+        if is_fused:
+            assert bool(fuse_layers(runner.model, torch.float32)) == FAMILIES[family]
+            runner.attention = RaggedAttention(runner.device)
+        driver = Driver(runner, seed=1)
+        for prompt in prompts_of(random.Random(5), (1, 19, 40), 160):
+            driver.add(prompt, 6)
+        driver.finish()
+        found.append(driver.streams)
+    for portable, fused in zip(*found, strict=True):
+        assert portable.tokens == fused.tokens
+        assert portable.logprobs == pytest.approx(fused.logprobs, abs=1e-3)
 
 
 @pytest.mark.parametrize(("family", "num_kinds"), [("llama", 1), ("gemma2", 2), ("qwen3_next", 1)])

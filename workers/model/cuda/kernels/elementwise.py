@@ -3,6 +3,10 @@
 import triton
 import triton.language as tl
 
+LARGEST = tl.constexpr(448.0)  # of FP8 numbers, e4m3
+LEAST_NORMAL = tl.constexpr(0.015625)  # 2 ** -6; below it they lie 2 ** -9 apart, as float32 numbers do from 2 ** 14 on
+SHIFT = tl.constexpr(16384.0)
+
 
 @triton.jit
 def rms_norm(x, weight, out, x_stride, width, eps, BLOCK: tl.constexpr):
@@ -22,11 +26,12 @@ def rotate_and_write(
     cos,  # [T, head_dim]
     sin,
     query,  # [T, num_heads, head_dim] out
-    keys,  # [num_slots, num_kv_heads, head_dim] out, where the tokens' slots are
+    keys,  # [num_slots, num_kv_heads, head_dim] out, where the tokens' slots are; with scales bytes, of FP8 numbers
     values,
     slots,  # [T] int64
     query_norm,  # [head_dim] float32; with norms alone
     key_norm,
+    inverses,  # [2 * num_kv_heads] float32: what keys, and then values, are multiplied by; with scales alone
     num_heads,
     num_kv_heads,
     eps,
@@ -34,6 +39,7 @@ def rotate_and_write(
     HALF: tl.constexpr,  # of HEAD_DIM up to a power of 2
     HEADS: tl.constexpr,  # of a program
     HAS_NORMS: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
 ):
     """Some heads of one token: queries and keys are normed, where the model does that, and turned."""
     token = tl.program_id(0).to(tl.int64)
@@ -70,9 +76,28 @@ def rotate_and_write(
     _store(query, to_query, turned, turned2, is_there & is_query[:, None], HEAD_DIM)
     row = tl.load(slots + token) * num_kv_heads
     to_key = (row + head[:, None] - num_heads) * HEAD_DIM + at[None, :]
-    _store(keys, to_key, turned, turned2, is_there & is_key[:, None], HEAD_DIM)
     to_value = to_key - num_kv_heads * HEAD_DIM
-    _store(values, to_value, turned, turned2, is_there & is_value[:, None], HEAD_DIM)
+    if HAS_SCALES:
+        inverse = tl.load(inverses + head - num_heads, mask=(head >= num_heads) & (head < num_all), other=0.0)
+        kept, kept2 = _fp8(turned * inverse[:, None]), _fp8(turned2 * inverse[:, None])
+    else:
+        kept, kept2 = turned, turned2
+    _store(keys, to_key, kept, kept2, is_there & is_key[:, None], HEAD_DIM)
+    _store(values, to_value, kept, kept2, is_there & is_value[:, None], HEAD_DIM)
+
+
+@triton.jit
+def _fp8(x):
+    """The bytes of the nearest FP8 numbers, of two as near the even one's; beyond the largest, the largest.
+
+    Written out: Triton's interpreter has another rounding, by which numbers may be off by half.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    size = tl.minimum(tl.abs(x), LARGEST)
+    normal = size.to(tl.int32, bitcast=True)
+    normal = ((normal + 0x7FFFF + ((normal >> 20) & 1)) >> 20) - (120 << 3)  # 3 bits of fraction; 7, not 127, is 2 ** 0
+    small = (size + SHIFT).to(tl.int32, bitcast=True) & 0xFF
+    return (((bits >> 24) & 0x80) | tl.where(size < LEAST_NORMAL, small, normal)).to(tl.uint8)
 
 
 @triton.jit
