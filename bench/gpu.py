@@ -105,6 +105,7 @@ def _idle_share(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> 
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, or cpu for a dry run.")] = "cuda",
+    kv_dtype: Annotated[str, typer.Option(help="Of keys and values: auto (bfloat16) or fp8.")] = "auto",
     quick: Quick = False,
 ) -> None:
     """Decodes and prompts of an 8 B model."""
@@ -116,7 +117,7 @@ def main(
     announce("bench.gpu", about_s=90 if quick else 240, dtypes=("bfloat16",))
     findings: list[Finding] = []
     check = Check(device=device, tell=findings.append)
-    shape = TINY if check.is_dry else QWEN3_8B
+    shape = replace(TINY if check.is_dry else QWEN3_8B, kv_dtype=kv_dtype)
     batches: Sequence[int] = BATCHES
     contexts: Sequence[int] = CONTEXTS
     lengths: Sequence[int] = PROMPTS
@@ -133,8 +134,7 @@ def main(
     shape = replace(shape, batches=tuple(batches), prompts=(min(lengths), max(lengths)))
     runner = speed.load(check, shape, wanted)
     runner.warm_up()
-    for layer in runner.store.layers:
-        layer.normal_()
+    speed.fill(runner)
     print(f"attends by {runner.attention_name or 'the CPU'}")
     if runner.graphs is not None:
         print(f"captured {runner.graphs.at_start}")

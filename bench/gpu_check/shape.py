@@ -21,6 +21,7 @@ class Shape:
     context: int  # tokens of each sequence that decodes
     batches: tuple[int, ...]
     prompts: tuple[int, int]  # tokens, the shorter one first
+    kv_dtype: str = "auto"  # as the config's `kv.dtype`
 
     @property
     def num_matrix_values(self) -> int:
@@ -33,7 +34,7 @@ class Shape:
         return self.num_matrix_values + 2 * self.vocab * self.hidden
 
     def kv_bytes(self, num_tokens: int) -> int:
-        return num_tokens * self.layers * 2 * self.kv_heads * self.head_dim * 2
+        return num_tokens * self.layers * 2 * self.kv_heads * self.head_dim * (1 if self.kv_dtype == "fp8" else 2)
 
     def decode_bytes(self, batch: int, context: int) -> int:
         """Read by one step: every product's weights, the last one's too, and each sequence's KV."""

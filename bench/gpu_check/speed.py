@@ -19,9 +19,10 @@ from bench.gpu_check.points import batches_that_fit, shape_of, tell_card, tell_d
 from bench.gpu_check.shape import Shape
 from workers.model.contract import Batch, Chunk, Launched, SampleRow
 from workers.model.device_memory import available_bytes
+from workers.model.fp8 import fill_normal
 from workers.model.runner import TorchRunner
 from workers.model.sampling_params import SamplingParams
-from workers.spec import EngineSpec, Role, WorkerSpec
+from workers.spec import EngineSpec, KVSpec, Role, WorkerSpec
 
 BLOCK_SIZE = 16
 NUM_STEPS = 12
@@ -44,8 +45,7 @@ def run(check: Check) -> None:
     began_s = time.perf_counter()
     runner = load(check, shape, max(max(batches) * tokens_each, max(shape.prompts) + BLOCK_SIZE))
     runner.warm_up()
-    for layer in runner.store.layers:
-        layer.normal_()
+    fill(runner)
     cards.synchronize(check.device)
     check.figure("loading", f"{shape.name} with random weights in {time.perf_counter() - began_s:.1f} s")
     for batch in shape.batches:
@@ -96,8 +96,15 @@ def load(check: Check, shape: Shape, num_tokens: int) -> TorchRunner:
                 device=check.device,
                 load_format="dummy",
                 engine=engine,
+                kv=KVSpec(dtype=shape.kv_dtype),
             )
         )
+
+
+def fill(runner: TorchRunner) -> None:
+    """The blocks, with random numbers."""
+    for layer in runner.store.layers:
+        fill_normal(layer.flatten(0, 1))
 
 
 def decode(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> float:

@@ -69,7 +69,7 @@ def check_profile(profile: "Profile", model: str) -> None:
     is_at_hand = model in BUNDLED_NAMES or model in CONFIGS or is_path(model)
     if not is_at_hand or profile.fingerprint.startswith(FAKE):
         return
-    spec = read_model_spec(model, dtype=profile.dtype)
+    spec = read_model_spec(model, dtype=profile.dtype).with_kv(profile.kv_dtype)
     for what, measured, here in (
         ("layers with KV", profile.num_layers, spec.num_kv_layers),
         ("bytes of KV per token", profile.token_bytes, spec.kv_bytes_per_token),

@@ -12,7 +12,7 @@ from cluster.contracts.overheads import ALONE, Overheads
 from cluster.contracts.simulation import SimCluster, SimPool
 from cluster.models.model_file import read_model_spec
 from cluster.planner.costs.devices import known_device
-from cluster.planner.costs.fitted import Profile
+from cluster.planner.costs.fitted import Profile, check_kv_profile
 from cluster.planner.costs.roofline import RooflineLatency
 from cluster.planner.costs.transfer import Path as TransferPath
 from cluster.planner.online.calibration import SeenLatency
@@ -55,6 +55,7 @@ def _profiled(config: BatonConfig, planner: PlannerConfig) -> KnownCosts:
     try:
         profile = Profile.from_text(Path(planner.profile).read_text(encoding="utf-8"), planner.profile)
         profile.check_model(config.model)
+        check_kv_profile(config.kv.dtype, profile)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(
@@ -82,7 +83,9 @@ def _profiled(config: BatonConfig, planner: PlannerConfig) -> KnownCosts:
 def _by_hardware(config: BatonConfig, planner: PlannerConfig) -> KnownCosts:
     try:
         device = known_device(planner.hardware)
+        device.check_kv_dtype(config.kv.dtype, "kv.dtype")
         model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
+        model = model.with_kv(config.kv.dtype)
     except ConfigError as error:
         raise ConfigError(f"planner.hardware: {planner.hardware}: {error.message}") from error
     latency: dict[Role, LatencyModel] = {

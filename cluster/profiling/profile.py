@@ -167,6 +167,7 @@ def fitted(
         model=config.model,
         fingerprint=facts["fingerprint"],
         dtype=ranks[0].dtype,
+        kv_dtype=ranks[0].kv.dtype,
         machine=machine(),
         num_cores=len(ranks[0].cores),
         token_bytes=facts["token_bytes"],

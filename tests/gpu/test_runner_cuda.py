@@ -1,6 +1,7 @@
 """The runner on a CUDA device: equality with generate, graphs replayed or not, and blocks that leave the device."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,16 @@ from tests.unit.engine.driver import Driver as EngineDriver
 from tests.unit.model.cuda.steps import BLOCK, assert_replayed, eagerly, fill_blocks, random_step
 from tests.unit.model.driver import Driver, count_differences, generate, make_spec, prompts_of
 from tests.unit.model.prompt_scores import NUM_TOP, references
+from tests.unit.model.scaled import scaled
 from workers.model.contract import Chunk, Row
 from workers.model.cuda.attention import flashinfer_available
 from workers.model.cuda.choose import Chosen
+from workers.model.cuda.fp8_support import CAPABILITY
 from workers.model.cuda.inputs import Taken
 from workers.model.cuda.ways import FlashInferWay, ways
 from workers.model.memory_account import Part
 from workers.model.runner import TorchRunner
+from workers.spec import KVSpec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 LENGTHS = (1, 3, 8, 21, 40)
@@ -142,6 +146,41 @@ def test_blocks_read_on_the_device_continue_on_another_runner() -> None:
     first.finish()
     second.finish()
     assert moved.tokens == stream.tokens
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < CAPABILITY, reason="a GPU that reads no FP8"
+)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_oss", "qwen3_next"])
+def test_keys_and_values_in_fp8_give_the_tokens_of_the_portable_path(tmp_path: Path, family: str) -> None:
+    """Replayed, eager, and by every way to attend.
+
+    Where sums differ in their last bits a number may be rounded to its other neighbour, so one text may go another way.
+    """
+    pytest.importorskip("triton")
+    factors = torch.tensor([[0.03, 0.5], [0.2, 1.7]])
+    names = {f"model.layers.1.self_attn.{name}_scale": one for name, one in zip("kv", factors, strict=True)}
+    spec = make_spec(scaled(tiny(family), tmp_path, names), device="cuda", kv=KVSpec(dtype="fp8"))
+    given = prompts_of(random.Random(5), LENGTHS, 160)
+    portable = TorchRunner(spec, native=False)
+    found = []
+    for way in (None, *ways(torch.device("cuda"), {16}, torch.float32, is_fp8=True)):
+        runner = portable if way is None else TorchRunner(spec)
+        assert way is None or "FP8" in runner.attention_name
+        if way is not None:
+            runner.attention = way.eager()
+        if way is not None and runner.graphs is not None:
+            runner.graphs.way = way
+        driver = Driver(runner, seed=1)
+        for prompt in given:
+            driver.add(prompt, 10)
+        driver.finish()
+        found.append(driver.streams)
+    for streams in found[1:]:
+        pairs = list(zip(streams, found[0], strict=True))
+        assert sum(stream.tokens != first.tokens for stream, first in pairs) <= 1
+        for stream, first in pairs:
+            assert stream.logprobs[0] == pytest.approx(first.logprobs[0], abs=5e-2)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_oss"])

@@ -105,6 +105,7 @@ def _show(inputs: "PlanInputs", answer: "PlanAnswer", model: str, output: PlanOu
             model=model,
             device=inputs.device,
             transport=inputs.transport,
+            kv_dtype=inputs.kv_dtype,
             draft=inputs.draft,
         )
         with writing(output.out, "--out"):

@@ -28,6 +28,7 @@ class Priced:
     source: str  # of the costs, in words
     device: str  # auto | cpu | cuda: for the plan's config
     transport: str  # kv.transport, likewise
+    kv_dtype: str  # kv.dtype, likewise
     colocated_because: str = ""
     max_layer_parallel: int = 0  # of draft workers; 0: none are to be planned
 
@@ -42,8 +43,10 @@ def read_costs(model: str, costs: CostOptions, machines: MachineOptions, search:
 
 def _specified(model: str, hardware: str, machines: MachineOptions, search: SearchOptions) -> Priced:
     device = known_device(hardware)
-    target = read_model_spec(model)
-    draft = _draft_spec(search.draft, target, device) if search.draft else None
+    kv_dtype = machines.kv_dtype or "auto"
+    device.check_kv_dtype(kv_dtype, "--kv-dtype")
+    target = read_model_spec(model).with_kv(kv_dtype)
+    draft = _draft_spec(search.draft, target, device).with_kv(kv_dtype) if search.draft else None
     per_node = machines.gpus_per_node or GPUS_PER_NODE
     return Priced(
         costs=SpecCosts(
@@ -62,6 +65,7 @@ def _specified(model: str, hardware: str, machines: MachineOptions, search: Sear
         source=f"{device.name} by its data sheet",
         device=device.runtime,
         transport="auto",
+        kv_dtype=kv_dtype,
         max_layer_parallel=max(draft.num_layers - 2, 1) if draft is not None else 0,
     )
 
@@ -120,6 +124,7 @@ def _profiled(model: str, path: Path, machines: MachineOptions, search: SearchOp
         source=f"{profile.machine}, as profiled in {path.name}{_degrees(profile)}",
         device="auto",
         transport=transport or "auto",
+        kv_dtype=profile.kv_dtype,
         colocated_because=""
         if transport
         else f"{path.name} has no measured KV transport{reached}; `baton profile` {measuring}",

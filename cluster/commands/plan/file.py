@@ -26,6 +26,7 @@ def plan_text(
     model: str,
     device: str,
     transport: str,
+    kv_dtype: str = "auto",
     draft: str | None = None,
 ) -> str:
     """YAML that `baton up` takes, or refuses by name where the layout is not runnable yet; checked here to be so.
@@ -33,7 +34,7 @@ def plan_text(
     Args:
         draft: The model of draft workers, where the layout has some.
     """
-    config = _config(question, layout, model=model, device=device, transport=transport)
+    config = _config(question, layout, model=model, device=device, kv=KVConfig(dtype=kv_dtype, transport=transport))
     tree = {"model": model, **_changed(to_tree(config), to_tree(BatonConfig()))}
     tree["pools"] = {str(pool.role): _pool_tree(pool) for pool in layout.pools}
     drafted = next((pool for pool in layout.pools if pool.shape.draft), None)
@@ -90,7 +91,7 @@ def _check(text: str, layout: Layout) -> None:
         assert not layout.missing_features, "a plan that cannot be started must be refused"
 
 
-def _config(question: Question, layout: Layout, *, model: str, device: str, transport: str) -> BatonConfig:
+def _config(question: Question, layout: Layout, *, model: str, device: str, kv: KVConfig) -> BatonConfig:
     slo = question.slo
     rate = question.rate / layout.num_replicas
     num_running = round(BURST * rate * question.stay_s)
@@ -99,7 +100,7 @@ def _config(question: Question, layout: Layout, *, model: str, device: str, tran
         model=model,
         device=device,
         engine=_with_memory(layout, question),
-        kv=KVConfig(transport=transport),
+        kv=kv,
         slo=SLOConfig(ttft_ms=slo.ttft_s * 1000, tpot_ms=slo.tpot_s * 1000, attainment=slo.attainment),
         router=RouterConfig(
             max_running=max(_power(num_running), defaults.max_running),

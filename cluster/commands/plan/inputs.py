@@ -40,6 +40,7 @@ class PlanInputs:
     notes: tuple[str, ...]
     device: str  # cuda | auto: for the plan's config
     transport: str  # kv.transport, likewise
+    kv_dtype: str  # kv.dtype, likewise
     draft: str | None  # the model of draft workers
 
 
@@ -88,6 +89,7 @@ def read_inputs(asked: Asked) -> PlanInputs:
         notes=requests.notes,
         device=priced.device,
         transport=priced.transport,
+        kv_dtype=priced.kv_dtype,
         draft=search.draft,
     )
 

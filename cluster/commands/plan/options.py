@@ -10,6 +10,7 @@ from baton.errors import ConfigError
 from cluster.commands.cost_options import CostOptions
 from cluster.commands.flag_checks import check_above_zero, check_least, check_most, check_unread
 from cluster.contracts.draft_chances import DraftChances
+from workers.spec import KV_DTYPES
 
 MAX_NODES, MAX_PER_NODE = 100_000, 1024
 KV_MEMORY = "1GiB"  # engine.memory of a config that does not say it
@@ -29,6 +30,10 @@ class MachineOptions:
             help=f"With --profile: of each rank, for KV and states (default: {KV_MEMORY}).", rich_help_panel=_MACHINES
         ),
     ] = None
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(help="With --hardware: kv.dtype of the plan, auto or fp8.", rich_help_panel=_MACHINES),
+    ] = None
     price: Annotated[
         float | None, typer.Option(help="US$ per device and hour, for the cost.", rich_help_panel=_MACHINES)
     ] = None
@@ -39,12 +44,20 @@ class MachineOptions:
         check_least(0, {"--price": self.price})
         check_most({"--nodes": self.nodes}, MAX_NODES)
         check_most({"--gpus-per-node": self.gpus_per_node}, MAX_PER_NODE)
+        if self.kv_dtype is not None:
+            self._check_kv_dtype(costs)
         if costs.profile is None:
             check_unread({"--kv-memory": self.kv_memory}, "--hardware has its own memory, this is for --profile")
         elif self.gpus_per_node is None:
             raise ConfigError(
                 "--gpus-per-node is needed with --profile: how many workers one machine holds, for example 2"
             )
+
+    def _check_kv_dtype(self, costs: CostOptions) -> None:
+        if self.kv_dtype not in KV_DTYPES:
+            raise ConfigError(f"--kv-dtype {self.kv_dtype} is unknown; choose one of {', '.join(KV_DTYPES)}")
+        if costs.profile is not None:
+            check_unread({"--kv-dtype": self.kv_dtype}, "--profile says what its workers had")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

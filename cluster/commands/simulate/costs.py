@@ -12,7 +12,7 @@ from cluster.contracts.simulation import SimCluster, SimDrafts
 from cluster.fleet.cores import split
 from cluster.models.model_file import read_model_spec
 from cluster.planner.costs.devices import DeviceSpec, known_device
-from cluster.planner.costs.fitted import FittedLatency, Profile
+from cluster.planner.costs.fitted import FittedLatency, Profile, check_kv_profile
 from cluster.planner.costs.roofline import RooflineLatency
 from cluster.planner.costs.transfer import path_between
 from cluster.simulator.from_config import KVShape, degrees_of, drafts_of, sim_cluster
@@ -45,6 +45,7 @@ def profiled_cluster(config: BatonConfig, profile: Profile, told: DraftChances |
             f"dtype: {config.dtype} in the config, the profile is of {profile.dtype}; "
             "run `baton profile` with the config"
         )
+    check_kv_profile(config.kv.dtype, profile)
     _check_cores(config, profile)
 
     def latency(degrees: Parallelism) -> FittedLatency:
@@ -124,7 +125,9 @@ def from_hardware(config: BatonConfig, hardware: str, told: DraftChances | None 
         ConfigError: Unknown hardware or model, or weights and blocks that the device cannot hold.
     """
     device = known_device(hardware)
+    device.check_kv_dtype(config.kv.dtype, "kv.dtype")
     model = read_model_spec(config.model, dtype=None if config.dtype == "auto" else config.dtype)
+    model = model.with_kv(config.kv.dtype)
     needed = model.weight_bytes + config.engine.memory_bytes
     num_devices = min(degrees_of(pool).num_devices for pool in _pools(config))
     if needed > device.memory_bytes * num_devices:
@@ -156,8 +159,11 @@ def _specified_drafts(config: BatonConfig, device: DeviceSpec, told: DraftChance
     if told is None:
         return None
     draft = drafting_model(config)
-    latency = RooflineLatency.of(read_model_spec(draft), device, Parallelism()) if draft else None
-    return drafts_of(config, told, latency)
+    if not draft:
+        return drafts_of(config, told, None)
+    return drafts_of(
+        config, told, RooflineLatency.of(read_model_spec(draft).with_kv(config.kv.dtype), device, Parallelism())
+    )
 
 
 def _pools(config: BatonConfig) -> list[PoolConfig]:

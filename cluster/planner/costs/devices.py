@@ -53,6 +53,12 @@ class DeviceSpec:
     price_per_h: float | None = None
     runtime: str = "cuda"
 
+    def check_kv_dtype(self, kv_dtype: str, key: str) -> None:
+        """Raises: ConfigError: it cannot read keys and values of the config's `kv.dtype`; `key` says where that is."""
+        if kv_dtype == "fp8" and self.fp8_flops is None:
+            able = ", ".join(device.name for device in _ALL if device.fp8_flops is not None)
+            raise ConfigError(f"{key}: {kv_dtype}: {self.name} has no FP8, {able} have; set it to auto")
+
 
 def known_device(name: str) -> DeviceSpec:
     """The device of that name, whatever its case.

@@ -123,6 +123,7 @@ class Profile:
     start_s: float = 0.0  # of a worker
     num_cores: int = 1  # of each rank; on a GPU, of what drives it
     state_bytes: int = 0  # of one sequence's state, all layers of linear attention; 0: the model has none
+    kv_dtype: str = "auto"  # `kv.dtype` of its workers
     contention: Contention = ALONE  # between workers of the machine
     points: Mapping[str, Any] = field(default_factory=dict)  # what was fitted, as measured; kept, not read
 
@@ -187,7 +188,7 @@ class Profile:
         """
         if isinstance(tree, Mapping) and tree.get("version") != VERSION:
             raise ConfigError(f"{source}: version {tree.get('version')!r}; this baton reads version {VERSION}; {AGAIN}")
-        texts = ("model", "fingerprint", "dtype", "machine")
+        texts = ("model", "fingerprint", "dtype", "kv_dtype", "machine")
         numbers = (
             "token_bytes",
             "num_layers",
@@ -202,7 +203,7 @@ class Profile:
         )
         groups = ("latencies", "transfers", "drafts", "acceptance", "errors", "points")
         if isinstance(tree, Mapping):
-            tree = {"acceptance": {}, **tree}  # files of before drafts were measured have none
+            tree = {"acceptance": {}, "kv_dtype": "auto", **tree}  # files of before there was a choice have none
         checked = _tree(tree, source, ["version", *texts, *numbers, "contention", *groups])
         for name in texts:
             if not isinstance(checked[name], str):
@@ -260,6 +261,15 @@ class Profile:
 
 
 AGAIN = "run `baton profile` again"
+
+
+def check_kv_profile(kv_dtype: str, profile: Profile) -> None:
+    """Raises: ConfigError: `kv.dtype` of a config is not that of the profile's workers."""
+    if kv_dtype != profile.kv_dtype:
+        raise ConfigError(
+            f"kv.dtype: {kv_dtype} in the config, the profile is of {profile.kv_dtype}; run `baton profile` with the "
+            "config"
+        )
 
 
 def _plain(one: Any) -> Any:

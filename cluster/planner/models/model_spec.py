@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cluster.planner.models.layer_spec import LayerSpec, num_pairs
@@ -12,6 +12,7 @@ from cluster.planner.models.weight_format import WeightFormat, dtype_bytes
 
 LINEAR_HEADS = ("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads", "mamba_n_heads")
 STATE_BYTES = 4  # of an element of a linear layer's state: float32, as its kernels keep it
+FP8_BYTES = 1  # of a key's or value's element with `kv.dtype: fp8`
 BF16 = WeightFormat()
 
 
@@ -73,6 +74,10 @@ class ModelSpec:
             element_bytes=element_bytes,
             kv_element_bytes=element_bytes,
         )
+
+    def with_kv(self, kv_dtype: str) -> Self:
+        """`kv_dtype`: the config's `kv.dtype`."""
+        return replace(self, kv_element_bytes=FP8_BYTES) if kv_dtype == "fp8" else self
 
     @property
     def num_layers(self) -> int:

@@ -6,9 +6,12 @@ from typer.testing import CliRunner
 from bench import gpu
 
 
-def test_its_code_runs_with_a_tiny_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
+def test_its_code_runs_with_a_tiny_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kv_dtype: str
+) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    gpu.main(device="cpu")
+    gpu.main(device="cpu", kv_dtype=kv_dtype)
     said = capsys.readouterr().out
     assert "of bandwidth" in said
     assert "of products" in said

@@ -49,6 +49,7 @@ PLAN_OPTIONS: Values = {
     "nodes": 3,
     "gpus_per_node": 5,
     "kv_memory": "64MiB",
+    "kv_dtype": "fp8",
     "price": 2.0,
     "slo_ttft": 900.0,
     "slo_tpot": 90.0,

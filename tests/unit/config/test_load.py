@@ -140,6 +140,9 @@ def test_a_draft_model_that_its_method_has_no_use_for_drafts_nowhere(method: str
         ("tools: {parser: 3}", "tools.parser: 3 is not text; e.g. `tools.parser: auto`"),
         ("tools: {format: qwen3}", "tools.format: unknown key; known here: parser"),
         ("generation_defaults: auto", "generation_defaults: 'auto' is unknown; choose one of model, neutral"),
+        ("kv: {dtype: int8}", "kv.dtype: 'int8' is unknown; choose one of auto, fp8"),
+        ("kv: {dtype: fp8}\ndevice: cpu", "kv.dtype: fp8 is read by a GPU's kernels, and device is cpu; set kv.dtype"),
+        ("kv: {dtype: fp8}\nload_format: fake", "kv.dtype: fp8 is of the keys and values of a model, and load_format"),
         (
             "kv: {transport: rdma}",
             "kv.transport: 'rdma' is unknown; choose one of auto, shm, nccl, gloo, grpc, cuda_ipc",

@@ -1,5 +1,6 @@
 """What the autopilot knows before it has seen a step; and what of it cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from baton.errors import ConfigError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.config.load import loads
-from cluster.config.schema import BatonConfig
+from cluster.config.schema import BatonConfig, KVConfig
 from cluster.fleet.known_costs import base_cluster, known_costs, roles_change
+from tests.unit.commands.simulate.test_command import PROFILE
 from workers.spec import Role
 
 
@@ -27,6 +29,23 @@ def test_a_data_sheet_gives_costs_of_each_role() -> None:
     assert set(costs.latency) == {Role.PREFILL, Role.DECODE}
     assert costs.latency[Role.DECODE].step_s((), 8, 8000) > 0
     assert "H100" in costs.source.upper()
+
+
+def test_keys_and_values_in_fp8_are_half_the_bytes() -> None:
+    plain, small = (known_costs(replace(config("hardware: h100"), kv=KVConfig(dtype=one))) for one in ("auto", "fp8"))
+    assert small.token_bytes * 2 == plain.token_bytes > 0
+    decodes = [costs.latency[Role.DECODE].step_s((), 64, 640_000) for costs in (plain, small)]
+    assert 0.4 < decodes[1] / decodes[0] < 0.8, "most of what is read are keys and values"
+
+
+def test_keys_and_values_in_fp8_need_a_device_or_profile_that_has_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"planner\.hardware: a100-80g: kv\.dtype: fp8: a100-80g has no FP8, h100"):
+        known_costs(replace(config("hardware: a100-80g"), kv=KVConfig(dtype="fp8")))
+    path = tmp_path / "p.json"
+    path.write_text(replace(PROFILE, model=config().model).to_text())
+    assert known_costs(config(f"profile: {path}")).token_bytes == PROFILE.token_bytes
+    with pytest.raises(ConfigError, match=r"kv\.dtype: fp8 in the config, the profile is of auto; run `baton profile`"):
+        known_costs(replace(config(f"profile: {path}"), kv=KVConfig(dtype="fp8")))
 
 
 @pytest.mark.parametrize(

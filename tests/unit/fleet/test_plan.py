@@ -8,7 +8,16 @@ import pytest
 from baton.errors import ConfigError
 from cluster.config.load import loads
 from cluster.config.schema import BatonConfig
-from cluster.fleet.plan import FleetPlan, NeedsDownError, check_change, from_text, to_text, with_workers, worker_spec
+from cluster.fleet.plan import (
+    FleetPlan,
+    NeedsDownError,
+    check_change,
+    from_text,
+    resolve,
+    to_text,
+    with_workers,
+    worker_spec,
+)
 from cluster.local.draft_preflight import draft_ranks_bytes
 from cluster.models.draft_memory import draft_memory_bytes
 from cluster.models.find import Silent, draft_in_full, find_draft, resolve_config
@@ -121,6 +130,14 @@ def test_what_the_open_ports_come_from_cannot_change_and_is_named() -> None:
     text = r"http\.port: 8000 cannot become 8001 while the cluster runs \(and grpc\.port\); run `baton down` first"
     with pytest.raises(NeedsDownError, match=text):
         check_change(plan(POOL), plan(f"{POOL}\nhttp: {{port: 8001}}\ngrpc: {{port: 9001}}"))
+
+
+def test_keys_and_values_in_fp8_are_for_a_gpu() -> None:
+    config = loads("model: demo\nkv: {dtype: fp8}")
+    with pytest.raises(ConfigError, match=r"kv\.dtype: fp8 is read by a GPU's kernels, and device: auto is cpu here"):
+        resolve(config, device="cpu", dtype="float32", model_path="/m")
+    found = resolve(config, device="cuda", dtype="bfloat16", model_path="/m")
+    assert worker_spec(found, "decode-0", Role.DECODE, cores=(), host="h", secret="").kv.dtype == "fp8"
 
 
 def test_a_plan_is_kept_as_it_is() -> None:

@@ -15,6 +15,7 @@ from tests.unit.engine.driver import OPEN
 from tests.unit.engine.driver import Driver as EngineDriver
 from tests.unit.model.driver import Driver, Stream, make_spec, prompts_of
 from tests.unit.model.scaled import FACTORS, scaled
+from workers.kv_transfer.handshake import answer, identify, propose
 from workers.model import fp8
 from workers.model.contract import Batch, Chunk, Row, Unit
 from workers.model.runner import TorchRunner
@@ -178,6 +179,27 @@ def test_handed_over_read_again_and_found_in_the_cache_it_is_what_one_worker_ans
     assert answers(pair) == want
     assert answers(pair, "again ") == want, "of a prefix that both have"
     assert pair.engines[0].stats.num_prefix_hit_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("kv", "has_factors", "words"),
+    [
+        (KVSpec(), True, "'kv/heads=2/dim=16/float32' on the receiver; set the same kv.dtype on both"),
+        (FP8, False, "'kv/heads=2/dim=16/float8_e4m3fn/scales=1' on the receiver; load the same model on both"),
+    ],
+)
+def test_workers_that_keep_other_bytes_refuse_each_other_by_name(
+    tmp_path: Path, kv: KVSpec, has_factors: bool, words: str
+) -> None:
+    plain = tiny("llama")
+    sender = spec(scaled(plain, tmp_path))
+    receiver = replace(spec(tmp_path if has_factors else plain), kv=kv)
+    own, offered = (
+        identify(one, TorchRunner(one).store, incarnation="1", fingerprint="w") for one in (receiver, sender)
+    )
+    refusal = answer(own, propose(offered, transport="grpc", store_address="", store_prefix="")).refusal
+    assert refusal.startswith("payloads[0].layout: 'kv/heads=2/dim=16/float8_e4m3fn/scales=")
+    assert refusal.endswith(words)
 
 
 def test_a_preempted_sequence_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:

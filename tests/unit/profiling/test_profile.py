@@ -1,6 +1,7 @@
 """Which workers of a config are profiled, and what the profile holds of those of several degrees."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from cluster.profiling.drafting import draft_worker
 from cluster.profiling.measure import Measured, as_measured, handed_bytes
 from cluster.profiling.points import StepPoint
 from cluster.profiling.profile import MeasuredDrafts, degrees_of, fitted, measured_workers, not_measured
-from workers.spec import GangSpec, Role, WorkerSpec
+from workers.spec import GangSpec, KVSpec, Role, WorkerSpec
 
 
 def worker(role: Role, index: int = 0, **degrees: int) -> list[WorkerSpec]:
@@ -94,6 +95,15 @@ def test_states_are_those_of_all_ranks_together_and_go_over_once() -> None:
     found = fitted(BatonConfig(model="m"), ranks, measured(points(0.01), **facts), {}, others={})
     assert (found.token_bytes, found.state_bytes) == (640, 5000)
     assert handed_bytes(facts, 100) == 100 * 640 + 5000
+
+
+def test_a_profile_says_what_its_workers_kept_and_files_of_before_there_was_a_choice_are_read() -> None:
+    ranks = [replace(rank, kv=KVSpec(dtype="fp8")) for rank in worker(Role.DECODE)]
+    found = fitted(BatonConfig(model="m"), ranks, measured(points(0.01)), {}, others={})
+    tree = found.to_dict()
+    assert Profile.from_dict(tree).kv_dtype == "fp8"
+    del tree["kv_dtype"]
+    assert Profile.from_dict(tree).kv_dtype == "auto"
 
 
 def test_a_worker_is_measured_without_drafts() -> None:

@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from baton.errors import ConfigError
+from cluster.commands.cost_options import CostOptions
+from cluster.commands.plan.costs import read_costs
 from cluster.commands.plan.file import plan_text
+from cluster.commands.plan.options import MachineOptions, SearchOptions
 from cluster.config.load import load, loads
 from cluster.contracts.draft_chances import DraftChances
 from cluster.contracts.latency import Parallelism
@@ -91,6 +94,18 @@ def test_a_plan_is_a_config_that_up_takes() -> None:
     assert (config.kv.transport, config.slo.tpot_ms, config.slo.attainment) == ("gloo", 1500.0, 0.9)
     assert config.engine.max_batched_tokens == layout_of(Parallelism()).engine.max_batched_tokens
     assert set(yaml.safe_load(text)) == {"model", "device", "pools", "engine", "kv", "slo"}  # defaults are left out
+
+
+def test_a_plan_in_fp8_has_twice_the_context_in_as_much_memory() -> None:
+    costs, machines, search = CostOptions(hardware="h200"), MachineOptions(), SearchOptions()
+    model = "meta-llama/Llama-3.1-8B"
+    plain, small = (read_costs(model, costs, replace(machines, kv_dtype=one), search) for one in (None, "fp8"))
+    assert small.costs.token_bytes * 2 == plain.costs.token_bytes
+    assert (plain.kv_dtype, small.kv_dtype) == ("auto", "fp8")
+    text = plan_text(
+        question(), layout_of(Parallelism()), [], model="demo", device="cuda", transport="auto", kv_dtype="fp8"
+    )
+    assert loads(text).kv.dtype == "fp8"
 
 
 def test_the_router_of_a_busy_plan_lets_as_many_requests_run_as_stay_at_once() -> None:
@@ -195,6 +210,9 @@ def test_a_rate_that_is_too_much_names_the_closest_plan_that_is_there() -> None:
         ("--hardware h200 --rate 3 --price inf", "--price inf must be 0 or more"),
         ("--hardware h200 --rate 3 --jobs 0", "--jobs 0 must be 1 or more"),
         ("--hardware h200 --rate 3 --seed -1", "--seed -1 must be 0 or more"),
+        ("--hardware h200 --rate 3 --kv-dtype int8", "--kv-dtype int8 is unknown; choose one of auto, fp8"),
+        ("--hardware a100-80g --rate 3 --kv-dtype fp8", "--kv-dtype: fp8: a100-80g has no FP8, h100, h200"),
+        ("--profile p.json --gpus-per-node 2 --rate 3 --kv-dtype fp8", "--kv-dtype fp8: --profile says what its"),
         ("--hardware h200 --rate 3 --kv-memory 2GiB", "--kv-memory 2GiB: --hardware has its own memory"),
         ("--hardware h200 --rate 3 --draft demo-draft", "--draft MODEL and --draft-acceptance"),
         ("--hardware h200 --rate 3 --draft demo-draft --draft-acceptance 2", "--draft-acceptance 2 must be a share"),

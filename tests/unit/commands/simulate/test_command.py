@@ -152,6 +152,7 @@ def test_hardware_stands_in_for_a_profile(tmp_path: Path) -> None:
         (["--rate", "3"], "--hardware NAME or --profile FILE: neither"),
         (["--rate", "3", "--hardware", "warp9"], "hardware 'warp9' is not known; give one of"),
         (["--rate", "3", "--hardware", "h100", "--model", "nobody/nothing-at-all"], "nobody/nothing-at-all"),
+        (["--rate", "3", "--hardware", "a100-80g", "--set", "kv.dtype=fp8"], "kv.dtype: fp8: a100-80g has no FP8"),
         (
             ["--rate", "3", "--hardware", "l4", "--model", "meta-llama/Llama-3.1-70B"],
             "lower engine.memory, or give larger",
@@ -191,6 +192,7 @@ def test_costs_that_cannot_be_are_refused(words: list[str], message: str, monkey
         (["--rate", "3", "--hardware", "h100"], "both were given"),
         (["--rate", "3", "--set", "model=demo-draft"], "the profile is of model 'demo', not 'demo-draft'"),
         (["--rate", "3", "--set", "dtype=float32"], "dtype: float32 in the config, the profile is of bfloat16"),
+        (["--rate", "3", "--set", "kv.dtype=fp8"], "kv.dtype: fp8 in the config, the profile is of auto"),
         (["--rate", "3", "--set", "kv.transport=grpc"], "kv.transport: grpc was not measured, the profile has auto"),
         (["--rate", "3", "--set", "pools.prefill.cores=[[0, 1]]"], "pools.prefill.cores: 2 per rank"),
         (["--rate", "3", "--faults", "kill_dcode@1s"], "unknown kind 'kill_dcode'; known are kill, kill_prefill"),
