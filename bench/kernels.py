@@ -65,6 +65,7 @@ def variants() -> Iterator[Variant]:
     yield from ragged_variants()
     yield from elementwise_variants()
     yield from sampling_variants()
+    yield from block_variants()
 
 
 def sampling_variants() -> Iterator[Variant]:
@@ -79,6 +80,20 @@ def sampling_variants() -> Iterator[Variant]:
         constants={"BLOCK": BLOCK, "NARROW": NARROW},
         num_warps=8,
     )
+
+
+def block_variants() -> Iterator[Variant]:
+    from workers.model.cuda.blocks import TILE, WIDTHS
+    from workers.model.cuda.kernels import blocks as kernels
+
+    for to_blocks, name in ((False, "gather"), (True, "scatter")):
+        for is_wide in (True, False):
+            yield Variant(
+                name=f"{name} blocks{'' if is_wide else ', by single words'}",
+                kernel=kernels.move,
+                types={"like": LONGS, "table": LONGS, "ids": LONGS},
+                constants={"TO_BLOCKS": to_blocks, "IS_WIDE": is_wide, "ROWS": TILE // WIDTHS[-1], "WORDS": WIDTHS[-1]},
+            )
 
 
 def elementwise_variants() -> Iterator[Variant]:

@@ -213,6 +213,22 @@ class PayloadSpec:
         return self.turn.num_tokens(num_tokens, self.block_size)
 
 
+class Units(Protocol):
+    """Units [start, end) of payload number `index`, of the sequence whose blocks are `block_ids` (from its first)."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+    @property
+    def block_ids(self) -> Sequence[int]: ...
+
+
 class KVStore(Protocol):
     """The blocks of one worker as the links see them: those of tokens, and beside them those of states.
 
@@ -248,6 +264,14 @@ class KVStore(Protocol):
 
     def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         """`payload` is as `read` gives it, part of an `empty_payload`, or `bytes`."""
+        ...
+
+    def read_all(self, units: Sequence[Units], outs: Sequence[Any]) -> None:
+        """The same of several at once, each into its own `out`."""
+        ...
+
+    def write_all(self, units: Sequence[Units], payloads: Sequence[Any]) -> None:
+        """The same of several at once; no unit comes twice."""
         ...
 
     def empty_payload(self, nbytes: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.model.contract import PayloadSpec
+from workers.model.contract import PayloadSpec, Units
 from workers.model.places import EVERY_BLOCK, HeadsOf, Turn
 
 TOKEN_NBYTES = 8  # per layer: token id (24 bits), position (24 bits), layer + 1; 0 where nothing was written
@@ -55,6 +55,14 @@ class FakeStore:
 
     def write(self, index: int, block_ids: Sequence[int], start: int, end: int, payload: Any) -> None:
         self._kv[index][self._slots(block_ids, start, end)] = np.frombuffer(payload, dtype=np.int64)
+
+    def read_all(self, units: Sequence[Units], outs: Sequence[Any]) -> None:
+        for one, out in zip(units, outs, strict=True):
+            self.read(one.index, one.block_ids, one.start, one.end, out)
+
+    def write_all(self, units: Sequence[Units], payloads: Sequence[Any]) -> None:
+        for one, payload in zip(units, payloads, strict=True):
+            self.write(one.index, one.block_ids, one.start, one.end, payload)
 
     def empty_payload(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))

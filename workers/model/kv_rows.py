@@ -5,13 +5,15 @@ No memory is made here: the tensors are `workers.model.kv_store`'s, and every `K
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workers.model.contract import PayloadSpec, Unit
+from workers.model.contract import PayloadSpec, Unit, Units
 from workers.model.cpu import kv_copy
+from workers.model.cuda import blocks
 from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.shared_memory import SharedMemory
 
@@ -88,7 +90,8 @@ def lay_out(
 class KVRows:
     """Implements `workers.model.contract.SharedKVStore`. Of tokens: K of a range, then V.
 
-    Reads and writes run on the caller's current stream of the rows' device.
+    Reads and writes run on the caller's current stream of the rows' device. On a GPU with Triton, all that is read or
+    written at once is copied by one kernel.
 
     Args:
         held: Of all that the rank has, in the order in which it lies in `memory`.
@@ -112,6 +115,7 @@ class KVRows:
         self.memory = memory
         self.device = rows[0].device
         self._has_kernel = has_kernel
+        self._has_mover = blocks.works(self.device)
         self._all = tuple(zip(held, rows, strict=True))
         shown = [(one, row) for one, row in self._all if one.shown]
         self.payloads = tuple(one.payload for one, _ in shown)
@@ -140,6 +144,9 @@ class KVRows:
         if out is None:
             out = self.empty_payload(self.payloads[index].unit_nbytes * (end - start))
         self._check_size(index, start, end, len(out))
+        if self._is_here(out):
+            blocks.gather([self._piece(index, block_ids, start, end, out)])
+            return out
         if self._has_kernel:
             units = self._block_units[index]
             kv_copy.copy_flat(self._caches[index], units, block_ids, start, end, out, to_blocks=False)
@@ -157,6 +164,9 @@ class KVRows:
             kv_copy.copy_blocks(payload, self._caches[index], self._block_units[index], block_ids, start, end)
             return
         self._check_size(index, start, end, len(payload))
+        if self._is_here(payload):
+            blocks.scatter([self._piece(index, block_ids, start, end, payload)])
+            return
         if self._has_kernel:
             units = self._block_units[index]
             kv_copy.copy_flat(self._caches[index], units, block_ids, start, end, payload, to_blocks=True)
@@ -171,6 +181,20 @@ class KVRows:
             rows[:, slots] = values
         else:
             rows.index_copy_(1, slots, values)
+
+    def read_all(self, units: Sequence[Units], outs: Sequence[Tensor | memoryview]) -> None:
+        if all(map(self._is_here, outs)):
+            blocks.gather(self._pieces(units, outs))
+            return
+        for one, out in zip(units, outs, strict=True):
+            self.read(one.index, one.block_ids, one.start, one.end, out)
+
+    def write_all(self, units: Sequence[Units], payloads: Sequence[Tensor | bytes | kv_copy.ForeignRange]) -> None:
+        if all(map(self._is_here, payloads)):
+            blocks.scatter(self._pieces(units, payloads))
+            return
+        for one, payload in zip(units, payloads, strict=True):
+            self.write(one.index, one.block_ids, one.start, one.end, payload)
 
     def empty_payload(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
@@ -188,6 +212,19 @@ class KVRows:
         theirs = [replace(one, held=place.heads(one.num_heads)) for one, _ in self._all]
         caches, nbytes = lay_out(theirs, num_blocks, num_states, address)
         return [one.shown_in(cache) for one, cache in zip(theirs, caches, strict=True) if one.shown], nbytes
+
+    def _is_here(self, payload: Any) -> TypeGuard[Tensor]:
+        """Whether one kernel copies it."""
+        return self._has_mover and isinstance(payload, Tensor) and payload.device == self.device
+
+    def _pieces(self, units: Sequence[Units], payloads: Sequence[Any]) -> list[blocks.Piece]:
+        for one, payload in zip(units, payloads, strict=True):
+            self._check_size(one.index, one.start, one.end, len(payload))
+        together = zip(units, payloads, strict=True)
+        return [self._piece(one.index, one.block_ids, one.start, one.end, payload) for one, payload in together]
+
+    def _piece(self, index: int, block_ids: Sequence[int], start: int, end: int, flat: Tensor) -> blocks.Piece:
+        return blocks.Piece(self._rows[index], self._block_units[index], block_ids, start, end, flat)
 
     def _check_size(self, index: int, start: int, end: int, nbytes: int) -> None:
         spec = self.payloads[index]

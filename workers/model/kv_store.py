@@ -17,6 +17,7 @@ from baton.errors import ConfigError
 from workers.model import fp8, shared_memory
 from workers.model.contract import Unit
 from workers.model.cpu import kv_copy
+from workers.model.cuda.blocks import Piece, gather, scatter
 from workers.model.kv_rows import HeldHeads, KVRows, lay_out
 from workers.model.places import PLAIN, Place
 from workers.model.shared_memory import SharedMemory
@@ -24,6 +25,7 @@ from workers.model.state_shape import StatePart, StateShape
 
 logger = logging.getLogger(__name__)
 PLANES = 2  # keys and values
+MAX_MOVED_BYTES = 64 << 20  # that copies within the store hold at once beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +113,55 @@ class TorchKVStore(KVRows):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copies every source before any target is written."""
-        source = torch.tensor([s for s, _ in pairs], device=self.device)
-        target = torch.tensor([t for _, t in pairs], device=self.device)
+        if self._has_mover:
+            self._move([(layer.flatten(3).flatten(1, 2), self.block_size) for layer in self.layers], pairs)
+            return
+        source, target = self._both(pairs)
         for layer in self.layers:
             layer.index_copy_(1, target, layer.index_select(1, source))
 
     def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
         """The same of single tokens: block x block size + offset."""
-        source = torch.tensor([s for s, _ in pairs], device=self.device)
-        target = torch.tensor([t for _, t in pairs], device=self.device)
+        if self._has_mover:
+            self._move([(layer.flatten(3).flatten(1, 2), 1) for layer in self.layers], pairs)
+            return
+        source, target = self._both(pairs)
         for layer in self.layers:
             tokens = layer.flatten(1, 2)  # a view
             tokens.index_copy_(1, target, tokens.index_select(1, source))
 
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         """The same of slots: (source, target)."""
-        source = torch.tensor([s for s, _ in pairs], device=self.device)
-        target = torch.tensor([t for _, t in pairs], device=self.device)
+        if self._has_mover:
+            self._move([(part.flatten(1)[None], 1) for parts in self.states for part in parts], pairs)
+            return
+        source, target = self._both(pairs)
         for parts in self.states:
             for part in parts:
                 part.index_copy_(0, target, part.index_select(0, source))
+
+    def _both(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        source = torch.tensor([s for s, _ in pairs], device=self.device)
+        return source, torch.tensor([t for _, t in pairs], device=self.device)
+
+    def _move(self, rows: Sequence[tuple[Tensor, int]], pairs: Sequence[tuple[int, int]]) -> None:
+        """By two launches for as many layers as `MAX_MOVED_BYTES` hold.
+
+        Args:
+            rows: [planes, blocks * units, width] and the units of a block, of each.
+        """
+        sources, targets = [s for s, _ in pairs], [t for _, t in pairs]
+        sizes = [one.shape[0] * len(pairs) * units * one[0, 0].nbytes for one, units in rows]
+        begin = 0
+        while begin < len(rows):
+            end = begin + 1
+            while end < len(rows) and sum(sizes[begin : end + 1]) <= MAX_MOVED_BYTES:
+                end += 1
+            flats = torch.split(self.empty_payload(sum(sizes[begin:end])), sizes[begin:end])
+            together = list(zip(rows[begin:end], flats, strict=True))
+            for ids, move in ((sources, gather), (targets, scatter)):
+                move([Piece(one, units, ids, 0, len(ids) * units, flat) for (one, units), flat in together])
+            begin = end
 
 
 @dataclass(frozen=True, slots=True)

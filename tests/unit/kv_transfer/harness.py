@@ -18,7 +18,7 @@ from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
 from tests.local_link import local_pair
 from workers.kv_transfer.grpc_link import make_inbox, make_outbox
 from workers.kv_transfer.link import Acked, Arrived, Ended, Inbox, Lost, Offered, Outbox, TransferKey
-from workers.model.contract import PayloadSpec, Unit
+from workers.model.contract import PayloadSpec, Unit, Units
 from workers.model.cpu import kv_copy
 from workers.model.places import EVERY_BLOCK, PLAIN, HeadsOf, Place, Turn
 from workers.model.shared_memory import SharedMemory
@@ -102,6 +102,14 @@ class TorchStore:
         if isinstance(payload, bytes):
             payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         self.rows[index][self._slots(index, block_ids, start, end)] = payload.view(end - start, -1)
+
+    def read_all(self, units: Sequence[Units], outs: Sequence[Any]) -> None:
+        for one, out in zip(units, outs, strict=True):
+            self.read(one.index, one.block_ids, one.start, one.end, out)
+
+    def write_all(self, units: Sequence[Units], payloads: Sequence[Any]) -> None:
+        for one, payload in zip(units, payloads, strict=True):
+            self.write(one.index, one.block_ids, one.start, one.end, payload)
 
     def empty_payload(self, nbytes: int) -> Any:
         return torch.empty(nbytes, dtype=torch.uint8)
