@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from baton.v1.kv_pb2 import FromReceiver, FromSender, Ranges
@@ -128,5 +129,6 @@ class LocalIn(Plain):
     def __init__(self, pipe: LocalPipe) -> None:
         self._pipe = pipe
 
-    def unpack(self, message: Ranges) -> Iterable[Any]:
-        return (self._pipe.payloads.popleft() for _ in message.ranges)
+    @contextmanager
+    def unpack(self, message: Ranges) -> Iterator[Sequence[Any]]:
+        yield [self._pipe.payloads.popleft() for _ in message.ranges]

@@ -360,20 +360,24 @@ class Histogram(_message.Message):
     def __init__(self, counts: _Optional[_Iterable[int]] = ..., sum: _Optional[float] = ...) -> None: ...
 
 class LinkMeasures(_message.Message):
-    __slots__ = ("transport", "bytes_sent", "bytes_received", "ticket_s", "transfer_s", "exposed_s")
+    __slots__ = ("transport", "bytes_sent", "bytes_received", "ticket_s", "transfer_s", "exposed_s", "wait_s", "idle_s")
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     TICKET_S_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
     transport: str
     bytes_sent: int
     bytes_received: int
     ticket_s: Histogram
     transfer_s: Histogram
     exposed_s: Histogram
-    def __init__(self, transport: _Optional[str] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., ticket_s: _Optional[_Union[Histogram, _Mapping]] = ..., transfer_s: _Optional[_Union[Histogram, _Mapping]] = ..., exposed_s: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+    wait_s: Histogram
+    idle_s: Histogram
+    def __init__(self, transport: _Optional[str] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., ticket_s: _Optional[_Union[Histogram, _Mapping]] = ..., transfer_s: _Optional[_Union[Histogram, _Mapping]] = ..., exposed_s: _Optional[_Union[Histogram, _Mapping]] = ..., wait_s: _Optional[_Union[Histogram, _Mapping]] = ..., idle_s: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
 
 class Measures(_message.Message):
     __slots__ = ("prefill_step_s", "decode_step_s", "mixed_step_s", "draft_step_s", "batch_sequences", "batch_tokens", "queue_s", "prefill_s", "links")

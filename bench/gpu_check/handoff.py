@@ -14,7 +14,7 @@ import torch
 from bench.gpu_check.check import Check, SkippedError, require
 
 NUM_TOKENS = {"cuda": 2048, "cpu": 64}
-NUM_TRANSFERS = 4  # the first pays for connections and handles
+NUM_TRANSFERS = 4  # the first pays for connections and handles; one more has its gaps measured
 WAIT_S = 30.0
 TRANSPORTS = {"cuda": ("cuda_ipc", "nccl", "grpc", "gloo"), "cpu": ("shm", "grpc", "gloo")}
 
@@ -35,20 +35,36 @@ def transfer(check: Check, transport: str) -> None:
         sender = Sender(transport, check.device, num_tokens, peer.line())
         try:
             seconds = [sender.send(number) for number in range(NUM_TRANSFERS)]
+            before = sender.waits()
+            sender.send(NUM_TRANSFERS, by_layer=True)
+            num_waits, wait_s = (now - then for now, then in zip(sender.waits(), before, strict=True))
         finally:
             sender.close()
-        answers = [peer.line() for _ in range(NUM_TRANSFERS)]
+        told = [peer.line().split() for _ in range(NUM_TRANSFERS + 1)]
     finally:
         peer.close()
+    answers = [line[0] if len(line) == 3 else " ".join(line) for line in told]
     rate = sender.nbytes / min(seconds[1:])
     check.judge(
         transport,
-        answers == ["right"] * NUM_TRANSFERS,
-        f"{NUM_TRANSFERS} x {sender.nbytes / 1e6:.0f} MB {'right' if set(answers) == {'right'} else answers}, "
+        answers == ["right"] * (NUM_TRANSFERS + 1),
+        f"{NUM_TRANSFERS + 1} x {sender.nbytes / 1e6:.0f} MB {'right' if set(answers) == {'right'} else answers}, "
         f"{rate / 1e9:.2f} GB/s",
         bytes_per_s=rate,
         first_s=seconds[0],
     )
+    if len(told[-2]) == len(told[-1]) == 3:
+        num_idle, idle_s = (float(now) - float(then) for now, then in zip(told[-1][1:], told[-2][1:], strict=True))
+        check.figure(
+            f"{transport}, gaps",
+            f"of {num_waits:.0f} layers written one by one each waits {1e6 * wait_s / max(num_waits, 1):.0f} us to be "
+            f"pushed; the receiver has nothing to write for {1e6 * idle_s / max(num_idle, 1):.0f} us between ranges "
+            f"({num_idle:.0f} times)",
+            wait_s=wait_s,
+            num_waits=num_waits,
+            idle_s=idle_s,
+            num_idle=num_idle,
+        )
 
 
 class Peer:
@@ -108,10 +124,14 @@ class Sender:
         )
         self.nbytes = num_tokens * sum(payload.unit_nbytes for payload in self._store.payloads)
 
-    def send(self, number: int) -> float:
-        """Seconds from the first layer's word to the ack."""
+    def send(self, number: int, *, by_layer: bool = False) -> float:
+        """Seconds from the first layer's word to the ack.
+
+        Args:
+            by_layer: Each layer is written when those before it are told of; else all are before the first.
+        """
         from baton.v1.worker_pb2 import ChoiceStart, Submit
-        from bench.gpu_check.peer import blocks_of, fill
+        from bench.gpu_check.peer import blocks_of, fill, fill_layer
         from workers.kv_transfer.link import Acked, Ticketed, TransferKey
 
         blocks = blocks_of(self._num_tokens, number)
@@ -124,13 +144,23 @@ class Sender:
         )
         self._outbox.offer(key, submit, "check", self._route, self._num_tokens)
         self._wait(Ticketed)
-        fill(self._store, blocks, self._num_tokens, number)  # still being written on a GPU when `computed` is called
+        if not by_layer:
+            fill(
+                self._store, blocks, self._num_tokens, number
+            )  # still being written on a GPU when `computed` is called
         began_s = time.perf_counter()
         for layer in range(len(self._store.layers)):
+            if by_layer:
+                fill_layer(self._store, layer, blocks, self._num_tokens, number)
             self._outbox.computed(key, layer, self._num_tokens, blocks)
         self._outbox.complete(key, self._num_tokens, [(0, 1)])
         self._wait(Acked)
         return time.perf_counter() - began_s
+
+    def waits(self) -> tuple[float, float]:
+        """How many layers have been pushed, and the seconds that they had waited for it together."""
+        waits = [one.wait_s for by_transport in self._outbox.measures for one in by_transport.values()]
+        return sum(one.count for one in waits), sum(one.sum for one in waits)
 
     def close(self) -> None:
         self._outbox.close()

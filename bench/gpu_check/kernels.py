@@ -17,6 +17,7 @@ from workers.model import attention_torch, fp8, sampler
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk, SampleRow
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace
+from workers.model.cuda.blocks import Piece, gather, scatter
 from workers.model.cuda.elementwise import HeadNorms, rms_norm, rotate_and_write, silu_mul
 from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.cuda.ragged import RaggedAttention
@@ -57,6 +58,8 @@ def run(check: Check) -> None:
     with check.item("drawn tokens"):
         _sampling(check)
     card = cards.measure(check.device)
+    with check.item("blocks"):
+        _blocks(check, card, dtype)
     for name, spans in (DECODES[check.device] | PROMPTS[check.device]).items():
         with check.item(f"attention, {name}"):
             _attention(check, card, name, spans, dtype)
@@ -114,6 +117,30 @@ def _elementwise(check: Check, dtype: torch.dtype) -> None:
         nearest = fp8.to_bytes(rows[slots].transpose(0, 1), inverse).transpose(0, 1)
         same = float((found[slots] == nearest).float().mean())
         check.judge(f"rotate_and_write, {name} in FP8", same >= SAME_BYTES, f"{same:.2%} of bytes are torch's")
+
+
+def _blocks(check: Check, card: Card, dtype: torch.dtype) -> None:
+    """What a link's message of two layers moves: gathered, scattered to other blocks, and gathered from there."""
+    num_tokens = 2048 if not check.is_dry else 48
+    heads, dim = SHAPES[check.device][1:3]
+    num_blocks = num_tokens // BLOCK_SIZE
+    layers = [_random(check, 2, num_blocks * BLOCK_SIZE, heads * dim, dtype=dtype, seed=seed) for seed in (1, 2)]
+    ids, other = (random.Random(seed).sample(range(num_blocks), num_blocks) for seed in (3, 4))
+    flats = [torch.zeros(layer.nbytes, dtype=torch.uint8, device=check.device) for layer in layers]
+    pieces = [Piece(layer, BLOCK_SIZE, ids, 0, num_tokens, flat) for layer, flat in zip(layers, flats, strict=True)]
+    gather(pieces)
+    slots = torch.cat([torch.arange(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE) for block in ids]).to(check.device)
+    is_right = all(flat.view(dtype).equal(layer[:, slots].view(-1)) for layer, flat in zip(layers, flats, strict=True))
+    scatter([piece._replace(block_ids=other) for piece in pieces])
+    again = [piece._replace(block_ids=other, flat=torch.zeros_like(piece.flat)) for piece in pieces]
+    gather(again)
+    is_right = is_right and all(piece.flat.equal(flat) for piece, flat in zip(again, flats, strict=True))
+    seconds = cards.seconds_of(partial(gather, pieces), check.device, *_runs(check))
+    rate = 2 * sum(map(len, flats)) / seconds
+    text = (
+        f"{'every byte is right' if is_right else 'bytes are wrong'}, {1e6 * seconds:.0f} us by {rate / 1e9:.0f} GB/s"
+    )
+    check.judge("blocks", is_right, f"{text}, {rate / card.bytes_per_s:.0%} of a copy", us=1e6 * seconds)
 
 
 def _sampling(check: Check) -> None:

@@ -1,6 +1,7 @@
 """The decode side of `handoff`, in its own process: python -m bench.gpu_check.peer TRANSPORT DEVICE NUM_TOKENS.
 
-Prints its address, then for each transfer that arrived whether every byte is what it should be.
+Prints its address, then for each transfer that arrived whether every byte is what it should be, how often so far there
+was nothing to write between ranges, and the seconds of that.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import torch
 
 from baton.v1.kv_pb2_grpc import add_KVTransferServicer_to_server
 from workers.kv_transfer.grpc_link import make_inbox
-from workers.kv_transfer.link import Arrived, Inbox, Lost, Offered
+from workers.kv_transfer.inbox import ThreadedInbox
+from workers.kv_transfer.link import Arrived, Lost, Offered
 from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.spec import KVSpec, Role, WorkerSpec
 
@@ -52,7 +54,11 @@ def blocks_of(num_tokens: int, seed: int) -> list[int]:
 
 def fill(store: TorchKVStore, blocks: list[int], num_tokens: int, seed: int) -> None:
     for layer in range(len(store.layers)):
-        store.write(layer, blocks, 0, num_tokens, content(store, layer, num_tokens, seed))
+        fill_layer(store, layer, blocks, num_tokens, seed)
+
+
+def fill_layer(store: TorchKVStore, layer: int, blocks: list[int], num_tokens: int, seed: int) -> None:
+    store.write(layer, blocks, 0, num_tokens, content(store, layer, num_tokens, seed))
 
 
 def content(store: TorchKVStore, layer: int, num_tokens: int, seed: int) -> torch.Tensor:
@@ -69,7 +75,7 @@ def is_right(store: TorchKVStore, blocks: list[int], num_tokens: int, seed: int)
     )
 
 
-async def _answer(inbox: Inbox, news: asyncio.Event, store: TorchKVStore, num_tokens: int) -> None:
+async def _answer(inbox: ThreadedInbox, news: asyncio.Event, store: TorchKVStore, num_tokens: int) -> None:
     """Grants every offer; transfer number i is named by it."""
     while True:
         await news.wait()
@@ -80,7 +86,9 @@ async def _answer(inbox: Inbox, news: asyncio.Event, store: TorchKVStore, num_to
             elif isinstance(event, Arrived):
                 number = int(event.key.request_id)
                 right = is_right(store, blocks_of(num_tokens, number + 50), num_tokens, number)
-                print("right" if right else "wrong", flush=True)
+                gaps = [one.idle_s for by_transport in inbox.measures for one in by_transport.values()]
+                idle = sum(one.count for one in gaps), sum(one.sum for one in gaps)
+                print("right" if right else "wrong", *idle, flush=True)
             elif isinstance(event, Lost):
                 print(f"lost: {event.error}", flush=True)
 

@@ -140,6 +140,20 @@ KV = Dashboard(
                     unit="s",
                 ),
                 lines(
+                    "Waiting to be pushed",
+                    "From when a layer's KV is computed until it leaves: for a ticket, for more, or for the link.",
+                    Query(quantile(0.5, "baton_worker_kv_wait_seconds", "transport", MODEL), "{{transport}} p50"),
+                    Query(quantile(0.9, "baton_worker_kv_wait_seconds", "transport", MODEL), "{{transport}} p90"),
+                    unit="s",
+                ),
+                lines(
+                    "Idle between ranges",
+                    "What a receiver has nothing to write for within hand-overs. Long: computing is slower.",
+                    Query(quantile(0.5, "baton_worker_kv_idle_seconds", "transport", MODEL), "{{transport}} p50"),
+                    Query(quantile(0.9, "baton_worker_kv_idle_seconds", "transport", MODEL), "{{transport}} p90"),
+                    unit="s",
+                ),
+                lines(
                     "Ticket",
                     "Until the decode worker had blocks. Long: the decode pool is full.",
                     Query(quantile(0.5, "baton_worker_kv_ticket_seconds", "transport", MODEL), "{{transport}} p50"),

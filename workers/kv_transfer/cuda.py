@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class CudaFence:
-    """Implements `to_peer.Fence`: marks what the caller's stream has been given so far."""
+    """Implements `fences.Fence`: marks what the caller's stream has been given so far."""
 
     def __init__(self) -> None:
         cuda: Any = torch.cuda
-        self._event = cuda.Event(blocking=True)  # waits without a busy core
+        self._event = cuda.Event(enable_timing=True, blocking=True)  # waits without a busy core
         self._event.record()
 
     def is_past(self) -> bool:
@@ -23,6 +24,9 @@ class CudaFence:
 
     def wait(self) -> None:
         self._event.synchronize()
+
+    def seconds_to(self, later: "CudaFence") -> float:
+        return float(self._event.elapsed_time(later._event)) / 1000
 
 
 def cuda_scope() -> AbstractContextManager[Any]:
@@ -35,3 +39,13 @@ def cuda_scope() -> AbstractContextManager[Any]:
 def cuda_flush() -> None:
     """Waits for the caller's stream."""
     torch.cuda.current_stream().synchronize()
+
+
+def cuda_begin(target: Tensor, source: Tensor) -> CudaFence:
+    """A copy between the device and pinned memory, on the caller's stream: `staging.Begin`."""
+    target.copy_(source, non_blocking=True)
+    return CudaFence()
+
+
+def pinned(nbytes: int) -> Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)

@@ -6,7 +6,8 @@ drop its tensor at once, the memory stays until the receiver has dropped its own
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,14 +66,14 @@ class CudaIpcIn(Copied):
     def expect(self, message: Ranges) -> None:
         """The handle came with the announcement."""
 
-    def unpack(self, message: Ranges) -> Iterable[Tensor]:
+    @contextmanager
+    def unpack(self, message: Ranges) -> Iterator[Sequence[Tensor]]:
         sizes = [nbytes_of(self._store, range_) for range_ in message.ranges]
         try:
             staging = decode_handle(message.ranges[0].payload, sum(sizes))
         except (RuntimeError, struct.error) as fault:
             raise TransportError(f"cuda_ipc: {fault}") from fault
-        for start, end in cut(sizes):
-            yield staging[start:end]
+        yield [staging[start:end] for start, end in cut(sizes)]
         torch.cuda.current_stream().synchronize()  # copies out of the sender's memory are done before it is released
 
     def abort(self) -> None:

@@ -9,15 +9,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from baton.errors import BatonError, CancelledError, InternalError, UnavailableError
-from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Offer, Ranges
+from baton.v1.kv_pb2 import Complete, FromReceiver, FromSender, Offer, Range, Ranges
+from workers.kv_transfer.fences import Fence, Gaps
 from workers.kv_transfer.handoff import LOOKS_PER_LEASE, HandoffError, State, link_is_down
 from workers.kv_transfer.incoming import ABORTED_THERE, Incoming
 from workers.kv_transfer.link import TransferKey
+from workers.kv_transfer.outgoing import Span
 from workers.kv_transfer.transport import PayloadsIn, TransportError, nbytes_of
 from workers.kv_transfer.wire import ack_message, failed_message, first_tokens_of, own_key
 from workers.model.contract import KVStore
@@ -33,12 +35,15 @@ class OwningInbox(Protocol):
     store: KVStore
     kv: KVSpec
     flush: Callable[[], None] | None
+    fence: Callable[[], Fence]
     scope: Callable[[], AbstractContextManager[Any]]
     notify: Callable[[], None]
     lock: threading.Lock  # over the book
     book: "Incoming[FromPeer]"
 
-    def count_received(self, nbytes: int, transport: str) -> None: ...
+    def count_received(self, nbytes: int, transport: str, idle_s: Iterable[float] = ()) -> None:
+        """`idle_s`: what there was nothing to write for, each time."""
+        ...
 
     def forget(self, peer: "FromPeer", error: BatonError) -> None:
         """The peer's link is over, and none of its blocks is written any more."""
@@ -58,6 +63,9 @@ class FromPeer(threading.Thread):
         self._lease_s = inbox.kv.lease_s
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._pending: deque[Item] = deque()  # taken from `_items`; receives of their ranges are posted
+        self._under_way: set[TransferKey] = set()  # something of them came, and something is to come
+        self._idle_since: Fence | None = None  # while there are any
+        self._gaps = Gaps()  # from then until there is something to write
         self._ticked_s = 0.0
         self._down_reason: str | None = None
 
@@ -105,9 +113,16 @@ class FromPeer(threading.Thread):
     def lose(self, key: TransferKey) -> None:
         """The key has ended, and this thread is past what it wrote of it: no write is in flight when this is done."""
         self._wait_for_writes()
+        self._rest(key)
         with self._lock:
             self._book.lost(key)
         self._inbox.notify()
+
+    def _rest(self, key: TransferKey) -> None:
+        """Nothing more of it is waited for."""
+        self._under_way.discard(key)
+        if not self._under_way:
+            self._idle_since = None
 
     def _wait_for_writes(self) -> None:
         """Waits for writes that the device has not finished."""
@@ -167,21 +182,41 @@ class FromPeer(threading.Thread):
             self._inbox.notify()
 
     def _ranges(self, message: Ranges) -> None:
-        store = self._inbox.store
-        nbytes = 0
-        for range_, payload in zip(message.ranges, self._payloads.unpack(message), strict=True):
-            key = own_key(range_.key)
-            num_claimed = nbytes_of(store, range_)
+        """Writes all that the message brings at once; only then are transfers ended that it has a fault of, whose
+        blocks may be freed."""
+        spans: list[Span | None] = []  # None: thrown away
+        faults: dict[TransferKey, HandoffError] = {}
+        for range_ in message.ranges:
+            nbytes_of(self._inbox.store, range_)
             try:
-                with self._lock:
-                    block_ids = self._book.receive(key, range_.index, range_.start, range_.end)
+                spans.append(self._place(range_))
             except HandoffError as fault:
-                self._fail(key, State.FAILED, fault)
-                continue
-            if block_ids is not None:
-                store.write(range_.index, block_ids, range_.start, range_.end, payload)
-                nbytes += num_claimed  # of what was written alone: it is what the peer says
-        self._inbox.count_received(nbytes, self._payloads.name)
+                spans.append(None)
+                faults.setdefault(own_key(range_.key), fault)
+        self._write(message, spans)
+        for key, first in faults.items():
+            self._fail(key, State.FAILED, first)
+
+    def _place(self, range_: Range) -> Span | None:
+        """Where it belongs; None: its transfer has ended. Raises: HandoffError."""
+        key = own_key(range_.key)
+        with self._lock:
+            block_ids = self._book.receive(key, range_.index, range_.start, range_.end)
+        if block_ids is None:
+            return None
+        self._under_way.add(key)
+        return Span(key, range_.index, range_.start, range_.end, block_ids)
+
+    def _write(self, message: Ranges, spans: Sequence[Span | None]) -> None:
+        store, fence = self._inbox.store, self._inbox.fence
+        with self._payloads.unpack(message) as payloads:
+            if self._idle_since is not None:
+                self._gaps.add(self._idle_since, fence())
+            wanted = [(span, payload) for span, payload in zip(spans, payloads, strict=True) if span is not None]
+            store.write_all([span for span, _ in wanted], [payload for _, payload in wanted])
+        self._idle_since = fence() if self._under_way else None
+        nbytes = sum(nbytes_of(store, span) for span, _ in wanted)
+        self._inbox.count_received(nbytes, self._payloads.name, self._gaps.settled())
 
     def _complete(self, complete: Complete) -> None:
         key = own_key(complete.key)
@@ -197,6 +232,8 @@ class FromPeer(threading.Thread):
         except HandoffError as fault:
             self._fail(key, State.FAILED, fault)
             return
+        self._rest(key)
+        self._inbox.count_received(0, self._payloads.name, self._gaps.settled())
         if is_whole:
             self.reply(ack_message(key))
             self._inbox.notify()

@@ -78,9 +78,9 @@ def make_inbox(
     """The decode side of a worker, or of one lane of a gang, and the servicer to add to its grpc.aio server."""
     on_device: dict[str, Any] = {}
     if _is_cuda(spec):
-        from workers.kv_transfer.cuda import cuda_flush, cuda_scope
+        from workers.kv_transfer.cuda import CudaFence, cuda_flush, cuda_scope
 
-        on_device = {"flush": cuda_flush, "scope": cuda_scope}
+        on_device = {"flush": cuda_flush, "fence": CudaFence, "scope": cuda_scope}
     inbox = ThreadedInbox(
         store=runner_store,
         identity=identify(spec, runner_store, incarnation=incarnation, fingerprint=fingerprint, lane=lane),
@@ -100,9 +100,26 @@ def _timeout_s(spec: WorkerSpec) -> float:
     return max(1.0, min(spec.kv.lease_s, CONNECT_TIMEOUT_S))
 
 
+def _staging(store: KVStore) -> Any:
+    """Of one direction of one link: between the GPU and what gRPC's messages hold."""
+    from workers.kv_transfer.cuda import cuda_begin, pinned
+    from workers.kv_transfer.staging import Ring, Staging
+
+    return Staging(store, Ring(pinned, cuda_begin))
+
+
+def _begin(spec: WorkerSpec, name: str) -> Any:
+    """How messages of the host are copied from and to the store's device; None: they are where the store is."""
+    if name != "gloo" or not _is_cuda(spec):
+        return None
+    from workers.kv_transfer.cuda import cuda_begin
+
+    return cuda_begin
+
+
 def _payloads_out(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRoute) -> PayloadsOut:
     if name == "grpc":
-        return GrpcOut(store)
+        return GrpcOut(store, _staging(store).read_all if _is_cuda(spec) else None)
     check_transport(spec, name)
     if name == "shm":
         from workers.kv_transfer.shm_link import ShmOut
@@ -115,13 +132,13 @@ def _payloads_out(spec: WorkerSpec, store: KVStore, name: str, route: DecodeRout
     from workers.kv_transfer.torch_link import TorchOut, check_available
 
     check_available(name)
-    return TorchOut(name, store=store, host=spec.host, timeout_s=_timeout_s(spec))
+    return TorchOut(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), begin=_begin(spec, name))
 
 
 def _payloads_in(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> PayloadsIn:
     name = handshake.transport
     if name == "grpc":
-        return GrpcIn()
+        return GrpcIn(_staging(store).on_device if _is_cuda(spec) else None)
     check_transport(spec, name)
     if name == "shm":
         from workers.kv_transfer.shm_link import ShmIn
@@ -134,7 +151,14 @@ def _payloads_in(spec: WorkerSpec, store: KVStore, handshake: Handshake) -> Payl
     from workers.kv_transfer.torch_link import TorchIn, check_available
 
     check_available(name)
-    return TorchIn(name, store=store, host=spec.host, timeout_s=_timeout_s(spec), handshake=handshake)
+    return TorchIn(
+        name,
+        store=store,
+        host=spec.host,
+        timeout_s=_timeout_s(spec),
+        handshake=handshake,
+        begin=_begin(spec, name),
+    )
 
 
 def check_transport(spec: WorkerSpec, name: str) -> None:

@@ -6,12 +6,13 @@ that says of an ended key that no write is in flight.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from baton.errors import BatonError, CancelledError
 from baton.v1.kv_pb2 import Handshake, HandshakeReply
+from workers.kv_transfer.fences import Fence, Moment
 from workers.kv_transfer.from_peer import FromPeer, Reply
 from workers.kv_transfer.handoff import SHUTTING_DOWN, State
 from workers.kv_transfer.handshake import AUTO, NEXT_BEST, Identity, answer
@@ -33,6 +34,7 @@ class ThreadedInbox:
         make_payloads: The data path of a handshake that was agreed to; raises BatonError for one that this machine
             cannot do.
         flush: Waits for the device to finish what `store.write` began; None where writes are done when they return.
+        fence: Marks what the device was given to write so far.
         scope: Entered by each peer's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
@@ -46,12 +48,14 @@ class ThreadedInbox:
         make_payloads: MakePayloadsIn,
         notify: Callable[[], None],
         flush: Callable[[], None] | None = None,
+        fence: Callable[[], Fence] = Moment,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
         self.identity = identity
         self.kv = kv
         self.flush = flush
+        self.fence = fence
         self.scope = scope
         self.notify = notify
         self.bytes_received = 0
@@ -134,10 +138,13 @@ class ThreadedInbox:
 
     # What the peers' threads call.
 
-    def count_received(self, nbytes: int, transport: str) -> None:
+    def count_received(self, nbytes: int, transport: str, idle_s: Iterable[float] = ()) -> None:
         with self.lock:
             self.bytes_received += nbytes
-            self.received.setdefault(transport, LinkMeasures()).bytes_received += nbytes
+            measures = self.received.setdefault(transport, LinkMeasures())
+            measures.bytes_received += nbytes
+            for each in idle_s:
+                measures.idle_s.observe(each)
 
     def forget(self, peer: FromPeer, error: BatonError) -> None:
         """The link is over, and writes nothing any more: its transfers end."""

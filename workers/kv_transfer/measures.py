@@ -1,14 +1,15 @@
 """How much KV goes over a link and how long that takes, for those who watch. Under the lock of whoever owns it.
 
 A transfer begins here with its first range and ends with its ack; what of it comes after the prompt is computed was
-not hidden behind computing.
+not hidden behind computing. Gaps are the device's time where there is one: what a layer waits to be pushed, and what
+the receiver has nothing to write while a transfer is under way.
 """
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from baton.v1.worker_pb2 import LinkMeasures as Message
-from workers.telemetry.bounds import LINK_S
+from workers.telemetry.bounds import GAP_S, LINK_S
 from workers.telemetry.histogram import Histogram
 
 OTHERS = "other"  # in place of a transport: what the other ranks of a gang moved
@@ -16,6 +17,10 @@ OTHERS = "other"  # in place of a transport: what the other ranks of a gang move
 
 def _histogram() -> Histogram:
     return Histogram(LINK_S)
+
+
+def _gaps() -> Histogram:
+    return Histogram(GAP_S)
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class LinkMeasures:
     ticket_s: Histogram = field(default_factory=_histogram)
     transfer_s: Histogram = field(default_factory=_histogram)
     exposed_s: Histogram = field(default_factory=_histogram)
+    wait_s: Histogram = field(default_factory=_gaps)
+    idle_s: Histogram = field(default_factory=_gaps)
 
     def message(self, transport: str) -> Message:
         return Message(
@@ -36,6 +43,8 @@ class LinkMeasures:
             ticket_s=self.ticket_s.message(),
             transfer_s=self.transfer_s.message(),
             exposed_s=self.exposed_s.message(),
+            wait_s=self.wait_s.message(),
+            idle_s=self.idle_s.message(),
         )
 
     def add(self, other: "LinkMeasures") -> None:
@@ -44,6 +53,8 @@ class LinkMeasures:
         self.ticket_s.add(other.ticket_s)
         self.transfer_s.add(other.transfer_s)
         self.exposed_s.add(other.exposed_s)
+        self.wait_s.add(other.wait_s)
+        self.idle_s.add(other.idle_s)
 
 
 ByTransport = dict[str, LinkMeasures]
@@ -83,6 +94,11 @@ class SendingTimes:
         for key in keys:
             if (times := self._times.get(key)) is not None and not times.pushed_s:
                 times.pushed_s = now_s
+
+    def waited(self, transport: str, seconds: Iterable[float]) -> None:
+        """Of layers, each from being computed until its first range was pushed."""
+        for each in seconds:
+            self._of(transport).wait_s.observe(each)
 
     def sent(self, transport: str, nbytes: int) -> None:
         self._of(transport).bytes_sent += nbytes

@@ -12,12 +12,13 @@ from typing import Any
 
 from baton.errors import BatonError, UnavailableError
 from baton.v1.worker_pb2 import DecodeRoute, Submit
+from workers.kv_transfer.fences import Fence, Moment
 from workers.kv_transfer.handoff import SHUTTING_DOWN, State
 from workers.kv_transfer.handshake import Identity
 from workers.kv_transfer.link import OutboxEvent, TransferKey
 from workers.kv_transfer.measures import ByTransport, SendingTimes
 from workers.kv_transfer.outgoing import Outgoing
-from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, Dial, Fence, MakePayloadsOut, ToPeer
+from workers.kv_transfer.to_peer import CONNECT_TIMEOUT_S, Dial, MakePayloadsOut, ToPeer
 from workers.model.contract import KVStore
 from workers.spec import KVSpec
 
@@ -29,7 +30,7 @@ class ThreadedOutbox:
         dial: Opens the control stream to a route.
         make_payloads: The data path by name; raises ConfigError for one that this machine cannot do.
         fence: Called in the engine's thread by `computed`; blocks are read when the device is past what it returns.
-            None where computing is done when `computed` is called.
+            By default computing is done when `computed` is called.
         scope: Entered by each peer's thread for its life.
         notify: Called from any thread when `poll` has news.
     """
@@ -43,7 +44,7 @@ class ThreadedOutbox:
         dial: Dial,
         make_payloads: MakePayloadsOut,
         notify: Callable[[], None],
-        fence: Callable[[], Fence] | None = None,
+        fence: Callable[[], Fence] = Moment,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.store = store
@@ -52,6 +53,7 @@ class ThreadedOutbox:
         self.dial = dial
         self.make_payloads = make_payloads
         self.notify = notify
+        self.fence = fence
         self.scope = scope
         self.bytes_sent = 0
         self.times = SendingTimes()
@@ -59,7 +61,6 @@ class ThreadedOutbox:
         self.book: Outgoing[ToPeer] = Outgoing(payloads=store.payloads, lease_s=kv.lease_s, bulk=kv.push == "bulk")
         self._peers: dict[tuple[str, str], ToPeer] = {}
         self._is_closed = False
-        self._fence = fence
 
     @property
     def num_active(self) -> int:
@@ -94,8 +95,7 @@ class ThreadedOutbox:
         state_ids: Sequence[int] = (),
     ) -> None:
         if (peer := self.book.peer_of(key)) is not None:  # one look into a dict, which needs no lock
-            fence = self._fence() if self._fence is not None else None
-            peer.post(peer.computed, key, layer, num_tokens, tuple(block_ids), tuple(state_ids), fence)
+            peer.post(peer.computed, key, layer, num_tokens, tuple(block_ids), tuple(state_ids), self.fence())
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
         if (peer := self.book.peer_of(key)) is not None:

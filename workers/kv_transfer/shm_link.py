@@ -10,7 +10,8 @@ receiver looks up after it has read the last one.
 
 import mmap
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
@@ -82,11 +83,12 @@ class ShmIn(Plain):
             raise ConfigError(f"kv.transport: 'shm' cannot map the sender's memory here: {fault}; use gloo") from fault
         self._caches, _ = store.foreign_caches(memoryview(self._memory), *counts, place)
 
-    def unpack(self, message: Ranges) -> Iterable[ForeignRange]:
+    @contextmanager
+    def unpack(self, message: Ranges) -> Iterator[Sequence[ForeignRange]]:
         for range_ in message.ranges:
             if range_.index >= len(self._caches) or len(range_.payload) % array(_ID).itemsize:
                 raise TransportError(f"shm: payload {range_.index} with {len(range_.payload)} bytes of block ids")
-            yield ForeignRange(self._caches[range_.index], array(_ID, range_.payload))
+        yield [ForeignRange(self._caches[range_.index], array(_ID, range_.payload)) for range_ in message.ranges]
 
     def is_sealed(self, seal: int) -> bool:
         return bool(self._seal_table[seal % NUM_SEALS] == seal)

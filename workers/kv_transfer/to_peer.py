@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from baton.errors import BatonError, ConfigError, InternalError, UnavailableError
 from baton.v1.kv_pb2 import AbortTransfer, FromReceiver, FromSender, HandshakeReply, Offer, Renew
 from baton.v1.worker_pb2 import DecodeRoute, Submit
+from workers.kv_transfer.fences import Fence, Gaps
 from workers.kv_transfer.handoff import (
     LOOKS_PER_LEASE,
     RENEWALS_PER_LEASE,
@@ -39,16 +40,6 @@ MakePayloadsOut = Callable[[str, DecodeRoute], PayloadsOut]
 Item = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-class Fence(Protocol):
-    """A point in what the device was given to do."""
-
-    def is_past(self) -> bool: ...
-
-    def wait(self) -> None:
-        """Until the device is past it."""
-        ...
-
-
 class OwningOutbox(Protocol):
     """The outbox, as the threads to its peers see it."""
 
@@ -58,6 +49,7 @@ class OwningOutbox(Protocol):
     dial: Dial
     make_payloads: MakePayloadsOut
     notify: Callable[[], None]
+    fence: Callable[[], Fence]
     scope: Callable[[], AbstractContextManager[Any]]
     lock: threading.Lock  # over the book
     book: "Outgoing[ToPeer]"
@@ -83,6 +75,8 @@ class ToPeer(threading.Thread):
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[FromReceiver | LinkDownError] = queue.SimpleQueue()  # while shaking hands
         self._ready: dict[TransferKey, None] = {}  # keys that may have something to push
+        self._computed: dict[TransferKey, dict[int, Fence]] = {}  # by layer: since when it has something to push
+        self._gaps = Gaps()  # from then until it is pushed
         self._ticked_s = 0.0
         self._renewed_s = 0.0
         self._is_stopped = False
@@ -185,14 +179,16 @@ class ToPeer(threading.Thread):
         num_tokens: int,
         block_ids: Sequence[int],
         state_ids: Sequence[int],
-        fence: Fence | None,
+        fence: Fence,
     ) -> None:
-        if fence is not None:
-            while self._ready and not fence.is_past():
-                self._push()  # earlier layers, while the device computes this one
-            fence.wait()
+        while self._ready and not fence.is_past():
+            self._push()  # earlier layers, while the device computes this one
+        fence.wait()
         with self._lock:
+            if self._book.peer_of(key) is not self:
+                return  # it has ended meanwhile
             self._book.computed(key, layer, num_tokens, block_ids, state_ids)
+        self._computed.setdefault(key, {}).setdefault(layer, fence)
         self._ready[key] = None
 
     def complete(self, key: TransferKey, num_tokens: int, first_tokens: Sequence[tuple[int, int]]) -> None:
@@ -236,12 +232,23 @@ class ToPeer(threading.Thread):
             spans, closings = self._take()
             self._outbox.times.pushes((span.key for span in spans), time.monotonic())
         if spans:
+            self._note_pushed(spans)
             self._send(self._payloads.pack(spans))
             self._payloads.flush()
             nbytes = sum(nbytes_of(self._outbox.store, span) for span in spans)
             self._outbox.count_sent(nbytes, self._payloads.name)
         for key, closing in closings:
             self._send(complete_message(key, closing, self._payloads.seal(key)))
+
+    def _note_pushed(self, spans: Sequence[Span]) -> None:
+        """How long layers have waited, as far as the device has told; of these spans it is to say when they begin."""
+        now, store = self._outbox.fence(), self._outbox.store
+        for span in spans:
+            since = self._computed.get(span.key, {}).pop(store.payloads[span.index].layer, None)
+            if since is not None:
+                self._gaps.add(since, now)
+        with self._lock:
+            self._outbox.times.waited(self._payloads.name, self._gaps.settled())
 
     def _take(self) -> tuple[list[Span], list[tuple[TransferKey, Closing]]]:
         """What fits into one message, and what ends with it."""
@@ -283,7 +290,9 @@ class ToPeer(threading.Thread):
         with self._lock:
             has_ended = self._book.end(key, state, error)
             if has_ended:
+                self._computed.pop(key, None)
                 self._payloads.unseal(key)
+                self._outbox.times.waited(self._payloads.name, self._gaps.settled())
                 is_acked = state is State.COMPLETE
                 self._outbox.times.ended(key, self._payloads.name, time.monotonic(), is_acked=is_acked)
         if has_ended:

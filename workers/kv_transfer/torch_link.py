@@ -4,12 +4,13 @@ The sender (rank 0) hosts the rendezvous store on a port from the OS, on its own
 unguessable prefix travel in the handshake. A message is the payloads of one announcement laid one after the other.
 Every announced message is sent, since a gloo receive cannot be cancelled (see docs/kv_transfer.md). A dead peer
 raises on both sides within milliseconds; a hung one after the timeout. Only this pair's group is dropped then.
-gloo sends from and receives into CPU memory alone: on a GPU, payloads are staged there.
+gloo sends from and receives into CPU memory alone: on a GPU, messages are copied to pinned memory there and back.
 """
 
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from baton.errors import ConfigError
 from baton.v1.kv_pb2 import FromSender, Handshake, Ranges
+from workers.kv_transfer.fences import Fence, Moment
 from workers.kv_transfer.outgoing import Span
+from workers.kv_transfer.staging import Begin
 from workers.kv_transfer.transport import MIN_PUSH_BYTES, Copied, TransportError, nbytes_of, read_into
 from workers.kv_transfer.wire import cut, wire_range
 from workers.model.contract import KVStore
@@ -86,16 +89,18 @@ class _Group(Copied):
 class _Buffers:
     """Staging memory, used again: what is fresh from the system costs a fault per page."""
 
-    def __init__(self, store: KVStore, *, on_host: bool) -> None:
-        """`on_host`: where the store is on a device, pinned CPU memory all the same."""
+    def __init__(self, store: KVStore, *, is_pinned: bool) -> None:
+        """`is_pinned`: CPU memory, for a store on a device; else they are where the store is."""
         self._store = store
-        self._is_pinned = on_host and store.empty_payload(1).is_cuda
-        self._free: list[Tensor] = []
+        self._is_pinned = is_pinned
+        self._free: deque[tuple[Tensor, Fence]] = deque()  # with what it was last copied from
 
     def take(self, nbytes: int) -> Tensor:
         """A free one that is large enough; one that is too small is let go."""
         while self._free:
-            if (buffer := self._free.pop()).numel() >= nbytes:
+            buffer, fence = self._free.popleft() if self._is_pinned else self._free.pop()  # the rested, the warm one
+            fence.wait()
+            if buffer.numel() >= nbytes:
                 return buffer
         nbytes = max(nbytes, MAX_MESSAGE_BYTES)
         if self._is_pinned:
@@ -103,21 +108,25 @@ class _Buffers:
         made: Tensor = self._store.empty_payload(nbytes)
         return made
 
-    def give_back(self, buffer: Tensor) -> None:
-        self._free.append(buffer)
+    def give_back(self, buffer: Tensor, fence: Fence | None = None) -> None:
+        """`fence`: when the device has read it."""
+        self._free.append((buffer, fence or Moment()))
 
 
 class TorchOut(_Group):
     max_message_bytes = MAX_MESSAGE_BYTES
     min_push_bytes = MIN_PUSH_BYTES
 
-    def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float) -> None:
+    def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float, begin: Begin | None = None) -> None:
+        """`begin`: where messages are the host's and the store a device's: begins a copy of one."""
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._own_store, self.store_address = host_store(host, self._timeout)
         self.store_prefix = secrets.token_hex(8)
         self._kv_store = store
-        self._buffers = _Buffers(store, on_host=name == "gloo")
+        self._begin = begin
+        self._buffers = _Buffers(store, is_pinned=begin is not None)
         self._filled: Tensor | None = None  # announced, to be sent
+        self._fence: Fence = Moment()  # when it is filled
         self._nbytes = 0  # of it
         self._in_flight: deque[tuple[Any, Tensor]] = deque()
 
@@ -127,11 +136,17 @@ class TorchOut(_Group):
     def pack(self, spans: Sequence[Span]) -> FromSender:
         self._nbytes = sum(nbytes_of(self._kv_store, span) for span in spans)
         self._filled = self._buffers.take(self._nbytes)
-        read_into(self._kv_store, spans, self._filled)
+        if self._begin is None:
+            read_into(self._kv_store, spans, self._filled)
+        else:
+            staged = self._kv_store.empty_payload(self._nbytes)
+            read_into(self._kv_store, spans, staged)
+            self._fence = self._begin(self._filled[: self._nbytes], staged)
         return FromSender(ranges=Ranges(ranges=map(wire_range, spans)))
 
     def flush(self) -> None:
         assert self._filled is not None, "flush follows pack"
+        self._fence.wait()
         try:
             work = self._group.send([self._filled[: self._nbytes]], _RECEIVER, 0)
         except RuntimeError as fault:
@@ -145,12 +160,22 @@ class TorchOut(_Group):
 
 
 class TorchIn(_Group):
-    def __init__(self, name: str, *, store: KVStore, host: str, timeout_s: float, handshake: Handshake) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: KVStore,
+        host: str,
+        timeout_s: float,
+        handshake: Handshake,
+        begin: Begin | None = None,
+    ) -> None:
         super().__init__(name, host=host, timeout_s=timeout_s)
         self._kv_store = store
         self._handshake = handshake
         self._expected: deque[tuple[Any, Tensor]] = deque()  # receives that are posted, and where they go
-        self._buffers = _Buffers(store, on_host=name == "gloo")
+        self._begin = begin
+        self._buffers = _Buffers(store, is_pinned=begin is not None)
 
     def connect(self) -> None:
         host, _, port = self._handshake.store_address.rpartition(":")
@@ -171,12 +196,17 @@ class TorchIn(_Group):
             raise TransportError(f"{self.name}: {_first_line(fault)}") from fault
         self._expected.append((work, buffer))
 
-    def unpack(self, message: Ranges) -> Iterable[Tensor]:
+    @contextmanager
+    def unpack(self, message: Ranges) -> Iterator[Sequence[Tensor]]:
         work, buffer = self._expected.popleft()
         self._wait(work)
-        for start, end in cut(self._sizes(message)):
-            yield buffer[start:end]
-        self._buffers.give_back(buffer)
+        sizes = self._sizes(message)
+        payload, fence = buffer[: sum(sizes)], None
+        if self._begin is not None:
+            payload = self._kv_store.empty_payload(len(payload))
+            fence = self._begin(payload, buffer[: len(payload)])
+        yield [payload[start:end] for start, end in cut(sizes)]
+        self._buffers.give_back(buffer, fence)
 
     def _sizes(self, message: Ranges) -> list[int]:
         return [nbytes_of(self._kv_store, range_) for range_ in message.ranges]

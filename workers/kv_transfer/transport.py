@@ -5,7 +5,8 @@ the receiver calls `expect` as early as it can and then `unpack` for each announ
 announced range is sent, so that a receive is never cancelled: what nobody wants any more is received and dropped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from baton.v1.kv_pb2 import FromSender, Range, Ranges
@@ -62,8 +63,8 @@ class PayloadsIn(Protocol):
         """The announcement has come: begin to receive its payloads. Raises: TransportError."""
         ...
 
-    def unpack(self, message: Ranges) -> Iterable[Any]:
-        """One payload per range, as the store writes it, valid until the next one is taken. Raises: TransportError."""
+    def unpack(self, message: Ranges) -> AbstractContextManager[Sequence[Any]]:
+        """One payload per range, as the store writes it, valid within. Raises: TransportError."""
         ...
 
     def is_sealed(self, seal: int) -> bool:
@@ -81,8 +82,7 @@ MIN_PUSH_BYTES = 512 << 10  # smaller pushes cost more per byte; the rest leaves
 def read_into(store: KVStore, spans: Sequence[Span], buffer: Any) -> list[tuple[int, int]]:
     """Lays the spans' payloads one after the other; where in `buffer` each is, in bytes."""
     places = cut([nbytes_of(store, span) for span in spans])
-    for span, (start, end) in zip(spans, places, strict=True):
-        store.read(span.index, span.block_ids, span.start, span.end, out=buffer[start:end])
+    store.read_all(spans, [buffer[start:end] for start, end in places])
     return places
 
 
@@ -138,19 +138,26 @@ class GrpcOut(Plain):
     name = "grpc"
     max_message_bytes = 2 << 20  # gRPC's default limit for a message is 4 MiB
 
-    def __init__(self, store: KVStore) -> None:
+    def __init__(self, store: KVStore, read_all: Callable[[Sequence[Span], Sequence[Any]], None] | None = None) -> None:
+        """`read_all`: in place of the store's, for one on a device."""
         self._store = store
+        self._read_all = read_all or store.read_all
 
     def pack(self, spans: Sequence[Span]) -> bytes:
         sizes = [nbytes_of(self._store, span) for span in spans]
         message, places = open_message([wire_range(span) for span in spans], sizes)
-        for span, place in zip(spans, places, strict=True):
-            self._store.read(span.index, span.block_ids, span.start, span.end, out=place)
+        self._read_all(spans, places)
         return message
 
 
 class GrpcIn(Plain):
     name = "grpc"
 
-    def unpack(self, message: Ranges) -> Iterable[Any]:
-        return (range_.payload for range_ in message.ranges)
+    def __init__(self, on_device: Callable[[Sequence[bytes]], Sequence[Any]] | None = None) -> None:
+        """`on_device`: brings payloads to where the store is, if that is a device."""
+        self._on_device = on_device
+
+    @contextmanager
+    def unpack(self, message: Ranges) -> Iterator[Sequence[Any]]:
+        payloads = [range_.payload for range_ in message.ranges]
+        yield payloads if self._on_device is None else self._on_device(payloads)

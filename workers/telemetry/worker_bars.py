@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from baton.v1.worker_pb2 import Histogram, LinkMeasures, Measures
-from workers.telemetry.bounds import BATCH_SEQUENCES, BATCH_TOKENS, LINK_S, PREFILL_S, QUEUE_S, STEP_S
+from workers.telemetry.bounds import BATCH_SEQUENCES, BATCH_TOKENS, GAP_S, LINK_S, PREFILL_S, QUEUE_S, STEP_S
 from workers.telemetry.described import Described, Labels, histogram
 
 
@@ -28,6 +28,15 @@ def _steps(measures: Measures) -> Iterable[tuple[Labels, Histogram]]:
 
 def _links(of: Callable[[LinkMeasures], Histogram]) -> Callable[[Measures], Iterable[tuple[Labels, Histogram]]]:
     return lambda measures: (((link.transport,), of(link)) for link in measures.links if link.bytes_sent)
+
+
+def _idle(measures: Measures) -> Iterable[tuple[Labels, Histogram]]:
+    return (((link.transport,), link.idle_s) for link in measures.links if link.bytes_received and link.idle_s.counts)
+
+
+def _waits(measures: Measures) -> Iterable[tuple[Labels, Histogram]]:
+    """A worker from before there were any tells none."""
+    return (((link.transport,), link.wait_s) for link in measures.links if link.bytes_sent and link.wait_s.counts)
 
 
 BARS: Sequence[Bars] = (
@@ -94,5 +103,25 @@ BARS: Sequence[Bars] = (
         ),
         LINK_S,
         _links(lambda link: link.exposed_s),
+    ),
+    Bars(
+        histogram(
+            "baton_worker_kv_wait_seconds",
+            "seconds",
+            "What a layer's KV waits from being computed until it is pushed to the other worker",
+            "transport",
+        ),
+        GAP_S,
+        _waits,
+    ),
+    Bars(
+        histogram(
+            "baton_worker_kv_idle_seconds",
+            "seconds",
+            "What a link has nothing to write for, between ranges of hand-overs that are under way",
+            "transport",
+        ),
+        GAP_S,
+        _idle,
     ),
 )

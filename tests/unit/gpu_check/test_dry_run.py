@@ -34,7 +34,8 @@ def test_a_part_finds_nothing_wrong_on_a_cpu(name: str) -> None:
 def test_kv_is_looked_at_byte_by_byte_in_another_process() -> None:
     findings: list[Finding] = []
     handoff.transfer(Check(device="cpu", tell=findings.append), "shm")
-    assert [finding.passed for finding in findings] == [True]
+    assert [(finding.name, finding.passed) for finding in findings] == [("shm", True), ("shm, gaps", None)]
+    assert findings[1].figures["num_waits"] == 3
 
 
 def test_the_counted_sizes_are_those_that_qwen_publishes() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from baton.v1.worker_pb2 import ChoiceStart, DecodeRoute, Submit
 from tests.local_link import LocalIn, LocalOut, LocalPipe, LocalWire, identify
 from tests.unit.kv_transfer.harness import TorchStore, tokens
@@ -73,8 +75,10 @@ class Fence:
 
     def __init__(self) -> None:
         self._passed = threading.Event()
+        self.passed_s = 0.0
 
     def pass_it(self) -> None:
+        self.passed_s = time.monotonic()
         self._passed.set()
 
     def is_past(self) -> bool:
@@ -82,6 +86,9 @@ class Fence:
 
     def wait(self) -> None:
         assert self._passed.wait(10)
+
+    def seconds_to(self, later: "Fence") -> float:
+        return later.passed_s - self.passed_s
 
 
 class Linked:
@@ -127,8 +134,13 @@ class Linked:
         self.inbox.close()
 
     def _fence(self) -> Fence:
-        self.fences.append(Fence())
-        return self.fences[-1]
+        """The engine's; of what the link's thread gives the device, it is past at once."""
+        fence = Fence()
+        if threading.current_thread() is threading.main_thread():
+            self.fences.append(fence)
+        else:
+            fence.pass_it()
+        return fence
 
 
 def test_blocks_are_read_and_written_within_the_scope_of_the_links_thread() -> None:
@@ -153,3 +165,32 @@ def test_a_layer_is_read_when_the_device_is_past_it_and_sent_while_the_next_is_c
             wait_for(lambda expected=layer + 1: len(linked.received.layers_written) == expected)
     linked.finish()
     assert linked.received.layers_written == [0, 1, 2]
+
+
+def test_what_layers_wait_and_the_receiver_is_idle_for_is_measured() -> None:
+    linked = Linked()
+    linked.compute()
+    for layer, fence in enumerate(linked.fences):
+        fence.pass_it()
+        wait_for(lambda expected=layer + 1: len(linked.received.layers_written) == expected)
+        time.sleep(0.05)
+    linked.finish()
+    (sent,), (received,) = ([one["inproc"] for one in side.measures] for side in (linked.outbox, linked.inbox))
+    assert sent.wait_s.count == 3
+    assert sent.wait_s.sum < 0.05, "each layer was pushed when the device was past it"
+    assert received.idle_s.count == 2
+    assert received.idle_s.sum > 0.09, "between the layers there was nothing to write"
+
+
+def test_a_layer_that_nobody_has_room_for_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EagerOut, "min_push_bytes", 1 << 20)  # more than there is: all goes with the last layer
+    linked = Linked()
+    linked.compute()
+    for fence in linked.fences:
+        fence.pass_it()
+        time.sleep(0.05)
+    linked.finish()
+    (sent,), (received,) = ([one["inproc"] for one in side.measures] for side in (linked.outbox, linked.inbox))
+    assert sent.wait_s.count == 3
+    assert sent.wait_s.sum > 0.14, "the first waited for two others, the second for one"
+    assert received.idle_s.count == 0

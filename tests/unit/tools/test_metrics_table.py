@@ -34,7 +34,7 @@ def bars(of: tuple[float, ...]) -> Histogram:
 
 def worker() -> WorkerView:
     """One that has told of everything."""
-    steps, link = bars(bounds.STEP_S), bars(bounds.LINK_S)
+    steps, link, gaps = bars(bounds.STEP_S), bars(bounds.LINK_S), bars(bounds.GAP_S)
     measures = Measures(
         prefill_step_s=steps,
         decode_step_s=steps,
@@ -44,7 +44,18 @@ def worker() -> WorkerView:
         batch_tokens=bars(bounds.BATCH_TOKENS),
         queue_s=bars(bounds.QUEUE_S),
         prefill_s=bars(bounds.PREFILL_S),
-        links=[LinkMeasures(transport="shm", bytes_sent=1, ticket_s=link, transfer_s=link, exposed_s=link)],
+        links=[
+            LinkMeasures(
+                transport="shm",
+                bytes_sent=1,
+                bytes_received=1,
+                ticket_s=link,
+                transfer_s=link,
+                exposed_s=link,
+                wait_s=gaps,
+                idle_s=gaps,
+            )
+        ],
     )
     state = WorkerState(
         worker_id="decode-0",

@@ -16,6 +16,7 @@ from workers.model.kv_store import LayerShape, TorchKVStore
 from workers.model.state_shape import StatePart, StateShape
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
+CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.float16)
 PIECES = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from([1, 4, 16]), st.integers(0, 40), st.integers(1, 40)),
@@ -73,8 +74,8 @@ def test_blocks_that_are_not_there_move_nothing() -> None:
 
 
 def test_it_finds_itself_right_here_and_is_not_used_on_a_cpu() -> None:
-    assert copies_right(torch.device("cpu"))
-    assert not blocks.works(torch.device("cpu"))
+    assert copies_right(CPU)
+    assert not blocks.works(CPU)
 
 
 RECURRENT = StatePart("recurrent", 2, (3, 5), torch.float32)
@@ -82,19 +83,19 @@ INPUTS = StatePart("conv.q", 2, (3, 3), torch.bfloat16)
 SHAPES = (LayerShape(num_kv_heads=2, head_dim=6), StateShape((RECURRENT, INPUTS)), LayerShape(2, 8))
 
 
-def make_store(*, has_mover: bool) -> TorchKVStore:
+def make_store(*, has_mover: bool, device: torch.device = CPU) -> TorchKVStore:
     store = TorchKVStore(
         SHAPES,
         num_blocks=9,
         block_size=4,
         dtype=torch.bfloat16,
-        device=torch.device("cpu"),
+        device=device,
         num_states=5,
     )
     store._has_kernel, store._has_mover = False, has_mover
     generator = torch.Generator().manual_seed(0)
     for tensor in all_of(store):
-        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        tensor.copy_(torch.randn(tensor.shape, generator=generator).to(device))
     return store
 
 
