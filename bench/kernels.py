@@ -65,6 +65,7 @@ def variants() -> Iterator[Variant]:
     yield from ragged_variants()
     yield from elementwise_variants()
     yield from sampling_variants()
+    yield from penalty_variants()
     yield from block_variants()
 
 
@@ -79,6 +80,19 @@ def sampling_variants() -> Iterator[Variant]:
         types={**floats, **ints, "token_ids": LONGS, "row_stride": INT, "vocab_size": INT},
         constants={"BLOCK": BLOCK, "NARROW": NARROW},
         num_warps=8,
+    )
+
+
+def penalty_variants() -> Iterator[Variant]:
+    from workers.model.cuda.kernels import penalties as kernels
+    from workers.model.cuda.penalties import BLOCK
+
+    tensors = {**dict.fromkeys(("logits", "out", "floats"), FLOATS), "ints": INTS, "pending": LONGS}
+    yield Variant(
+        name="penalties",
+        kernel=kernels.adjust,
+        types={**tensors, **dict.fromkeys(("row_stride", "out_stride", "vocab_size"), INT)},
+        constants={"HAS_PENDING": True, "BLOCK": BLOCK},
     )
 
 

@@ -16,6 +16,7 @@ from bench.gpu_check.check import Check, SkippedError
 from workers.model import attention_torch, fp8, sampler
 from workers.model.attention import PagedMeta, Scoring, build_meta
 from workers.model.contract import Chunk, SampleRow
+from workers.model.cuda import penalties
 from workers.model.cuda.attention import FlashInfer, flashinfer_available, make_workspace
 from workers.model.cuda.blocks import Piece, gather, scatter
 from workers.model.cuda.elementwise import HeadNorms, rms_norm, rotate_and_write, silu_mul
@@ -23,6 +24,7 @@ from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.cuda.sampling import choose
 from workers.model.fp8 import KVScales
+from workers.model.logit_adjustments import adjust_by_torch, changes_of
 from workers.model.sampling_params import SamplingParams
 from workers.model.trees import MAX_TOKENS
 
@@ -57,6 +59,8 @@ def run(check: Check) -> None:
         _elementwise(check, dtype)
     with check.item("drawn tokens"):
         _sampling(check)
+    with check.item("penalties"):
+        _penalties(check)
     card = cards.measure(check.device)
     with check.item("blocks"):
         _blocks(check, card, dtype)
@@ -166,6 +170,45 @@ def _sampling(check: Check) -> None:
         check.figure(
             f"sampling, {name}", f"{1e6 * seconds:.0f} us for {num_rows} rows of {vocab_size}", us=1e6 * seconds
         )
+
+
+def _penalties(check: Check) -> None:
+    """Of rows that ask for everything, each after a token that only the device knows, against torch on the CPU."""
+    vocab_size = SHAPES[check.device][-1]
+    num_rows, num_tokens = (64, 2000) if not check.is_dry else (3, 40)
+    logits, rng = _random(check, num_rows, vocab_size) * 3, random.Random(5)
+    params = SamplingParams(
+        max_tokens=num_tokens,
+        temperature=1.0,
+        min_tokens=num_tokens,
+        repetition_penalty=1.1,
+        frequency_penalty=0.3,
+        presence_penalty=-0.5,
+        logit_bias=tuple((token, rng.uniform(-5, 5)) for token in rng.sample(range(vocab_size), 20)),
+    )
+    rows = [
+        SampleRow(
+            chunk=i,
+            choice=0,
+            params=params,
+            prompt_token_ids=tuple(rng.randrange(vocab_size) for _ in range(num_tokens)),
+            output_token_ids=[rng.randrange(vocab_size) for _ in range(num_tokens // 2)],
+            follows=num_rows - 1 - i,
+        )
+        for i in range(num_rows)
+    ]
+    sampled = torch.tensor([row.output_token_ids[0] if i % 2 else i for i, row in enumerate(rows)])
+    pending = sampled.to(check.device)
+    changes = changes_of(rows, (1, 2), vocab_size)
+    assert changes is not None
+    want = adjust_by_torch(logits.cpu(), changes, sampled)
+    found = penalties.adjust(logits, changes, pending).cpu()
+    differing = int((found != want).sum())
+    seconds = cards.seconds_of(partial(penalties.adjust, logits, changes, pending), check.device, *_runs(check))
+    text = (
+        f"{differing} logits differ from the CPU's, {1e6 * seconds:.0f} us for {num_rows} rows, a copy of them included"
+    )
+    check.judge("penalties", differing == 0, text, us=1e6 * seconds, differing=differing)
 
 
 def _attention(check: Check, card: Card, name: str, spans: Sequence[tuple[int, int]], dtype: torch.dtype) -> None:
