@@ -28,6 +28,7 @@ class Skipping:
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self.is_skipping = False
+        self.runs_ahead = False  # each step is looked at
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         if self.is_skipping and any(chunk.kind is ChunkKind.PREFILL for chunk in batch.chunks):

@@ -219,13 +219,13 @@ class Engine:
 
     def step(self) -> bool:
         """One step; whether the next one should follow at once."""
-        now_s = self._clock()
         may_draft = not self._passes()
         if may_draft:
             self._land()
+        now_s = self._clock()
         has_news = self._take_in(now_s)
+        was_in_flight = self._flight is not None
         plan = self._plan(now_s, may_draft=may_draft)
-        is_in_flight = self._flight is not None
         if plan.admitted:
             self._measures.admitted(plan.admitted, self._clock())
         for job, error in self.serving.preempted(plan.preempted) if plan.preempted else ():
@@ -236,13 +236,13 @@ class Engine:
             if has_news or plan.admitted or plan.preempted:
                 self._report()
             self._launch(plan, now_s)
-        elif is_in_flight:
+        elif self._flight is not None:
             self._land()
         else:
             # What waits for blocks that transfers hold is held back, not stuck: leases bound it.
             self.stats.no_step(self._clock(), is_stuck=self.has_work and not self.serving.num_in_transfer)
         self._report()
-        return bool(plan.chunks or self._commands or is_in_flight)
+        return bool(plan.chunks or self._commands or was_in_flight)
 
     def _passes(self) -> bool:
         """Whether the next step goes without guesses, so that it may be planned while one is in flight."""
@@ -338,16 +338,18 @@ class Engine:
         )
         is_last = not runs_ahead or must_land(batch, chunks, self.runner.state_spacing)
         flight.takes_off(self.runner.max_model_len)
-        self._land()
+        self._land(is_followed=True)
         self._flight = flight
         if is_last:
+            if self._outputs:  # those who wait for them shall not wait for this step
+                self._report()
             self._land()
 
     def _run(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Launched:
         return Done(self.runner.run(batch, on_layer))
 
-    def _land(self) -> None:
-        """Waits for the step in flight, if there is one, and says what it gave."""
+    def _land(self, *, is_followed: bool = False) -> None:
+        """Waits for the step in flight, if there is one, and says what it gave. `is_followed`: another one flies."""
         flight, self._flight = self._flight, None
         if flight is None:
             return
@@ -364,7 +366,7 @@ class Engine:
             began_s, ended_s = self._landing.take(flight, sampled)
             if self._speculation is not None:
                 self._learn(self._speculation, chunks, ended_s - began_s)
-            self.stats.step_done(ended_s, began_s, chunks, is_idle=not self.has_work)
+            self.stats.step_done(ended_s, began_s, chunks, is_idle=not (self.has_work or is_followed))
             self._measures.step(chunks, ended_s - began_s)
         self.blocks.landed(flight.number)
 

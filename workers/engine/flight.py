@@ -80,9 +80,7 @@ def must_land(batch: Batch, chunks: Sequence[ScheduledChunk], state_spacing: int
         return True
     for row in batch.samples:
         seq = chunks[row.chunk].seq
-        params = row.params
-        is_penalized = params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
-        if row.draft_token_ids or seq.siblings or seq.follower is not None or is_penalized:
+        if row.draft_token_ids or seq.siblings or seq.follower is not None:
             return True
     if state_spacing is None:
         return False

@@ -35,7 +35,6 @@ class Landing:
         """
         chunks = flight.chunks
         began_s, ended_s = max(flight.began_s, self._landed_s), self._clock()
-        self._landed_s = ended_s
         here = [job if self._is_here(job) else None for job in flight.jobs]
         running = [chunk for chunk, job in zip(chunks, here, strict=True) if job is not None]
         for chunk, job in zip(chunks, here, strict=True):
@@ -45,7 +44,8 @@ class Landing:
         if chunks[-1].kind is ChunkKind.PREFILL:  # decodes come first
             self._measures.computed(running, ended_s)
         self._answers.take(flight.batch, chunks, here, flight.owners, sampled)
-        return began_s, self._clock()
+        self._landed_s = self._clock()
+        return began_s, self._landed_s
 
     def fail(self, jobs: Iterable[Job], error: Exception) -> None:
         """Their step failed: those that are here end by name."""

@@ -127,6 +127,7 @@ class LaunchedStep:
         self._runner = runner
         self._batch = batch
         self._drawn = drawn
+        self._has_drafts = runner.has_unsettled
         self._done = Fetched((), runner.device)
 
     def result(self) -> list[list[Sampled]]:
@@ -134,7 +135,7 @@ class LaunchedStep:
         if self._drawn is None:
             return []
         found = accept(self._batch.samples, self._drawn.result())
-        if self._runner.has_unsettled:
+        if self._has_drafts:
             self._runner.settle_states(num_accepted(self._batch, found))
         return found
 
@@ -229,6 +230,7 @@ class TorchRunner:
         try:
             drawn = self._drawn(batch, on_layer)
         except BaseException:
+            self._unsettled = None
             self._synchronize()
             raise
         self._drew(None if drawn is None else drawn.token_ids, 0 if drawn is None else len(drawn.token_ids))
@@ -244,7 +246,7 @@ class TorchRunner:
         logits = logits.float()
         if batch.masks is not None:
             apply_masks(logits, batch.masks)
-        return draw(logits, single_rows(batch.samples), self.eos_token_ids)
+        return draw(logits, single_rows(batch.samples), self.eos_token_ids, self._drawn_ids)
 
     @torch.inference_mode()
     def begin(

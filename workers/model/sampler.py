@@ -48,15 +48,18 @@ class Drawn:
         return sampled
 
 
-def draw(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = ()) -> Drawn:
+def draw(
+    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[int] = (), pending: Tensor | None = None
+) -> Drawn:
     """One token per row, >= 1 of them; on a GPU without waiting for it, but where torch's own ops must do.
 
     Args:
         logits: [rows, vocab], float32, on any device; row i belongs to rows[i]. Not changed.
         eos_token_ids: Not sampled before `min_tokens`.
+        pending: See `adjust_logits`.
     """
     assert logits.shape[0] == len(rows), f"{logits.shape[0]} rows of logits for {len(rows)} samples"
-    logits = adjust_logits(logits, rows, eos_token_ids)
+    logits = adjust_logits(logits, rows, eos_token_ids, pending)
     return Drawn(logits, rows, _choose(logits, rows))
 
 

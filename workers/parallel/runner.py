@@ -81,19 +81,24 @@ class GangRunner:
         note = self.notes.note(on_layer) if self.notes is not None else b""
         step = Compute(chunks=batch.chunks, rows=batch.rows, note=note)
         found = self._together(step, lambda: self._runner.run(batch, on_layer))
-        counts = num_accepted(batch, found) if self.num_states else {}
-        if counts:
-            self._together(Settle(num_tokens=counts), lambda: None)  # this rank's runner has done so itself
+        self._settle(batch, found)
         return found
 
     def launch(self, batch: Batch, on_layer: OnLayer | None = None) -> Launched:
         note = self.notes.note(on_layer) if self.notes is not None else b""
         step = Compute(chunks=batch.chunks, rows=batch.rows, note=note, is_ahead=True)
-        return GangLaunched(self._together(step, lambda: self._runner.launch(batch, on_layer)), self)
+        return GangLaunched(self._together(step, lambda: self._runner.launch(batch, on_layer)), batch, self)
 
-    def landed(self, result: Callable[[], T]) -> T:
-        """What `result` of a launched step gives; one that fails ends this rank."""
-        return self._or_end(result)
+    def landed(self, launched: Launched, batch: Batch) -> list[list[Sampled]]:
+        """What a launched step gives; one that fails ends this rank."""
+        found = self._or_end(launched.result)
+        self._settle(batch, found)
+        return found
+
+    def _settle(self, batch: Batch, found: list[list[Sampled]]) -> None:
+        counts = num_accepted(batch, found) if self.num_states else {}
+        if counts:
+            self._together(Settle(num_tokens=counts), lambda: None)  # this rank's runner has done so itself
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -142,11 +147,11 @@ class GangRunner:
 class GangLaunched:
     """Implements `workers.model.contract.Launched`."""
 
-    def __init__(self, launched: Launched, runner: GangRunner) -> None:
-        self._launched, self._runner = launched, runner
+    def __init__(self, launched: Launched, batch: Batch, runner: GangRunner) -> None:
+        self._launched, self._batch, self._runner = launched, batch, runner
 
     def result(self) -> list[list[Sampled]]:
-        return self._runner.landed(self._launched.result)
+        return self._runner.landed(self._launched, self._batch)
 
 
 def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:

@@ -1,6 +1,7 @@
 """What is special to steps that are launched while one is in flight."""
 
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,3 +181,108 @@ def test_where_nothing_is_guessed_for_a_while_most_steps_are_launched_ahead() ->
     num_quiet = 100 - QUIET_STEPS
     assert drafter.num_asked <= QUIET_STEPS + num_quiet // ASK_AHEAD_EVERY + 3
     assert runner_of(driver).num_followed >= num_quiet * (ASK_AHEAD_EVERY - 1) // ASK_AHEAD_EVERY - 3
+
+
+def test_who_waits_for_blocks_gets_them_as_soon_as_a_step_in_flight_has_ended_their_holders() -> None:
+    block_nbytes = 4 * 4 * 8  # of 4 layers, 4 tokens, 8 bytes
+    decode_spec = make_spec(Role.DECODE, memory_bytes=9 * block_nbytes, prefix_cache=False)
+    driver = Driver([make_spec(Role.PREFILL), decode_spec])
+    prefill, decode = driver.engines
+    for name, prompt in (("a", list(range(10, 22))), ("b", list(range(40, 52)))):  # three blocks each, and one more
+        driver.submit(name, prompt, max_tokens=20, stop_token_ids=[expected(prompt, 20)[4]])
+    driver.submit("c", list(range(70, 82)), max_tokens=4)
+    receiving = decode.receiving
+    assert receiving is not None
+    for _ in range(400):
+        prefill.step()
+        if not decode.step():
+            if receiving.num_pending and not decode.has_work:
+                offered = receiving._pending[0].seq
+                assert not decode.scheduler.can_receive(offered, len(receiving._granted)), "it sleeps on free blocks"
+            time.sleep(0.001)
+        driver.clock.now_s += 0.01
+        if all(engine.is_idle for engine in driver.engines):
+            break
+    assert driver.answer("c") == expected(list(range(70, 82)), 4)
+
+
+class Timed:
+    """A device whose steps take 10 s each, on the driver's clock."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._clock = driver.clock
+        self._free_s = 0.0
+        self._launch = runner_of(driver).launch
+        runner_of(driver).launch = self.launch  # type: ignore[method-assign, assignment]
+
+    def launch(self, *arguments: Any) -> Any:
+        step = self._launch(*arguments)
+        self._free_s = done_s = max(self._clock.now_s, self._free_s) + 10.0
+
+        class Step:
+            def result(_) -> Any:
+                self._clock.now_s = max(self._clock.now_s, done_s)
+                return step.result()
+
+        return Step()
+
+
+def test_times_of_steps_add_up_where_answers_are_told_while_the_next_one_runs() -> None:
+    driver = mixed()
+    engine = driver.engines[0]
+    Timed(driver)
+    take = engine._landing._answers.take
+
+    def slowly(*arguments: Any) -> None:
+        take(*arguments)
+        driver.clock.now_s += 2.0
+
+    engine._landing._answers.take = slowly  # type: ignore[method-assign]
+    driver.submit("r", PROMPT, max_tokens=40)
+    for _ in range(3):
+        engine.step()
+    began_s, counted_s = driver.clock.now_s, engine.stats.decode_steps_s
+    while not engine.is_idle:
+        engine.step()
+    assert engine.stats.decode_steps_s - counted_s <= driver.clock.now_s - began_s + 12
+
+
+def test_a_device_that_hangs_in_a_step_launched_in_vain_is_seen() -> None:
+    driver = mixed()
+    driver.submit("r", PROMPT, max_tokens=20, stop_token_ids=expected(PROMPT, 6)[-1:])
+    engine = driver.engines[0]
+    while not driver.finals["r", 0]:
+        driver.step()
+    assert not engine.has_work
+    assert engine.stats.waiting_since_s is not None, "a step is in flight, and nobody is said to wait for it"
+    driver.step()
+    assert engine.is_idle
+    assert engine.stats.waiting_since_s is None
+
+
+def test_tokens_are_told_before_a_step_that_is_waited_for() -> None:
+    driver = mixed()
+    engine = driver.engines[0]
+    driver.submit("a", PROMPT, max_tokens=40)
+    for _ in range(5):
+        driver.step()
+    counts: list[tuple[int, int]] = []
+    launch = runner_of(driver).launch
+
+    def looking(*arguments: Any) -> Any:
+        step = launch(*arguments)
+
+        class Step:
+            def result(_) -> Any:
+                job = engine.jobs.find("a", 0)
+                assert job is not None
+                counts.append((len(job.seq.output_token_ids), len(driver.tokens["a", 0])))
+                return step.result()
+
+        return Step()
+
+    runner_of(driver).launch = looking  # type: ignore[method-assign]
+    driver.submit("p", list(range(60, 70)), max_tokens=3, prompt_logprobs=1)
+    for _ in range(3):
+        driver.step()
+    assert all(num_known == num_told for num_known, num_told in counts), counts

@@ -9,7 +9,10 @@ from tests.models import tiny
 from tests.unit.engine.driver import RUNNERS, Driver
 from tests.unit.parallel.conftest import ranks  # noqa: F401
 from tests.unit.parallel.gangs import RankProcesses
-from tests.unit.parallel.test_tensor import ask, check, prompts, spec
+from tests.unit.parallel.test_tensor import ask, check, one_thread, prompts, spec  # noqa: F401
+from tests.unit.parallel.test_tensor_hybrid import (  # noqa: F401
+    test_drafts_are_taken_out_of_every_ranks_states,
+)
 from workers.model.contract import Chunk, ModelRunner, Row
 from workers.model.runner import TorchRunner
 from workers.parallel.runner import follow

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from workers.model.cuda.launching import to_device
+
 
 class Window:
     """Where a batch's rows lie when each chunk's follow the inputs before it. Layer-independent.
@@ -21,9 +23,9 @@ class Window:
         shifts = torch.repeat_interleave(torch.arange(1, len(sizes) + 1) * num_inputs, counts)
         self.num_inputs = num_inputs
         self.is_decode = max(sizes) == 1  # a token of each sequence
-        self.rows = (torch.arange(len(shifts)) + shifts).to(device)  # [T]: of each row of the batch
-        self.before = ((ends - counts - num_inputs)[:, None] + lasts).to(device)  # [num_chunks, num_inputs]
-        self.after = ((ends - num_inputs)[:, None] + lasts).to(device)  # [num_chunks, num_inputs]
+        self.rows = to_device(torch.arange(len(shifts)) + shifts, device)  # [T]: of each row of the batch
+        self.before = to_device((ends - counts - num_inputs)[:, None] + lasts, device)  # [num_chunks, num_inputs]
+        self.after = to_device((ends - num_inputs)[:, None] + lasts, device)  # [num_chunks, num_inputs]
 
 
 def convolve(x: Tensor, before: Tensor, window: Window, convolution: nn.Conv1d) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.model.contract import Chunk
+from workers.model.cuda.launching import to_device
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.states import States, rows_of
 from workers.model.hybrid.tried import TriedStates
@@ -37,8 +38,8 @@ class _Split:
         is_tried = torch.repeat_interleave(torch.tensor(are_tried), sizes)
         self._tried = TriedStates(parts, tried, device)
         self._groups: list[tuple[LinearStep, Tensor]] = [
-            (self._tried, is_tried.nonzero()[:, 0].to(device)),
-            (States(parts, others, device), (~is_tried).nonzero()[:, 0].to(device)),
+            (self._tried, to_device(is_tried.nonzero()[:, 0], device)),
+            (States(parts, others, device), to_device((~is_tried).nonzero()[:, 0], device)),
         ]
 
     def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:

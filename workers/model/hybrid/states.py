@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.model.contract import Chunk
+from workers.model.cuda.launching import to_device
 from workers.model.hybrid.convolution import Window, convolve
 from workers.model.hybrid.mixer import Recurrence
 from workers.model.linear.scan import scan
@@ -27,14 +28,14 @@ class States:
     def __init__(self, parts: Mapping[int, Sequence[Tensor]], chunks: Sequence[Chunk], device: torch.device) -> None:
         self._parts = parts
         self._sizes = [len(chunk.token_ids) for chunk in chunks]
-        self._slots = torch.tensor([chunk.state_id for chunk in chunks], device=device)
+        self._slots = to_device(torch.tensor([chunk.state_id for chunk in chunks]), device)
         is_new = [chunk.start == 0 for chunk in chunks]
-        self._is_new = torch.tensor(is_new, device=device) if any(is_new) else None
+        self._is_new = to_device(torch.tensor(is_new), device) if any(is_new) else None
         ends = [sum(self._sizes[: index + 1]) for index in range(len(chunks))]
         spans = [(index, end - size, end) for index, (size, end) in enumerate(zip(self._sizes, ends, strict=True))]
         self._longer = [span for span in spans if span[2] - span[1] > 1]  # (chunk, first row, end row)
         singles = [span[:2] for span in spans if span[2] - span[1] == 1]
-        self._singles = torch.tensor(singles, dtype=torch.int64, device=device).view(-1, 2)  # (chunk, row)
+        self._singles = to_device(torch.tensor(singles, dtype=torch.int64).view(-1, 2), device)  # (chunk, row)
         self._windows: dict[int, Window] = {}
 
     def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:

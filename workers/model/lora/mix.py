@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.model.contract import Chunk
+from workers.model.cuda.launching import to_device
 
 
 class Rows(NamedTuple):
@@ -45,5 +46,5 @@ def rows_of(chunks: Sequence[Chunk], device: torch.device) -> list[Rows]:
 def _rows(spans: Sequence[tuple[int, int]], num_rows: int, device: torch.device) -> slice | Tensor | None:
     start, end = spans[0][0], spans[-1][1]
     if any(before[1] != after[0] for before, after in pairwise(spans)):
-        return torch.tensor([row for span in spans for row in range(*span)], device=device)
+        return to_device(torch.tensor([row for span in spans for row in range(*span)]), device)
     return None if (start, end) == (0, num_rows) else slice(start, end)
