@@ -67,6 +67,7 @@ def variants() -> Iterator[Variant]:
     yield from sampling_variants()
     yield from penalty_variants()
     yield from block_variants()
+    yield from scaled_variants()
 
 
 def sampling_variants() -> Iterator[Variant]:
@@ -108,6 +109,41 @@ def block_variants() -> Iterator[Variant]:
                 types={"like": LONGS, "table": LONGS, "ids": LONGS},
                 constants={"TO_BLOCKS": to_blocks, "IS_WIDE": is_wide, "ROWS": TILE // WIDTHS[-1], "WORDS": WIDTHS[-1]},
             )
+
+
+def scaled_variants() -> Iterator[Variant]:
+    from workers.model.cuda.kernels import scaled as kernels
+
+    half = dict.fromkeys(("x", "bias", "y"), "*bf16")
+    sizes = dict.fromkeys(("rows", "outputs", "inputs", "row_span", "column_span"), INT)
+    strides = dict.fromkeys(("x_stride", "y_stride", "value_stride", "scale_stride"), INT)
+    for stored, name in (("*fp8e4nv", "FP8"), ("*i8", "int8")):
+        least = 89 if name == "FP8" else 80
+        for outputs, rows in ((16, 16), (32, 16), (64, 64), (128, 64)):
+            yield Variant(
+                name=f"scaled multiply, {name}, {outputs} x {rows}",
+                kernel=kernels.multiply,
+                types={**half, **sizes, **strides, "values": stored, "scales": FLOATS},
+                constants={
+                    "HAS_BIAS": False,
+                    "ADDS": True,
+                    "IS_EVEN": True,
+                    "PRECISION": "ieee",
+                    "BLOCK_N": outputs,
+                    "BLOCK_M": rows,
+                    "BLOCK_K": 128,
+                },
+                num_warps=8 if outputs == 128 else 4,
+                num_stages=4,
+                least_capability=least,
+            )
+        yield Variant(
+            name=f"scaled dequantize, {name}",
+            kernel=kernels.dequantize,
+            types={**sizes, **strides, "values": stored, "scales": FLOATS, "out": "*bf16"},
+            constants={"IS_EVEN": True, "BLOCK_N": 16, "BLOCK_K": 128},
+            least_capability=least,
+        )
 
 
 def elementwise_variants() -> Iterator[Variant]:

@@ -65,6 +65,7 @@ def _check_layers(told: Any, config: BatonConfig) -> None:
 
 def _check_weights(folder: Path) -> None:
     try:
+        specs.weight_scheme(folder)
         specs.num_parameters(specs.weight_files(folder))
     except ConfigError as error:
         raise ConfigError(f"pools.draft.model: {error.message.removeprefix('model: ')}") from error

@@ -35,6 +35,7 @@ def check_model(folder: Path, config: BatonConfig) -> None:
     generation_defaults(str(folder), config.generation_defaults)
     ModelFormats(Tokenizer(str(folder)), tools=config.tools.parser, reasoning=config.reasoning.parser)
     if config.load_format == "auto" and gguf_source(folder) is None:
+        specs.weight_scheme(folder)
         specs.num_parameters(specs.weight_files(folder))
     find_adapters(config, folder)
     if config.load_format != "fake":

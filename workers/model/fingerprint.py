@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workers.model.quantized.scaled_linear import ScaledLinear
+
 NOT_HASHED = frozenset({"_name_or_path", "transformers_version", "dtype", "architectures"})
 NUM_SAMPLED_VALUES = 64  # of each weight
 
@@ -27,7 +29,21 @@ def indices(numel: int) -> np.ndarray:
     return np.arange(0, numel, max(1, numel // NUM_SAMPLED_VALUES))[:NUM_SAMPLED_VALUES]
 
 
-def samples_of(model: nn.Module) -> Tensor:
-    """Those of all weights, in order; float32, on the CPU."""
-    weights = [weight.detach().reshape(-1) for _, weight in model.named_parameters()]
-    return torch.cat([flat[torch.from_numpy(indices(len(flat))).to(flat.device)].float() for flat in weights]).cpu()
+def samples_of(whole: nn.Module, held: nn.Module | None = None) -> Tensor:
+    """Those of all weights, in order; float32, on the CPU.
+
+    Args:
+        held: Who has them, where some of its linear layers are others than in `whole`.
+    """
+    values = []
+    for name, weight in whole.named_parameters():
+        owner, _, last = name.rpartition(".")
+        module = (held or whole).get_submodule(owner)
+        flat = torch.from_numpy(indices(weight.numel()))
+        if isinstance(module, ScaledLinear) and last == "weight":
+            found = module.weight.at(flat.to(module.weight.device)).to(module.dtype)
+        else:
+            elements = getattr(module, last).detach().reshape(-1)
+            found = elements[flat.to(elements.device)]
+        values.append(found.float())
+    return torch.cat(values).cpu()

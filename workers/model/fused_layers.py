@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.model.attention import Scoring
+from workers.model.quantized import scaled_weight
+from workers.model.quantized.scaled_linear import ScaledLinear
+from workers.model.quantized.scaled_weight import ScaledWeight
 from workers.model.tensor_parallel.summed import like, plain_linear
 
 logger = logging.getLogger(__name__)
@@ -23,7 +26,7 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 HEADS = ("q_proj", "k_proj", "v_proj")
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 Projection = Any  # a module with `add_to(y, x)`, as workers.model.cpu.panels.PanelLinear and packed.PackedLinear
-MakeLinear = Callable[[Tensor, Tensor | None], Projection]
+MakeLinear = Callable[[Any, Tensor | None], Projection]  # of what `joined` gives
 # Of a layer, how it scores its keys, and its number; None: it is none for these kernels
 Make = Callable[[Any, Scoring, int], nn.Module | None]
 
@@ -117,7 +120,7 @@ def _fused(layer: nn.Module, dtype: torch.dtype, make: Make, recorder: type["Rec
     linears = [plain_linear(getattr(attention, name, None)) for name in (*HEADS, "o_proj")]
     linears += [plain_linear(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
     norms = [getattr(layer, name, None) for name in NORMS]
-    if not all(type(linear) is nn.Linear for linear in linears):
+    if {type(linear) for linear in linears} not in ({nn.Linear}, {ScaledLinear}) or not _go_together(linears):
         return None
     if not all(isinstance(getattr(norm, "variance_epsilon", None), float) for norm in norms):
         return None
@@ -160,13 +163,26 @@ def turned_share(attention: Any) -> float:
     return min((float(share) for share in found if share is not None), default=1.0)
 
 
-def joined(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
+def joined(parts: list[Any]) -> tuple[Tensor | ScaledWeight, Tensor | None]:
     """One weight, and one bias or none, of several layers' outputs after each other."""
-    weight = torch.cat([part.weight for part in parts]) if len(parts) > 1 else parts[0].weight
-    if all(part.bias is None for part in parts):
+    if type(parts[0]) is ScaledLinear:
+        weight: Any = scaled_weight.joined([part.weight for part in parts]) if len(parts) > 1 else parts[0].weight
+    else:
+        weight = torch.cat([part.weight for part in parts]) if len(parts) > 1 else parts[0].weight
+    given = [part.bias for part in parts if part.bias is not None]
+    if not given:
         return weight, None
-    zeros = [torch.zeros(part.out_features, dtype=weight.dtype, device=weight.device) for part in parts]
+    zeros = [torch.zeros(part.out_features, dtype=given[0].dtype, device=weight.device) for part in parts]
     return weight, torch.cat([z if part.bias is None else part.bias for part, z in zip(parts, zeros, strict=True)])
+
+
+def _go_together(linears: list[Any]) -> bool:
+    """Whether weights that are to become one can: of several that stay as they are stored, the scales may not."""
+    query, key, value, _, gate, up, _ = linears
+    together = ((query, key, value), (gate, up))
+    return type(query) is not ScaledLinear or all(
+        scaled_weight.are_alike([linear.weight for linear in parts]) for parts in together
+    )
 
 
 def close(found: Tensor, wanted: Tensor) -> bool:

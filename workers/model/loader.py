@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
-from workers.model import binding, specs
+from workers.model import binding, specs, start_report
+from workers.model.device_limits import check_gpu
 from workers.model.device_memory import available_bytes, mib
 from workers.model.fingerprint import fingerprint, indices, samples_of
 from workers.model.gguf.folder import gguf_source
@@ -23,6 +25,7 @@ from workers.model.kv_store import LayerShape, Shape
 from workers.model.lora.linears import Linears, linears_of
 from workers.model.places import Place
 from workers.model.state_shape import StateShape
+from workers.model.stored import NotPlainError, Stored, load_stored
 from workers.model.tensor_parallel.build import build_share
 from workers.model.tensor_parallel.division import ByHeads, Division
 from workers.model.tensor_parallel.fill import draw, drawn_modules, fill_dummy, fill_stored, sampled_of_all
@@ -65,7 +68,11 @@ def load_model(spec: WorkerSpec, ranks: Ranks | None = None, division: Division 
     folder = Path(spec.model)
     device = _device(spec.device)
     dtype = _dtype(spec.dtype)
+    if device.type == "cuda":
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        check_gpu(name, capability, spec.dtype, torch.cuda.get_arch_list())
     config = read_config(folder)
+    specs.weight_scheme(folder)
     division = division or ByHeads(spec.gang.tensor_parallel, ranks)
     division.check(config)
     if spec.engine.max_model_len is not None:
@@ -115,9 +122,11 @@ class _Weights(NamedTuple):
 
 
 def _whole(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> _Weights:
-    make = _dummy if spec.load_format == "dummy" else _stored
-    model = make(config, spec, dtype, device)
-    return _Weights(model, model, samples_of(model), lambda: None, {})
+    if spec.load_format == "dummy":
+        model = _dummy(config, spec, dtype, device)
+        return _Weights(model, model, samples_of(model), lambda: None, {})
+    model, whole = _stored(config, spec, dtype, device)
+    return _Weights(model, whole, samples_of(whole, model), lambda: None, {})
 
 
 def _share(
@@ -130,7 +139,7 @@ def _share(
             f"{division.name}: {ranks.size} is not supported for GGUF files, which are read whole; give a folder with "
             f"safetensors, or set {division.name}: 1"
         )
-    files = specs.weight_files(folder) if spec.load_format != "dummy" else []
+    files = _weight_files(folder) if spec.load_format != "dummy" else []
     made = (_auto_model(), config, ranks, division)
     share = build_share(*made, dtype=dtype, device=device, attention=binding.ATTENTION)
     num_shares = num_kv_heads(config) // num_kv_heads(share.model.config)
@@ -138,7 +147,7 @@ def _share(
     if spec.load_format == "dummy":
         fill_dummy(share, spec.seed, device)
     else:
-        num_bytes = fill_stored(share, folder, files)
+        num_bytes = fill_stored(share, files, specs.weight_scheme(folder), device)
         logger.info("read this rank's weights rank=%d num_bytes=%d", ranks.rank, num_bytes)
     shards = {name: shard for name, (_, shard) in share.weights.items()}
     return _Weights(share.model, share.whole, sampled_of_all(share, ranks, indices), share.total.begin, shards)
@@ -188,11 +197,26 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def _stored(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _stored(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.device) -> Stored:
     folder = Path(spec.model)
     if spec.load_format != "auto":
         raise ConfigError(f"load_format: {spec.load_format!r} is unknown; set auto or dummy")
     source = gguf_source(folder)
+    if source is None:
+        files = _weight_files(folder)
+        auto_model = _auto_model()
+        try:
+            return load_stored(
+                lambda: auto_model.from_config(config, dtype=dtype, attn_implementation=binding.ATTENTION),
+                files,
+                specs.weight_scheme(folder),
+                dtype=dtype,
+                device=device,
+                keeps=partial(_keeps, dtype, device),
+                check_memory=lambda num_bytes: _check_memory(num_bytes, spec, device),
+            )
+        except NotPlainError:
+            logger.info("weights are left to transformers to load model=%s", folder)
     num_parameters = source.num_parameters if source else specs.num_parameters(specs.weight_files(folder))
     _check_memory(num_parameters * dtype.itemsize, spec, device)
     model, report = _dequantized(folder, config, dtype) if source else _from_safetensors(folder, dtype)
@@ -203,7 +227,23 @@ def _stored(config: Any, spec: WorkerSpec, dtype: torch.dtype, device: torch.dev
             "fetch the folder again"
         )
     module: nn.Module = model.to(device)
-    return module
+    return Stored(module, module)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Raises: ConfigError: there are none, or one is cut short."""
+    files = specs.weight_files(folder)
+    specs.num_parameters(files)
+    return files
+
+
+def _keeps(dtype: torch.dtype, device: torch.device, values: torch.dtype) -> bool:
+    """Whether weights that are stored as `values` stay so on the device."""
+    if device.type != "cuda":
+        return False
+    from workers.model.cuda.scaled import can_keep
+
+    return can_keep(values, dtype, torch.cuda.get_device_capability(device))
 
 
 def _from_safetensors(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
@@ -255,6 +295,9 @@ def _check_memory(weights_bytes: int, spec: WorkerSpec, device: torch.device, nu
     """`num_shares`: in how many engine.memory is divided, of which this process takes one."""
     available = available_bytes(device)
     kv_bytes = spec.engine.memory_bytes // num_shares
+    report = start_report.current()
+    report.note(start_report.WEIGHTS, weights_bytes)
+    report.note(start_report.KV, kv_bytes)
     needed = weights_bytes + kv_bytes
     if needed > available:
         raise ConfigError(

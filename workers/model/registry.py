@@ -3,11 +3,14 @@
 Imports no torch: the control plane resolves names too.
 """
 
+import contextlib
+import json
 from pathlib import Path
 
 from baton.errors import ConfigError
 from workers.model.cache_folder import cache_folder
 from workers.model.gguf.folder import SUFFIX, find_gguf, gguf_folder
+from workers.model.quantized.formats import scheme_of
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_NAMES = ("demo", "demo-draft", "demo-hybrid")
@@ -69,10 +72,12 @@ def _choices() -> str:
 
 
 def _from_hub(repo_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        with contextlib.suppress(EntryNotFoundError):  # `_checked` says it
+            _check_weights(Path(hf_hub_download(repo_id, "config.json")))
         folder = Path(snapshot_download(repo_id, allow_patterns=list(PATTERNS)))
     except LocalEntryNotFoundError as error:
         raise ConfigError(
@@ -83,3 +88,11 @@ def _from_hub(repo_id: str) -> Path:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"model: {repo_id!r} was not found on the Hub ({reason}); give {_choices()}") from error
     return _checked(folder, f"model: {repo_id!r}, as the Hub has it")
+
+
+def _check_weights(config: Path) -> None:
+    """Before gigabytes of them are fetched. Raises: ConfigError: they are quantized in a way that is not served."""
+    with contextlib.suppress(ValueError):  # no JSON: whoever reads the folder says it
+        told = json.loads(config.read_text(encoding="utf-8"))
+        if isinstance(told, dict):
+            scheme_of(told)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from baton.errors import ConfigError
+from workers.model.quantized.formats import Scheme, scheme_of
 
 SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 LINEAR = "linear_attention"  # which means another thing in each family; `workers.model.hybrid` knows these
@@ -94,6 +95,16 @@ def _ropes(config: Any) -> Iterator[dict[str, Any]]:
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     yield from nested or [parameters]
+
+
+def weight_scheme(folder: Path) -> Scheme | None:
+    """In which the folder's weights are quantized, as its config.json says; None: they are not, or it has none.
+
+    Raises: ConfigError: In one that is not served.
+    """
+    path = folder / "config.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return scheme_of(told) if isinstance(told, dict) else None
 
 
 def eos_token_ids(folder: Path, config: Any) -> frozenset[int]:

@@ -43,8 +43,6 @@ class ByLayers:
                 f"{SETTING}: {self._size} is not supported for {name!r} models (those that are: "
                 f"{', '.join(sorted(FAMILIES))}; none with experts or states); set {SETTING}: 1"
             )
-        if getattr(config, "quantization_config", None):
-            raise ConfigError(f"{SETTING}: {self._size} is not supported for quantized weights; give a bfloat16 model")
         num_groupable = max(config.num_hidden_layers - NUM_ALONE, 0)
         for setting, value in ((SETTING, self._size), ("layer_group", self._group_size)):
             if value > max(num_groupable, 1):

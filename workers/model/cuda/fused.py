@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from workers.model import fused_layers
 from workers.model.attention import Scoring
-from workers.model.cuda import ragged
+from workers.model.cuda import ragged, scaled
 from workers.model.cuda.elementwise import MAX_WIDTH, HeadNorms, rms_norm, rotate_and_write, silu_mul
 from workers.model.cuda.launching import has_triton, reason_of
 from workers.model.fused_layers import LayerParts, Recorder
+from workers.model.quantized.scaled_weight import ScaledWeight
 from workers.model.tensor_parallel.summed import plain_linear
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class AddingLinear(nn.Module):
 
 class GPULayer(LayerParts):
     def __init__(self, layer: Any, scoring: Scoring, index: int) -> None:
-        super().__init__(layer, scoring, index, AddingLinear)
+        super().__init__(layer, scoring, index, _linear)
         self.head_norms: HeadNorms | None = None
         if all(hasattr(layer.self_attn, name) for name in HEAD_NORMS):
             norms = [getattr(layer.self_attn, name) for name in HEAD_NORMS]
@@ -64,6 +65,12 @@ class GPULayer(LayerParts):
         gate_up = self.gate_up(rms_norm(x, self.mlp_norm, self.mlp_eps))
         self.down.add_to(x, silu_mul(gate_up))
         return x
+
+
+def _linear(weight: Tensor | ScaledWeight, bias: Tensor | None) -> AddingLinear | scaled.GPUScaledLinear:
+    make: Any = scaled.GPUScaledLinear if isinstance(weight, ScaledWeight) else AddingLinear
+    made: AddingLinear | scaled.GPUScaledLinear = make(weight, bias)
+    return made
 
 
 class TurningRecorder(Recorder):
@@ -93,6 +100,7 @@ def fuse_layers(model: nn.Module, dtype: torch.dtype) -> int:
     if not has_triton() or dtype not in ragged.DTYPES:
         return 0
     num_fused = fused_layers.fuse_layers(model, dtype, _make, recorder=TurningRecorder, on_error=_tell)
+    scaled.replace(model)  # what is left of layers whose weights stay as they are stored
     if num_fused and torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the layers' own weights
     return num_fused

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,47 @@ import torch
 from torch import Tensor, nn
 
 from baton.errors import ConfigError
+from workers.model import start_report
+from workers.model.quantized.checkpoint import Checkpoint
+from workers.model.quantized.formats import Scheme
 from workers.model.tensor_parallel.build import HEAD, Share, stored_names
 from workers.model.tensor_parallel.files import WeightFiles
 from workers.model.tensor_parallel.ranks import Ranks
 from workers.model.tensor_parallel.shard import Shard
+from workers.model.weight_lanes import WeightLanes, in_threads
 
 
-def fill_stored(share: Share, folder: Path, files: Sequence[Path]) -> int:
+def fill_stored(share: Share, files: Sequence[Path], scheme: Scheme | None, device: torch.device) -> int:
     """Returns: bytes read.
 
     Raises: ConfigError: weights are missing, or have another shape than the config says.
     """
-    missing = []
-    with WeightFiles(files, share.whole) as weights:
-        for name, (target, shard) in _all_weights(share):
+    folder, report = files[0].parent, start_report.current()
+    lanes = WeightLanes(device)
+    everything = list(_all_weights(share))
+    with Checkpoint(files, scheme, share.head[0].dtype, lanes.bring) as checkpoint:
+        weights = WeightFiles(checkpoint, share.whole)
+        missing = sorted({name for name, _ in everything if name not in weights})
+        if missing:
+            raise ConfigError(
+                f"model: {folder} lacks {len(missing)} weights of {type(share.whole).__name__}, the first is "
+                f"{missing[0]}; fetch the folder again"
+            )
+        report.begin(sum(target.nbytes for _, (target, _) in everything))
+
+        def fill(name: str, target: Tensor, shard: Shard) -> None:
             try:
                 part = weights.read(name, shard)
             except ValueError as error:
                 raise ConfigError(f"model: {folder}: {error}; fetch the folder again") from error
-            if part is None:
-                missing.append(name)
+            assert part is not None
+            if shard.is_zero:
+                target.zero_()
             else:
-                _put(target, shard, part)
-        if missing:
-            raise ConfigError(
-                f"model: {folder} lacks {len(missing)} weights of {type(share.whole).__name__}, the first is "
-                f"{sorted(missing)[0]}; fetch the folder again"
-            )
+                lanes.put(target, part)
+            report.add(target.nbytes)
+
+        in_threads(partial(fill, name, *placed) for name, placed in everything)
         return weights.num_bytes
 
 

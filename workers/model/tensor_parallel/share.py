@@ -55,11 +55,6 @@ def check_degree(config: Any, degree: int) -> None:
             f"tensor_parallel: {degree} is not supported for {name!r} models (those that are: "
             f"{', '.join(sorted(FAMILIES))}); set tensor_parallel: 1"
         )
-    if getattr(config, "quantization_config", None):
-        raise ConfigError(
-            f"tensor_parallel: {degree} is not supported for quantized weights; give a model in bfloat16, or set "
-            "tensor_parallel: 1"
-        )
     good = [one for one in range(1, config.num_attention_heads + 1) if not _obstacles(config, one)]
     obstacles = _obstacles(config, degree)
     if obstacles:
