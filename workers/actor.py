@@ -21,6 +21,7 @@ from baton.v1 import kv_pb2_grpc, worker_pb2_grpc
 from workers.adapters.adapter import AdapterSpec
 from workers.ending import Ending
 from workers.model.places import Degrees
+from workers.model.start_report import Loaded, StartReport, watched
 from workers.spec import Role, WorkerSpec
 from workers.starting import build_runner, take_place
 
@@ -77,6 +78,7 @@ class WorkerActor:
         self._gang_runner: GangRunner | None = None
         self._fault: asyncio.Future[None] | None = None  # of the gang, while it starts
         self._ending = Ending()
+        self._report = StartReport()
 
     async def start(self) -> str:
         """Loads the model and serves. Returns host:port, the port from the OS.
@@ -90,7 +92,8 @@ class WorkerActor:
 
         if self.spec.kv.transport != AUTO:
             check_transport(self.spec, self.spec.kv.transport)
-        runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
+        with watched(self._report):
+            runner = await (self._lead() if self.spec.gang.size > 1 else asyncio.to_thread(build_runner, self.spec))
         from workers.server import make_server
 
         server = make_server(self.spec)
@@ -227,6 +230,10 @@ class WorkerActor:
     async def ended(self) -> None:
         """Never returns. Raises: UnavailableError: why the process is about to end, if it ends of its own accord."""
         await self._ending.wait()
+
+    async def loading(self) -> Loaded:
+        """How far `start` is with the weights."""
+        return self._report.loaded()
 
     async def state(self) -> bytes:
         """A serialized worker_pb2.WorkerState."""

@@ -18,6 +18,7 @@ from baton.errors import BatonError, InternalError
 from baton.v1 import kv_pb2_grpc
 from workers.ending import Ending
 from workers.model.places import Degrees
+from workers.model.start_report import Loaded, StartReport, watched
 from workers.parallel.gang import LEADER
 from workers.parallel.member import enter
 from workers.parallel.runner import follow
@@ -43,6 +44,7 @@ class Follower:
         self._gang: Gang | None = None
         self._server: grpc.aio.Server | None = None  # held: gRPC stops one that is let go
         self._ending = Ending()
+        self._report = StartReport()
 
     async def start(self) -> str:
         """Loads this rank's share. Returns "": nobody but the leader calls here.
@@ -50,7 +52,8 @@ class Follower:
         Raises: What the loader raises, which the leader is told too.
         """
         take_place(self.spec)
-        share, gang = await asyncio.to_thread(enter, self.spec, self._end)
+        with watched(self._report):
+            share, gang = await asyncio.to_thread(enter, self.spec, self._end)
         self._gang = gang
         gc.collect()
         gc.freeze()
@@ -75,6 +78,10 @@ class Follower:
         gang.on_message(links.on_message)
         links.agent.introduce(f"{self.spec.host}:{port}")
         return links
+
+    async def loading(self) -> Loaded:
+        """How far `start` is with this rank's weights."""
+        return self._report.loaded()
 
     async def state(self) -> bytes:
         """Empty: the leader's tells of the whole gang."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from workers.model import start_report
 from workers.spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -47,16 +48,24 @@ def build_runner(spec: WorkerSpec) -> "RankRunner":
 def load(spec: WorkerSpec, make: "Callable[[], TorchRunner]") -> "TorchRunner":
     """Torch's runner, loaded and warmed up, which every rank of a gang does at once.
 
-    Raises: ConfigError: the device cannot keep keys and values as `kv.dtype` says; and what the loader raises.
+    Raises: ConfigError: the device cannot keep keys and values as `kv.dtype` says, memory ran out, or what the loader
+        raises.
     """
     import torch
 
     from workers.model.cuda.fp8_support import check_fp8
+    from workers.model.memory_error import explained
 
     check_fp8(spec)
     num_threads = spec.num_threads or len(spec.cores) or None
     if num_threads:
         torch.set_num_threads(num_threads)
-    runner = make()
-    runner.warm_up()
+    try:
+        runner = make()
+        runner.warm_up()
+    except (RuntimeError, MemoryError) as error:
+        ran_out = explained(error, start_report.current(), spec.device)
+        if ran_out is None:
+            raise
+        raise ran_out from error
     return runner

@@ -110,6 +110,7 @@ def worker_table(cluster: "ClusterState", status: "FleetStatus") -> "Group":
             for number, rank in enumerate(worker.ranks):
                 table.add_row(f"  rank {number}", rank.node or "-", _ranges(rank.cores))
     trouble = [*_rollout(status)]
+    trouble += [Text(worker.loading, style="yellow") for worker in status.workers if worker.loading]
     trouble += [Text(pool.waits, style="yellow") for pool in status.pools if pool.waits]
     trouble += [Text(refused, style="red") for refused in status.refused]
     trouble += [line for worker in status.workers for line in _trouble(worker)]

@@ -59,7 +59,7 @@ def bring_up_shown(config: "BatonConfig") -> "Running":
 
     if console.is_terminal:
         with console.status("looking") as spinner:
-            return bring_up(config, spinner.update, warn)
+            return bring_up(config, spinner.update, warn, is_live=True)
     said: list[str] = []
 
     def say(text: str) -> None:

@@ -5,10 +5,11 @@ Which workers there shall be, and where, is the controller's to say.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
@@ -256,6 +257,8 @@ class Crew:
         """From its start to its end: a call to each rank is always under way, so that its death is known at once."""
         assert worker.launched is not None
         actors = worker.launched.actors
+        if worker.phase is WorkerPhase.STARTING:
+            self.spawn(self._watch_loading(worker, actors))
         try:
             await asyncio.gather(*(self._started(worker, *ranked) for ranked in enumerate(actors)))
             for rank, actor in enumerate(actors):
@@ -274,6 +277,15 @@ class Crew:
         except RayError as error:
             self._fail(worker, rank, error)
             raise
+
+    async def _watch_loading(self, worker: WorkerRecord, actors: Sequence[Any]) -> None:
+        """While it starts; what goes wrong meanwhile, its start tells."""
+        with contextlib.suppress(RayError):
+            while worker.phase is WorkerPhase.STARTING:
+                told = await asyncio.gather(*(_answer(actor.loading.remote()) for actor in actors))
+                if worker.phase is WorkerPhase.STARTING:
+                    worker.loading = worker.loading.told(told, time.monotonic())
+                await asyncio.sleep(PING_S)
 
     async def _watch(self, worker: WorkerRecord, rank: int, actor: Any) -> None:
         while worker.phase in LIVE:

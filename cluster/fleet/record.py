@@ -9,6 +9,7 @@ from ray.exceptions import ActorDiedError
 from baton.v1.worker_pb2 import WorkerState
 from cluster.fleet.generation import Generation
 from cluster.fleet.launch import Launched
+from cluster.fleet.loading import NOT_LOADING, Loading
 from cluster.fleet.plan import FleetPlan
 from cluster.fleet.shell import WorkerFacts
 from cluster.fleet.status import COUNTS, LISTS, RankStatus, WorkerStatus
@@ -41,6 +42,7 @@ class WorkerRecord:
     facts: WorkerFacts | None = None
     state: WorkerState | None = None
     one_of_nodes: bool = False  # there are several, so that an error names its own
+    loading: Loading = NOT_LOADING
     refusal: str = ""  # why places that it was given could not be used; while it waits
     error: str = ""
     error_is_final: bool = False
@@ -88,6 +90,7 @@ class WorkerRecord:
             *(self.worker_id, self.incarnation, self.phase, phase, self.error),
         )
         self.phase = phase
+        self.loading = NOT_LOADING
         self.entered_s = self.heard_s = now_s
 
     def end(self, phase: WorkerPhase, reason: str, limits: FleetLimits, now_s: float) -> None:
@@ -130,6 +133,9 @@ class WorkerRecord:
             error=self.error,
             error_is_final=self.error_is_final,
             num_failures=self.num_failures,
+            loaded_bytes=self.loading.loaded_bytes,
+            weights_bytes=self.loading.weights_bytes,
+            load_bytes_per_s=self.loading.bytes_per_s,
             **told,
         )
 

@@ -35,7 +35,7 @@ class WorkerFacts:
 
 
 class WorkerShell:
-    """Every method but `start` and `lobby` needs `start` to have returned.
+    """Every method but `start`, `lobby` and `loading` needs `start` to have returned.
 
     Args:
         worker_class: module:name of what makes a worker of spec and incarnation.
@@ -73,6 +73,11 @@ class WorkerShell:
         node_id = ray.get_runtime_context().get_node_id()
         node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return WorkerFacts(address=address, pid=os.getpid(), node_id=node_id, node=node, cores=self._spec.cores)
+
+    async def loading(self) -> tuple[int, int]:
+        """Bytes of the rank's weights that are in place, and of all; 0 while they are not known."""
+        done, total = await self._worker.loading() if self._worker is not None else (0, 0)
+        return done, total
 
     async def lobby(self) -> str:
         """Of a gang's leader: where the others come to."""

@@ -39,6 +39,9 @@ class WorkerStatus:
     error_is_final: bool  # a wrong config: another start cannot help
     num_failures: int  # of the slot, without a minute's service in between
     model: str = ""  # entry of the config's `models`; empty: there are none
+    loaded_bytes: int = 0  # while it starts: of its weights those that are in place, all ranks together
+    weights_bytes: int = 0  # 0: not known, or it does not start
+    load_bytes_per_s: float = 0.0
     ranks: tuple[RankStatus, ...] = ()
     num_blocks: int = 0
     num_free_blocks: int = 0
@@ -80,6 +83,15 @@ class WorkerStatus:
     @property
     def serves(self) -> bool:
         return role_serves(self.role)
+
+    @property
+    def loading(self) -> str:
+        """How far it is with its weights; empty: it does not load any now."""
+        if not self.weights_bytes or self.loaded_bytes >= self.weights_bytes:
+            return ""
+        share = 100 * self.loaded_bytes // self.weights_bytes
+        speed = f", {self.load_bytes_per_s / 1e9:.1f} GB/s" if self.load_bytes_per_s else ""
+        return f"loading {self.worker_id} {share} % of {self.weights_bytes / 1e9:.1f} GB{speed}"
 
     @property
     def failure(self) -> str:

@@ -62,10 +62,11 @@ class Running:
     timings: dict[str, float] = field(default_factory=dict)  # step -> seconds
 
 
-def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
+def bring_up(config: BatonConfig, report: Report, warn: Report, *, is_live: bool = False) -> Running:
     """Returns when the cluster answers.
 
     Args:
+        is_live: What is reported replaces what was: it may change many times a second.
         warn: Told what will work, but not well.
     Raises:
         ConfigError: The config cannot work on this machine, or cannot be applied to what runs.
@@ -88,11 +89,11 @@ def bring_up(config: BatonConfig, report: Report, warn: Report) -> Running:
         found = state.read()
         external_ray.check_address(found)
         if found is not None and local_ray.is_running(found):
-            return _Start(_with_ports_of(config, found), report, warn).change(found)
+            return _Start(_with_ports_of(config, found), report, warn, is_live=is_live).change(found)
         if found is not None:
             report("clearing away what the last cluster left")
             local_ray.stop(found)
-        return _Start(_with_free_ports(config), report, warn).first()
+        return _Start(_with_free_ports(config), report, warn, is_live=is_live).first()
 
 
 def _check_fleet(config: BatonConfig, report: Report) -> None:
@@ -124,10 +125,11 @@ def serve_env(config: BatonConfig, folder: str) -> dict[str, str]:
 class _Start:
     """One run of `up`."""
 
-    def __init__(self, config: BatonConfig, report: Report, warn: Report) -> None:
+    def __init__(self, config: BatonConfig, report: Report, warn: Report, *, is_live: bool = False) -> None:
         self._config = config
         self._report = report
         self._warn = warn
+        self._is_live = is_live
         self._timings: dict[str, float] = {}
 
     def first(self) -> Running:
@@ -256,7 +258,8 @@ class _Start:
             counts = ", ".join(f"{pool.name} {pool.num_ready}/{pool.num_desired}" for pool in status.pools)
             waits = [pool.waits for pool in status.pools if pool.waits]
             missing = "; ".join([counts, *waits, *status.refused])
-            self._report(f"starting workers: {missing}")
+            loading = [f"; {worker.loading}" for worker in status.workers if worker.loading] if self._is_live else []
+            self._report(f"starting workers: {missing}{''.join(loading)}")
             if waits and status.answers:
                 for line in waits:
                     self._warn(f"{line}; answers come without, `baton status` says when it is there")

@@ -31,6 +31,9 @@ class FakeWorker:
         (self.folder / f"env-{self.spec.worker_id}").write_text(os.environ["OMP_NUM_THREADS"])
         return "127.0.0.1:1"
 
+    async def loading(self) -> tuple[int, int]:
+        return 0, 0
+
     async def state(self) -> bytes:
         wedged = (self.folder / f"wedged-{self.incarnation}").exists()
         return WorkerState(

@@ -69,7 +69,10 @@ def crew_of(
     async def state() -> bytes:
         return WorkerState().SerializeToString()
 
-    calls = {"start": start or started, "state": state, "ended": ended}
+    async def loading() -> tuple[int, int]:
+        return 3, 7
+
+    calls = {"start": start or started, "state": state, "ended": ended, "loading": loading}
     actor = SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
     launched = launch.Launched(actors=[actor], group=None)
     monkeypatch.setattr(launch, "launch", lambda *args, **settings: launched)

@@ -2,7 +2,9 @@
 
 import io
 import time
+from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 from baton.errors import ConfigError, UnavailableError
 from cluster.commands.status import worker_table
 from cluster.config.schema import BatonConfig
+from cluster.fleet.loading import NOT_LOADING
 from cluster.fleet.status import FleetStatus, PoolStatus, RankStatus, RolloutStatus, WorkerStatus
 from cluster.fleet.tick import WorkerPhase
 from cluster.host.state import ClusterState
@@ -65,6 +68,44 @@ def test_up_goes_on_with_a_worker_that_is_back_or_may_still_come(phase: WorkerPh
     failed = f"failed {num_failures} times without a minute's service in between, the last time: killed"
     back = f"decode-0 is back after it {failed}"
     assert shown(fleet, width=120)[3] == (back if phase is WorkerPhase.READY else f"decode-0 {failed}")
+
+
+def test_status_says_how_far_a_worker_is_with_its_weights() -> None:
+    loading = {"loaded_bytes": 4_300_000_000, "weights_bytes": 10_000_000_000, "load_bytes_per_s": 1.14e9}
+    fleet = status(WorkerPhase.STARTING, **loading)
+    assert shown(fleet)[3] == "loading decode-0 43 % of 10.0 GB, 1.1 GB/s"
+    assert shown(status(WorkerPhase.STARTING, **{**loading, "load_bytes_per_s": 0.0}))[3].endswith("43 % of 10.0 GB")
+    assert len(shown(status(WorkerPhase.STARTING, **{**loading, "loaded_bytes": 10_000_000_000}))) == 3
+
+
+def test_loading_adds_ranks_up_and_knows_its_speed() -> None:
+    begun = NOT_LOADING.told([(0, 0), (0, 0)], 1.0)
+    assert begun == NOT_LOADING
+    first = begun.told([(10, 100), (0, 0)], 2.0)
+    assert (first.loaded_bytes, first.weights_bytes, first.bytes_per_s) == (10, 100, 0.0)
+    then = first.told([(60, 100), (50, 100)], 4.0)
+    assert (then.loaded_bytes, then.weights_bytes, then.bytes_per_s) == (110, 200, 50.0)
+    assert then.told([(60, 100), (50, 100)], 9.0).bytes_per_s == 50.0
+
+
+@pytest.mark.parametrize(("is_live", "ends"), [(True, "; loading decode-0 50 % of 0.0 GB"), (False, "decode 0/1")])
+def test_up_shows_it_where_the_line_may_change(is_live: bool, ends: str) -> None:
+    class Enough(Exception):
+        pass
+
+    said: list[str] = []
+
+    def report(text: str) -> None:
+        said.append(text)
+        raise Enough
+
+    fleet = status(WorkerPhase.STARTING, loaded_bytes=5, weights_bytes=10)
+    controller = SimpleNamespace(status=lambda: fleet)
+    start = _Start(BatonConfig(), report, lambda text: None, is_live=is_live)
+    with pytest.raises(Enough):
+        start._wait_for_workers(controller, Future())  # type: ignore[arg-type]
+    assert said[0].startswith("starting workers: decode 0/1")
+    assert said[0].endswith(ends)
 
 
 def test_status_tells_a_worker_that_is_back_from_one_that_is_not() -> None:
