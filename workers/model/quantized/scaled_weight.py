@@ -64,7 +64,8 @@ class ScaledWeight:
     def at(self, flat: Tensor) -> Tensor:
         """float32: elements by their flat indices, as `dequantized` has them before it rounds."""
         rows, columns = flat // self.shape[1], flat % self.shape[1]
-        return self.values.view(-1)[flat].float() * self.scales[rows // self.row_span, columns // self.column_span]
+        found = _as_bytes(self.values).view(-1)[flat].view(self.values.dtype)
+        return found.float() * self.scales[rows // self.row_span, columns // self.column_span]
 
 
 def are_alike(parts: Sequence[ScaledWeight]) -> bool:
@@ -79,7 +80,7 @@ def joined(parts: Sequence[ScaledWeight]) -> ScaledWeight | None:
     row_span = math.gcd(*(part.row_span for part in parts), *(part.shape[0] for part in parts[:-1]))
     finer = [_finer(part.scales, part.row_span, row_span) for part in parts]
     return ScaledWeight(
-        values=torch.cat([part.values for part in parts]),
+        values=torch.cat([_as_bytes(part.values) for part in parts]).view(parts[0].values.dtype),
         scales=torch.cat([scales[: -(-part.shape[0] // row_span)] for part, scales in zip(parts, finer, strict=True)]),
         row_span=row_span,
         column_span=parts[0].column_span,
@@ -89,3 +90,8 @@ def joined(parts: Sequence[ScaledWeight]) -> ScaledWeight | None:
 def _finer(scales: Tensor, row_span: int, wanted: int) -> Tensor:
     """Each row so often that `wanted` outputs share one where `row_span` did."""
     return scales.repeat_interleave(row_span // wanted, 0)
+
+
+def _as_bytes(values: Tensor) -> Tensor:
+    """What every device can gather and join, whichever numbers they are."""
+    return values.view(torch.uint8)
