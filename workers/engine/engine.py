@@ -38,7 +38,7 @@ from workers.engine.serving import Serving
 from workers.engine.stateful_blocks import new_blocks
 from workers.kv_transfer.link import Inbox, Outbox
 from workers.memory_shares import MemoryShares
-from workers.model.contract import Batch, ChunkKind, Launched, ModelRunner
+from workers.model.contract import Batch, ChunkKind, DeviceLostError, Launched, ModelRunner
 from workers.spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -322,6 +322,8 @@ class Engine:
         try:
             launch = self.runner.launch if runs_ahead else self._run
             launched = launch(batch, on_layer)
+        except DeviceLostError:  # the worker ends, and others go on with what it had
+            raise
         except Exception as error:
             self._landing.fail(jobs, error)
             self._land()
@@ -358,6 +360,8 @@ class Engine:
             sampled = flight.launched.result()
             if moves := keep_right(chunks, flight.owners, sampled, self.blocks.block_size):
                 self.runner.copy_tokens(moves)
+        except DeviceLostError:
+            raise
         except Exception as error:
             flight.lands()
             self._landing.fail(flight.jobs, error)

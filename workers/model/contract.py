@@ -342,6 +342,10 @@ class Share(Protocol):
         ...
 
 
+class DeviceLostError(Exception):
+    """The device of a rank computes rightly no more: its process must end, and nothing of its last steps is told."""
+
+
 class Launched(Protocol):
     """A step that a device was given."""
 
@@ -377,7 +381,8 @@ class ModelRunner(Protocol):
         the next chunk of the sequence begins before it and overwrites it.
         `on_layer(i)` is called as soon as layer i's KV of every chunk is in its blocks, in order of i; on a GPU that
         is when the caller's stream gets there. Nothing is left to do when this returns, on a GPU neither.
-        Raises: torch.OutOfMemoryError and the like as they come; the engine fails the batch by name.
+        Raises: DeviceLostError; torch.OutOfMemoryError and the like as they come, for which the engine fails the batch
+            by name.
         """
         ...
 

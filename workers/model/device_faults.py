@@ -1,6 +1,11 @@
 """Which errors mean that a device's context is gone, so that nothing computed after them can be trusted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from workers.model.contract import DeviceLostError
 
 # Of a CUDA context, or of what is built on one; each is sticky: every later call fails, or answers with garbage.
 WORDS = (
@@ -31,6 +36,19 @@ def is_lost(error: BaseException) -> bool:
             return True
         one = one.__cause__ or one.__context__
     return False
+
+
+@contextmanager
+def lost_devices_named() -> Iterator[None]:
+    """Raises: DeviceLostError: in place of an error which means that."""
+    try:
+        yield
+    except DeviceLostError:
+        raise
+    except Exception as error:
+        if is_lost(error):
+            raise DeviceLostError(f"the device is of no use any more: {error}") from error
+        raise
 
 
 def _is_sticky(error: BaseException) -> bool:

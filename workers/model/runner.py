@@ -31,6 +31,7 @@ from workers.model.cuda.graphs import StepGraphs
 from workers.model.cuda.inputs import Taken, following, take_tokens, together
 from workers.model.cuda.kinds import Kind, KindsNoted, filled
 from workers.model.cuda.ways import Way, ways
+from workers.model.device_faults import lost_devices_named
 from workers.model.drafts import accept, num_accepted, single_rows
 from workers.model.hybrid.mixer import LinearStep, Recurrence
 from workers.model.hybrid.split import linear_step
@@ -130,6 +131,7 @@ class LaunchedStep:
         self._has_drafts = runner.has_unsettled
         self._done = Fetched((), runner.device)
 
+    @lost_devices_named()
     def result(self) -> list[list[Sampled]]:
         self._done.wait()
         if self._drawn is None:
@@ -224,6 +226,7 @@ class TorchRunner:
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         return self.launch(batch, on_layer).result()
 
+    @lost_devices_named()
     @torch.inference_mode()
     def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> "LaunchedStep":
         """As `workers.model.contract.ModelRunner` has it; on a CPU the step is done when this returns."""
@@ -408,16 +411,19 @@ class TorchRunner:
         logits: Tensor = self.model(**inputs, logits_to_keep=0 if rows is None else rows).logits[0]
         return logits
 
+    @lost_devices_named()
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_blocks(pairs)
             self._synchronize()
 
+    @lost_devices_named()
     def copy_tokens(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_tokens(pairs)
             self._synchronize()
 
+    @lost_devices_named()
     def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
             self.store.copy_states(pairs)

@@ -9,6 +9,7 @@ from baton.v1 import inference_pb2, worker_pb2
 from tests.unit.engine.driver import INGRESS, OPEN, Driver, make_spec
 from workers.engine.stats import since_progress_s
 from workers.engine.wire import sampling_params
+from workers.model.contract import DeviceLostError, Sampled
 from workers.model.fake import FakeRunner
 from workers.spec import Role
 
@@ -190,6 +191,20 @@ def test_a_step_that_fails_ends_its_requests_by_name_and_the_next_one_runs() -> 
     driver.submit("s", PROMPT)
     driver.run()
     assert driver.answer("s") == expected(PROMPT)
+
+
+def test_a_lost_device_ends_the_worker_and_nothing_of_its_step_is_told() -> None:
+    driver = mixed()
+    driver.submit("r", PROMPT)
+    driver.step()
+
+    def lost(*_: object) -> list[list[Sampled]]:
+        raise DeviceLostError("an illegal memory access was encountered")
+
+    driver.engines[0].runner.run = lost  # type: ignore[method-assign]
+    with pytest.raises(DeviceLostError):
+        driver.run()
+    assert not driver.finals["r", 0]
 
 
 def test_prefill_that_waits_for_a_full_decode_worker_is_not_wedged() -> None:

@@ -8,7 +8,9 @@ import torch
 from baton.errors import ConfigError
 from tests.models import tiny
 from tests.unit.model.driver import make_spec
+from workers.model.contract import DeviceLostError
 from workers.model.device_faults import is_lost
+from workers.model.device_faults import lost_devices_named as named
 from workers.model.device_limits import check_gpu
 from workers.model.loader import load_model
 from workers.model.memory_error import Held, explained, text
@@ -108,3 +110,10 @@ def test_a_gpu_that_is_too_old_is_told_what_works_there() -> None:
     check_gpu("B200", (10, 0), "bfloat16", [*built, "sm_100a"])
     with pytest.raises(ConfigError, match=r"older than this build of torch knows, which needs 7.5; set device: cpu"):
         check_gpu("GTX 1080", (6, 1), "float16", built)
+
+
+def test_an_error_that_means_a_lost_device_is_named_and_no_other() -> None:
+    with pytest.raises(DeviceLostError, match="of no use any more: CUDA error: an illegal memory access"), named():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(ValueError, match="wrong"), named():
+        raise ValueError("wrong")
