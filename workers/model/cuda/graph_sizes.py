@@ -75,7 +75,10 @@ class GraphSizes:
     def usual(self) -> Iterator[GraphSize]:
         """In the order in which they are to be captured: the largest, in whose memory others find room, then those
         that are used most."""
-        widths = [MIN_WIDTH << i for i in range(NUM_USUAL_WIDTHS)] if self.has_width else [None]
+        widths: list[int | None] = [None]
+        if self.has_width:
+            least = [MIN_WIDTH << i for i in range(NUM_USUAL_WIDTHS)]
+            widths = [width for width in least if width <= _width(self.max_blocks)]
         decodes = [self._decode(number, width) for width in widths for number in _upto(DECODES, self.max_sequences)]
         tokens = _upto(MIXED, self.max_tokens) if self.has_mixed else ()
         kinds = (False, True) if self.has_trees else (False,)

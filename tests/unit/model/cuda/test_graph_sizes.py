@@ -65,6 +65,8 @@ def test_usual_sizes_begin_with_the_largest_and_then_go_up() -> None:
     ]
     usual = list(sizes_of(max_sequences=2, has_width=True, has_mixed=False).usual())
     assert [(size.num_tokens, size.width) for size in usual] == [(2, 16), (1, 16), (1, 32), (2, 32)]
+    short = sizes_of(max_sequences=2, max_blocks=3, has_width=True, has_mixed=False)
+    assert {size.width for size in short.usual()} == {16}, "no sequence has more blocks"
     trees = [size.num_tokens for size in sizes_of(max_tokens=40, has_trees=True).usual() if size.has_trees]
     assert trees == [16, 32, 64]
 
