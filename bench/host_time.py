@@ -3,9 +3,10 @@
     python -m bench.host_time            # 1 to 256 sequences, 5 rounds each; about 2 minutes
     python -m bench.host_time --quick    # fewer; half a minute
 
-Engine, scheduler, blocks, batch, the numbers of a step and the messages to an ingress are production's. The device is a
-clock: a step that it is given is done `device` after the later of its launch and the end of the step before. Tokens are
-made up, answers end and new ones begin all the time. What a GPU's driver costs (launches, or one graph) is not in it:
+Engine, scheduler, blocks, prefix cache, batch, the numbers of a step and of its draws, and the messages to an ingress
+are production's. The device is a clock: a step that it is given is done `device` after the later of its launch and the
+end of the step before, and later where it reads prompts. Tokens are made up, answers end and new ones begin all the
+time. What a GPU's driver costs (launches, or one graph) is not in it:
 `python -m bench.gpu` has that. Visible is what of a step the device had nothing to do.
 """
 
@@ -24,19 +25,25 @@ from torch import Tensor
 from baton.v1 import inference_pb2, worker_pb2
 from bench.machine import Quick, announce
 from workers.engine.engine import Engine, StepReport
+from workers.model import fake
 from workers.model.attention import build_meta
-from workers.model.contract import Batch, Sampled
+from workers.model.contract import Batch, ChunkKind, Sampled
 from workers.model.cuda.graph_sizes import GraphSizes
 from workers.model.cuda.graphs import StepGraphs
 from workers.model.cuda.inputs import Taken, following
+from workers.model.cuda.sampling import numbers_of
 from workers.model.cuda.ways import TritonWay
-from workers.model.fake import FakeRunner
+from workers.model.drafts import single_rows
+from workers.model.sampler import drawn_by
 from workers.spec import EngineSpec, Role, WorkerSpec
 
 CONTEXT = 1000  # tokens of a prompt
 BLOCK_SIZE = 16
 WIDTH = 128  # blocks of a table
 # Of a decode of Qwen3-8B in bfloat16 at 4.8 TB/s (H200): 13.9 GB of weights, 147 KB a token of context.
+# And of a prompt's token, its products at 65 % of 989 TFLOP/s.
+PROMPT_TOKEN_S = 2 * 7e9 / (0.65 * 989e12)
+NUM_BLOCKS = 1 << 15
 DEVICE_S = {batch: (13.9e9 + batch * CONTEXT * 147e3) / 4.8e12 for batch in (1, 16, 64, 256)}
 
 
@@ -48,29 +55,29 @@ class Device:
         self.busy_s = 0.0
         self.free_at_s = 0.0
 
-    def launch(self) -> float:
+    def launch(self, num_prompt_tokens: int) -> float:
         """When the step will be done."""
-        self.free_at_s = max(time.perf_counter(), self.free_at_s) + self.step_s
-        self.busy_s += self.step_s
+        took_s = self.step_s + num_prompt_tokens * PROMPT_TOKEN_S
+        self.free_at_s = max(time.perf_counter(), self.free_at_s) + took_s
+        self.busy_s += took_s
         return self.free_at_s
 
 
 class Step:
-    def __init__(self, done_s: float, found: list[list[Sampled]]) -> None:
-        self._done_s, self._found = done_s, found
+    def __init__(self, done_s: float, token_ids: Tensor) -> None:
+        self._done_s, self._token_ids = done_s, token_ids
 
     def result(self) -> list[list[Sampled]]:
         while (left_s := self._done_s - time.perf_counter()) > 0:
             time.sleep(left_s if left_s > 0.0005 else 0)
-        return self._found
+        return [[Sampled(token_id=token_id)] for token_id in self._token_ids.tolist()]
 
 
 class ClockRunner:
-    def __init__(self, runner: FakeRunner, device: Device, batch: int, *, runs_ahead: bool) -> None:
+    def __init__(self, runner: fake.FakeRunner, device: Device, batch: int, *, runs_ahead: bool) -> None:
         self._runner, self._device = runner, device
         self._graphs = graphs_of(batch)
         self._drawn = torch.zeros(batch, dtype=torch.int64)
-        self._rng = random.Random(1)
         self.runs_ahead = runs_ahead
 
     def launch(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> Step:
@@ -78,7 +85,10 @@ class ClockRunner:
         taken = Taken(self._drawn, *followed) if followed.shape[1] else None
         if self._graphs.run(batch.chunks, batch.rows, taken) is None:  # no decode
             build_meta(batch.chunks, BLOCK_SIZE)
-        return Step(self._device.launch(), [[Sampled(token_id=self._rng.randrange(1, 500))] for _ in batch.samples])
+        numbers_of(*drawn_by(single_rows(batch.samples)))
+        num_prompt_tokens = sum(len(chunk.token_ids) for chunk in batch.chunks if chunk.kind is ChunkKind.PREFILL)
+        token_ids = torch.randint(1, 500, (len(batch.samples),))
+        return Step(self._device.launch(num_prompt_tokens), token_ids)
 
     def run(self, batch: Batch, on_layer: Callable[[int], None] | None = None) -> list[list[Sampled]]:
         return self.launch(batch, on_layer).result()
@@ -125,12 +135,12 @@ class Side:
                 block_size=BLOCK_SIZE,
                 max_sequences=batch,
                 max_batched_tokens=batch + 4 * CONTEXT,
-                prefix_cache=False,
             ),
             fake=True,
         )
         self.device = Device(DEVICE_S[batch])
-        runner: Any = ClockRunner(FakeRunner(spec), self.device, batch, runs_ahead=runs_ahead)
+        fake.MAX_NUM_BLOCKS = NUM_BLOCKS
+        runner: Any = ClockRunner(fake.FakeRunner(spec), self.device, batch, runs_ahead=runs_ahead)
         self.engine = Engine(runner=runner, spec=spec, emit=self._take, clock=time.perf_counter)
         self._rng = random.Random(2)
         self._num_asked = 0
@@ -143,7 +153,7 @@ class Side:
         self._num_asked += 1
         submit = worker_pb2.Submit(
             request_id=f"request-{self._num_asked}",
-            prompt_token_ids=[1 + place % 500 for place in range(CONTEXT)],
+            prompt_token_ids=[self._rng.randrange(1, 500) for _ in range(CONTEXT)],
             choices=[worker_pb2.ChoiceStart(choice=0)],
             sampling=inference_pb2.SamplingParams(
                 max_tokens=self._rng.randrange(100, 400), temperature=1.0, seed=self._num_asked, ignore_eos=True

@@ -103,6 +103,13 @@ def build_meta(chunks: Sequence[Chunk], block_size: int) -> PagedMeta:
     for number, chunk in enumerate(chunks):
         first, end = chunk.start, chunk.start + len(chunk.token_ids)
         table = chunk.block_ids[: -(-end // block_size)]
+        if end - first == 1:  # most are: a large step has hundreds
+            starts.append(starts[-1] + 1)
+            contexts.append(first)
+            tables.append(table)
+            positions.append(first)
+            slots.append(table[-1] * block_size + first % block_size)
+            continue
         starts.append(starts[-1] + end - first)
         contexts.append(first)
         tables.append(table)

@@ -6,6 +6,7 @@ with the noise hashed from (seed, choice, position, token id): unlike one unifor
 probabilities, it forgives the last bits in which the logits of two batches or two devices differ.
 """
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 
@@ -71,9 +72,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Collection[
 def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     """[rows]: the most likely token (the lowest id of equals) at temperature 0, a draw above."""
     if cuda_sampling.works(logits.device, logits.shape[1]):
-        given = [row.params for row in rows]
-        sampling = [(one.temperature, one.top_p, one.min_p, one.top_k) for one in given]
-        return cuda_sampling.choose(logits, sampling, [_key(row) for row in rows])
+        return cuda_sampling.choose(logits, *drawn_by(rows))
     drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0]
     if len(drawn) == len(rows):
         return _draw(logits, rows)
@@ -82,6 +81,12 @@ def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         where = torch.tensor(drawn, device=logits.device)
         token_ids[where] = _draw(logits[where], [rows[index] for index in drawn])
     return token_ids
+
+
+def drawn_by(rows: Sequence[SampleRow]) -> tuple[list[tuple[float, float, float, int]], list[tuple[int, int]]]:
+    """Of each row temperature, top_p, min_p and top_k; and the key of its noise."""
+    given = [row.params for row in rows]
+    return [(one.temperature, one.top_p, one.min_p, one.top_k) for one in given], [_key(row) for row in rows]
 
 
 def _best(rows: Tensor) -> Tensor:
@@ -164,10 +169,13 @@ def _mix(bits: Tensor, shift: int, factor: int) -> None:
 
 def _key(row: SampleRow) -> tuple[int, int]:
     """64 hashed bits of (seed, choice, position) as two int32."""
-    key = _splitmix(row.params.seed & MASK_64)
-    key = _splitmix(key ^ row.choice)
-    key = _splitmix(key ^ row.num_outputs)
+    key = _splitmix(_key_of_choice(row.params.seed, row.choice) ^ row.num_outputs)
     return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_of_choice(seed: int, choice: int) -> int:
+    return _splitmix(_splitmix(seed & MASK_64) ^ choice)
 
 
 def _splitmix(value: int) -> int:

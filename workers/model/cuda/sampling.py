@@ -31,6 +31,13 @@ def works(device: torch.device, vocab_size: int) -> bool:
     return found == [vocab_size // 2] * 2
 
 
+def numbers_of(sampling: Sequence[tuple[float, float, float, int]], keys: Sequence[tuple[int, int]]) -> Tensor:
+    """[2 x rows, 3] float32: what `kernels.sampling.choose` reads of each row; the second half are bits of int32."""
+    numbers = [(heat, top_p, math.log(min_p) if min_p > 0 else -math.inf) for heat, top_p, min_p, _ in sampling]
+    ints = [(top_k, *key) for (_, _, _, top_k), key in zip(sampling, keys, strict=True)]
+    return torch.cat([torch.tensor(numbers), torch.tensor(ints, dtype=torch.int32).view(torch.float32)])
+
+
 def choose(
     logits: Tensor, sampling: Sequence[tuple[float, float, float, int]], keys: Sequence[tuple[int, int]]
 ) -> Tensor:
@@ -45,11 +52,7 @@ def choose(
 
     rows, vocab_size = logits.shape
     device = logits.device
-    numbers = [(heat, top_p, math.log(min_p) if min_p > 0 else -math.inf) for heat, top_p, min_p, _ in sampling]
-    ints = [(top_k, *key) for (_, _, _, top_k), key in zip(sampling, keys, strict=True)]
-    there = to_device(
-        torch.cat([torch.tensor(numbers), torch.tensor(ints, dtype=torch.int32).view(torch.float32)]), device
-    )
+    there = to_device(numbers_of(sampling, keys), device)
     is_cut = any(heat > 0 and (top_k or top_p < 1 or min_p > 0) for heat, top_p, min_p, top_k in sampling)
     scratch = rows * vocab_size if is_cut else 1
     token_ids = torch.empty(rows, dtype=torch.int64, device=device)
