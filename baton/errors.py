@@ -42,6 +42,14 @@ class ModelNotFoundError(InvalidRequestError):
     grpc_status = "NOT_FOUND"
 
 
+class UnknownRequestError(InvalidRequestError):
+    """No replica remembers the request, or it was sent with another API key."""
+
+    code = "request_not_found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
 class RequestTooLargeError(InvalidRequestError):
     """Its body, headers or message are over a limit of the server's."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.types import Scope
 
-from baton.errors import InvalidRequestError
+from baton.errors import InvalidRequestError, UnknownRequestError
 from cluster.config.api_key import APIKey
 from cluster.ingress.fields import shorten
 from cluster.ingress.tracing.asking import Question
@@ -16,14 +16,6 @@ PATH = "/cluster/requests"
 Ask = Callable[[Question], Awaitable[list[dict[str, Any]]]]
 KeyOf = Callable[[Scope], APIKey | None]
 _QUERY = ("order", "limit")
-
-
-class UnknownRequestError(InvalidRequestError):
-    """No replica remembers it, or it is another key's."""
-
-    code = "request_not_found"
-    http_status = 404
-    grpc_status = "NOT_FOUND"
 
 
 def add_request_routes(app: FastAPI, ask: Ask, key_of: KeyOf) -> None:
