@@ -1,7 +1,6 @@
 """Runs a step's chunks through a transformers model over paged KV.
 
-Chunks are packed ragged as one row of T tokens; per layer, keys and values go into the blocks first, then `on_layer`
-is told, then attention runs, so that a link may push while the layer is still attending.
+Chunks are packed ragged as one row of T tokens; what happens in a layer is `workers.model.step`'s to say.
 """
 
 import logging
@@ -9,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers.adapters.adapter import AdapterSpec
 from workers.memory_shares import check_spacing
 from workers.model import attention_torch, fp8, specs
-from workers.model.attention import PagedAttention, PagedMeta, Scoring, build_meta
-from workers.model.contract import Batch, Chunk, Row, Sampled, SampleRow
+from workers.model.attention import PagedAttention, PagedMeta, build_meta
+from workers.model.contract import Batch, Chunk, Row, Sampled
 from workers.model.cpu import attention as cpu_attention
 from workers.model.cpu import elementwise as cpu_elementwise
 from workers.model.cpu import memory as cpu_memory
@@ -23,9 +22,8 @@ from workers.model.cpu import packed
 from workers.model.cuda import sampling as cuda_sampling
 from workers.model.cuda.capture import Capture
 from workers.model.cuda.choose import Case, Chosen, choose
-from workers.model.cuda.elementwise import HeadNorms, rotate_and_write
 from workers.model.cuda.fetching import Fetched
-from workers.model.cuda.fused import fuse_layers, turned
+from workers.model.cuda.fused import fuse_layers
 from workers.model.cuda.graph_sizes import GraphSizes
 from workers.model.cuda.graphs import StepGraphs
 from workers.model.cuda.inputs import Taken, following, take_tokens, together
@@ -33,11 +31,11 @@ from workers.model.cuda.kinds import Kind, KindsNoted, filled
 from workers.model.cuda.ways import Way, ways
 from workers.model.device_faults import lost_devices_named
 from workers.model.drafts import accept, num_accepted, single_rows
-from workers.model.hybrid.mixer import LinearStep, Recurrence
+from workers.model.hybrid.mixer import LinearStep
 from workers.model.hybrid.split import linear_step
 from workers.model.kv_scales import kv_format
 from workers.model.kv_store import LayerShape, TorchKVStore
-from workers.model.largest_step import largest_batch
+from workers.model.last_drawn import LastDrawn
 from workers.model.layer_cache import LayerCache, WriteKV, copy_rows
 from workers.model.likeliest import tell
 from workers.model.loader import LoadedModel, load_model
@@ -48,77 +46,15 @@ from workers.model.memory_plan import plan_memory
 from workers.model.prompt_rows import PromptRow
 from workers.model.prompt_scores import KeptOutputs, has_scored, score_prompts
 from workers.model.sampler import Drawn, draw
-from workers.model.sampling_params import SamplingParams
 from workers.model.state_shape import StateShape
+from workers.model.step import Step
 from workers.model.tensor_parallel.ranks import Ranks
+from workers.model.warm_steps import largest_batch, smallest_batches
 from workers.spec import EngineSpec, WorkerSpec
 
 logger = logging.getLogger(__name__)
 
 MAX_TOLD_LATE = 64  # new tokens of a step that is replayed though it is handed over: see docs/gpu.md
-
-
-class Step:
-    """One forward pass: what `workers.model.binding` hands to each layer."""
-
-    __slots__ = ("attention", "caches", "meta", "on_layer", "slots", "states", "write_kv")
-
-    def __init__(
-        self,
-        slots: Tensor,
-        caches: Mapping[int, LayerCache],
-        meta: PagedMeta,
-        attention: PagedAttention,
-        write_kv: WriteKV,
-        on_layer: Callable[[int], None] | None,
-        states: LinearStep | None = None,
-    ) -> None:
-        self.write_kv = write_kv
-        self.meta = meta
-        self.slots = slots  # [T], on the device
-        self.caches = caches
-        self.attention = attention
-        self.on_layer = on_layer
-        self.states = states  # None: no layer keeps one
-
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scoring: Scoring,
-    ) -> Tensor:
-        cache = self.caches[layer]
-        cache.write(self.write_kv, key, value, self.slots)
-        if self.on_layer is not None:
-            self.on_layer(layer)
-        rows = query[0].transpose(0, 1)
-        return self.attention(rows, cache.k_cache, cache.v_cache, self.meta, scoring, cache.scales)[None]
-
-    def turn_and_attend(
-        self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None, scoring: Scoring
-    ) -> Tensor:
-        """The same of queries and keys that are to be turned yet, on a GPU: see `workers.model.cuda.fused`."""
-        cache = self.caches[layer]
-        if self.write_kv is not copy_rows:
-            num_heads = qkv.shape[1] - 2 * cache.k_rows.shape[1]
-            return self.attend(layer, *turned(qkv, cos, sin, num_heads, norms), scoring)
-        query = rotate_and_write(qkv, cos, sin, cache.k_rows, cache.v_rows, self.slots, norms, cache.scales)
-        if self.on_layer is not None:
-            self.on_layer(layer)
-        return self.attention(query, cache.k_cache, cache.v_cache, self.meta, scoring, cache.scales)[None]
-
-    def convolve(self, layer: int, x: Tensor, convolution: nn.Conv1d) -> Tensor:
-        assert self.states is not None
-        return self.states.convolve(layer, x, convolution)
-
-    def recur(self, layer: int, recurrence: Recurrence) -> Tensor:
-        assert self.states is not None
-        out = self.states.recur(layer, recurrence)
-        if self.on_layer is not None:
-            self.on_layer(layer)
-        return out
 
 
 class LaunchedStep:
@@ -199,10 +135,7 @@ class TorchRunner:
         self._adapters = Adapters(loaded.model, loaded.linears, dtype=loaded.dtype, device=self.device)
         shares_stream = ranks is None or ranks.can_capture  # what ranks tell each other is in order with the rest
         self.runs_ahead = self.device.type == "cuda" and shares_stream and engine.async_scheduling
-        # What the last step drew, on the device; None on ranks that do not lead, until they are told.
-        self._drawn_ids: Tensor | None = None
-        self._num_drawn = 0
-        self._is_known = False  # to every rank
+        self._last = LastDrawn(ranks, self.device)
         self._unsettled: LinearStep | None = None  # of the last pass, if it had drafts
         self.attention: PagedAttention = attention_torch.paged_attention
         self.attention_name = ""  # how a GPU attends, as `cuda.choose` found
@@ -236,7 +169,7 @@ class TorchRunner:
             self._unsettled = None
             self._synchronize()
             raise
-        self._drew(None if drawn is None else drawn.token_ids, 0 if drawn is None else len(drawn.token_ids))
+        self._last.drew(None if drawn is None else drawn.token_ids, 0 if drawn is None else len(drawn.token_ids))
         return LaunchedStep(self, batch, drawn)
 
     def _drawn(self, batch: Batch, on_layer: Callable[[int], None] | None) -> Drawn | None:
@@ -249,7 +182,7 @@ class TorchRunner:
         logits = logits.float()
         if batch.masks is not None:
             apply_masks(logits, batch.masks)
-        return draw(logits, single_rows(batch.samples), self.eos_token_ids, self._drawn_ids)
+        return draw(logits, single_rows(batch.samples), self.eos_token_ids, self._last.token_ids)
 
     @torch.inference_mode()
     def begin(
@@ -261,7 +194,7 @@ class TorchRunner:
         except BaseException:
             self._synchronize()
             raise
-        self._drew(None, sum(1 + row.num_drafts for row in rows))
+        self._last.drew(None, sum(1 + row.num_drafts for row in rows))
         return Fetched((), self.device)
 
     @torch.inference_mode()
@@ -351,23 +284,7 @@ class TorchRunner:
     def _follow(self, tokens: Tensor, followed: Tensor) -> None:
         """Puts into `tokens` [T] what the last step drew: see `workers.model.cuda.inputs.following`."""
         if followed.shape[1]:
-            take_tokens(tokens, self._known_ids(), *followed)
-
-    def _known_ids(self) -> Tensor:
-        """[tokens] that the last step drew. The leader's reach the other ranks as a sum to which they add nothing."""
-        assert self._num_drawn, "a chunk follows a step that sampled nothing"
-        if self._ranks is not None and not self._is_known:
-            if self._drawn_ids is None:
-                ids = torch.zeros(self._num_drawn, dtype=torch.float32, device=self.device)
-            else:
-                ids = self._drawn_ids.float()  # exact below 2^24
-            self._ranks.all_reduce(ids)
-            self._drawn_ids, self._is_known = ids.long(), True
-        assert self._drawn_ids is not None
-        return self._drawn_ids
-
-    def _drew(self, token_ids: Tensor | None, num_tokens: int) -> None:
-        self._drawn_ids, self._num_drawn, self._is_known = token_ids, num_tokens, False
+            take_tokens(tokens, self._last.on_every_rank(), *followed)
 
     def _replayed(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None
@@ -383,7 +300,7 @@ class TorchRunner:
         followed = following(chunks)
         taken = None
         if followed.shape[1]:
-            taken = Taken(self._known_ids(), where=followed[0], rows=followed[1])
+            taken = Taken(self._last.on_every_rank(), where=followed[0], rows=followed[1])
         logits = self.graphs.run(chunks, rows, taken)
         if logits is not None and on_layer is not None:
             for layer in range(len(self._caches)):
@@ -455,28 +372,15 @@ class TorchRunner:
         if self.device.type == "cuda":
             self._run_largest()
             logger.info("memory of the device %s", self.memory)
-        size = self.store.block_size
-        length = min(2 * size, self.max_model_len) - 1
-        blocks = list(range(-(-(length + 1) // size)))
-        for start, num_tokens in ((0, length), (length, 1)):
-            if num_tokens:
-                chunk = Chunk(
-                    token_ids=[0] * num_tokens,
-                    start=start,
-                    block_ids=blocks,
-                    num_sequence_tokens=start + num_tokens,
-                    state_id=0 if self.num_states else None,
-                )
-                row = SampleRow(
-                    chunk=0,
-                    choice=0,
-                    params=SamplingParams(max_tokens=1, temperature=0.0),
-                    prompt_token_ids=(0,),
-                    output_token_ids=(),
-                )
-                self.run(Batch(chunks=[chunk], samples=[row]))
-        for layer in self.store.layers:
-            layer[:, blocks] = 0
+        for batch in smallest_batches(self.store.block_size, self.max_model_len, has_states=bool(self.num_states)):
+            self.run(batch)
+            self._empty(batch)
+
+    def _empty(self, batch: Batch) -> None:
+        """The blocks of a batch that warmed up."""
+        for chunk in batch.chunks:
+            for layer in self.store.layers:
+                layer[:, chunk.block_ids] = 0
 
     def _run_largest(self) -> None:
         """Without graphs, as some steps are run; adds what it takes to the account."""
@@ -493,8 +397,7 @@ class TorchRunner:
         finally:
             self.graphs = graphs
         self.memory.add(peak.nbytes)
-        for layer in self.store.layers:
-            layer[:, batch.chunks[-1].block_ids] = 0
+        self._empty(batch)
 
     def _prepare_cpu(self, loaded: LoadedModel) -> None:
         cpu_memory.keep_freed_memory()

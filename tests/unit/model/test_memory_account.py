@@ -8,9 +8,9 @@ import torch
 from baton.errors import ConfigError
 from tests.models import tiny
 from tests.unit.model.driver import make_spec
-from workers.model.largest_step import largest_batch
 from workers.model.memory_account import MemoryAccount, Part, account_of, names_parts, peak_of
 from workers.model.runner import TorchRunner
+from workers.model.warm_steps import largest_batch
 from workers.spec import EngineSpec
 
 MIB = 1 << 20

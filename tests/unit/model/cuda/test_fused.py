@@ -14,7 +14,7 @@ from workers.model.cuda.fused import GPULayer, fuse_layers
 from workers.model.cuda.ragged import RaggedAttention
 from workers.model.fused_layers import Layers
 from workers.model.layer_cache import LayerCache, copy_rows
-from workers.model.runner import Step
+from workers.model.step import Step
 
 pytest.importorskip("triton", reason="triton is not installed (make kernels)")
 KINDS = [
