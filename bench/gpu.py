@@ -109,6 +109,10 @@ def main(
     quick: Quick = False,
 ) -> None:
     """Decodes and prompts of an 8 B model."""
+    if kv_dtype not in ("auto", "fp8"):
+        raise typer.BadParameter(f"{kv_dtype!r} is none; give auto or fp8", param_hint="--kv-dtype")
+    if device not in ("cuda", "cpu"):
+        raise typer.BadParameter(f"{device!r} is none; give cuda or cpu", param_hint="--device")
     if device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     elif not torch.cuda.is_available():

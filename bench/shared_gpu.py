@@ -169,6 +169,8 @@ def main(
     part: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Decodes alone, beside prompts of another process, and with prompts in their steps."""
+    if device not in ("cuda", "cpu"):
+        raise typer.BadParameter(f"{device!r} is none; give cuda or cpu", param_hint="--device")
     if device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     elif not torch.cuda.is_available():

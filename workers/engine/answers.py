@@ -4,10 +4,11 @@ Invariant: of a job either all that a step gave is told, or an error in place of
 `Serving`'s to say; when messages leave, the engine's.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from baton.errors import BatonError
+from baton.errors import BatonError, InternalError
 from baton.v1.worker_pb2 import TokenOutput, WorkerTrace
 from workers.engine import wire
 from workers.engine.batching import cut, writes_nothing
@@ -87,6 +88,9 @@ class Answers:
         messages: list[TokenOutput] = []
         forks = len(news) > 1
         for choice, sampled in news:
+            if any(token.logprob is not None and math.isnan(token.logprob) for token in sampled):
+                self._serving.end(job, InternalError("the model's output is no number: are its weights whole?"))
+                return
             try:
                 run, end = cut(seq, sampled, self._runner, forks)
             except BatonError as error:  # of its grammar: nobody else's

@@ -1,7 +1,10 @@
 """The engine with the fake model, which checks every block that it reads."""
 
+import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -205,6 +208,21 @@ def test_a_lost_device_ends_the_worker_and_nothing_of_its_step_is_told() -> None
     with pytest.raises(DeviceLostError):
         driver.run()
     assert not driver.finals["r", 0]
+
+
+def test_a_likelihood_that_is_no_number_ends_its_answer_by_name() -> None:
+    driver = mixed()
+    run = driver.engines[0].runner.run
+
+    def broken(*arguments: Any) -> list[list[Sampled]]:
+        return [[replace(token, logprob=math.nan) for token in tokens] for tokens in run(*arguments)]
+
+    driver.engines[0].runner.run = broken  # type: ignore[method-assign]
+    driver.submit("r", PROMPT, logprobs=1)
+    driver.run()
+    (final,) = driver.finals["r", 0]
+    assert final.error.message == "the model's output is no number: are its weights whole?"
+    assert not driver.tokens["r", 0]
 
 
 def test_prefill_that_waits_for_a_full_decode_worker_is_not_wedged() -> None:

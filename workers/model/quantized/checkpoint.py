@@ -117,8 +117,8 @@ class Checkpoint:
         dtype = str(found.get_dtype())
         if (dtype.startswith("F") and dtype not in WHOLE_DTYPES) or dtype in ("I8", "U8"):
             raise ConfigError(
-                f"model: the weight {key} is stored as {dtype}, without scales that are known beside it; give another "
-                "checkpoint"
+                f"model: the weight {key} is stored as {dtype}, without scales that are known beside it "
+                f"({', '.join(f'{key}_scale' + end for end in ('_inv', ''))}); give another checkpoint"
             )
         return found
 
@@ -177,7 +177,7 @@ class _Dequantized:
                 for row in range(cut.row, cut.row_end, num_rows)
             ]
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"model: the weight {self._key} {error}; fetch the folder again") from error
+            raise self._wrong(str(error)) from error
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def kept(self, index: Any) -> ScaledWeight | None:
@@ -196,6 +196,9 @@ class _Dequantized:
         if isinstance(self._checkpoint.scheme, Scaled):
             return self._reading_scaled(cut)
         parts = {name: self._checkpoint.tensor(key) for name, key in self._parts.items() if name != "weight_shape"}
+        for name in ("scales", *SCALES):
+            if name in parts:
+                schemes.check_finite(parts[name], self._parts[name])
         match self._checkpoint.scheme:
             case Packed(bits=bits, group=group):
                 return lambda piece: schemes.packed(parts, piece, bits, group)
@@ -222,12 +225,22 @@ class _Dequantized:
         assert isinstance(self._checkpoint.scheme, Scaled)
         key = next(self._parts[name] for name in SCALES if name in self._parts)
         scales = _flat(self._checkpoint.tensor(key))
-        rows, columns = self._checkpoint.scheme.block or (1, None)
-        return (
-            scales,
-            schemes.span(cut.outputs, scales.shape[0], rows),
-            schemes.span(cut.inputs, scales.shape[1], columns),
-        )
+        block = self._checkpoint.scheme.block
+        rows, columns = block or (1, None)
+        try:
+            schemes.check_finite(scales, key)
+            return (
+                scales,
+                schemes.span(cut.outputs, scales.shape[0], rows),
+                schemes.span(cut.inputs, scales.shape[1], columns),
+            )
+        except ValueError as error:
+            said = f"quantization_config's blocks of {list(block)}" if block else "no blocks in quantization_config"
+            of = f"{key} has the shape {list(scales.shape)}, the weight {cut.outputs} x {cut.inputs}, with {said}"
+            raise self._wrong(f"{error}: {of}") from error
+
+    def _wrong(self, what: str) -> ConfigError:
+        return ConfigError(f"model: the weight {self._key} {what}; fetch the folder again, or mend its config.json")
 
     def _found_shape(self) -> tuple[int, int]:
         shape = self._checkpoint.shape(self._parts[MAIN.get(type(self._checkpoint.scheme), "weight")])

@@ -95,7 +95,10 @@ def scheme_of(told: Mapping[str, Any]) -> Scheme | None:
         return None
     if not isinstance(config, Mapping):
         raise _refused(f" {config!r}", "is no object")
-    method = str(config.get("quant_method", "compressed-tensors" if "config_groups" in config else None))
+    told_method = config.get("quant_method", "compressed-tensors" if "config_groups" in config else None)
+    if told_method is None:
+        raise _refused(".quant_method", "is missing")
+    method = str(told_method)
     makers: dict[str, Callable[[Mapping[str, Any]], Scheme | None]] = {
         "fp8": _fp8,
         "compressed-tensors": _compressed_tensors,
@@ -127,6 +130,8 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Scaled | Packed | None:
     kinds = [group.get("weights") for group in named if isinstance(group, Mapping)]
     formats = {str(config.get("format") or CT_PLAIN)}
     formats |= {str(group["format"]) for group in named if isinstance(group, Mapping) and group.get("format")}
+    if formats != {CT_PLAIN} and not kinds and not config.get("kv_cache_scheme"):
+        raise _refused(f".config_groups {groups!r}", f"names no weights of the format {max(formats - {CT_PLAIN})!r}")
     if formats == {CT_PLAIN} or not any(kinds):
         return None
     unknown = sorted(formats - {*CT_SCALED, CT_PACKED, CT_PLAIN})

@@ -56,6 +56,12 @@ def scaled(values: Tensor, scales: Tensor, cut: Cut, row_span: int, column_span:
     return wide.mul_(real(scales)[rows][:, columns])
 
 
+def check_finite(scales: Tensor, name: str) -> None:
+    """Raises: ValueError: some are no numbers."""
+    if scales.is_floating_point() and (num_wrong := int((~scales.float().isfinite()).sum())):
+        raise ValueError(f"has {num_wrong} of {scales.numel()} scales in {name} that are no finite numbers")
+
+
 def real(scales: Tensor) -> Tensor:
     """float32, of scales that may be given as exponents alone."""
     return (scales.float() - 127.0).exp2() if scales.dtype == torch.uint8 else scales.float()
@@ -122,6 +128,8 @@ def _by_input(values: Tensor, zeros: Tensor, parts: Mapping[str, Tensor], cut: C
 def _groups(told: Tensor | None, cut: Cut, num_groups: int, group: int | None, device: torch.device) -> Tensor:
     """Of each input, its group: as a file says it, or so many one after the other."""
     if told is not None and bool((told >= 0).all()):
+        if (last := int(told.max())) >= num_groups:
+            raise ValueError(f"has the group {last} in its g_idx, where {num_groups} have scales")
         return told[cut.columns].long()
     return torch.arange(cut.column, cut.column_end, device=device) // span(cut.inputs, num_groups, group)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from baton.errors import ConfigError
@@ -62,7 +63,7 @@ REFUSED = [
     ({"quant_method": "torchao"}, "quant_method 'torchao' is not served"),
     ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_method 'modelopt' is not served"),
     ({"quant_method": "mxfp4"}, "quant_method 'mxfp4' of 'llama' is not served"),
-    ({"bits": 4}, "quant_method 'None' is not served"),
+    ({"bits": 4}, "quant_method is missing"),
     ({"quant_method": "fp8", "weight_block_size": [128]}, r"weight_block_size \[128\] must be two whole numbers"),
     ({"quant_method": "awq", "version": "gemv"}, "version 'gemv' of awq"),
     ({"quant_method": "awq", "bits": 8}, "bits 8 is not served for awq"),
@@ -140,7 +141,9 @@ def test_narrow_weights_without_scales_are_refused(tmp_path: Path) -> None:
 def test_scales_of_another_number_are_refused(tmp_path: Path) -> None:
     folder, _ = checkpoint("llama", FORMS["fp8, blocks"], tmp_path)
     _tell(folder, {"quant_method": "fp8", "weight_block_size": [16, 16]})
-    with pytest.raises(ConfigError, match=r"has 2 scales for 64 elements, of which 16 share one; fetch"):
+    with pytest.raises(
+        ConfigError, match=r"has 2 scales for 64 elements, .*scale_inv has the shape .*\[16, 16\]; fetch"
+    ):
         load_model(make_spec(folder))
 
 
@@ -151,6 +154,42 @@ def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"model.layers.0.mlp.up_proj.weight .*qzeros.*; fetch the folder again"):
         load_model(make_spec(folder))
+
+
+@pytest.mark.parametrize("form", ["fp8, blocks", "gptq"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers_are_refused(tmp_path: Path, form: str, value: float) -> None:
+    folder, _ = checkpoint("llama", FORMS[form], tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj." + ("scales" if form == "gptq" else "weight_scale_inv")
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"up_proj.weight has 1 of \d+ scales in {name} that are no finite numbers"):
+        load_model(make_spec(folder))
+
+
+def test_groups_without_scales_are_refused(tmp_path: Path) -> None:
+    folder, _ = checkpoint("llama", FORMS["gptq"], tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.g_idx"] = torch.full((64,), 999, dtype=torch.int32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"up_proj.weight has the group 999 in its g_idx, where \d+ have scales"):
+        load_model(make_spec(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {}},
+            "names no weights",
+        ),
+        ({"bits": 4}, r"quant_method is missing"),
+    ],
+)
+def test_what_a_config_leaves_out_is_said(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        scheme_of({"model_type": "llama", "quantization_config": config})
 
 
 def _tell(folder: Path, quantization: dict[str, Any] | None) -> None:
