@@ -86,9 +86,11 @@ class WorkerStatus:
 
     @property
     def loading(self) -> str:
-        """How far it is with its weights; empty: it does not load any now."""
-        if not self.weights_bytes or self.loaded_bytes >= self.weights_bytes:
+        """How far it is with its weights, and what comes after them; empty: it does not load any now."""
+        if not self.weights_bytes:
             return ""
+        if self.loaded_bytes >= self.weights_bytes:
+            return f"{self.worker_id} has its weights, {self.weights_bytes / 1e9:.1f} GB, and warms up"
         share = 100 * self.loaded_bytes // self.weights_bytes
         speed = f", {self.load_bytes_per_s / 1e9:.1f} GB/s" if self.load_bytes_per_s else ""
         return f"loading {self.worker_id} {share} % of {self.weights_bytes / 1e9:.1f} GB{speed}"

@@ -75,7 +75,9 @@ def test_status_says_how_far_a_worker_is_with_its_weights() -> None:
     fleet = status(WorkerPhase.STARTING, **loading)
     assert shown(fleet)[3] == "loading decode-0 43 % of 10.0 GB, 1.1 GB/s"
     assert shown(status(WorkerPhase.STARTING, **{**loading, "load_bytes_per_s": 0.0}))[3].endswith("43 % of 10.0 GB")
-    assert len(shown(status(WorkerPhase.STARTING, **{**loading, "loaded_bytes": 10_000_000_000}))) == 3
+    whole = status(WorkerPhase.STARTING, **{**loading, "loaded_bytes": 10_000_000_000})
+    assert shown(whole)[3] == "decode-0 has its weights, 10.0 GB, and warms up"
+    assert len(shown(status(WorkerPhase.STARTING))) == 3
 
 
 def test_loading_adds_ranks_up_and_knows_its_speed() -> None:
