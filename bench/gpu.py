@@ -10,7 +10,6 @@ the card does in the same process just before: a copy of 4 GiB and a product of 
 host's part is the time of a step in which the profiler saw the device idle. Bars: decode 70 %, prompts 65 %, host 5 %.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from bench.gpu_check import speed
 from bench.gpu_check.check import Check, Finding
 from bench.gpu_check.points import RESERVE_BYTES
 from bench.gpu_check.shape import QWEN3_8B, TINY, Shape
+from bench.gpu_device import GPUDevice, begin
 from bench.machine import Quick, announce
 from workers.model.device_memory import available_bytes
 from workers.model.runner import TorchRunner
@@ -104,20 +104,14 @@ def _idle_share(runner: TorchRunner, check: Check, shape: Shape, batch: int) -> 
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cuda, or cpu for a dry run.")] = "cuda",
+    device: GPUDevice = "cuda",
     kv_dtype: Annotated[str, typer.Option(help="Of keys and values: auto (bfloat16) or fp8.")] = "auto",
     quick: Quick = False,
 ) -> None:
     """Decodes and prompts of an 8 B model."""
     if kv_dtype not in ("auto", "fp8"):
         raise typer.BadParameter(f"{kv_dtype!r} is none; give auto or fp8", param_hint="--kv-dtype")
-    if device not in ("cuda", "cpu"):
-        raise typer.BadParameter(f"{device!r} is none; give cuda or cpu", param_hint="--device")
-    if device == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    elif not torch.cuda.is_available():
-        print("bench.gpu: there is no GPU that torch can use; --device cpu is a dry run")
-        raise typer.Exit(0)
+    begin("bench.gpu", device)
     announce("bench.gpu", about_s=90 if quick else 240, dtypes=("bfloat16",))
     findings: list[Finding] = []
     check = Check(device=device, tell=findings.append)

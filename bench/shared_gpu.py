@@ -31,6 +31,7 @@ from rich.table import Table
 from bench.gpu_check import speed
 from bench.gpu_check.check import Check
 from bench.gpu_check.shape import QWEN3_8B, TINY, Shape
+from bench.gpu_device import GPUDevice, begin
 from bench.machine import Quick, announce
 from workers.model.contract import Batch
 from workers.model.runner import TorchRunner
@@ -164,18 +165,12 @@ def row(name: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cuda, or cpu for a dry run.")] = "cuda",
+    device: GPUDevice = "cuda",
     quick: Quick = False,
     part: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Decodes alone, beside prompts of another process, and with prompts in their steps."""
-    if device not in ("cuda", "cpu"):
-        raise typer.BadParameter(f"{device!r} is none; give cuda or cpu", param_hint="--device")
-    if device == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    elif not torch.cuda.is_available():
-        print("bench.shared_gpu: there is no GPU that torch can use; --device cpu is a dry run")
-        raise typer.Exit(0)
+    begin("bench.shared_gpu", device)
     if part:
         return read_prompts(device) if part == "prompts" else decode_alone(device, quick)
     announce("bench.shared_gpu", about_s=90 if quick else 180, dtypes=("bfloat16",))

@@ -88,7 +88,7 @@ class Answers:
         messages: list[TokenOutput] = []
         forks = len(news) > 1
         for choice, sampled in news:
-            if any(token.logprob is not None and math.isnan(token.logprob) for token in sampled):
+            if seq.params.logprobs is not None and any(math.isnan(token.logprob or 0.0) for token in sampled):
                 self._serving.end(job, InternalError("the model's output is no number: are its weights whole?"))
                 return
             try:

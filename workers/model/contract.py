@@ -91,14 +91,9 @@ class SampleRow:
     follows: int | None = None
 
     @property
-    def num_pending(self) -> int:
-        """Output tokens that are not known yet: 0 or 1."""
-        return int(self.follows is not None)
-
-    @property
     def num_outputs(self) -> int:
         """Output tokens before the one to sample, if no draft counts."""
-        return len(self.output_token_ids) + self.num_pending
+        return len(self.output_token_ids) + (self.follows is not None)
 
 
 class Row(NamedTuple):
@@ -301,11 +296,9 @@ class SharedKVStore(KVStore, Protocol):
 class Begun(Protocol):
     """A step that a rank's device was given."""
 
-    def is_past(self) -> bool:
-        """Whether it is done."""
+    def wait(self) -> None:
+        """Until it is done."""
         ...
-
-    def wait(self) -> Any: ...
 
 
 class Share(Protocol):

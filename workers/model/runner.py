@@ -22,12 +22,12 @@ from workers.model.cpu import packed
 from workers.model.cuda import sampling as cuda_sampling
 from workers.model.cuda.capture import Capture
 from workers.model.cuda.choose import Case, Chosen, choose
-from workers.model.cuda.fetching import Fetched
 from workers.model.cuda.fused import fuse_layers
 from workers.model.cuda.graph_sizes import GraphSizes
 from workers.model.cuda.graphs import StepGraphs
 from workers.model.cuda.inputs import Taken, following, take_tokens, together
 from workers.model.cuda.kinds import Kind, KindsNoted, filled
+from workers.model.cuda.launching import StreamMark, marked
 from workers.model.cuda.ways import Way, ways
 from workers.model.device_faults import lost_devices_named
 from workers.model.drafts import accept, num_accepted, single_rows
@@ -65,11 +65,12 @@ class LaunchedStep:
         self._batch = batch
         self._drawn = drawn
         self._has_drafts = runner.has_unsettled
-        self._done = Fetched((), runner.device)
+        self._done = marked(runner.device) if drawn is None else None  # else what was drawn comes last
 
     @lost_devices_named()
     def result(self) -> list[list[Sampled]]:
-        self._done.wait()
+        if self._done is not None:
+            self._done.wait()
         if self._drawn is None:
             return []
         found = accept(self._batch.samples, self._drawn.result())
@@ -187,7 +188,7 @@ class TorchRunner:
     @torch.inference_mode()
     def begin(
         self, chunks: Sequence[Chunk], rows: Sequence[Row], on_layer: Callable[[int], None] | None = None
-    ) -> Fetched:
+    ) -> StreamMark:
         """Implements `workers.model.contract.Share`."""
         try:
             self._read(chunks, rows, on_layer)
@@ -195,7 +196,7 @@ class TorchRunner:
             self._synchronize()
             raise
         self._last.drew(None, sum(1 + row.num_drafts for row in rows))
-        return Fetched((), self.device)
+        return marked(self.device)
 
     @torch.inference_mode()
     def compute(

@@ -176,7 +176,7 @@ def follow(share: Share, gang: Gang, notes: NoteReader | None = None) -> None:
         Copied.TOKENS: share.copy_tokens,
     }
     while True:
-        if not gang.has_step():
+        if begun and not gang.has_step():
             finish(0)
         if (message := gang.wait_step()) is None:
             return

@@ -2,7 +2,6 @@
 one launch, whatever their types, after one small copy that says where they are."""
 
 import functools
-import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,13 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.model.cuda.launching import has_triton, reason_of, to_device
+from workers.model.cuda.launching import has_triton, passes, to_device
 
 TILE = 1024  # words of a program
 WIDTHS = (16, 64, 256)  # words of a row at once: few, since each is compiled by itself
 WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
-
-logger = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
@@ -61,7 +58,8 @@ def works(device: torch.device) -> bool:
 
 def copies_right(device: torch.device) -> bool:
     """There and back, by every size of a word."""
-    try:
+
+    def trial() -> str:
         for width, start in ((4096, 0), (512, 2), (128, 1), (24, 3), (20, 1), (6, 2), (3, 1)):
             rows = torch.arange(2 * 12 * width, device=device).to(torch.uint8).view(2, 12, width)
             flat = torch.zeros(2 * 5 * width, dtype=torch.uint8, device=device)
@@ -70,11 +68,10 @@ def copies_right(device: torch.device) -> bool:
             again = torch.zeros_like(rows)
             scatter([Piece(again, 4, (2, 0), start, start + 5, flat)])
             if not (flat.view(2, 5, width).equal(rows[:, slots]) and again[:, slots].equal(rows[:, slots])):
-                raise ArithmeticError(f"rows of {width} bytes come out wrong")
-    except Exception as error:  # of a compiler: torch is there for it
-        logger.warning("blocks are copied by torch: the kernel does not work here error=%s", reason_of(error))
-        return False
-    return True
+                return f"rows of {width} bytes come out wrong"
+        return ""
+
+    return passes(trial, "blocks are copied by torch")
 
 
 def _move(pieces: Sequence[Piece], *, to_blocks: bool) -> None:

@@ -1,34 +1,28 @@
 """Tokens drawn from logits on the device by a Triton kernel of our own: nothing is sorted, nothing waits."""
 
 import functools
-import logging
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from workers.model.cuda.launching import has_triton, power_of_2, reason_of, to_device
+from workers.model.cuda.launching import has_triton, passes, power_of_2, to_device
 
 BLOCK, NARROW = 2048, 512
-
-logger = logging.getLogger(__name__)
 
 
 @functools.cache
 def works(device: torch.device, vocab_size: int) -> bool:
     """Whether the kernel can be used there; compiles it on the first call, for some seconds: before anybody waits."""
-    if device.type != "cuda" or not has_triton():
-        return False
-    logits = torch.zeros(2, vocab_size, device=device)
-    logits[:, vocab_size // 2] = 50.0
-    try:
+
+    def trial() -> str:
+        logits = torch.zeros(2, vocab_size, device=device)
+        logits[:, vocab_size // 2] = 50.0
         found = choose(logits, [(0.0, 1.0, 0.0, 0), (1.0, 0.5, 0.0, 20)], [(0, 0), (1, 2)]).tolist()
-    except Exception as error:  # of a compiler: torch is there for it
-        found = [reason_of(error)]
-    if found != [vocab_size // 2] * 2:
-        logger.warning("tokens are drawn by torch: the kernel does not work here found=%s", found)
-    return found == [vocab_size // 2] * 2
+        return "" if found == [vocab_size // 2] * 2 else str(found)
+
+    return device.type == "cuda" and has_triton() and passes(trial, "tokens are drawn by torch")
 
 
 def numbers_of(sampling: Sequence[tuple[float, float, float, int]], keys: Sequence[tuple[int, int]]) -> Tensor:

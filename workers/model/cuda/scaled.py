@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.model import fp8
+from workers.model.cuda import fp8_support
 from workers.model.cuda.launching import has_triton, power_of_2, reason_of
 from workers.model.fused_layers import close
 from workers.model.quantized.scaled_linear import ScaledLinear
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 MOST_ROWS = 256  # above, reading a dequantized weight again costs less than dequantizing tiles again
 MOST_BLOCK_ROWS = 64
 LEAST_BLOCK_INPUTS = 16
-LEAST_CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.int8: (8, 0)}
+LEAST_CAPABILITY = {fp8.DTYPE: fp8_support.CAPABILITY, torch.int8: (8, 0)}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
