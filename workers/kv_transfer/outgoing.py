@@ -197,18 +197,24 @@ class Outgoing(Generic[P]):
 
     # What to push.
 
-    def take(self, key: TransferKey, max_bytes: int, *, min_bytes: int = 0) -> list[Span]:
+    def is_ready(self, key: TransferKey, *, min_bytes: int = 0) -> bool:
+        """Whether there is something to push: see `take`."""
+        transfer = self._transfers.get(key)
+        return transfer is not None and transfer.state is not State.OFFERED and self._may_push(transfer, min_bytes)
+
+    def take(self, key: TransferKey, max_bytes: int, *, min_bytes: int = 0, is_first: bool = True) -> list[Span]:
         """Ranges to push next, at most `max_bytes` in all, or one unit if that is more; advances the cursors.
 
         Args:
             min_bytes: While the prompt is still being computed, less than this waits for more.
+            is_first: Of a message; else a unit that is more waits for the next one.
         """
         transfer = self._transfers.get(key)
-        if transfer is None or transfer.state is State.OFFERED or not self._may_push(transfer, min_bytes):
+        if transfer is None or not self.is_ready(key, min_bytes=min_bytes):
             return []
         spans: list[Span] = []
         for index, (spec, pushed) in enumerate(zip(self._payloads, transfer.pushed, strict=True)):
-            room = max(max_bytes // spec.unit_nbytes, 0 if spans else 1)
+            room = max(max_bytes // spec.unit_nbytes, int(is_first and not spans))
             end = min(transfer.computed[index], pushed + room)
             if end > pushed:
                 block_ids = transfer.block_ids if spec.unit is Unit.TOKEN else transfer.state_ids

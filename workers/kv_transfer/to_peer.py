@@ -256,10 +256,10 @@ class ToPeer(threading.Thread):
         spans: list[Span] = []
         closings: list[tuple[TransferKey, Closing]] = []
         for key in list(self._ready):
-            while room > 0 and (taken := self._book.take(key, room, min_bytes=least)):
+            while room > 0 and (taken := self._book.take(key, room, min_bytes=least, is_first=not spans)):
                 spans += taken
                 room -= sum(nbytes_of(self._outbox.store, span) for span in taken)
-            if room <= 0:
+            if room <= 0 or (spans and self._book.is_ready(key, min_bytes=least)):  # one more unit would not fit
                 break
             del self._ready[key]
             if (closing := self._book.close(key, time.monotonic())) is not None:
