@@ -225,3 +225,12 @@ def test_a_state_without_a_place_is_our_bug() -> None:
 def test_ends_are_final() -> None:
     for state in (State.COMPLETE, State.FAILED, State.ABORTED, State.EXPIRED):
         assert LEGAL_MOVES[state] == frozenset()
+
+
+def test_a_unit_that_is_more_than_a_message_has_left_waits_for_one_of_its_own() -> None:
+    book = offered(7)
+    compute(book, 7)
+    book.ticket(KEY, 0)
+    assert book.take(KEY, 1, is_first=False) == []
+    assert book.is_ready(KEY)
+    assert cursors(book.take(KEY, 1)) == [(0, 0, 1)]
